@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lmshm.h - pinned, shared memory segments behind a plain C ABI.
+ *
+ * INTRODUCTION
+ *
+ * A segment is a range of bytes that several processes map at once: a POSIX
+ * shared memory object with a name, or an anonymous memfd. This library
+ * creates, attaches, populates, page-locks and frees segments. It keeps no
+ * global mutable state, prints nothing and never exits; every failure is a
+ * negative errno value returned in-band, because callers that reach the
+ * library through a foreign function interface cannot read errno.
+ *
+ * THE SIMPLE INTERFACE is two functions, and enough for most programs:
+ *
+ *     intptr_t p = alloc_shm_pinned_ptr(1 << 30, "/kv");
+ *     if (p < 0) { ... -p is the errno ... }
+ *     int rc = free_shm_pinned_ptr((void *)p, 1 << 30, "/kv");
+ *
+ * THE FULL INTERFACE takes an options struct, reports what really happened
+ * in an info struct, and has a start/poll/finish form for callers with an
+ * event loop: lmshm_open_start(), lmshm_job_poll(), lmshm_job_finish().
+ *
+ * OWNERSHIP OF A NAME
+ *
+ * The creator of a named segment owns its name. It holds flock(LOCK_EX) on
+ * the segment for as long as it maps it, and the kernel drops that lock when
+ * the owner unmaps or dies, however it dies. A segment made here carries the
+ * sticky bit (mode 01600: the permission bits are 0600, and on a regular file
+ * Linux gives the sticky bit no meaning). So:
+ *
+ *     sticky and locked      alive: never replaced, never unlinked
+ *     sticky and not locked  left by a dead owner: the next create takes it
+ *     not sticky             a stranger's (made by Python, say): untouched,
+ *                            unless if_exists is LMSHM_EXISTS_REPLACE
+ *
+ * A segment of another user is never touched. The lock is taken microseconds
+ * after the file is created: a creator whose new file was taken for a dead
+ * owner's in between starts over, and exactly one creator ends up with a name.
+ *
+ * PAGES of a new segment are all there when a call returns. They are reserved
+ * by system calls that say ENOSPC where a plain write would raise SIGBUS; what
+ * can never fit is refused before a page is touched, and a reservation that
+ * fails half way is undone. They hold zeros; what others write into a named
+ * segment before its creation has returned may be lost. A stranger who truncates the file of a named
+ * segment can still cause SIGBUS; an anonymous one is sealed against it.
+ *
+ * PINNING by a GPU uses its runtime library, looked up at run time: gpu_library
+ * of the options, else the environment's LMSHM_GPU_LIBRARY, else libcudart of
+ * CUDA 13, 12 and 11, then the driver (libcuda), then libamdhip64. There is a
+ * GPU when a library counts a device. The memory is registered for all
+ * devices, which makes the runtime create a context on one of them: libcudart
+ * and HIP on the calling thread's current device (a job's thread: device 0),
+ * the driver on device 0. CUDA_VISIBLE_DEVICES chooses which that is. The
+ * library then stays loaded. Locks of mlock(2) are subject to RLIMIT_MEMLOCK.
+ *
+ * SIZES are bytes. A segment's file is exactly as long as was asked for
+ * (explicit huge pages: rounded up to the huge page); its mapping is rounded
+ * up to whole pages. NAMES are one path component of 1 to 254 bytes, with or
+ * without one leading slash, and neither "." nor "..".
+ *
+ * THREADS: functions may be called from any thread; one segment or one job
+ * must not be used by two threads at a time. The library's own threads block
+ * all signals. A child made by fork() inherits the mapping, and with it the
+ * lock: the name stays taken until the child has unmapped it, called exec or
+ * exited too. It owns nothing: lmshm_close() of a segment of its parent only
+ * unmaps there, free_shm_pinned_ptr() is -EINVAL, and the parent's jobs must
+ * not be touched.
+ *
+ * Only 64-bit Linux is supported.
+ */
+#ifndef LMSHM_H_
+#define LMSHM_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#pragma GCC visibility push(default)
+
+#define LMSHM_VERSION "0.1.0"
+
+/* ---------------------------------------------------------------- simple */
+
+/* Creates the segment `shm_name` of `size` bytes: reserves its pages,
+ * populates them and page-locks them, in that order; when a step fails,
+ * everything before it is undone. The defaults of lmshm_options apply
+ * (exclusive creation, pin mode auto, no huge pages, no NUMA policy).
+ *
+ * Returns the address (page aligned, positive), or:
+ *   -EINVAL        size is 0 or overflows, or the name is not one component
+ *   -ENAMETOOLONG  the name has more than 254 bytes
+ *   -EEXIST        a live segment, or a stranger's, has the name
+ *   -EACCES        the name belongs to another user
+ *   -ENOSPC        the file system has not enough free pages (never SIGBUS)
+ *   -ENOMEM        no address space, or more memory than there can be
+ *   other -errno   of the system call that failed
+ * Blocks for about 0.6 s a GiB and thread. Free with free_shm_pinned_ptr().
+ */
+intptr_t alloc_shm_pinned_ptr(size_t size, const char* shm_name);
+
+/* Undoes alloc_shm_pinned_ptr(): unregisters, unlinks the name if it still
+ * names this memory, and unmaps. The three arguments must be those of the
+ * allocation; they are checked against the kernel's lists of mappings and
+ * locks (/proc), so that freeing twice, or freeing something else, or what
+ * another process owns, is -EINVAL and touches nothing. The environment's
+ * LMSHM_GPU_LIBRARY must be as it was. Returns 0 or -errno.
+ */
+int free_shm_pinned_ptr(void* ptr, size_t size, const char* shm_name);
+
+/* ------------------------------------------------------------------ full */
+
+/* What to open. */
+enum lmshm_kind {
+  LMSHM_CREATE = 0,   /* a new named segment, owned */
+  LMSHM_ATTACH = 1,   /* an existing one, by name or by descriptor */
+  LMSHM_ANONYMOUS = 2 /* a new memfd, sealed against resizing */
+};
+
+/* What LMSHM_CREATE does when the name is taken. */
+enum lmshm_if_exists {
+  LMSHM_EXISTS_RECLAIM = 0, /* replace it if its owner is dead, else -EEXIST */
+  LMSHM_EXISTS_FAIL = 1,    /* -EEXIST, whatever it is */
+  LMSHM_EXISTS_REPLACE = 2  /* as RECLAIM, and a stranger's is replaced too;
+                               a live one (locked) still gives -EEXIST */
+};
+
+/* How to page-lock. */
+enum lmshm_pin {
+  LMSHM_PIN_AUTO = 0,    /* the GPU if there is one, else mlock, else plain */
+  LMSHM_PIN_REQUIRE = 1, /* the GPU; -ENODEV without one, -EIO if it refuses */
+  LMSHM_PIN_NONE = 2     /* not at all */
+};
+
+enum lmshm_pages {
+  LMSHM_PAGES_DEFAULT = 0,     /* what the system does by itself */
+  LMSHM_PAGES_TRANSPARENT = 1, /* madvise(MADV_HUGEPAGE): a wish */
+  LMSHM_PAGES_HUGE_2M = 2,     /* hugetlb, LMSHM_ANONYMOUS only: a demand, */
+  LMSHM_PAGES_HUGE_1G = 3      /* -ENOMEM when too few are reserved */
+};
+
+enum lmshm_numa {
+  LMSHM_NUMA_DEFAULT = 0,
+  LMSHM_NUMA_BIND = 1,      /* only on the nodes of numa_nodes */
+  LMSHM_NUMA_INTERLEAVE = 2 /* page by page over the nodes of numa_nodes */
+};
+
+/* Zero everything, set struct_size and what you need. 72 bytes. Pages, numa,
+ * if_exists and populate_threads are of no meaning to LMSHM_ATTACH; the first
+ * two must be 0 there. */
+typedef struct lmshm_options {
+  uint32_t struct_size;      /* sizeof(lmshm_options) */
+  uint32_t kind;             /* enum lmshm_kind */
+  uint32_t if_exists;        /* enum lmshm_if_exists, for LMSHM_CREATE */
+  uint32_t pin;              /* enum lmshm_pin */
+  uint32_t pages;            /* enum lmshm_pages */
+  uint32_t numa;             /* enum lmshm_numa */
+  uint64_t numa_nodes;       /* bit n: node n; nodes 0 to 63 */
+  uint64_t size;             /* bytes; for LMSHM_ATTACH 0 means all of it */
+  uint32_t populate_threads; /* 0: chosen from the CPUs allowed; at most 64.
+                                Attaching never populates. */
+  int32_t fd;                /* LMSHM_ATTACH without a name: a descriptor of the
+                                segment; it stays the caller's */
+  const char* name;          /* NUL-terminated; copied */
+  const char* gpu_library;   /* NULL, or the path of a GPU runtime to use
+                                instead of the search; copied. The environment
+                                variable LMSHM_GPU_LIBRARY does the same. */
+  uint64_t reserved;         /* 0 */
+} lmshm_options;
+
+/* Who page-locked the segment. */
+enum lmshm_pinned_by {
+  LMSHM_PINNED_BY_NONE = 0,
+  LMSHM_PINNED_BY_CUDA = 1,        /* cudaHostRegister of libcudart */
+  LMSHM_PINNED_BY_CUDA_DRIVER = 2, /* cuMemHostRegister of libcuda */
+  LMSHM_PINNED_BY_HIP = 3,         /* hipHostRegister of libamdhip64 */
+  LMSHM_PINNED_BY_MLOCK = 4        /* mlock(2): resident, but not DMA-able */
+};
+
+/* Where an operation stands, or where it failed. */
+enum lmshm_step {
+  LMSHM_STEP_CHECK = 0,   /* arguments */
+  LMSHM_STEP_OPEN = 1,    /* name, descriptor, ownership */
+  LMSHM_STEP_RESERVE = 2, /* pages */
+  LMSHM_STEP_MAP = 3,
+  LMSHM_STEP_PLACE = 4, /* NUMA policy, huge pages */
+  LMSHM_STEP_POPULATE = 5,
+  LMSHM_STEP_PIN = 6,
+  LMSHM_STEP_READY = 7,
+  LMSHM_STEP_RELEASE = 8 /* closing */
+};
+
+/* Bits of lmshm_info.flags */
+#define LMSHM_INFO_OWNER 1u     /* this process owns the name */
+#define LMSHM_INFO_RECLAIMED 2u /* a dead owner's segment was replaced */
+#define LMSHM_INFO_REPLACED 4u  /* a stranger's segment was replaced */
+
+/* What really happened. 560 bytes. */
+typedef struct lmshm_info {
+  uint32_t struct_size;      /* in: sizeof(lmshm_info) */
+  int32_t error;             /* 0, or the -errno that was returned */
+  uint32_t step;             /* enum lmshm_step */
+  uint32_t pinned_by;        /* enum lmshm_pinned_by */
+  uint64_t address;          /* of the first byte; 0 when there is none */
+  uint64_t size;             /* bytes of the segment as used */
+  uint64_t mapped_size;      /* size rounded up to whole pages */
+  uint64_t page_size;        /* of the backing: 4096, 2 MiB, 1 GiB */
+  uint64_t huge_bytes;       /* how much the kernel backs by huge pages */
+  uint64_t populated;        /* bytes populated so far */
+  uint64_t available;        /* bytes that were free, upon ENOSPC and ENOMEM */
+  uint32_t flags;            /* LMSHM_INFO_ bits */
+  int32_t fd;                /* LMSHM_ANONYMOUS: the memfd, owned by the segment
+                                and closed with it; else -1 */
+  int32_t gpu_error;         /* the GPU runtime's own code, 0 when it had none */
+  uint32_t gpu_devices;      /* how many it counted */
+  uint32_t populate_threads; /* how many were used */
+  uint32_t reserved;         /* 0 */
+  char gpu_library[208];     /* which library answered, "" for none */
+  char message[256];         /* in words why a step failed, or why the memory is
+                                pinned less than was wished; "" otherwise */
+} lmshm_info;
+
+typedef struct lmshm_segment lmshm_segment;
+typedef struct lmshm_job lmshm_job;
+
+/* Bits for lmshm_close() */
+/* Puts untouched private memory in the place of the segment instead of
+ * unmapping it, so that a stale pointer reads zeros and does not fault. Costs
+ * address space only, for good. Where the system refuses even that (-ENOMEM),
+ * the range is unmapped. */
+#define LMSHM_CLOSE_KEEP_RANGE 1u
+
+/* The library's version, "MAJOR.MINOR.PATCH". Static, never freed. */
+const char* lmshm_version(void);
+
+/* Opens a segment; blocks until it is populated and pinned. Returns an
+ * lmshm_segment * as a positive integer, or -errno. `info` may be NULL, and is
+ * filled on success and on failure alike (not when its struct_size is wrong:
+ * -EINVAL). Besides the errors of alloc_shm_pinned_ptr():
+ *   -ENODEV   a GPU is required, and there is none
+ *   -EIO      a GPU is required, and refused to register the memory
+ *   -ENOENT   attaching: no such name
+ *   -EACCES   attaching: another user's; a descriptor of another user's file
+ *             is good only when sealed against shrinking
+ *   -EAGAIN   attaching: its owner is still populating it, or died doing so
+ *   -ERANGE   attaching: it is smaller than the size asked for, or empty
+ *   -EINVAL   also: no such option, no such NUMA node, not a regular file
+ *   -ENOSYS, -EPERM  NUMA policies are unknown to the kernel, or forbidden */
+intptr_t lmshm_open(const lmshm_options* options, lmshm_info* info);
+
+/* Fills `info` for an open segment. Returns 0 or -EINVAL. */
+int lmshm_segment_info(const lmshm_segment* segment, lmshm_info* info);
+
+/* Unregisters, unlinks (owner only, and only if the name still is this
+ * segment), unmaps, and frees the handle, whatever step fails. Returns 0, or
+ * the first -errno (-EIO: the GPU would not unregister), or -EINVAL, having
+ * done nothing, for no segment or unknown flags. Blocks for up to 0.3 s a
+ * GiB. */
+int lmshm_close(lmshm_segment* segment, uint32_t flags);
+
+/* lmshm_open() and lmshm_close() on a thread of the library's own. Return an
+ * lmshm_job * as a positive integer, or -errno when not even the job could be
+ * started (then lmshm_close_start has left the segment as it was). */
+intptr_t lmshm_open_start(const lmshm_options* options);
+intptr_t lmshm_close_start(lmshm_segment* segment, uint32_t flags);
+
+/* Returns 1 once the job has ended, 0 while it runs; never blocks. `info` may
+ * be NULL; else it is the final report, or while the job runs, step, size and
+ * populated tell how far it is. */
+int lmshm_job_poll(lmshm_job* job, lmshm_info* info);
+
+/* Asks an opening job to stop; it ends soon, undone, with -ECANCELED, unless
+ * it had already succeeded. A closing job ignores it. Never blocks. */
+void lmshm_job_cancel(lmshm_job* job);
+
+/* Waits for the job's end, frees the job and returns what lmshm_open() or
+ * lmshm_close() would have returned. `info` may be NULL. */
+intptr_t lmshm_job_finish(lmshm_job* job, lmshm_info* info);
+
+/* Who holds a name. */
+enum lmshm_name_state {
+  LMSHM_NAME_FREE = 0,
+  LMSHM_NAME_LIVE = 1,   /* its owner lives */
+  LMSHM_NAME_DEAD = 2,   /* its owner died; reclaimable */
+  LMSHM_NAME_FOREIGN = 3 /* a stranger's */
+};
+
+/* Returns an enum lmshm_name_state, or -errno (-EACCES: another user's). The
+ * answer may be old by the time it is read: to act on it, use lmshm_reclaim()
+ * or create. */
+int lmshm_name_state(const char* name);
+
+/* Unlinks the name if its owner is dead. Returns 1 if it did, 0 if there was
+ * nothing, -EBUSY if the owner lives, -EPERM if it is a stranger's. */
+int lmshm_reclaim(const char* name);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* LMSHM_H_ */

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * name.h - names of segments, and who owns them.
+ *
+ * A name is a file in /dev/shm. Its owner holds flock(LOCK_EX) through the
+ * descriptor that it mapped the segment with, so that the mapping keeps the
+ * lock after the descriptor is closed, and the kernel drops it with the
+ * process. The sticky bit tells a file made here from a stranger's.
+ *
+ * It also holds a lock of fcntl (F_OFD_SETLK), which lives as long. That one
+ * tells an owner from who holds the first for a moment, to look or to unlink.
+ *
+ * Two races are decided by looking again once the lock is held. A new file is
+ * marked when it is created but locked a moment later; who finds that its new
+ * file has lost the name by then starts over. And before a file is unlinked its
+ * lock is taken, and the name checked again, so that two processes reclaiming
+ * one name cannot unlink each other's new segment.
+ */
+#ifndef LMSHM_NAME_H_
+#define LMSHM_NAME_H_
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "task.h"
+
+#define LMSHM_SHM_DIR "/dev/shm"
+#define LMSHM_NAME_MAX 254
+
+struct lmshm_name {
+  char path[sizeof LMSHM_SHM_DIR "/" + LMSHM_NAME_MAX]; /* "/dev/shm/kv" */
+};
+
+/* The part after the directory: "kv". */
+static inline const char* lmshm_name_file(const struct lmshm_name* name) {
+  return name->path + sizeof LMSHM_SHM_DIR;
+}
+
+/* Checks a name and turns it into a path. Pure. Returns 0, -EINVAL or
+ * -ENAMETOOLONG. */
+int lmshm_name_parse(const char* name, struct lmshm_name* out);
+
+/* Makes an empty file of mode 01600, locked by the returned descriptor, with
+ * the name, which is taken from others as `if_exists` says. Returns the
+ * descriptor and fills `status`, or -errno with words in the task; sets
+ * LMSHM_INFO_ flags of what was replaced. */
+int lmshm_name_claim(const struct lmshm_name* name, enum lmshm_if_exists if_exists,
+                     struct stat* status, lmshm_task* task);
+
+/* Opens an existing segment of this user for reading and writing. Returns the
+ * descriptor and fills `status`, or -errno with words in the task. */
+int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_task* task);
+
+/* Unlinks the name if it still is the file `device`:`inode`. Returns 0, also
+ * when it is not, or -errno. */
+int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode);
+
+#endif /* LMSHM_NAME_H_ */

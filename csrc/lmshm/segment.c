@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * segment.c - opening a segment step by step, each undone when a later one
+ * fails, and closing it in the reverse order.
+ *
+ * The order: take the name, check that the size can fit, map, set the policies
+ * that must come before pages exist, look for a GPU, populate, register. The
+ * pages are reserved while they are populated, by system calls that return an
+ * error where a store would raise SIGBUS.
+ */
+#include "segment.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "backing.h"
+#include "limits.h"
+#include "maps.h"
+#include "numa.h"
+#include "pin.h"
+#include "populate.h"
+
+/* Where transparent huge pages begin, on every system with 4 KiB pages. */
+#define HUGE_BYTES ((size_t)2 << 20)
+
+/* What a closing replaces at a time: mmap over pages holds the lock of the
+ * address space, and the host program must not wait for it for long. */
+#define REPLACE_BYTES ((size_t)64 << 20)
+
+struct lmshm_segment {
+  lmshm_info info;              /* as it was when it was ready */
+  struct lmshm_backing backing; /* its fd is -1 once mapped, unless anonymous */
+  struct lmshm_name name;       /* when backing.owner */
+  struct lmshm_pinning pin;
+  char* address;
+  size_t mapped; /* bytes */
+  pid_t pid;     /* who opened it: a forked child must not free it */
+};
+
+/* ------------------------------------------------------------------- arguments */
+
+static int check_create(const lmshm_options* o, lmshm_task* task) {
+  if (o->size == 0) return lmshm_task_fail(task, -EINVAL, "the size is 0");
+  if (o->size > (uint64_t)INT64_MAX - ((uint64_t)1 << 31))
+    return lmshm_task_fail(task, -EINVAL, "the size %" PRIu64 " overflows", o->size);
+  bool huge = o->pages == LMSHM_PAGES_HUGE_2M || o->pages == LMSHM_PAGES_HUGE_1G;
+  if (o->kind == LMSHM_CREATE && huge)
+    return lmshm_task_fail(task, -EINVAL,
+                           "explicit huge pages are for anonymous segments: /dev/shm has none");
+  if (o->kind == LMSHM_ANONYMOUS && o->name != NULL)
+    return lmshm_task_fail(task, -EINVAL, "an anonymous segment has no name");
+  if ((o->numa == LMSHM_NUMA_DEFAULT) != (o->numa_nodes == 0))
+    return lmshm_task_fail(task, -EINVAL, "a NUMA policy needs nodes, and nodes a policy");
+  return 0;
+}
+
+static int check_attach(const lmshm_options* o, lmshm_task* task) {
+  if (o->pages != LMSHM_PAGES_DEFAULT || o->numa != LMSHM_NUMA_DEFAULT || o->numa_nodes != 0)
+    return lmshm_task_fail(task, -EINVAL,
+                           "pages and NUMA policy are chosen by who creates a segment");
+  if (o->size > (uint64_t)INT64_MAX)
+    return lmshm_task_fail(task, -EINVAL, "the size %" PRIu64 " overflows", o->size);
+  return 0;
+}
+
+static int check(const lmshm_options* o, struct lmshm_name* name, lmshm_task* task) {
+  if (o == NULL || o->struct_size != sizeof *o)
+    return lmshm_task_fail(task, -EINVAL, "struct_size of the options must be %zu", sizeof *o);
+  if (o->kind > LMSHM_ANONYMOUS || o->if_exists > LMSHM_EXISTS_REPLACE || o->pin > LMSHM_PIN_NONE ||
+      o->pages > LMSHM_PAGES_HUGE_1G || o->numa > LMSHM_NUMA_INTERLEAVE || o->reserved != 0)
+    return lmshm_task_fail(task, -EINVAL,
+                           "no such option: kind %u, if_exists %u, pin %u, pages %u, numa %u, "
+                           "reserved %" PRIu64,
+                           o->kind, o->if_exists, o->pin, o->pages, o->numa, o->reserved);
+  if (o->populate_threads > LMSHM_POPULATE_THREADS_MAX)
+    return lmshm_task_fail(task, -EINVAL, "%u populating threads, of at most %d",
+                           o->populate_threads, LMSHM_POPULATE_THREADS_MAX);
+  int rc = o->kind == LMSHM_ATTACH ? check_attach(o, task) : check_create(o, task);
+  if (rc != 0 || (o->name == NULL && o->kind != LMSHM_CREATE)) return rc;
+
+  rc = lmshm_name_parse(o->name, name);
+  if (rc == -ENAMETOOLONG)
+    return lmshm_task_fail(task, rc, "the name has more than %d bytes", LMSHM_NAME_MAX);
+  if (rc != 0)
+    return lmshm_task_fail(task, rc,
+                           "\"%.100s\" is no name: one path component, with or without a leading "
+                           "slash, is",
+                           o->name != NULL ? o->name : "");
+  return 0;
+}
+
+/* ----------------------------------------------------------------------- steps */
+
+static int map_failed(const struct lmshm_backing* backing, lmshm_task* task) {
+  int rc = -errno;
+  uint64_t page = backing->page_size;
+  if (rc == -ENOMEM && page > (uint64_t)sysconf(_SC_PAGESIZE)) {
+    uint64_t room = lmshm_limits_huge(page);
+    task->info.available = room == UINT64_MAX ? 0 : room;
+    return lmshm_task_fail(task, rc,
+                           "needs %" PRIu64 " huge pages of %" PRIu64 " MiB, %" PRIu64
+                           " are free; reserve more in /sys/kernel/mm/hugepages, or use "
+                           "transparent ones",
+                           backing->size / page, page >> 20, task->info.available / page);
+  }
+  return lmshm_task_fail(task, rc, "%" PRIu64 " bytes cannot be mapped: %m", backing->size);
+}
+
+/* An address where huge pages can be mapped as such: those that begin the
+ * file begin at a multiple of their size. NULL: anywhere. */
+static void* find_aligned(size_t size) {
+  char* room = mmap(NULL, size + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return NULL;
+  char* aligned = room + (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+  munmap(room, size + HUGE_BYTES);
+  return aligned; /* a hint: whoever takes it first costs speed only */
+}
+
+static int map(lmshm_segment* segment, const lmshm_options* options, lmshm_task* task) {
+  const struct lmshm_backing* backing = &segment->backing;
+  uint64_t pages = (backing->size - 1) / backing->page_size + 1;
+  segment->mapped = (size_t)(pages * backing->page_size);
+  void* hint = NULL;
+  if (options->pages == LMSHM_PAGES_TRANSPARENT && backing->size >= HUGE_BYTES)
+    hint = find_aligned(segment->mapped);
+  void* address = mmap(hint, segment->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, backing->fd, 0);
+  if (address == MAP_FAILED) return map_failed(backing, task);
+  segment->address = address;
+  return 0;
+}
+
+static bool mapped_huge_line(void* bytes, const char* line, size_t length) {
+  return !lmshm_keyed_number(line, length, "ShmemPmdMapped:", bytes);
+}
+
+/* What the kernel maps of the segment by huge pages. Asking for one mapping
+ * makes it walk over every page, 20 ms a GiB where they are small, so the
+ * whole system is asked first. */
+static uint64_t huge_bytes(const lmshm_segment* segment) {
+  if (segment->backing.page_size > (uint64_t)sysconf(_SC_PAGESIZE)) return segment->mapped;
+  uint64_t anywhere = 0;
+  if (lmshm_lines("/proc/meminfo", mapped_huge_line, &anywhere) == 0 && anywhere == 0) return 0;
+  struct lmshm_huge huge = {.begin = (uintptr_t)segment->address};
+  huge.end = huge.begin + segment->mapped;
+  lmshm_lines("/proc/self/smaps", lmshm_huge_line, &huge);
+  return huge.bytes;
+}
+
+/* Asks for transparent huge pages, and tries one. Returns whether they come. */
+static bool wish_huge(const lmshm_segment* segment) {
+  if (segment->mapped < HUGE_BYTES) return false;
+  if (madvise(segment->address, segment->mapped, MADV_HUGEPAGE) != 0) return false;
+  struct lmshm_task trial;
+  lmshm_task_init(&trial);
+  const struct lmshm_populate first = {.fd = segment->backing.fd,
+                                       .address = segment->address,
+                                       .file_size = HUGE_BYTES,
+                                       .page_size = segment->backing.page_size,
+                                       .threads = 1};
+  return lmshm_populate(&first, &trial) == 0 && huge_bytes(segment) > 0;
+}
+
+static int populate(lmshm_segment* segment, const lmshm_options* options, lmshm_task* task) {
+  bool huge = segment->backing.page_size > (uint64_t)sysconf(_SC_PAGESIZE);
+  if (options->pages == LMSHM_PAGES_TRANSPARENT) huge = wish_huge(segment);
+  int rc = lmshm_task_step(task, LMSHM_STEP_POPULATE);
+  if (rc != 0) return rc;
+  const struct lmshm_populate what = {.fd = segment->backing.fd,
+                                      .address = segment->address,
+                                      .file_size = segment->backing.size,
+                                      .page_size = segment->backing.page_size,
+                                      .threads = options->populate_threads,
+                                      .named = segment->backing.owner,
+                                      .may_write = !huge};
+  return lmshm_populate(&what, task);
+}
+
+static void report(lmshm_segment* segment, lmshm_task* task) {
+  lmshm_info* info = &task->info;
+  info->pinned_by = segment->pin.by;
+  info->address = (uintptr_t)segment->address;
+  info->size = segment->backing.size;
+  info->mapped_size = segment->mapped;
+  info->page_size = segment->backing.page_size;
+  info->huge_bytes = huge_bytes(segment);
+  if (segment->backing.owner) info->flags |= LMSHM_INFO_OWNER;
+  info->fd = segment->backing.fd;
+  segment->info = *info;
+}
+
+/* --------------------------------------------------------------------- opening */
+
+int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_segment** out) {
+  struct lmshm_name name = {""};
+  int rc = check(options, &name, task);
+  if (rc != 0) return rc;
+  lmshm_segment* segment = calloc(1, sizeof *segment);
+  if (segment == NULL) return lmshm_task_fail(task, -ENOMEM, "no memory for the handle");
+  struct lmshm_backing* backing = &segment->backing;
+  bool named = options->name != NULL;
+  enum lmshm_pin mode = (enum lmshm_pin)options->pin;
+  segment->name = name;
+  segment->pid = getpid();
+
+  rc = lmshm_task_step(task, LMSHM_STEP_OPEN);
+  if (rc == 0) rc = lmshm_backing_open(options, named ? &segment->name : NULL, backing, task);
+  if (rc != 0) goto free_handle;
+
+  rc = lmshm_task_step(task, LMSHM_STEP_RESERVE);
+  if (rc == 0 && backing->fresh) rc = lmshm_backing_size(backing, task);
+  if (rc != 0) goto undo_backing;
+
+  rc = lmshm_task_step(task, LMSHM_STEP_MAP);
+  if (rc == 0) rc = map(segment, options, task);
+  if (rc != 0) goto undo_backing;
+
+  rc = lmshm_task_step(task, LMSHM_STEP_PLACE);
+  if (rc == 0 && options->numa != LMSHM_NUMA_DEFAULT)
+    rc = lmshm_numa_place(segment->address, segment->mapped, (enum lmshm_numa)options->numa,
+                          options->numa_nodes, task);
+  if (rc != 0) goto unmap;
+
+  rc = lmshm_task_step(task, LMSHM_STEP_PIN);
+  if (rc == 0)
+    rc = lmshm_pin_prepare(&segment->pin, mode, options->gpu_library, segment->address,
+                           segment->mapped, backing->fresh, task);
+  if (rc != 0) goto unmap;
+
+  if (backing->fresh) rc = populate(segment, options, task);
+  if (rc != 0) goto unmap;
+
+  rc = lmshm_task_step(task, LMSHM_STEP_PIN);
+  if (rc == 0)
+    rc = lmshm_pin_apply(&segment->pin, mode, segment->address, segment->mapped,
+                         LMSHM_PIN_PIECE_BYTES, task);
+  if (rc != 0) goto unmap;
+
+  if (options->kind != LMSHM_ANONYMOUS) { /* the mapping keeps the file, and its lock */
+    close(backing->fd);
+    backing->fd = -1;
+  }
+  task->info.step = LMSHM_STEP_READY;
+  atomic_store(&task->step, LMSHM_STEP_READY);
+  report(segment, task);
+  *out = segment;
+  return 0;
+
+unmap:
+  munmap(segment->address, segment->mapped);
+undo_backing:
+  lmshm_backing_undo(backing, &segment->name);
+free_handle:
+  free(segment);
+  return rc;
+}
+
+/* --------------------------------------------------------------------- closing */
+
+/* Puts private memory in the place of the range, which is never touched and so
+ * costs nothing. Where the system counts even that, memory to be read only. */
+static int replace(const lmshm_segment* segment) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  size_t step = segment->backing.page_size > REPLACE_BYTES ? segment->mapped : REPLACE_BYTES;
+  for (size_t at = 0; at < segment->mapped; at += step) {
+    size_t length = segment->mapped - at < step ? segment->mapped - at : step;
+    char* from = segment->address + at;
+    if (mmap(from, length, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED) continue;
+    if (mmap(from, length, PROT_READ, flags, -1, 0) != MAP_FAILED) continue;
+    int rc = -errno;
+    munmap(segment->address, segment->mapped);
+    return rc;
+  }
+  return 0;
+}
+
+int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task) {
+  task->info.step = LMSHM_STEP_RELEASE;
+  atomic_store(&task->step, LMSHM_STEP_RELEASE);
+  int first = 0, rc;
+  if (segment->pid == getpid()) {
+    first = lmshm_pin_release(&segment->pin, segment->address, segment->mapped, task);
+    /* Unlinking comes first: while it is mapped the name is locked. */
+    if (segment->backing.owner)
+      rc = lmshm_name_unlink(&segment->name, segment->backing.device, segment->backing.inode);
+    else
+      rc = 0;
+    if (rc != 0 && first == 0)
+      first = lmshm_task_fail(task, rc, "%s cannot be unlinked: %m", segment->name.path);
+  }
+  if ((flags & LMSHM_CLOSE_KEEP_RANGE) != 0)
+    rc = replace(segment);
+  else
+    rc = munmap(segment->address, segment->mapped) == 0 ? 0 : -errno;
+  if (rc != 0 && first == 0) first = lmshm_task_fail(task, rc, "unmapping: %m");
+  if (segment->backing.fd >= 0) close(segment->backing.fd);
+  free(segment);
+  return first;
+}
+
+void* lmshm_segment_forget(lmshm_segment* segment) {
+  void* address = segment->address;
+  free(segment);
+  return address;
+}
+
+/* ---------------------------------------------------------- blocking interface */
+
+static bool is_info(const lmshm_info* info) {
+  return info == NULL || info->struct_size == sizeof *info;
+}
+
+const char* lmshm_version(void) { return LMSHM_VERSION; }
+
+intptr_t lmshm_open(const lmshm_options* options, lmshm_info* info) {
+  if (!is_info(info)) return -EINVAL;
+  lmshm_task task;
+  lmshm_task_init(&task);
+  lmshm_segment* segment = NULL;
+  int rc = lmshm_segment_open(options, &task, &segment);
+  if (info != NULL) *info = task.info;
+  return rc == 0 ? (intptr_t)segment : rc;
+}
+
+int lmshm_segment_info(const lmshm_segment* segment, lmshm_info* info) {
+  if (segment == NULL || info == NULL || !is_info(info)) return -EINVAL;
+  *info = segment->info;
+  return 0;
+}
+
+int lmshm_close(lmshm_segment* segment, uint32_t flags) {
+  if (segment == NULL || (flags & ~LMSHM_CLOSE_KEEP_RANGE) != 0) return -EINVAL;
+  lmshm_task task;
+  lmshm_task_init(&task);
+  return lmshm_segment_close(segment, flags, &task);
+}

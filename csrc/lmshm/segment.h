@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * segment.h - a segment from its options to its end, for use by the interfaces
+ * (segment.c's own blocking one, jobs, and the simple one).
+ */
+#ifndef LMSHM_SEGMENT_H_
+#define LMSHM_SEGMENT_H_
+
+#include "lmshm.h"
+#include "task.h"
+
+/* Opens a segment. Returns 0 and fills `*segment`, or -errno with the reason
+ * in the task. Blocks. */
+int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_segment** segment);
+
+/* Closes a segment and frees the handle. Returns 0, or the first -errno with
+ * words in the task. Blocks. */
+int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task);
+
+/* Frees the handle alone: the memory stays as it is, to be freed by its
+ * address. Returns the address. */
+void* lmshm_segment_forget(lmshm_segment* segment);
+
+#endif /* LMSHM_SEGMENT_H_ */

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * thread.h - threads of the library's own.
+ *
+ * They run with every signal blocked, because the handlers of a host program
+ * (a JavaScript runtime, say) must not run on a thread it does not know.
+ */
+#ifndef LMSHM_THREAD_H_
+#define LMSHM_THREAD_H_
+
+#include <pthread.h>
+#include <stddef.h>
+
+/* Starts a joinable thread with a stack of that many bytes. Returns 0 or
+ * -errno. */
+int lmshm_thread_start(pthread_t* thread, size_t stack_bytes, void* (*run)(void*), void* argument);
+
+#endif /* LMSHM_THREAD_H_ */

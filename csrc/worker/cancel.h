@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CancelCheck: how long work learns that it must stop. Asked between pieces of a transfer, from
+// any thread.
+#ifndef LMSHM_WORKER_CANCEL_H_
+#define LMSHM_WORKER_CANCEL_H_
+
+namespace lmshm {
+
+class CancelCheck {
+ public:
+  virtual ~CancelCheck() = default;
+
+  // True once the work must end as soon as it can; stays true.
+  virtual bool Cancelled() const = 0;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_CANCEL_H_

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lmshm-worker: moves data between shared memory and files for processes that do not want to.
+//
+// This file only puts the parts together, in the order that matters: everything that needs wide
+// rights first (the root, the secret, the sockets), then the fence, then threads and clients.
+//
+//     status, text, unique_fd, log, cancel     <- nothing
+//     request, line_reader, listen_address     pure text
+//     file_io, atomic_file, object_path, beneath -> object_dir     storage, knows no client
+//     attachment                               shared memory, knows no file
+//     session                                  requests to actions
+//     wire -> connection -> server             bytes to sessions
+//     options, secret, listener, sandbox, shutdown                 the process
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "include/lmshm.h"
+#include "worker/beneath.h"
+#include "worker/connection.h"
+#include "worker/listener.h"
+#include "worker/log.h"
+#include "worker/object_dir.h"
+#include "worker/options.h"
+#include "worker/sandbox.h"
+#include "worker/secret.h"
+#include "worker/server.h"
+#include "worker/session.h"
+#include "worker/shutdown.h"
+#include "worker/wire.h"
+
+namespace {
+
+using lmshm::Log;
+using lmshm::LogLevel;
+using lmshm::Options;
+using lmshm::Service;
+using lmshm::Shutdown;
+using lmshm::Status;
+
+enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart = 3 };
+
+constexpr std::chrono::seconds kLoginTime(10);
+constexpr std::chrono::seconds kSendPatience(30);
+
+// Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
+bool OpenMissingStandardDescriptors() {
+  for (int fd = 0; fd <= 2; fd++) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    if (open("/dev/null", O_RDWR) != fd) return false;
+  }
+  return true;
+}
+
+int Usage(const Status& status) {
+  fprintf(stderr, "lmshm-worker: %s\nTry \"lmshm-worker --help\".\n", status.text().c_str());
+  return kExitUsage;
+}
+
+int CannotStart(const Status& status) {
+  Log(LogLevel::kError, "cannot start: " + status.ToString());
+  return kExitCannotStart;
+}
+
+// Copies the secret away and overwrites it where other processes of this user could read it
+// (/proc/PID/environ).
+void TakeSecretFromEnvironment(std::string* copy, bool* present) {
+  char* const value = getenv("LMSHM_SECRET");
+  *present = value != nullptr;
+  if (value == nullptr) return;
+  *copy = value;
+  memset(value, 0, strlen(value));
+  unsetenv("LMSHM_SECRET");
+}
+
+Status CheckSegmentDescriptors(const std::vector<int>& fds) {
+  for (const int fd : fds) {
+    const std::string action = "--segment-fd " + std::to_string(fd);
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+      return Status::System(errno, action, "the parent process must leave it open");
+    }
+    if (!S_ISREG(st.st_mode)) {
+      return Status::Error(EINVAL, action + ": not a shared memory segment");
+    }
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return Status::System(errno, action);
+  }
+  return Status::OK();
+}
+
+Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* objects) {
+  if (options.root.empty()) {
+    *objects = lmshm::ObjectDir::Unconfined();
+    return Status::OK();
+  }
+  return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
+}
+
+Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret) {
+  if (!options.secret_file.empty()) return lmshm::Secret::FromFile(options.secret_file, secret);
+  if (options.secret_text.empty()) return Status::OK();
+  return lmshm::Secret::FromText(options.secret_text, "LMSHM_SECRET", secret);
+}
+
+void Fence(const Options& options, const lmshm::ObjectDir& objects,
+           const std::vector<std::unique_ptr<lmshm::Listener>>& listeners) {
+  if (!options.sandbox) {
+    Log(LogLevel::kInfo, "fences: none (--no-sandbox)");
+    return;
+  }
+  lmshm::SandboxRules rules;
+  rules.root_fd = objects.root_fd();
+  for (const auto& listener : listeners) {
+    if (listener->directory_fd() >= 0) rules.socket_dir_fds.push_back(listener->directory_fd());
+  }
+  std::string fences;
+  const Status status = lmshm::EnterSandbox(rules, &fences);
+  Log(LogLevel::kInfo, "fences: " + fences);
+  if (status.ok()) return;
+  const bool absent = status.number() == EOPNOTSUPP;
+  Log(absent ? LogLevel::kInfo : LogLevel::kWarn, "fewer fences: " + status.ToString());
+}
+
+int ServePipe(const Service& service, const Shutdown& shutdown) {
+  lmshm::Wire wire(STDIN_FILENO, STDOUT_FILENO, shutdown);
+  lmshm::Session session(service, nullptr, "parent");
+  // No limits: the parent may take its time, and this process ends when the parent does.
+  const lmshm::ConnectionEnd end =
+      lmshm::ServeConnection(&wire, &session, lmshm::ConnectionLimits(), shutdown);
+  std::string text = std::string("end: ") + lmshm::ConnectionEndText(end);
+  if (end != lmshm::ConnectionEnd::kBroken) {
+    Log(LogLevel::kInfo, text);
+    return kExitOk;
+  }
+  Log(LogLevel::kError, text + ": " + lmshm::ErrnoName(wire.error()));
+  return kExitFailed;
+}
+
+int ServeSockets(const Service& service, const lmshm::Secret* secret, const Options& options,
+                 std::vector<std::unique_ptr<lmshm::Listener>>* listeners,
+                 const Shutdown& shutdown) {
+  lmshm::ServerLimits limits;
+  limits.clients = options.max_clients;
+  limits.connection.idle = std::chrono::seconds(options.idle_timeout_s);
+  limits.connection.login = kLoginTime;
+  limits.connection.send = kSendPatience;
+  // Whoever started this may wait for it, or may not read it at all.
+  for (const auto& listener : *listeners) {
+    lmshm::Wire announcement(-1, STDOUT_FILENO, shutdown);
+    const auto ignored = announcement.Write("LISTENING " + listener->name() + "\n", kLoginTime);
+    (void)ignored;
+    Log(LogLevel::kInfo, "listening on " + listener->name());
+  }
+  lmshm::Server server(service, secret, limits, shutdown);
+  const Status status = server.Run(*listeners);
+  listeners->clear();  // removes the sockets' files
+  if (status.ok()) {
+    Log(LogLevel::kInfo, "end: asked to by a signal");
+    return kExitOk;
+  }
+  Log(LogLevel::kError, "end: " + status.ToString());
+  // A thread may still be at work; it must not see what it uses destroyed.
+  _exit(kExitFailed);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (!OpenMissingStandardDescriptors()) return kExitCannotStart;
+  std::string secret_text;
+  bool secret_present;
+  TakeSecretFromEnvironment(&secret_text, &secret_present);
+  lmshm::Environment environment;
+  environment.log = getenv("LMSHM_LOG");
+  environment.secret = secret_present ? secret_text.c_str() : nullptr;
+  Options options;
+  Status status = lmshm::ParseOptions(
+      std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc), environment, &options);
+  if (!status.ok()) return Usage(status);
+  if (options.action == Options::Action::kHelp) {
+    return fputs(lmshm::kHelpText, stdout) < 0 || fflush(stdout) != 0 ? kExitFailed : kExitOk;
+  }
+  if (options.action == Options::Action::kVersion) {
+    return puts("lmshm-worker " LMSHM_VERSION) < 0 || fflush(stdout) != 0 ? kExitFailed : kExitOk;
+  }
+  lmshm::SetLogLevel(options.log_level);
+
+  Shutdown& shutdown = Shutdown::Get();
+  status = shutdown.Install();
+  if (!status.ok()) return CannotStart(status);
+  status = CheckSegmentDescriptors(options.segment_fds);
+  if (!status.ok()) return CannotStart(status);
+  std::unique_ptr<lmshm::ObjectDir> objects;
+  status = OpenStorage(options, &objects);
+  if (!status.ok()) return CannotStart(status);
+  std::unique_ptr<lmshm::Secret> secret;
+  status = OpenSecret(options, &secret);
+  if (!status.ok()) return CannotStart(status);
+  std::vector<std::unique_ptr<lmshm::Listener>> listeners;
+  for (const lmshm::ListenAddress& address : options.listen) {
+    std::unique_ptr<lmshm::Listener> listener;
+    status = lmshm::Listener::Open(address, &listener);
+    if (!status.ok()) return CannotStart(status);
+    listeners.push_back(std::move(listener));
+  }
+
+  Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
+  Fence(options, *objects, listeners);
+  Service service;
+  service.objects = objects.get();
+  service.segment_fds = options.segment_fds;
+  service.cancel = &shutdown;
+  return listeners.empty() ? ServePipe(service, shutdown)
+                           : ServeSockets(service, secret.get(), options, &listeners, shutdown);
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command line and the environment of lmshm-worker, as text. Looks at no file and no socket.
+// docs/worker.md is for people.
+#ifndef LMSHM_WORKER_OPTIONS_H_
+#define LMSHM_WORKER_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/listen_address.h"
+#include "worker/log.h"
+#include "worker/status.h"
+
+namespace lmshm {
+
+struct Options {
+  enum class Action { kServe, kHelp, kVersion };
+
+  Action action = Action::kServe;
+  std::vector<ListenAddress> listen;  // empty: pipe mode
+  std::string root;                   // empty: none given
+  std::vector<int> segment_fds;
+  std::string secret_file;
+  std::string secret_text;  // from LMSHM_SECRET
+  bool no_auth = false;
+  uint64_t max_clients = 64;
+  uint64_t idle_timeout_s = 0;  // 0: none
+  bool sandbox = true;
+  LogLevel log_level = LogLevel::kWarn;
+};
+
+// Values of the environment variables, nullptr for one that is not set.
+struct Environment {
+  const char* log = nullptr;     // LMSHM_LOG
+  const char* secret = nullptr;  // LMSHM_SECRET
+};
+
+// Parses `arguments` (without the program's name) and checks that they make sense together,
+// including the rules of trust: no listening without a root, no TCP without a secret, no
+// --no-auth beyond loopback. EINVAL with a text for the user on failure.
+Status ParseOptions(const std::vector<std::string>& arguments, const Environment& environment,
+                    Options* options);
+
+// What --help prints.
+extern const char kHelpText[];
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_OPTIONS_H_

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Session: what one client has said so far, and the answer to what it says next.
+//
+// It is handed lines and hands back answers; where they come from and go to is connection.h's
+// business. Nothing a client sends can make it fail: the worst is an ERROR answer.
+#ifndef LMSHM_WORKER_SESSION_H_
+#define LMSHM_WORKER_SESSION_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/attachment.h"
+#include "worker/cancel.h"
+#include "worker/object_dir.h"
+#include "worker/request.h"
+#include "worker/secret.h"
+#include "worker/status.h"
+
+namespace lmshm {
+
+// An answer has at most this many bytes, its '\n' included.
+inline constexpr size_t kMaxAnswerBytes = 8 * 1024;
+
+// What all sessions of a worker share. Must outlive them; not changed while they live.
+struct Service {
+  const ObjectDir* objects = nullptr;
+  std::vector<int> segment_fds;         // granted by --segment-fd
+  const CancelCheck* cancel = nullptr;  // may be null
+};
+
+// Not thread safe: one thread a session.
+class Session {
+ public:
+  // What to do after the answer has been sent.
+  enum class Next {
+    kContinue,
+    kQuit,    // the client said QUIT: close
+    kReject,  // a wrong secret: wait before answering, then close
+  };
+
+  // `secret` is null when this client need not authenticate. `peer` names the client in the log.
+  Session(const Service& service, const Secret* secret, std::string peer);
+
+  // Carries out the request `line` (without its ending) and appends the answer, one line with
+  // '\n'. Blocks for as long as the request takes.
+  Next Handle(std::string_view line, std::string* answer);
+
+  // Answers a line that was too long to be kept.
+  void HandleTooLong(std::string* answer);
+
+  // Whether the client may do everything.
+  bool authenticated() const { return secret_ == nullptr || authenticated_; }
+
+  const std::string& peer() const { return peer_; }
+
+ private:
+  Status Dispatch(const Request& request, std::string* result, Next* next);
+  Status Attach(const Request& request);
+  Status Transfer(const Request& request, std::string* result);
+
+  const Service& service_;
+  const Secret* const secret_;
+  const std::string peer_;
+  bool authenticated_ = false;
+  std::unique_ptr<Attachment> attachment_;  // null before ATTACH
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_SESSION_H_

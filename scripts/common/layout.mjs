@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The architecture as a check: which folder of src/ may import which, that only src/native/ knows
+// the runtime, that only named packages are used, and that every C and C++ file is in the build.
+// It reads text, not syntax trees: an import that hides from it would have to be written to hide.
+
+import { readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { findFiles, root } from "./system.mjs";
+
+/** Folder or file of src/ -> the folders and files that it may import, besides itself. */
+const ARROWS = /** @type {Record<string, string[]>} */ ({
+  "errors.ts": [],
+  "version.ts": [],
+  native: ["errors.ts"],
+  memory: ["errors.ts", "native"],
+  worker: ["errors.ts"],
+  // The connector starts the worker that locate.ts finds.
+  storage: ["errors.ts", "config", "memory", "worker", "native/locate.ts"],
+  config: ["errors.ts"],
+  "mod.ts": ["errors.ts", "version.ts", "native", "memory", "worker", "storage", "config"],
+  cli: ["mod.ts"],
+});
+
+/** What names a runtime, and so belongs into src/native/ alone. */
+const RUNTIME =
+  /"bun:|"bun"|"jsr:|\bDeno\.\w|\bBun\.\w|\bprocess\.versions\b|\bglobalThis\.(Bun|Deno)\b/;
+
+/** Built by smoke.mjs, for each target. */
+const SMOKE = "tests/native/smoke.c";
+
+/** Lines keep their numbers. @param {string} text */
+function withoutComments(text) {
+  return text.replace(/\/\*[\s\S]*?\*\//g, (comment) => comment.replace(/[^\n]/g, ""))
+    .replace(/^\s*\/\/.*$/gm, "").replace(/\s\/\/ .*$/gm, "");
+}
+
+/** @param {string} path below src/ */
+function layerOf(path) {
+  return path.split("/")[0];
+}
+
+/** @param {string} path @param {string[]} packages @returns {string[]} */
+function problemsOf(path, packages) {
+  const inSource = relative("src", path);
+  const layer = layerOf(inSource);
+  const allowed = ARROWS[layer];
+  if (!allowed) return [`${path}: "${layer}" is no known layer; see scripts/common/layout.mjs`];
+  const problems = [];
+  const text = withoutComments(readFileSync(join(root, path), "utf8"));
+  for (const [, specifier] of text.matchAll(/\b(?:from|import)\s*\(?\s*"([^"]+)"/g)) {
+    if (specifier.startsWith(".")) {
+      const target = join(dirname(inSource), specifier);
+      const fine = [layerOf(target), target].some((name) =>
+        name === layer || allowed.includes(name)
+      );
+      if (!fine) {
+        const may = allowed.join(", ") || "nothing";
+        problems.push(`${path}: imports "${specifier}"; ${layer} may import ${may}`);
+      }
+    } else if (!specifier.startsWith("node:") && layer !== "native") {
+      if (!packages.includes(specifier)) {
+        problems.push(`${path}: imports "${specifier}", which is no dependency of package.json`);
+      }
+    }
+  }
+  text.split("\n").forEach((line, index) => {
+    if (layer !== "native" && RUNTIME.test(line)) {
+      problems.push(`${path}:${index + 1}: names a runtime outside src/native/: ${line.trim()}`);
+    }
+  });
+  return problems;
+}
+
+/**
+ * Every breach of the architecture, one line each; empty when all is well.
+ * @returns {string[]}
+ */
+export function layoutProblems() {
+  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const packages = Object.keys(dependencies ?? {});
+  const problems = findFiles(["src"], /\.ts$/).flatMap((path) => problemsOf(path, packages));
+  const cmake = readFileSync(join(root, "CMakeLists.txt"), "utf8");
+  const built = findFiles(["csrc", "tests/native", "tests/fuzz"], /\.(c|cc)$/);
+  for (const path of built) {
+    if (path !== SMOKE && !cmake.includes(path)) problems.push(`${path}: not in CMakeLists.txt`);
+  }
+  const lock = readFileSync(join(root, "package-lock.json"), "utf8");
+  if (lock.includes('"resolved"')) {
+    problems.push("package-lock.json: names where packages came from; run npm install again");
+  }
+  return problems;
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The steps of the gate. Each returns when it is content, throws a Failure that says what to repair,
+// or throws Skipped when this machine lacks a tool; one that runs tests returns their counts.
+
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { setUp } from "../setup.mjs";
+import { pinnedTool } from "./dependencies.mjs";
+import { layoutProblems } from "./layout.mjs";
+import { buildPreset, buildWithZig } from "./native.mjs";
+import { sum, zero } from "./results.mjs";
+import { smokeTest } from "./smoke.mjs";
+import { leakResult, runCtest, runSuite, segmentNames, SUITES } from "./suites.mjs";
+import {
+  capture,
+  Failure,
+  findFiles,
+  must,
+  root,
+  run,
+  say,
+  selfCommand,
+  which,
+} from "./system.mjs";
+import {
+  hostPlatform,
+  LIBRARY,
+  readStamp,
+  sha256,
+  sourcesHash,
+  TARGETS,
+  WORKER,
+} from "./targets.mjs";
+import { findCMake, systemCompiler } from "./toolchain.mjs";
+
+/** @typedef {import("./results.mjs").Counts} Counts */
+
+/** Thrown by a step that lacks a tool. */
+export class Skipped extends Error {}
+
+const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
+
+/** Everything, for the suites that a step runs. */
+const all = { files: [] };
+
+/** clang-format 14: other versions format differently. */
+function clangFormat() {
+  const found = ["clang-format-14", "clang-format"].map(which).find((path) =>
+    path && capture(path, ["--version"])?.includes("version 14.")
+  );
+  return found ?? null;
+}
+
+async function format() {
+  await must("deno fmt (repair: npx deno fmt)", pinnedTool("deno"), ["fmt", "--check"]);
+  const tool = clangFormat();
+  if (!tool) throw new Skipped("clang-format 14 is missing; TypeScript is formatted well");
+  const sources = findFiles(["csrc", "tests/native", "tests/fuzz"], /\.(c|cc|h|hh)$/);
+  await must("clang-format (repair: clang-format -i)", tool, ["--dry-run", "-Werror", ...sources]);
+}
+
+async function lint() {
+  await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
+  const shellcheck = which("shellcheck");
+  if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
+  await must("shellcheck", shellcheck, [join(root, ".ci", "run")]);
+}
+
+async function types() {
+  for (const config of ["tsconfig.json", "scripts/tsconfig.json"]) {
+    await must("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
+  }
+  const sources = findFiles(["src", "tests"], /\.ts$/);
+  await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
+}
+
+function layout() {
+  const problems = layoutProblems();
+  if (problems.length > 0) throw new Failure(problems.join("\n"));
+}
+
+/** The functions that a built library shows must be those of csrc/lmshm.map. */
+async function exports() {
+  await setUp();
+  if (!which("nm")) throw new Skipped("nm is missing (Debian: apt-get install binutils)");
+  const map = readFileSync(join(root, "csrc", "lmshm.map"), "utf8").replace(/\/\*[\s\S]*?\*\//g, "")
+    .replace(/#.*/g, "");
+  const listed = [...(/global:([\s\S]*?)local:/.exec(map)?.[1] ?? "").matchAll(/\w+/g)]
+    .map(([name]) => name).sort();
+  if (listed.length === 0) throw new Failure("csrc/lmshm.map lists no symbol");
+  const sources = sourcesHash();
+  for (const platform of platforms) {
+    if (readStamp(platform)?.sources !== sources) continue;
+    const library = join(root, "lib", platform, LIBRARY);
+    const shown = (capture("nm", ["-D", "--defined-only", "--format=posix", library]) ?? "")
+      .split("\n").map((line) => line.split(/[ @]/)[0]).filter((name) => /^[a-z]/.test(name))
+      .sort();
+    const missing = listed.filter((name) => !shown.includes(name));
+    const extra = shown.filter((name) => !listed.includes(name));
+    if (missing.length + extra.length > 0) {
+      throw new Failure(
+        `${library} differs from csrc/lmshm.map: missing ${missing.join(", ") || "none"}; ` +
+          `not listed ${extra.join(", ") || "none"}`,
+      );
+    }
+  }
+}
+
+/** cmake, and the environment in which it finds the system's compiler. */
+async function nativeTools() {
+  const tools = await findCMake();
+  if (!tools) throw new Skipped("cmake is missing");
+  const system = systemCompiler();
+  if (!system) throw new Skipped("there is no system compiler that works");
+  return { tools, env: { CC: system.cc, CXX: system.cxx } };
+}
+
+/** The system's compiler must have nothing to say, about the optimized build too. */
+async function warnings() {
+  const { tools, env } = await nativeTools();
+  const defines = { LMSHM_WERROR: "ON" };
+  await buildPreset(tools, "dev", { folder: "warnings", defines, env });
+}
+
+/** @param {"asan" | "tsan"} preset */
+async function sanitizer(preset) {
+  const { tools, env } = await nativeTools();
+  return await runCtest(tools, preset, preset, all, { env });
+}
+
+async function fuzz() {
+  const tools = await findCMake();
+  if (!tools) throw new Skipped("cmake is missing");
+  if (!which("clang-19")) {
+    throw new Skipped("clang-19 is missing (Debian: apt-get install clang-19 libclang-rt-19-dev)");
+  }
+  const folder = await buildPreset(tools, "fuzz");
+  const seconds = process.env.LMSHM_FUZZ_SECONDS ?? "20";
+  const counts = zero();
+  const targets = findFiles(["tests/fuzz"], /\.cc$/).map((path) => path.replace(/.*\/|\.cc$/g, ""));
+  for (const target of targets) {
+    const found = join(folder, "corpus", target);
+    mkdirSync(found, { recursive: true });
+    const kept = join(root, "tests", "fuzz", "corpus", target.replace(/_fuzz$/, ""));
+    const log = join(root, "build", "logs", `fuzz-${target}.log`);
+    say(`fuzzing ${target} for ${seconds} s`);
+    const status = await run(join(folder, "out", target), [
+      ...[`-max_total_time=${seconds}`, "-timeout=10", "-rss_limit_mb=2048", "-verbosity=1"],
+      ...[`-artifact_prefix=${join(folder, `${target}-`)}`, found],
+      ...(existsSync(kept) ? [kept] : []),
+    ], { log, quiet: true, cwd: folder });
+    if (status === 0) counts.passed++;
+    else {
+      counts.failed++;
+      console.error(`${readFileSync(log, "utf8").slice(-4000)}\n${target} failed: ${log}`);
+    }
+  }
+  if (targets.length === 0) throw new Failure("tests/fuzz holds no target");
+  return counts;
+}
+
+/** What ships, on this machine: both runtimes must pass with it. */
+async function zig() {
+  const platform = hostPlatform();
+  await buildWithZig([platform]);
+  await smokeTest(platform);
+  return sum([await runSuite("bun", all), await runSuite("deno", all)]);
+}
+
+/** What ships, for every platform: it runs, and comes out the same from another folder. */
+async function release() {
+  await buildWithZig(platforms);
+  for (const platform of platforms) await smokeTest(platform);
+  const copy = mkdtempSync(join(tmpdir(), "lmshm-elsewhere-"));
+  try {
+    const names = ["CMakeLists.txt", "CMakePresets.json", "package.json", "package-lock.json"];
+    for (const name of [...names, "cmake", "csrc", "scripts", "tests/native/smoke.c"]) {
+      cpSync(join(root, name), join(copy, name), {
+        recursive: true,
+        filter: (path) => !path.endsWith("node_modules"),
+      });
+    }
+    for (const name of ["node_modules", "scripts/zig/node_modules"]) {
+      symlinkSync(join(root, name), join(copy, name));
+    }
+    say(`building everything again in ${copy}`);
+    const [command, args] = selfCommand([join(copy, "scripts", "build.mjs"), "--all"]);
+    const log = join(root, "build", "logs", "elsewhere.log");
+    await must("building elsewhere", command, args, { cwd: copy, log, quiet: true });
+    for (const platform of platforms) {
+      for (const name of [LIBRARY, WORKER]) {
+        const [here, there] = [root, copy].map((top) => sha256(join(top, "lib", platform, name)));
+        if (here !== there) {
+          throw new Failure(
+            `lib/${platform}/${name} depends on where it is built: ${here} ${there}`,
+          );
+        }
+      }
+    }
+  } finally {
+    rmSync(copy, { recursive: true, force: true });
+  }
+}
+
+async function test() {
+  await setUp();
+  const before = segmentNames();
+  const results = [];
+  for (const suite of SUITES) results.push(await runSuite(suite, all));
+  return sum([...results, leakResult(before)]);
+}
+
+/** Every step by name, in the order of running: the quick ones first. */
+export const STEPS = /** @type {Record<string, () => void | Promise<void | Counts>>} */ ({
+  format,
+  lint,
+  types,
+  layout,
+  exports,
+  warnings,
+  test,
+  asan: () => sanitizer("asan"),
+  tsan: () => sanitizer("tsan"),
+  fuzz,
+  zig,
+  release,
+});

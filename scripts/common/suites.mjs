@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The four test suites, each run by its own runner and counted from that runner's report: native
+// (ctest), bun and deno (the same TypeScript files), interop (Python's unittest). A suite that
+// ends badly without naming a failed test, or that runs no test at all, counts as one failure.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { installZig, pinnedTool } from "./dependencies.mjs";
+import { buildPreset, zigEnvironment } from "./native.mjs";
+import { readJunit, unittestCounts, zero } from "./results.mjs";
+import { Failure, findFiles, root, run, say, which } from "./system.mjs";
+import { hostPlatform, TARGETS } from "./targets.mjs";
+import { findCMake, INSTALL_HINT, systemCompiler } from "./toolchain.mjs";
+
+/** @typedef {import("./results.mjs").Counts} Counts */
+
+/**
+ * @typedef {object} Selection which tests to run; everything when both are absent
+ * @property {string[]} files parts of file names
+ * @property {string} [name] part of, or expression for, a test's name
+ */
+
+/**
+ * @typedef {Counts & { suite: string, note: string, failures: string[] }} SuiteResult
+ */
+
+const MINUTES = 60_000;
+const logs = join(root, "build", "logs");
+
+/** @param {Selection} selection */
+function selective({ files, name }) {
+  return files.length > 0 || name !== undefined;
+}
+
+/**
+ * Turns what a runner reported, and how it ended, into a result.
+ * @param {string} suite
+ * @param {number} status of the runner
+ * @param {Counts & { failures?: string[] }} counts
+ * @param {Selection} selection
+ * @returns {SuiteResult}
+ */
+function conclude(suite, status, counts, selection) {
+  const result = { suite, note: "", failures: [], ...counts };
+  const ran = result.passed + result.failed + result.skipped;
+  const failure = (/** @type {string} */ why) => {
+    result.failed++;
+    result.failures.push(why);
+  };
+  if (status === 124) failure("the suite ran out of time and was killed; see build/logs");
+  else if (status !== 0 && result.failed === 0) {
+    failure(`the runner ended with status ${status}; see build/logs`);
+  } else if (ran === 0 && !selective(selection)) failure("no test was found");
+  return result;
+}
+
+/** @param {string} suite @param {string} note @returns {SuiteResult} */
+function skippedSuite(suite, note) {
+  return { ...zero(), skipped: 1, suite, note, failures: [] };
+}
+
+/**
+ * Builds a preset with its tests and runs them.
+ * @param {import("./toolchain.mjs").CMake} tools
+ * @param {string} suite names the result and the logs
+ * @param {string} preset
+ * @param {Selection} selection
+ * @param {Parameters<typeof buildPreset>[2]} [options]
+ * @returns {Promise<SuiteResult>}
+ */
+export async function runCtest(tools, suite, preset, selection, options = {}) {
+  const folder = await buildPreset(tools, preset, options);
+  const junit = join(logs, `${suite}.xml`);
+  rmSync(junit, { force: true });
+  mkdirSync(logs, { recursive: true });
+  const args = ["--test-dir", folder, "--output-on-failure", "--output-junit", junit];
+  args.push("-j", String(Math.min(availableParallelism(), 4)), "--no-tests=error");
+  const patterns = [...selection.files, ...(selection.name ? [selection.name] : [])];
+  if (patterns.length > 0) args.push("-R", patterns.join("|"), "--no-tests=ignore");
+  const log = join(logs, `${suite}.log`);
+  const status = await run(tools.ctest, args, { log, timeoutMs: 20 * MINUTES });
+  return conclude(suite, status, readJunit(junit), selection);
+}
+
+/** @param {Selection} selection @returns {Promise<SuiteResult>} */
+async function runNative(selection) {
+  const tools = await findCMake();
+  if (!tools) {
+    return skippedSuite(
+      "native",
+      `cmake is missing, and with it the native tests\n${INSTALL_HINT}`,
+    );
+  }
+  const system = systemCompiler();
+  if (system) {
+    const env = { CC: system.cc, CXX: system.cxx };
+    return await runCtest(tools, "native", "dev", selection, { env });
+  }
+  return await runCtest(tools, "native", "dev", selection, {
+    folder: "dev-zig",
+    defines: {
+      CMAKE_TOOLCHAIN_FILE: join(root, "cmake", "zig.cmake"),
+      LMSHM_ZIG: await installZig(),
+      // The tests call more of the C library than what ships does: not the oldest version.
+      LMSHM_TARGET: TARGETS[hostPlatform()].library.replace(/\.[\d.]+$/, ""),
+    },
+    env: zigEnvironment(),
+  });
+}
+
+/**
+ * @param {"bun" | "deno"} suite
+ * @param {Selection} selection
+ * @returns {Promise<SuiteResult>}
+ */
+async function runTypeScript(suite, selection) {
+  const every = findFiles(["tests"], /_test\.ts$/);
+  const { files, name } = selection;
+  const chosen = every.filter((path) =>
+    files.length === 0 || files.some((part) => path.includes(part))
+  );
+  if (chosen.length === 0) return conclude(suite, 0, zero(), selection);
+  const junit = join(logs, `${suite}.xml`);
+  rmSync(junit, { force: true });
+  mkdirSync(logs, { recursive: true });
+  const paths = chosen.map((path) => `./${path}`);
+  const args = suite === "bun"
+    ? [
+      ...["test", "--timeout", "120000", "--reporter=junit", `--reporter-outfile=${junit}`],
+      ...(name ? ["-t", name] : []),
+      ...paths,
+    ]
+    : [
+      // Types are the business of `npm run check -- types`.
+      ...["test", "-A", "--no-check", `--junit-path=${junit}`],
+      ...(name ? ["--filter", name] : []),
+      ...paths,
+    ];
+  // Both find the runtimes of this repository first, when a test starts one.
+  const path = `${join(root, "node_modules", ".bin")}:${process.env.PATH ?? ""}`;
+  const status = await run(pinnedTool(suite), args, {
+    env: { PATH: path, NO_COLOR: "1" },
+    log: join(logs, `${suite}.log`),
+    timeoutMs: 30 * MINUTES,
+  });
+  const counts = readJunit(junit);
+  // Bun ends with status 1 when no test's name matches.
+  const none = counts.passed + counts.failed === 0 && name !== undefined;
+  return conclude(suite, none ? 0 : status, counts, selection);
+}
+
+/** @param {Selection} selection @returns {Promise<SuiteResult>} */
+async function runInterop(selection) {
+  const python = which("python3");
+  if (!python) return skippedSuite("interop", "python3 is missing, and with it the interop tests");
+  const { files, name } = selection;
+  const chosen = findFiles(["tests/interop"], /^test_.*\.py$|_test\.py$/).filter((path) =>
+    files.length === 0 || files.some((part) => path.includes(part))
+  );
+  if (chosen.length === 0) return conclude("interop", 0, zero(), selection);
+  const log = join(logs, "interop.log");
+  const modules = chosen.map((path) => path.slice(dirname(path).length + 1, -".py".length));
+  const args = ["-m", "unittest", "-v", ...(name ? ["-k", name] : []), ...modules];
+  const status = await run(python, args, {
+    cwd: join(root, "tests", "interop"),
+    env: { PYTHONDONTWRITEBYTECODE: "1" },
+    log,
+    timeoutMs: 15 * MINUTES,
+  });
+  const counts = unittestCounts(readFileSync(log, "utf8"));
+  // Python ends with status 5 when no test's name matches.
+  return conclude("interop", status === 5 ? 0 : status, counts, selection);
+}
+
+const RUNNERS = {
+  native: runNative,
+  bun: (/** @type {Selection} */ selection) => runTypeScript("bun", selection),
+  deno: (/** @type {Selection} */ selection) => runTypeScript("deno", selection),
+  interop: runInterop,
+};
+
+/** @typedef {keyof typeof RUNNERS} Suite */
+
+/** In the order of running. */
+export const SUITES = /** @type {Suite[]} */ (Object.keys(RUNNERS));
+
+/**
+ * Runs a suite to its end; one that cannot even be built has failed, and the others go on.
+ * @param {Suite} suite
+ * @param {Selection} selection
+ * @returns {Promise<SuiteResult>}
+ */
+export async function runSuite(suite, selection) {
+  console.log(`\n=== ${suite}`);
+  try {
+    return await RUNNERS[suite](selection);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    console.error(`lmshm: ${error.message}`);
+    const failures = [error.message.split("\n")[0]];
+    return { ...zero(), failed: 1, suite, note: "", failures };
+  }
+}
+
+/** The project's names in /dev/shm. */
+export function segmentNames() {
+  const folder = "/dev/shm";
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder).filter((name) => name.startsWith("lmshm"));
+}
+
+/**
+ * Compares /dev/shm with what it held before: a name of the project's that is new is a leak,
+ * unless it carries the process id of somebody who is alive and so still using it.
+ * @param {string[]} before what segmentNames() gave
+ * @returns {SuiteResult}
+ */
+export function leakResult(before) {
+  const leaked = segmentNames().filter((name) => {
+    if (before.includes(name)) return false;
+    const numbers = name.match(/\d+/g) ?? [];
+    return !numbers.some((number) => existsSync(`/proc/${number}`));
+  });
+  for (const name of leaked) say(`left behind: /dev/shm/${name}`);
+  return {
+    suite: "leaks",
+    passed: leaked.length === 0 ? 1 : 0,
+    failed: leaked.length === 0 ? 0 : 1,
+    skipped: 0,
+    note: "",
+    failures: leaked.map((name) => `left behind in /dev/shm: ${name}`),
+  };
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `npm run compile`: the lmshm command as one executable, with Bun and the native parts as they
+// ship inside: dist/lmshm for this machine, dist/lmshm-<platform> for another one.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { installDependencies, pinnedTool } from "./common/dependencies.mjs";
+import { buildWithZig } from "./common/native.mjs";
+import { capture, Failure, must, root, runMain, say } from "./common/system.mjs";
+import { hostPlatform, LIBRARY, TARGETS, WORKER } from "./common/targets.mjs";
+
+/** @typedef {import("./common/targets.mjs").Platform} Platform */
+
+const USAGE = `Usage: npm run compile -- [--platform PLATFORM]...
+
+PLATFORM is this machine's unless given; known are ${Object.keys(TARGETS).join(", ")}`;
+
+/** @returns {Platform[]} */
+function platforms() {
+  try {
+    const { values } = parseArgs({
+      args: process.argv.slice(2),
+      options: { platform: { type: "string", multiple: true } },
+    });
+    const chosen = values.platform ?? [hostPlatform()];
+    const unknown = chosen.find((name) => !Object.hasOwn(TARGETS, name));
+    if (unknown !== undefined) throw new Error(`there is no platform "${unknown}"`);
+    return /** @type {Platform[]} */ (chosen);
+  } catch (error) {
+    throw new Failure(`${error instanceof Error ? error.message : error}\n\n${USAGE}`);
+  }
+}
+
+/**
+ * The entry point of the executable. The imports must be literal, and Deno and tsc know nothing of
+ * imported files, hence it is written here and not kept in src/.
+ * @param {Platform} platform
+ */
+function entryPoint(platform) {
+  const folder = join(root, "build", "compile", platform);
+  mkdirSync(folder, { recursive: true });
+  const up = relative(folder, root);
+  const path = join(folder, "lmshm.ts");
+  writeFileSync(
+    path,
+    `import library from "${up}/lib/${platform}/${LIBRARY}" with { type: "file" };
+import worker from "${up}/lib/${platform}/${WORKER}" with { type: "file" };
+import { carryPart } from "${up}/src/native/embedded.ts";
+carryPart("library", library);
+carryPart("worker", worker);
+await import("${up}/src/cli/main.ts");
+`,
+  );
+  return path;
+}
+
+await runMain(async () => {
+  const chosen = platforms();
+  await installDependencies();
+  await buildWithZig(chosen);
+  for (const platform of chosen) {
+    const own = platform === hostPlatform();
+    const output = join(root, "dist", own ? "lmshm" : `lmshm-${platform}`);
+    const target = `bun-${platform.replace("-gnu", "")}`;
+    await must(`compiling ${output}`, pinnedTool("bun"), [
+      ...["build", "--compile", "--minify-syntax", "--minify-whitespace"],
+      ...["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"],
+      ...(own ? [] : [`--target=${target}`]),
+      ...[entryPoint(platform), "--outfile", output],
+    ], { log: join(root, "build", "logs", `compile-${platform}.log`), quiet: true });
+    if (own) {
+      const version = capture(output, ["--version"]);
+      if (version === null) throw new Failure(`${output} --version fails`);
+      say(`${relative(root, output)}: ${version.trim()}`);
+    } else say(relative(root, output));
+  }
+});

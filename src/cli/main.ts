@@ -1,0 +1,57 @@
+#!/usr/bin/env bun
+// SPDX-License-Identifier: Apache-2.0
+//
+// The lmshm command: picks the subcommand, prints its failures, sets the exit status.
+//
+// Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
+
+import process from "node:process";
+import { version } from "../mod.ts";
+import { type Command, UsageError } from "./command.ts";
+import { verify } from "./verify.ts";
+
+const COMMANDS: readonly Command[] = [verify];
+
+function help(): string {
+  const width = Math.max(...COMMANDS.map(({ name }) => name.length));
+  return [
+    "Usage: lmshm COMMAND [OPTION]...",
+    "",
+    "Pinned shared memory for Bun and Deno, and a worker that moves it to storage and back.",
+    "",
+    "Commands:",
+    ...COMMANDS.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`),
+    "",
+    "lmshm COMMAND --help tells the options of a command; lmshm --version the version.",
+  ].join("\n");
+}
+
+async function main(args: string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    console.log(help());
+    return name === undefined ? 2 : 0;
+  }
+  if (name === "--version" || name === "-V") {
+    console.log(`lmshm ${version}`);
+    return 0;
+  }
+  const command = COMMANDS.find((one) => one.name === name);
+  if (!command) {
+    throw new UsageError(`there is no command "${name}"; see lmshm --help`);
+  }
+  if (rest.includes("--help") || rest.includes("-h")) {
+    console.log(command.help);
+    return 0;
+  }
+  return await command.run(rest);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  const text = error instanceof Error ? error.message : String(error);
+  console.error(`lmshm: ${text}`);
+  if (process.env.LMSHM_DEBUG && error instanceof Error) console.error(error.stack);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+}

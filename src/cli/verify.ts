@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lmshm verify: sends real data the whole way (memory, worker, files, and back) and compares every
+// byte. The same run proves a container-to-host set-up: give it the worker's address.
+//
+// Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
+
+import { mkdir, mkdtemp, rm, rmdir, stat, statfs } from "node:fs/promises";
+import { freemem, tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { ShmFileConnector, ShmSegment, version } from "../mod.ts";
+import { fileChunks, generatedChunks } from "./chunk_source.ts";
+import { type Command, integerOption, parseOptions, UsageError } from "./command.ts";
+import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
+import { progress, tableRow } from "./terminal.ts";
+import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
+
+/** LMCache's usual chunk: 2 x 32 layers x 256 tokens x 1024 values of bfloat16. */
+const CHUNK_BYTES = 2 * 32 * 256 * 1024 * 2;
+const TOTAL_BYTES = 2 * 2 ** 30;
+const POOL_BYTES = 2 * 2 ** 30;
+const WIDTHS = [34, 9, 9, 13];
+
+const HELP = `Usage: lmshm verify [OPTION]...
+
+Creates a shared memory segment, starts a worker or connects to a running one, stores data through
+it, checks the files, wipes the memory, loads the data back and compares every byte. Removes what
+it made. Exit status 0 only if everything matched.
+
+What goes through:
+  --input FILE         this file, cut into chunks; may be repeated (default: generated data)
+  --size SIZE          how much to generate (default 2GiB, less where memory or disk is small)
+  --chunk-size SIZE    bytes of a chunk (default 33554432, LMCache's usual 2 x 32 x 256 x 1024 bf16)
+Where it goes:
+  --storage-dir DIR    directory for the files (default: a new one below /var/tmp)
+  --worker-addr ADDR   a running worker: host:port, unix:/path or /path (default: start one)
+  --secret-file FILE   the secret of a TCP worker
+  --worker-binary FILE the worker to start
+  --shm-name NAME      name of the segment (default: anonymous, or lmshm-verify-PID with an address)
+  --pool-size SIZE     size of the segment (default 2GiB at most)
+  --pin MODE           auto, require or none (default auto)
+How:
+  --in-flight N        requests at a time, 1 to 64 (default 4)
+  --json               one JSON object on stdout instead of text
+`;
+
+interface Settings {
+  input: string[];
+  totalBytes: number;
+  chunkBytes: number;
+  storageDir: string | undefined;
+  workerAddr: string | undefined;
+  workerBinary: string | undefined;
+  secretFile: string | undefined;
+  shmName: string | undefined;
+  poolBytes: number;
+  pin: "auto" | "require" | "none";
+  inFlight: number;
+  json: boolean;
+  /** The sizes were the user's, so they are not made smaller. */
+  sizesGiven: boolean;
+}
+
+interface Report {
+  ok: boolean;
+  chunks: number;
+  bytes: number;
+  mismatches: string[];
+  steps: Step[];
+  notes: string[];
+  [fact: string]: unknown;
+}
+
+function settings(args: string[]): Settings {
+  const { values } = parseOptions("verify", args, {
+    input: { type: "string", multiple: true },
+    size: { type: "string" },
+    "chunk-size": { type: "string" },
+    "storage-dir": { type: "string" },
+    "worker-addr": { type: "string" },
+    "worker-binary": { type: "string" },
+    "secret-file": { type: "string" },
+    "shm-name": { type: "string" },
+    "pool-size": { type: "string" },
+    pin: { type: "string", default: "auto" },
+    "in-flight": { type: "string", default: "4" },
+    json: { type: "boolean", default: false },
+  });
+  const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) => {
+    const text = values[name];
+    try {
+      return text === undefined ? fallback : parseSize(`--${name}`, text);
+    } catch (error) {
+      throw new UsageError((error as Error).message);
+    }
+  };
+  const { pin } = values;
+  if (pin !== "auto" && pin !== "require" && pin !== "none") {
+    throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);
+  }
+  if (values["worker-addr"] && values["worker-binary"]) {
+    throw new UsageError(
+      "--worker-addr connects to a worker and --worker-binary starts one: choose",
+    );
+  }
+  if (values.input && values.size) {
+    throw new UsageError("--size is for generated data; with --input the files decide");
+  }
+  return {
+    input: values.input ?? [],
+    totalBytes: size("size", TOTAL_BYTES),
+    chunkBytes: size("chunk-size", CHUNK_BYTES),
+    storageDir: values["storage-dir"],
+    workerAddr: values["worker-addr"],
+    workerBinary: values["worker-binary"],
+    secretFile: values["secret-file"],
+    shmName: values["shm-name"],
+    poolBytes: size("pool-size", POOL_BYTES),
+    pin,
+    inFlight: integerOption("in-flight", values["in-flight"], 1, 64),
+    json: values.json,
+    sizesGiven: values.size !== undefined || values["pool-size"] !== undefined,
+  };
+}
+
+async function freeDiskBytes(directory: string): Promise<number> {
+  const { bavail, bsize } = await statfs(directory);
+  return Number(bavail) * Number(bsize);
+}
+
+/** A directory to write to, and what must be removed of it afterwards. */
+async function storageDirectory(given: string | undefined, made: (() => Promise<void>)[]) {
+  if (given !== undefined) {
+    const existed = await stat(given).then((found) => found.isDirectory(), () => false);
+    await mkdir(given, { recursive: true, mode: 0o700 });
+    if (!existed) made.push(() => rmdir(given).catch(() => {}));
+    return given;
+  }
+  const base = await stat("/var/tmp").then(() => "/var/tmp", () => tmpdir());
+  const directory = await mkdtemp(join(base, "lmshm-verify-"));
+  made.push(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+/** Makes the default sizes fit the machine; what the user asked for stays. */
+async function fit(given: Settings, directory: string, notes: string[]): Promise<Settings> {
+  if (given.sizesGiven || given.input.length > 0) return given;
+  const shm = await freeDiskBytes("/dev/shm").catch(() => Infinity);
+  const memory = Math.min(shm, freemem()) / 2;
+  const disk = await freeDiskBytes(directory) / 2;
+  const most = Math.floor(Math.min(memory, disk) / given.chunkBytes) * given.chunkBytes;
+  const totalBytes = Math.max(given.chunkBytes, Math.min(given.totalBytes, most));
+  if (totalBytes < given.totalBytes) {
+    notes.push(
+      `${formatBytes(totalBytes)} instead of ${formatBytes(given.totalBytes)}: half of the free ` +
+        `memory is ${formatBytes(memory)}, half of the free disk ${formatBytes(disk)}`,
+    );
+  }
+  return { ...given, totalBytes, poolBytes: Math.min(given.poolBytes, totalBytes) };
+}
+
+function stepRow({ name, bytes, milliseconds }: Step): string {
+  const size = bytes ? formatBytes(bytes) : "";
+  return tableRow([name, size, formatTime(milliseconds), formatRate(bytes, milliseconds)], WIDTHS);
+}
+
+async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report> {
+  const say = (line: string) => given.json || console.log(line);
+  const notes: string[] = [];
+  const cleanup: (() => Promise<void>)[] = [];
+  const report: Report = { ok: false, chunks: 0, bytes: 0, mismatches: [], steps: [], notes };
+  try {
+    const directory = await storageDirectory(given.storageDir, cleanup);
+    const { totalBytes, chunkBytes, ...wanted } = await fit(given, directory, notes);
+    const chunks = wanted.input.length > 0
+      ? await fileChunks(wanted.input, chunkBytes)
+      : generatedChunks(totalBytes, chunkBytes);
+    const bytes = chunks.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const alignedChunk = Math.ceil(chunkBytes / ALIGN_BYTES) * ALIGN_BYTES;
+    const sizeBytes = Math.max(
+      alignedChunk,
+      Math.min(wanted.poolBytes, chunks.length * alignedChunk),
+    );
+    const name = wanted.shmName ?? (wanted.workerAddr ? `lmshm-verify-${process.pid}` : null);
+
+    const started = performance.now();
+    const allocating = progress(sizeBytes);
+    const segment = await ShmSegment.create({ sizeBytes, name, pin: wanted.pin }, {
+      signal,
+      onProgress: (populatedBytes) => allocating.update("allocate", populatedBytes),
+    }).finally(() => allocating.end());
+    const allocateMs = performance.now() - started;
+    cleanup.unshift(() => segment.free());
+
+    const connector = await ShmFileConnector.open({
+      segment,
+      storageDir: directory,
+      workerAddr: wanted.workerAddr,
+      workerBinary: wanted.workerBinary,
+      secretFile: wanted.secretFile,
+    });
+    cleanup.unshift(() => connector.close());
+
+    const { facts } = segment;
+    const runtime = "Bun" in globalThis ? "bun" : "deno";
+    say(`lmshm ${version} on ${runtime} ${process.versions[runtime] ?? ""}, ${segment.backend}`);
+    const where = segment.name ?? "anonymous";
+    say(`segment  ${where}, ${formatBytes(sizeBytes)}, pinned by ${facts.pinnedBy}`);
+    if (facts.message) notes.push(facts.message);
+    say(`worker   ${wanted.workerAddr ?? "started, over pipes"}`);
+    say(`storage  ${directory}`);
+    say(
+      `data     ${chunks.length} chunks, ${formatBytes(bytes)}, ${
+        wanted.input.length > 0
+          ? `from ${wanted.input.length} files`
+          : "generated bfloat16 KV chunks"
+      }`,
+    );
+    for (const note of notes) say(`note     ${note}`);
+    say("");
+    say(tableRow(["step", "size", "time", "rate"], WIDTHS));
+    const allocate: Step = {
+      name: "allocate and pin the segment",
+      milliseconds: allocateMs,
+      bytes: sizeBytes,
+    };
+    const inRounds = rounds(chunks, sizeBytes);
+    const checksFiles = connector.storageVisible;
+    const bar = progress(bytes * (checksFiles ? 6 : 5));
+    const show = (step: Step) => {
+      bar.end();
+      say(stepRow(step));
+    };
+    const verification = new Verification({
+      segment,
+      connector,
+      storageDir: checksFiles ? directory : null,
+      inFlight: wanted.inFlight,
+      signal,
+      onBytes: (step, doneBytes) => bar.update(step.split(/[: ]/)[0]!, doneBytes),
+      onStep: (step) => inRounds.length === 1 && show(step),
+    });
+    show(allocate);
+    try {
+      let first = 0;
+      for (const round of inRounds) {
+        await verification.round(round, first);
+        first += round.length;
+      }
+    } finally {
+      bar.end();
+      report.steps.push(allocate, ...verification.steps);
+      report.mismatches.push(...verification.mismatches);
+    }
+    if (inRounds.length > 1) verification.steps.forEach(show);
+    Object.assign(report, {
+      ok: report.mismatches.length === 0,
+      chunks: chunks.length,
+      bytes,
+      version,
+      runtime,
+      backend: segment.backend,
+      segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
+      worker: wanted.workerAddr ?? "spawned",
+      storageDir: directory,
+    });
+    say("");
+    for (const mismatch of report.mismatches) say(`MISMATCH ${mismatch}`);
+    say(
+      report.ok
+        ? `OK: all ${chunks.length} chunks (${formatBytes(bytes)}) came back byte for byte`
+        : `FAILED: ${report.mismatches.length} mismatches`,
+    );
+    return report;
+  } finally {
+    for (const undo of cleanup) {
+      await undo().catch((error: unknown) => console.error(`lmshm: cleaning up: ${error}`));
+    }
+  }
+}
+
+export const verify: Command = {
+  name: "verify",
+  summary: "send data through memory, worker and files and back, and compare every byte",
+  help: HELP,
+  async run(args) {
+    const given = settings(args);
+    const controller = new AbortController();
+    const interrupt = () => controller.abort(new Error("interrupted; everything was removed"));
+    process.once("SIGINT", interrupt);
+    process.once("SIGTERM", interrupt);
+    try {
+      const report = await verifyWith(given, controller.signal);
+      if (given.json) console.log(JSON.stringify(report));
+      return report.ok ? 0 : 1;
+    } catch (error) {
+      if (given.json) {
+        const { message } = error as Error;
+        console.log(JSON.stringify({ ok: false, error: message }));
+      }
+      if (controller.signal.aborted) {
+        console.error(`lmshm: ${(controller.signal.reason as Error).message}`);
+        return 130;
+      }
+      throw error;
+    } finally {
+      process.off("SIGINT", interrupt);
+      process.off("SIGTERM", interrupt);
+    }
+  },
+};

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What entries and code mean together: unknown keys and unacceptable values are found, the parts of
+// remote_url are put in their places, contradictions are refused. Pure: reads nothing, prints
+// nothing.
+
+import type { Entry } from "./entries.ts";
+import {
+  FOREIGN_EXTRA_KEYS,
+  FOREIGN_EXTRA_PREFIXES,
+  FOREIGN_KEYS,
+  FOREIGN_PREFIX,
+} from "./lmcache_keys.ts";
+import { nearest } from "./nearest.ts";
+import { Problems, show } from "./problems.ts";
+import { parseRemoteUrl, type RemoteUrl } from "./remote_url.ts";
+import {
+  FIELD_NAMES,
+  findSetting,
+  type LmshmConfig,
+  type NumaPlacement,
+  type RawSettings,
+  type Section,
+  SETTING_NAMES,
+  type SettingName,
+  SETTINGS,
+  settingTitle,
+} from "./settings.ts";
+
+/** A value and how it came to be. Of two sources for one thing, the higher rank wins. */
+interface Given {
+  readonly value: unknown;
+  readonly rank: number;
+  readonly place: string;
+}
+
+type Values = Map<SettingName, Given>;
+
+export interface Resolved {
+  readonly config: LmshmConfig;
+  readonly notices: readonly string[];
+}
+
+/**
+ * @param sources entries by ascending precedence.
+ * @param overrides fields from code, which win over all; undefined ones are not there.
+ * @throws {ShmError} ECONFIG with everything that is wrong.
+ */
+export function resolve(
+  sources: readonly (readonly Entry[])[],
+  overrides: Partial<LmshmConfig>,
+): Resolved {
+  const problems = new Problems();
+  const notices: string[] = [];
+  const values: Values = new Map();
+  const foreign: Entry[] = [];
+  const strangers: Entry[] = [];
+  for (const [rank, entries] of sources.entries()) {
+    for (const entry of entries) {
+      const name = findSetting(entry.section, entry.key);
+      if (name !== undefined) readEntry(name, entry, rank, values, problems);
+      else if (isForeign(entry)) foreign.push(entry);
+      else strangers.push(entry);
+    }
+  }
+  const declared = values.get("foreignKeys")?.value as readonly string[] | undefined ?? [];
+  for (const entry of strangers) {
+    if (declared.some((pattern) => matches(entry.key, pattern))) foreign.push(entry);
+    else problems.add(unknownKey(entry));
+  }
+  readOverrides(overrides, sources.length, values, problems);
+  if (foreign.length > 0) notices.push(foreignNotice(foreign));
+  const config = combine(values, problems, notices);
+  problems.throwIfAny();
+  return { config, notices };
+}
+
+function readEntry(
+  name: SettingName,
+  entry: Entry,
+  rank: number,
+  values: Values,
+  problems: Problems,
+): void {
+  const { section, key, value, place } = entry;
+  if (value === null || value === undefined) return;
+  const { kind } = SETTINGS[name];
+  const read = kind.read(value);
+  if (read !== undefined) {
+    values.set(name, { value: read, rank, place });
+    return;
+  }
+  const title = settingTitle(section, key);
+  const message = `${title} is ${show(value)}; accepted is ${kind.accepts}`;
+  problems.add({ key, value, place, message });
+}
+
+function readOverrides(
+  overrides: Partial<LmshmConfig>,
+  rank: number,
+  values: Values,
+  problems: Problems,
+): void {
+  const place = "code";
+  for (const [key, value] of Object.entries(overrides)) {
+    if (value === undefined) continue;
+    const name = FIELD_NAMES.find((field) => field === key);
+    if (name === undefined) {
+      const meant = nearest(key, FIELD_NAMES) ?? fieldOfKey(key);
+      problems.add({ key, value, place, ...explain(`${key} is no field`, meant) });
+      continue;
+    }
+    const { kind, fallback } = SETTINGS[name];
+    if (value === null && fallback === null && name !== "pages") {
+      values.set(name, { value, rank, place });
+      continue;
+    }
+    const checked = kind.check(value);
+    if (checked === undefined) {
+      const message = `${key} is ${show(value)}; accepted is ${kind.acceptsInCode}`;
+      problems.add({ key, value, place, message });
+    } else values.set(name, { value: checked, rank, place });
+  }
+}
+
+/** For those who write a key of the file where a field is expected. */
+function fieldOfKey(key: string): string | null {
+  const meant = nearest(key, FIELD_NAMES.map((field) => SETTINGS[field].key));
+  return FIELD_NAMES.find((field) => SETTINGS[field].key === meant) ?? null;
+}
+
+function isForeign({ section, key }: Entry): boolean {
+  if (section === "top") return FOREIGN_KEYS.has(key) || key.startsWith(FOREIGN_PREFIX);
+  return FOREIGN_EXTRA_KEYS.has(key) ||
+    FOREIGN_EXTRA_PREFIXES.some((prefix) => key.startsWith(prefix));
+}
+
+/** `pattern` is a key, or the beginning of keys and "*". */
+function matches(key: string, pattern: string): boolean {
+  return pattern.endsWith("*") ? key.startsWith(pattern.slice(0, -1)) : key === pattern;
+}
+
+function explain(message: string, meant: string | null) {
+  if (meant === null) return { message };
+  return { message: `${message}; did you mean ${meant}?`, nearest: meant };
+}
+
+function unknownKey({ section, key, value, place }: Entry) {
+  const keysOf = (wanted: Section) =>
+    SETTING_NAMES.map((name) => SETTINGS[name]).filter((s) => s.section === wanted)
+      .map((setting) => setting.key);
+  const message = `${settingTitle(section, key)} is no key`;
+  const other: Section = section === "top" ? "extra_config" : "top";
+  if (keysOf(other).includes(key)) {
+    const where = section === "top" ? "it belongs below extra_config" : "it belongs at the top";
+    return { key, value, place, message: `${message}; ${where}`, nearest: key };
+  }
+  const known = section === "top"
+    ? [...keysOf("top"), "extra_config", ...FOREIGN_KEYS]
+    : [...keysOf("extra_config"), ...FOREIGN_EXTRA_KEYS];
+  const explained = explain(message, nearest(key, known));
+  if (section === "top" || explained.nearest !== undefined) {
+    return { key, value, place, ...explained };
+  }
+  const help = "list keys of other programs in lmshm.foreign_keys";
+  return { key, value, place, message: `${message}; ${help}` };
+}
+
+function foreignNotice(foreign: readonly Entry[]): string {
+  const list = foreign.map(({ key, place }) => `${key} (${place})`).join(", ");
+  return `accepted, and without effect here, since other parts of LMCache read them: ${list}`;
+}
+
+/** Puts defaults, derived values and checks across settings together. */
+function combine(values: Values, problems: Problems, notices: string[]): LmshmConfig {
+  const get = <Name extends SettingName>(name: Name): RawSettings[Name] => {
+    const given = values.get(name);
+    return (given === undefined ? SETTINGS[name].fallback : given.value) as RawSettings[Name];
+  };
+  checkOneName(values, problems);
+  spreadUrl(values, problems, notices);
+  const shmName = get("shmName");
+  const fields: Record<string, unknown> = {};
+  for (const name of FIELD_NAMES) fields[name] = get(name);
+  fields["pages"] = pagesOf(values, shmName, problems, notices);
+  fields["numa"] = get("numa") ?? numaOf(values, problems, notices);
+  return Object.freeze(fields) as unknown as LmshmConfig;
+}
+
+/** LMCache has two keys for the segment's name: one for the allocator, one for the connector. */
+function checkOneName(values: Values, problems: Problems): void {
+  const allocator = values.get("shmName");
+  const connector = values.get("shmfsShmName");
+  if (connector === undefined) return;
+  if (allocator === undefined) {
+    values.set("shmName", connector);
+  } else if (allocator.rank === connector.rank && allocator.value !== connector.value) {
+    problems.add({
+      key: "shmfs.shm_name",
+      value: connector.value,
+      place: connector.place,
+      message: `extra_config's shmfs.shm_name is ${show(connector.value)} and shm_name is ` +
+        `${show(allocator.value)}; they name one segment, so leave one of them out`,
+    });
+  } else if (connector.rank > allocator.rank) {
+    values.set("shmName", connector);
+  }
+}
+
+/** The parts of remote_url stand for the settings of the same meaning. */
+function spreadUrl(values: Values, problems: Problems, notices: string[]): void {
+  const given = values.get("remoteUrl");
+  if (given === undefined || given.value === null) return;
+  const { value, rank, place } = given;
+  const url = parseRemoteUrl(value as string);
+  if (typeof url === "string") {
+    const message = `remote_url ${show(value)} ${url}`;
+    problems.add({ key: "remote_url", value, place, message });
+    return;
+  }
+  for (const name of ["storageDir", "workerAddress", "shmName", "workerBinary"] as const) {
+    spreadPart(name, url, rank, values, notices);
+  }
+}
+
+function spreadPart(
+  name: keyof RemoteUrl & SettingName,
+  url: RemoteUrl,
+  rank: number,
+  values: Values,
+  notices: string[],
+): void {
+  const part = url[name];
+  if (part === null) return;
+  const own = values.get(name);
+  if (own !== undefined && own.rank > rank) return;
+  if (own !== undefined && own.value !== part) {
+    const { section, key } = SETTINGS[name];
+    notices.push(
+      `remote_url says ${show(part)}, which wins over ${settingTitle(section, key)} = ` +
+        `${show(own.value)} (${own.place})`,
+    );
+  }
+  values.set(name, { value: part, rank, place: "remote_url" });
+}
+
+function pagesOf(
+  values: Values,
+  shmName: string | null,
+  problems: Problems,
+  notices: string[],
+): LmshmConfig["pages"] {
+  const given = values.get("pages");
+  if (given !== undefined) {
+    const pages = given.value as LmshmConfig["pages"];
+    if (shmName !== null && (pages === "2M" || pages === "1G")) {
+      const place = given.place;
+      const message = `lmshm.pages is "${pages}", which needs memory without a name, and ` +
+        `shm_name is ${show(shmName)}; accepted with a name are default and transparent`;
+      problems.add({ key: "lmshm.pages", value: pages, place, message });
+    }
+    return pages;
+  }
+  if (values.get("useHugePages")?.value !== true) return "default";
+  if (shmName === null) return "2M";
+  notices.push(
+    "local_cpu_use_hugepages: named shared memory has no huge pages of its own, so transparent " +
+      "ones are asked for",
+  );
+  return "transparent";
+}
+
+function numaOf(values: Values, problems: Problems, notices: string[]): NumaPlacement | null {
+  const mode = values.get("numaMode");
+  const mapping = values.get("gpuToNumaMapping");
+  if (mode?.value === "manual") {
+    if (mapping !== undefined) {
+      const nodes = new Set(Object.values(mapping.value as Record<string, number>));
+      return Object.freeze({
+        policy: "bind",
+        nodes: Object.freeze([...nodes].sort((a, b) => a - b)),
+      });
+    }
+    problems.add({
+      key: "numa_mode",
+      value: "manual",
+      place: mode.place,
+      message: "numa_mode is manual, and extra_config has no gpu_to_numa_mapping; add it, or " +
+        "place the pool with lmshm.numa",
+    });
+  } else if (mode?.value === "auto") {
+    notices.push(
+      "numa_mode auto: the pool is placed by the kernel, since no GPU is this program's own; " +
+        'lmshm.numa places it, e.g. "bind:0"',
+    );
+  }
+  return null;
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every setting: its key in LMCache's spelling, what it accepts, its default. LMCache's own keys
+// keep its meaning and its default; ours are below extra_config and begin with "lmshm.".
+// docs/configuration.md is the same table for people; a test compares the two.
+
+import {
+  boolean,
+  choice,
+  gigabytes,
+  gpuToNumaMapping,
+  integer,
+  type Kind,
+  names,
+  type NumaPlacement,
+  numaPlacement,
+  path,
+  powerOfTwo,
+  seconds,
+  segmentName,
+  url,
+  workerAddress,
+} from "./kinds.ts";
+
+export type { NumaPlacement };
+
+/** The eviction policies, as cache_policy names them. */
+export const CACHE_POLICY_NAMES = ["LRU", "LFU", "FIFO", "MRU", "S3FIFO"] as const;
+
+/** What a program configures. Sizes in bytes, times in milliseconds. */
+export interface LmshmConfig {
+  /** Tokens of a full chunk. */
+  readonly chunkSizeTokens: number;
+  /** Keep objects in the pool after use (the hot tier). False: the pool is only for transfers. */
+  readonly localCpu: boolean;
+  /** Size of the pool. */
+  readonly maxLocalCpuSizeBytes: number;
+  readonly cachePolicy: (typeof CACHE_POLICY_NAMES)[number];
+  /** How long a call that has to wait, for memory or for the store, waits at most. */
+  readonly blockingTimeoutMs: number;
+  /** As configured; its parts are storageDir, shmName, workerBinary and workerAddress. */
+  readonly remoteUrl: string | null;
+  /** The directory of the store; null: there is none, only the pool. */
+  readonly storageDir: string | null;
+  /** The pool's segment, "/name"; null: the pool is private memory. */
+  readonly shmName: string | null;
+  /** The worker to start; null: the one that comes with this package. */
+  readonly workerBinary: string | null;
+  /** A running worker to connect to; null: one is started. */
+  readonly workerAddress: string | null;
+  /** Every object of the pool begins at a multiple of this. */
+  readonly alignBytes: number;
+  readonly pin: "auto" | "require" | "none";
+  /** A GPU runtime library to use instead of the search. */
+  readonly gpuLibrary: string | null;
+  readonly pages: "default" | "transparent" | "2M" | "1G";
+  readonly numa: NumaPlacement | null;
+  /** 0: chosen from the CPUs. */
+  readonly populateThreads: number;
+  /** When the segment's name is taken. */
+  readonly ifExists: "reclaim" | "fail" | "replace";
+  /** Overwrite memory with zeros when it is freed. */
+  readonly zeroOnFree: boolean;
+  /** Remember where each object was allocated, for leak reports. */
+  readonly trackAllocations: boolean;
+  /** Disk that the storage directory may use; null: no limit. */
+  readonly maxStorageSizeBytes: number | null;
+  /** Whether a put returns when the store has the object, or when it is queued for the store. */
+  readonly writeMode: "through" | "behind";
+  /** The most that is queued with writeMode "behind"; more waits. */
+  readonly writeQueueSizeBytes: number;
+  /** Flush objects to stable storage before they are published. */
+  readonly fsync: boolean;
+  readonly ioMode: "auto" | "direct" | "cached";
+  /** Holds the secret of a worker that is connected to over TCP. */
+  readonly workerSecretFile: string | null;
+}
+
+/** What files and variables say beyond that; resolve.ts makes LmshmConfig of it. */
+export interface RawSettings extends Omit<LmshmConfig, "pages"> {
+  readonly pages: LmshmConfig["pages"] | null;
+  readonly shmfsShmName: string | null;
+  readonly useHugePages: boolean;
+  readonly numaMode: "auto" | "manual" | null;
+  readonly gpuToNumaMapping: Readonly<Record<string, number>> | null;
+  readonly remoteSerde: "naive";
+  readonly foreignKeys: readonly string[];
+}
+
+/** At the top of the file, or below its extra_config. */
+export type Section = "top" | "extra_config";
+
+export interface Setting<T> {
+  readonly section: Section;
+  readonly key: string;
+  readonly kind: Kind<NonNullable<T>>;
+  readonly fallback: T;
+}
+
+function top<T, Fallback>(key: string, kind: Kind<T>, fallback: Fallback) {
+  return { section: "top", key, kind, fallback } as const;
+}
+
+function extra<T, Fallback>(key: string, kind: Kind<T>, fallback: Fallback) {
+  return { section: "extra_config", key, kind, fallback } as const;
+}
+
+const GIB = 1024 ** 3;
+const MIN_POOL_BYTES = 4096;
+const MAX_TIMER_MS = 0x7fff_ffff;
+
+export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettings[Name]> } = {
+  chunkSizeTokens: top("chunk_size", integer(1, 1 << 20, "tokens"), 256),
+  localCpu: top("local_cpu", boolean, true),
+  maxLocalCpuSizeBytes: top("max_local_cpu_size", gigabytes(MIN_POOL_BYTES), 5 * GIB),
+  useHugePages: top("local_cpu_use_hugepages", boolean, false),
+  cachePolicy: top("cache_policy", choice(...CACHE_POLICY_NAMES), "LRU"),
+  blockingTimeoutMs: top("blocking_timeout_secs", seconds(1, MAX_TIMER_MS), 10_000),
+  numaMode: top("numa_mode", choice("auto", "manual"), null),
+  remoteUrl: top("remote_url", url, null),
+  remoteSerde: top("remote_serde", choice("naive"), "naive"),
+  shmName: extra("shm_name", segmentName, null),
+  shmfsShmName: extra("shmfs.shm_name", segmentName, null),
+  storageDir: extra("shmfs.storage_dir", path, null),
+  workerBinary: extra("shmfs.worker_binary", path, null),
+  workerAddress: extra("shmfs.worker_addr", workerAddress, null),
+  alignBytes: extra("local_cpu.pinned_align_bytes", powerOfTwo(8, 2 ** 30), 4096),
+  gpuToNumaMapping: extra("gpu_to_numa_mapping", gpuToNumaMapping, null),
+  pin: extra("lmshm.pin", choice("auto", "require", "none"), "auto"),
+  gpuLibrary: extra("lmshm.gpu_library", path, null),
+  pages: extra("lmshm.pages", choice("default", "transparent", "2M", "1G"), null),
+  numa: extra("lmshm.numa", numaPlacement, null),
+  populateThreads: extra("lmshm.populate_threads", integer(0, 64), 0),
+  ifExists: extra("lmshm.if_exists", choice("reclaim", "fail", "replace"), "reclaim"),
+  zeroOnFree: extra("lmshm.zero_on_free", boolean, false),
+  trackAllocations: extra("lmshm.track_allocations", boolean, false),
+  maxStorageSizeBytes: extra("lmshm.max_storage_size", gigabytes(1), null),
+  writeMode: extra("lmshm.write_mode", choice("through", "behind"), "behind"),
+  writeQueueSizeBytes: extra("lmshm.write_queue_size", gigabytes(1), GIB / 4),
+  fsync: extra("lmshm.fsync", boolean, false),
+  ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
+  workerSecretFile: extra("lmshm.worker_secret_file", path, null),
+  foreignKeys: extra("lmshm.foreign_keys", names, []),
+};
+
+export type SettingName = keyof RawSettings;
+
+/** The names in the order of the table. */
+export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
+
+/** The settings that are fields of LmshmConfig. */
+export const FIELD_NAMES: readonly (keyof LmshmConfig)[] = SETTING_NAMES.filter(
+  (name): name is keyof LmshmConfig =>
+    ![
+      "shmfsShmName",
+      "useHugePages",
+      "numaMode",
+      "gpuToNumaMapping",
+      "remoteSerde",
+      "foreignKeys",
+    ].includes(name),
+);
+
+/** The setting with that key, or undefined. */
+export function findSetting(section: Section, key: string): SettingName | undefined {
+  return SETTING_NAMES.find((name) =>
+    SETTINGS[name].section === section && SETTINGS[name].key === key
+  );
+}
+
+/** "chunk_size", "extra_config's shm_name". */
+export function settingTitle(section: Section, key: string): string {
+  return section === "top" ? key : `extra_config's ${key}`;
+}

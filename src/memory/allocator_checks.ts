@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What allocators check of their arguments, and the errors that several of them throw.
+
+import { ShmError } from "../errors.ts";
+import { checkInteger, checkRange, describe } from "./arguments.ts";
+import type { AllocatorStats } from "./memory_allocator.ts";
+import { MemoryObj } from "./memory_obj.ts";
+import { type ShmRange, ShmSegment } from "./segment.ts";
+import type { TensorLayout } from "./tensor_layout.ts";
+
+const DEFAULT_ALIGN_BYTES = 4096;
+
+/** ENOSPC with the numbers of `stats`, and what could be done. */
+export function noSpace(layout: TensorLayout, stats: AllocatorStats): ShmError {
+  const { totalBytes, usedBytes, freeBytes, largestFreeBytes } = stats;
+  const hint = layout.byteLength > totalBytes
+    ? "The object is larger than the pool: make the pool larger, or the chunks smaller"
+    : layout.byteLength <= freeBytes
+    ? "The free memory is in pieces: release or evict objects"
+    : "Release or evict objects, or make the pool larger";
+  return new ShmError(
+    `${layout} needs ${layout.byteLength} bytes; of ${totalBytes}, ${freeBytes} are free and ` +
+      `${largestFreeBytes} of them in one piece`,
+    {
+      code: "ENOSPC",
+      operation: "allocate",
+      hint,
+      details: {
+        requestedBytes: layout.byteLength,
+        totalBytes,
+        usedBytes,
+        freeBytes,
+        largestFreeBytes,
+      },
+    },
+  );
+}
+
+/** Throws a TypeError unless `obj` is a memory object. */
+export function checkMemoryObj(obj: unknown): asserts obj is MemoryObj {
+  if (!(obj instanceof MemoryObj)) {
+    throw new TypeError(`expected a MemoryObj, got ${describe(obj)}`);
+  }
+}
+
+/** EINVAL for when `obj` is given to an allocator that did not make it. */
+export function foreignObject(obj: MemoryObj): ShmError {
+  return new ShmError(`${obj} was made by another allocator`, {
+    code: "EINVAL",
+    operation: "free memory object",
+    hint: "Call refCountDown() on the object itself: it knows where it belongs",
+  });
+}
+
+/** Throws unless `objs` is a list of different memory objects. */
+export function checkBatch(objs: unknown): asserts objs is readonly MemoryObj[] {
+  if (!Array.isArray(objs)) {
+    throw new TypeError(`expected an array of MemoryObj, got ${describe(objs)}`);
+  }
+  objs.forEach(checkMemoryObj);
+  if (new Set(objs).size === objs.length) return;
+  throw new ShmError("the same object is in the list twice", {
+    code: "EINVAL",
+    operation: "free memory objects",
+    hint: "List each object once",
+  });
+}
+
+/** `value` if it is a boolean, false if it is undefined. */
+export function checkFlag(name: string, value: unknown): boolean {
+  if (value === undefined) return false;
+  if (typeof value !== "boolean") {
+    throw new TypeError(`${name} must be true or false, got ${describe(value)}`);
+  }
+  return value;
+}
+
+/** `value` if it is a possible alignment in bytes, the default if it is undefined. */
+export function checkAlign(value: unknown): number {
+  const align = checkInteger("alignBytes", value ?? DEFAULT_ALIGN_BYTES, 8, 2 ** 30);
+  if ((align & (align - 1)) !== 0) {
+    throw new RangeError(`alignBytes must be a power of two, got ${align}`);
+  }
+  return align;
+}
+
+/** The memory that an allocator is given, checked. */
+export function rangeOf(range: unknown): Pick<ShmRange, "segment" | "offset" | "byteLength"> {
+  if (range instanceof ShmSegment) {
+    return { segment: range, offset: 0, byteLength: range.sizeBytes };
+  }
+  const { segment, offset, byteLength } = (range ?? {}) as Partial<ShmRange>;
+  if (segment === undefined || offset === undefined || byteLength === undefined) {
+    throw new TypeError(`an allocator needs a ShmSegment or a ShmRange, got ${describe(range)}`);
+  }
+  checkRange(offset, byteLength, segment.sizeBytes);
+  return { segment, offset, byteLength };
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every allocator can do, and what it tells about itself. Types only.
+
+import type { DTypeArgument, ShapeArgument, TensorLayout } from "./tensor_layout.ts";
+import type { MemoryFormat } from "./memory_format.ts";
+import type { MemoryObj } from "./memory_obj.ts";
+
+/**
+ * Hands out memory objects. All methods belong to the thread that made it; none blocks, except for
+ * zeroing freed memory where that was asked for.
+ */
+export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
+  /**
+   * An object of that shape, with one reference that is the caller's, or null when it does not fit.
+   * The memory is not cleared. `format` is KV_2LTD when absent.
+   * @throws {TypeError} and {RangeError} as TensorLayout.of().
+   * @throws {ShmError} EBADF when the pool is closed.
+   */
+  allocate(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj | null;
+
+  /** allocate() for a layout that is there already. */
+  allocateLayout(layout: TensorLayout): Obj | null;
+
+  /** allocate() that throws ENOSPC, with the numbers and what could be done, instead of null. */
+  allocateOrThrow(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj;
+
+  /** `batchSize` objects that look alike, or null when not all of them fit: all or none. */
+  batchedAllocate(
+    shape: ShapeArgument,
+    dtype: DTypeArgument,
+    batchSize: number,
+    format?: MemoryFormat,
+  ): Obj[] | null;
+
+  /** batchedAllocate() for a layout that is there already. */
+  batchedAllocateLayout(layout: TensorLayout, batchSize: number): Obj[] | null;
+
+  /**
+   * Releases the last reference. Code that shares objects calls refCountDown() instead.
+   * @throws {ShmError} EFREED when it was freed before, EBUSY when there are other references, pins
+   *   or I/O in flight, EINVAL when another allocator made it. Nothing has changed then.
+   */
+  free(obj: MemoryObj): void;
+
+  /** free() for many: when one cannot be freed, none is. */
+  batchedFree(objs: readonly MemoryObj[]): void;
+
+  /**
+   * Calls `listener` after each time that memory was given back, from within the call that did it.
+   * @returns what ends that.
+   */
+  onFree(listener: () => void): () => void;
+
+  stats(): AllocatorStats;
+
+  /**
+   * Proves that the books add up.
+   * @throws {ShmError} ECORRUPT, naming the fault. That is a bug in this library, or memory errors.
+   */
+  memcheck(): AllocatorStats;
+
+  /** What is still allocated, and what was lost. */
+  leakReport(): LeakReport;
+}
+
+/** Sizes in bytes of set-aside memory, counts in objects. totalBytes = used + free + quarantined. */
+export interface AllocatorStats {
+  readonly totalBytes: number;
+  readonly usedBytes: number;
+  readonly freeBytes: number;
+  /** Never handed out again: a view of it escaped, or its object was lost. */
+  readonly quarantinedBytes: number;
+  /** The largest object that fits now. */
+  readonly largestFreeBytes: number;
+  /** Which part of the free bytes is not in the largest free range: 0 (none) to almost 1. */
+  readonly fragmentation: number;
+  readonly liveObjects: number;
+  readonly quarantinedObjects: number;
+  /** The most bytes that were in use at once. */
+  readonly highWaterBytes: number;
+  /** Successful allocations since the beginning. */
+  readonly allocations: number;
+  /** Allocations that did not fit. */
+  readonly failedAllocations: number;
+  /** Objects that were garbage-collected without having been released. */
+  readonly leakedObjects: number;
+}
+
+/** One object that is still allocated, or was lost. */
+export interface LeakedObject {
+  readonly state: "live" | "lost" | "escaped";
+  readonly description: string;
+  readonly offset: number;
+  readonly physicalSizeBytes: number;
+  readonly refCount: number;
+  readonly pinCount: number;
+  /** Reasons of the operations in flight. */
+  readonly inFlight: readonly string[];
+  /** Milliseconds since it was allocated; null unless allocations are tracked. */
+  readonly ageMs: number | null;
+  /** The stack of the allocation; null unless allocations are tracked. */
+  readonly allocatedAt: string | null;
+}
+
+export interface LeakReport {
+  readonly liveObjects: number;
+  readonly liveBytes: number;
+  /** Objects that were garbage-collected without having been released. */
+  readonly leakedObjects: number;
+  /** Of those, how many had no view and whose memory could be used again. */
+  readonly recoveredObjects: number;
+  /** Quarantined objects; live ones too when allocations are tracked (trackAllocations). */
+  readonly objects: readonly LeakedObject[];
+}

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A shared memory segment as JavaScript sees it: created or attached, looked at through zero-copy
+// views, and freed so that no stale view can crash the process or show memory that is not its own.
+// The allocators build on it; it knows nothing of them, nor of workers and storage.
+//
+// Why a stale view is harmless: free() first detaches every view that was handed out, and then puts
+// untouched private memory in place of the mapping instead of leaving a hole, because a view may
+// have been moved into another ArrayBuffer, or be in use by a runtime's thread at that moment.
+
+import { readdirSync, statSync } from "node:fs";
+import process from "node:process";
+import { ShmError } from "../errors.ts";
+import {
+  type IfExists,
+  type NameState,
+  type NativeSegment,
+  type OpenRequest,
+  type PageMode,
+  type PinMode,
+  type PinnedBy,
+  type SegmentBackend,
+  segmentBackend,
+  type SegmentFacts,
+} from "../native/backend.ts";
+import { ffi } from "../native/ffi.ts";
+import {
+  checkChoice,
+  checkInteger,
+  checkKnownOptions,
+  checkRange,
+  checkSegmentName,
+  describe,
+} from "./arguments.ts";
+import { ShmView } from "./view.ts";
+
+export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
+
+/** Any run of bytes of a segment: what connectors move. */
+export interface ShmRange {
+  readonly segment: ShmSegment;
+  /** Bytes from the start of the segment. */
+  readonly offset: number;
+  readonly byteLength: number;
+  /**
+   * Marks I/O in flight: until the returned function is called, the memory is not freed.
+   * @param reason for the error that a premature free gives, e.g. "put model@..."
+   */
+  hold(reason: string): () => void;
+}
+
+interface PinOptions {
+  /** How to page-lock; default "auto": the GPU if there is one, else mlock, else not. */
+  pin?: PinMode | undefined;
+  /** Path of a GPU runtime library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
+  gpuLibrary?: string | undefined;
+}
+
+export interface CreateOptions extends PinOptions {
+  /** 1 or more; the mapping is rounded up to whole pages. */
+  sizeBytes: number;
+  /** One path component; absent or null: anonymous (a memfd that leaves nothing behind). */
+  name?: string | null | undefined;
+  /** When the name is taken; default "reclaim": replace what a dead owner left, else EEXIST. */
+  ifExists?: IfExists | undefined;
+  /** Default "default". "2M" and "1G" are demands, for anonymous segments. */
+  pages?: PageMode | undefined;
+  /** Where the pages come from; nodes are 0 to 63. */
+  numa?: { policy: "bind" | "interleave"; nodes: readonly number[] } | undefined;
+  /** 1 to 64; default: chosen from the CPUs. */
+  populateThreads?: number | undefined;
+}
+
+export interface AttachOptions extends PinOptions {
+  name: string;
+  /** How much of it; default all. More than it has is an error. */
+  sizeBytes?: number | undefined;
+}
+
+export interface OpenHooks {
+  /** Stops the opening; what was done is undone. */
+  signal?: AbortSignal | undefined;
+  /** Called every few milliseconds while pages are populated. */
+  onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
+}
+
+const PIN_MODES = ["auto", "require", "none"] as const;
+const PAGE_MODES = ["default", "transparent", "2M", "1G"] as const;
+const IF_EXISTS = ["reclaim", "fail", "replace"] as const;
+const CREATE_OPTIONS = [
+  "sizeBytes",
+  "name",
+  "ifExists",
+  "pin",
+  "gpuLibrary",
+  "pages",
+  "numa",
+  "populateThreads",
+] as const;
+const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary"] as const;
+const HOOKS = ["signal", "onProgress"] as const;
+
+function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary"> {
+  const { gpuLibrary } = options;
+  if (gpuLibrary !== undefined && (typeof gpuLibrary !== "string" || gpuLibrary.includes("\0"))) {
+    throw new TypeError(`gpuLibrary must be a path, got ${describe(gpuLibrary)}`);
+  }
+  return {
+    pin: checkChoice("pin", options.pin, PIN_MODES, "auto"),
+    gpuLibrary: gpuLibrary ?? null,
+  };
+}
+
+function numaRequest(numa: CreateOptions["numa"]): OpenRequest["numa"] {
+  if (numa === undefined) return null;
+  checkKnownOptions("numa", numa, ["policy", "nodes"]);
+  if (!Array.isArray(numa.nodes) || numa.nodes.length === 0) {
+    throw new TypeError(`numa.nodes must list at least one node, got ${describe(numa.nodes)}`);
+  }
+  const nodes = numa.nodes.map((node: unknown) => checkInteger("numa node", node, 0, 63));
+  return { policy: checkChoice("numa.policy", numa.policy, ["bind", "interleave"], "bind"), nodes };
+}
+
+function createRequest(options: CreateOptions): OpenRequest {
+  checkKnownOptions("ShmSegment.create", options, CREATE_OPTIONS);
+  const named = options.name !== undefined && options.name !== null;
+  const pages = checkChoice("pages", options.pages, PAGE_MODES, "default");
+  if (named && (pages === "2M" || pages === "1G")) {
+    throw new TypeError(
+      `pages: "${pages}" needs an anonymous segment (no name): POSIX shared memory has no huge pages ` +
+        `of its own; "transparent" works with a name`,
+    );
+  }
+  return {
+    kind: named ? "create" : "anonymous",
+    name: named ? checkSegmentName(options.name) : null,
+    sizeBytes: checkInteger("sizeBytes", options.sizeBytes, 1),
+    ifExists: checkChoice("ifExists", options.ifExists, IF_EXISTS, "reclaim"),
+    ...pinRequest(options),
+    pages,
+    numa: numaRequest(options.numa),
+    populateThreads: checkInteger("populateThreads", options.populateThreads ?? 0, 0, 64),
+    fd: null,
+  };
+}
+
+function attachRequest(options: AttachOptions): OpenRequest {
+  checkKnownOptions("ShmSegment.attach", options, ATTACH_OPTIONS);
+  return {
+    kind: "attach",
+    name: checkSegmentName(options.name),
+    sizeBytes: options.sizeBytes === undefined
+      ? 0
+      : checkInteger("sizeBytes", options.sizeBytes, 1),
+    ifExists: "reclaim",
+    ...pinRequest(options),
+    pages: "default",
+    numa: null,
+    populateThreads: 0,
+    fd: null,
+  };
+}
+
+/** Segments whose names must go when the process ends without having freed them. */
+const owned = new Set<ShmSegment>();
+let exitHookSet = false;
+
+function unlinkAtExit(segment: ShmSegment): void {
+  owned.add(segment);
+  if (exitHookSet) return;
+  exitHookSet = true;
+  process.on("exit", () => {
+    for (const left of owned) left.abandon();
+  });
+}
+
+/**
+ * Memory that several processes map. Owned when created here, borrowed when attached. All methods
+ * belong to the thread that made it.
+ */
+export class ShmSegment implements Disposable, AsyncDisposable {
+  /** With its leading slash; null when anonymous. */
+  readonly name: string | null;
+  readonly sizeBytes: number;
+  /** What the system really did: pages, pinning, NUMA, and why less than was wished. */
+  readonly facts: SegmentFacts;
+  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
+  readonly backend: SegmentBackend["kind"];
+  readonly #native: NativeSegment;
+  readonly #views = new Set<ShmView>();
+  readonly #cached = new Map<string, ShmView>();
+  readonly #holds = new Map<symbol, string>();
+  #viewsMade = false;
+  #closing: Promise<void> | undefined;
+  #closed = false;
+
+  private constructor(
+    request: OpenRequest,
+    native: NativeSegment,
+    backend: SegmentBackend["kind"],
+  ) {
+    this.backend = backend;
+    this.name = request.name === null ? null : `/${request.name}`;
+    this.sizeBytes = native.facts.sizeBytes;
+    this.facts = native.facts;
+    this.#native = native;
+    if (native.facts.owner) unlinkAtExit(this);
+  }
+
+  /**
+   * Creates, reserves, populates and pins a segment without blocking the event loop. Free it with
+   * free() or `await using`.
+   * @throws {ShmError} ENOSPC (with requestedBytes and availableBytes), EEXIST, EACCES, ENODEV
+   *   (pin "require" without a GPU), or another errno name; TypeError and RangeError for arguments.
+   */
+  static async create(options: CreateOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
+    const request = createRequest(options);
+    checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
+    const backend = segmentBackend();
+    return new ShmSegment(request, await backend.open(request, hooks), backend.kind);
+  }
+
+  /** create() that blocks: about 0.7 s a GiB and thread. */
+  static createSync(options: CreateOptions): ShmSegment {
+    const request = createRequest(options);
+    const backend = segmentBackend();
+    return new ShmSegment(request, backend.openSync(request), backend.kind);
+  }
+
+  /**
+   * Maps an existing segment of the same user. Freeing it leaves the segment to its owner.
+   * @throws {ShmError} ENOENT, EACCES, ERANGE when it is smaller than `sizeBytes`.
+   */
+  static async attach(options: AttachOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
+    const request = attachRequest(options);
+    checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
+    const backend = segmentBackend();
+    return new ShmSegment(request, await backend.open(request, hooks), backend.kind);
+  }
+
+  static attachSync(options: AttachOptions): ShmSegment {
+    const request = attachRequest(options);
+    const backend = segmentBackend();
+    return new ShmSegment(request, backend.openSync(request), backend.kind);
+  }
+
+  /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */
+  static nameState(name: string): NameState {
+    return segmentBackend().nameState(checkSegmentName(name));
+  }
+
+  /**
+   * Unlinks every segment below /dev/shm that this user's dead processes left.
+   * @returns their names, with leading slashes.
+   */
+  static reclaimDead(): string[] {
+    const backend = segmentBackend();
+    const user = process.geteuid?.();
+    const taken: string[] = [];
+    for (const entry of readdirSync("/dev/shm", { withFileTypes: true })) {
+      if (!entry.isFile()) continue;
+      const found = statSync(`/dev/shm/${entry.name}`, { throwIfNoEntry: false });
+      // The sticky bit marks what lmshm made; see lmshm.h.
+      if (!found || found.uid !== user || (found.mode & 0o1000) === 0) continue;
+      if (backend.reclaim(entry.name)) taken.push(`/${entry.name}`);
+    }
+    return taken;
+  }
+
+  /** Address of the first byte in this process. */
+  get address(): bigint {
+    return this.facts.address;
+  }
+
+  /** The memfd of an anonymous segment, owned by the segment; null for others. */
+  get fd(): number | null {
+    return this.facts.fd;
+  }
+
+  get pinnedBy(): PinnedBy {
+    return this.facts.pinnedBy;
+  }
+
+
+  /** True from the moment free() begins. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Bytes [offset, offset + byteLength) themselves, not a copy; empty after free(). The same range
+   * gives the same array again. A runtime limits one array (Bun: 4 GiB); offsets have no such limit.
+   */
+  bytes(offset = 0, byteLength = this.sizeBytes - offset): Uint8Array<ArrayBuffer> {
+    const key = `${offset}:${byteLength}`;
+    let view = this.#cached.get(key);
+    if (!view?.valid) {
+      view = this.view(offset, byteLength);
+      this.#cached.set(key, view);
+    }
+    return view.bytes;
+  }
+
+  /** A view of its own that the caller can revoke alone; free() revokes it too. */
+  view(offset: number, byteLength: number): ShmView {
+    this.#mustBeOpen("view segment");
+    checkRange(offset, byteLength, this.sizeBytes);
+    if (byteLength > ffi.maxViewBytes) {
+      throw new RangeError(
+        `one view has at most ${ffi.maxViewBytes} bytes in this runtime, got ${byteLength}; ` +
+          "take several",
+      );
+    }
+    const buffer = byteLength === 0
+      ? new ArrayBuffer(0)
+      : ffi.arrayBuffer(this.address + BigInt(offset), byteLength);
+    this.#viewsMade = true;
+    const view = new ShmView(buffer, offset, (revoked) => this.#views.delete(revoked));
+    this.#views.add(view);
+    return view;
+  }
+
+  /** A range for connectors; makes no view. */
+  range(offset = 0, byteLength = this.sizeBytes - offset): ShmRange {
+    this.#mustBeOpen("make a range");
+    checkRange(offset, byteLength, this.sizeBytes);
+    const hold = (reason: string) => this.hold(reason);
+    return { segment: this, offset, byteLength, hold };
+  }
+
+  /** Marks I/O in flight; free() refuses until the returned function was called. */
+  hold(reason: string): () => void {
+    this.#mustBeOpen("hold segment");
+    const key = Symbol(reason);
+    this.#holds.set(key, reason);
+    return () => void this.#holds.delete(key);
+  }
+
+  /**
+   * Revokes all views, unpins, gives back the name (owner) and unmaps, without blocking the event
+   * loop. Idempotent: a second call waits for the first.
+   * @throws {ShmError} EBUSY while I/O is in flight; nothing has happened then.
+   */
+  free(): Promise<void> {
+    if (this.#closing) return this.#closing;
+    try {
+      this.#beginClose();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    this.#closing = this.#native.close(this.#viewsMade).finally(() => owned.delete(this));
+    return this.#closing;
+  }
+
+  /** free() that blocks: up to 0.3 s a GiB. */
+  freeSync(): void {
+    if (this.#closing) return;
+    this.#beginClose();
+    this.#closing = Promise.resolve();
+    owned.delete(this);
+    this.#native.closeSync(this.#viewsMade);
+  }
+
+  [Symbol.dispose](): void {
+    this.freeSync();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.free();
+  }
+
+  /**
+   * For the end of the process only: gives back the name although I/O may be in flight. The kernel
+   * does the rest.
+   * @internal
+   */
+  abandon(): void {
+    this.#holds.clear();
+    try {
+      this.freeSync();
+    } catch {
+      // The process ends: the next owner of the name reclaims what is left.
+    }
+  }
+
+  #beginClose(): void {
+    if (this.#holds.size > 0) {
+      const reasons = [...new Set(this.#holds.values())];
+      throw new ShmError(
+        `${this.name ?? "anonymous segment"} has ${this.#holds.size} operations in flight: ` +
+          reasons.slice(0, 3).join(", "),
+        {
+          code: "EBUSY",
+          operation: "free segment",
+          hint: "Wait for them, or close the connector first",
+          details: { inFlight: this.#holds.size, reasons },
+        },
+      );
+    }
+    this.#closed = true;
+    for (const view of [...this.#views]) view.revoke();
+    this.#cached.clear();
+  }
+
+  #mustBeOpen(operation: string): void {
+    if (!this.#closed) return;
+    throw new ShmError(`${this.name ?? "anonymous segment"} was freed`, {
+      code: "EBADF",
+      operation,
+    });
+  }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Deno.dlopen in the shape of ffi.ts. Loaded in Deno only.
+
+import type { Ffi } from "./ffi.ts";
+import type { CType, Functions, SymbolTable } from "./symbols.ts";
+
+const NAMES = {
+  usize: "usize",
+  isize: "isize",
+  i32: "i32",
+  u32: "u32",
+  bytes: "buffer",
+  void: "void",
+} as const satisfies Record<CType, Deno.NativeResultType>;
+
+function pointer(address: bigint): Deno.PointerObject {
+  const made = Deno.UnsafePointer.create(address);
+  if (made === null) throw new TypeError("address must not be 0");
+  return made;
+}
+
+export const ffi: Ffi = {
+  runtime: "deno",
+  maxViewBytes: Number.MAX_SAFE_INTEGER,
+  open<T extends SymbolTable>(path: string, table: T): Functions<T> {
+    const symbols: Record<string, Deno.ForeignFunction> = {};
+    for (const [name, { args, result }] of Object.entries(table)) {
+      const parameters = args.map((type) => NAMES[type] as Deno.NativeType);
+      symbols[name] = { parameters, result: NAMES[result] };
+    }
+    return Deno.dlopen(path, symbols).symbols as unknown as Functions<T>;
+  },
+  addressOf: (bytes) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)),
+  arrayBuffer: (address, byteLength) =>
+    Deno.UnsafePointerView.getArrayBuffer(pointer(address), byteLength),
+};

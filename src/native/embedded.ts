@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The native parts that a single executable carries in itself. Loaded only by the entry point that
+// scripts/compile.mjs writes, which runs in Bun. An embedded file can neither be executed nor be
+// loaded without leaving a copy in the temporary directory, so each is copied into memory (a memfd)
+// that lives as long as the process, and is located there. Nothing is written to disk.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
+import { ShmError } from "../errors.ts";
+import { ffi } from "./ffi.ts";
+import { type Part, registerEmbedded } from "./locate.ts";
+import { LIBC_SYMBOLS } from "./symbols.ts";
+
+const MFD_CLOEXEC = 1;
+const { memfd_create } = LIBC_SYMBOLS;
+
+function openLibc() {
+  try {
+    return ffi.open("libc.so.6", { memfd_create });
+  } catch {
+    return ffi.open("libc.so", { memfd_create });
+  }
+}
+
+/**
+ * Makes a part that is embedded in this executable available to locate().
+ * @param embeddedPath what `import path from "..." with { type: "file" }` gave
+ * @throws {ShmError} ENOMEM when the kernel refuses the memory
+ */
+export function carryPart(part: Part, embeddedPath: string): void {
+  const name = new TextEncoder().encode(`lmshm-${part}\0`);
+  const fd = openLibc().memfd_create(name, MFD_CLOEXEC);
+  if (fd < 0) {
+    throw new ShmError(`memfd_create for the embedded ${part} failed`, {
+      code: "ENOMEM",
+      operation: `unpack ${part}`,
+      hint: "Allow memfd_create, or set LMSHM_LIBRARY and LMSHM_WORKER to files on disk",
+    });
+  }
+  // By process id, not "self": the worker's path is opened by a child, whose descriptors differ.
+  const path = `/proc/${process.pid}/fd/${fd}`;
+  writeFileSync(path, readFileSync(embeddedPath));
+  registerEmbedded(part, path);
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a runtime must offer to reach C, and the choice of the runtime: made once, when this module
+// is loaded. Everything above src/native/ is the same code in Bun and in Deno.
+
+import type { Functions, SymbolTable } from "./symbols.ts";
+
+export interface Ffi {
+  /** For messages and reports only. */
+  readonly runtime: "bun" | "deno";
+  /** The longest ArrayBuffer over foreign memory that this runtime makes, in bytes. */
+  readonly maxViewBytes: number;
+  /** Opens a library for the life of the process. Throws the runtime's error if it cannot. */
+  open<T extends SymbolTable>(path: string, table: T): Functions<T>;
+  /** Address of the bytes. They must not be garbage until the last use of the address. */
+  addressOf(bytes: Uint8Array<ArrayBuffer>): bigint;
+  /** A window on `byteLength` bytes at `address`, not copied. Never freed by the runtime. */
+  arrayBuffer(address: bigint, byteLength: number): ArrayBuffer;
+}
+
+async function loadFfi(): Promise<Ffi> {
+  if ("Bun" in globalThis) return (await import("./bun.ts")).ffi;
+  if ("Deno" in globalThis) return (await import("./deno.ts")).ffi;
+  throw new Error("lmshm needs Bun or Deno: this runtime has no FFI that it knows");
+}
+
+export const ffi: Ffi = await loadFfi();

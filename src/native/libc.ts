@@ -1,0 +1,547 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Segments without liblmshm: the C library's shm_open, mmap and friends, called one by one. Same
+// ownership rules as lmshm.h (sticky bit, flock held by owner), same errors. What it cannot do it
+// refuses by name: pinning for a GPU and NUMA policies. There is no second thread here, so the
+// asynchronous form works in slices between which the event loop runs, and is slower.
+
+import { readFileSync, statfsSync, statSync } from "node:fs";
+import process from "node:process";
+import { errnoName, ShmError } from "../errors.ts";
+import type {
+  NameState,
+  NativeSegment,
+  OpenHooks,
+  OpenRequest,
+  PinnedBy,
+  SegmentBackend,
+  SegmentFacts,
+} from "./backend.ts";
+import { ffi } from "./ffi.ts";
+import { cString } from "./lmshm.ts";
+import { type Functions, LIBC_SYMBOLS, SHM_SYMBOLS } from "./symbols.ts";
+
+type Libc = Functions<typeof LIBC_SYMBOLS> & Functions<typeof SHM_SYMBOLS>;
+
+const O_RDWR = 0o2;
+const O_CREAT = 0o100;
+const O_EXCL = 0o200;
+const O_CLOEXEC = 0o2000000;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const LOCK_UN = 8;
+const PROT_READ_WRITE = 1 | 2;
+const MAP_SHARED = 0x01;
+const MAP_KEEP = 0x02 | 0x10 | 0x20 | 0x4000; // PRIVATE, FIXED, ANONYMOUS, NORESERVE
+const MADV_HUGEPAGE = 14;
+const MADV_POPULATE_WRITE = 23;
+const MFD_CLOEXEC = 1;
+const MFD_ALLOW_SEALING = 2;
+const MFD_HUGETLB = 4;
+const MFD_HUGE_SHIFT = 26;
+const F_ADD_SEALS = 1033;
+const SEALS = 1 | 2 | 4; // SEAL, SHRINK, GROW
+const PUNCH_HOLE = 1 | 2; // KEEP_SIZE, PUNCH_HOLE
+const MODE = 0o600;
+const STICKY = 0o1000;
+const EEXIST = 17;
+const ENOMEM = 12;
+const ENOSPC = 28;
+const EINTR = 4;
+const PAGE_BYTES = 4096;
+/** About 5 ms of work, so that the event loop's longest gap stays short. */
+const SLICE_BYTES = 8 * 2 ** 20;
+/** Locking pages that are there already is quicker. */
+const LOCK_SLICE_BYTES = 64 * 2 ** 20;
+const ATTEMPTS = 16;
+const DIRECTORY = "/dev/shm";
+
+interface Identity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+}
+
+/** One failing call. */
+class CallError extends Error {
+  readonly call: string;
+  readonly errno: number;
+  constructor(call: string, errno: number) {
+    super(`${call}: ${errnoName(errno)}`);
+    this.call = call;
+    this.errno = errno;
+  }
+}
+
+function stat(path: string): { id: Identity; mode: number; uid: number; size: number } | null {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (!found) return null;
+  return {
+    id: { dev: found.dev, ino: found.ino },
+    mode: Number(found.mode),
+    uid: Number(found.uid),
+    size: Number(found.size),
+  };
+}
+
+function same(a: Identity, b: Identity): boolean {
+  return a.dev === b.dev && a.ino === b.ino;
+}
+
+function roundUp(bytes: number, unit: number): number {
+  return Math.ceil(bytes / unit) * unit;
+}
+
+function hugePageBytes(request: OpenRequest): number {
+  return request.pages === "2M" ? 2 ** 21 : request.pages === "1G" ? 2 ** 30 : 0;
+}
+
+/** Runs a generator to its end, letting the event loop turn at each yield when asynchronous. */
+function drain<T>(work: Generator<number, T>): T {
+  let step = work.next();
+  while (!step.done) step = work.next();
+  return step.value;
+}
+
+async function drainAsync<T>(work: Generator<number, T>, onSlice?: (bytes: number) => void) {
+  let step = work.next();
+  while (!step.done) {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    try {
+      onSlice?.(step.value);
+    } catch (error) {
+      step = work.throw(error);
+      continue;
+    }
+    step = work.next();
+  }
+  return step.value;
+}
+
+class LibcSegment implements NativeSegment {
+  readonly facts: SegmentFacts;
+  readonly #backend: LibcBackend;
+  readonly #fd: number;
+  readonly #name: string | null;
+  readonly #id: Identity | null;
+
+  constructor(
+    backend: LibcBackend,
+    fd: number,
+    name: string | null,
+    id: Identity | null,
+    facts: SegmentFacts,
+  ) {
+    this.#backend = backend;
+    this.#fd = fd;
+    this.#name = name;
+    this.#id = id;
+    this.facts = facts;
+  }
+
+  closeSync(keepRange: boolean): void {
+    drain(this.#release(keepRange));
+  }
+
+  async close(keepRange: boolean): Promise<void> {
+    await drainAsync(this.#release(keepRange));
+  }
+
+  /** Every step runs whatever fails before it; the first failure is thrown at the end. */
+  *#release(keepRange: boolean): Generator<number, void> {
+    const { address, mappedBytes, owner, fd } = this.facts;
+    const libc = this.#backend.libc;
+    let failure: unknown;
+    const attempt = (step: () => void) => {
+      try {
+        step();
+      } catch (error) {
+        failure ??= error;
+      }
+    };
+    if (this.#name !== null && this.#id !== null) {
+      const now = stat(`${DIRECTORY}/${this.#name}`);
+      if (now && same(now.id, this.#id)) {
+        attempt(() => this.#backend.call("shm_unlink", libc.shm_unlink(cString(this.#name!))));
+      }
+    }
+    // The last unmapping of gigabytes frees them in one go, for a second; in slices the loop runs.
+    if (owner || fd !== null) {
+      for (let at = 0; at < mappedBytes; at += SLICE_BYTES) {
+        const slice = Math.min(SLICE_BYTES, mappedBytes - at);
+        libc.fallocate(this.#fd, PUNCH_HOLE, BigInt(at), BigInt(slice));
+        yield at + slice;
+      }
+    }
+    attempt(() => {
+      if (!keepRange) {
+        this.#backend.call("munmap", libc.munmap(address, BigInt(mappedBytes)));
+        return;
+      }
+      const kept = libc.mmap(address, BigInt(mappedBytes), PROT_READ_WRITE, MAP_KEEP, -1, 0n);
+      // Without it the segment stays mapped: memory is kept, but nothing can fault.
+      if (kept < 0n) throw new CallError("mmap", this.#backend.errno());
+    });
+    libc.flock(this.#fd, LOCK_UN);
+    libc.close(this.#fd);
+    if (failure instanceof CallError) {
+      throw new ShmError(`${failure.call} failed`, {
+        code: errnoName(failure.errno),
+        errno: failure.errno,
+        operation: "free segment",
+      });
+    }
+    if (failure !== undefined) throw failure;
+  }
+}
+
+class LibcBackend implements SegmentBackend {
+  readonly kind = "libc";
+  readonly path: string;
+  readonly reason: string;
+  readonly libc: Libc;
+
+  constructor(path: string, reason: string, libc: Libc) {
+    this.path = path;
+    this.reason = reason;
+    this.libc = libc;
+  }
+
+  /** Must be read right after the failing call. */
+  errno(): number {
+    return new DataView(ffi.arrayBuffer(this.libc.__errno_location(), 4)).getInt32(0, true);
+  }
+
+  /** The result of a call that answers -1 on failure. */
+  call(name: string, result: number): number {
+    if (result < 0) throw new CallError(name, this.errno());
+    return result;
+  }
+
+  openSync(request: OpenRequest): NativeSegment {
+    return this.#translate(request, () => drain(this.#open(request)));
+  }
+
+  async open(request: OpenRequest, { signal, onProgress }: OpenHooks): Promise<NativeSegment> {
+    signal?.throwIfAborted();
+    try {
+      return await drainAsync(this.#open(request), (bytes) => {
+        signal?.throwIfAborted();
+        onProgress?.(bytes, request.sizeBytes);
+      });
+    } catch (error) {
+      return this.#translate(request, () => {
+        throw error;
+      });
+    }
+  }
+
+  nameState(name: string): NameState {
+    const found = stat(`${DIRECTORY}/${name}`);
+    if (!found) return "free";
+    if (found.uid !== process.geteuid!()) {
+      throw new ShmError(`segment /${name} belongs to user ${found.uid}`, {
+        code: "EACCES",
+        errno: 13,
+        operation: "look up segment",
+      });
+    }
+    if ((found.mode & STICKY) === 0) return "foreign";
+    const fd = this.libc.shm_open(cString(name), O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0) return "free";
+    const dead = this.libc.flock(fd, LOCK_EX | LOCK_NB) === 0;
+    this.libc.close(fd);
+    return dead ? "dead" : "live";
+  }
+
+  reclaim(name: string): boolean {
+    return this.#takeDead(name, false) === "dead";
+  }
+
+  /** Unlinks the name if its owner is dead, or if it is a stranger's and `foreignToo`. */
+  #takeDead(name: string, foreignToo: boolean): "dead" | "foreign" | null {
+    const path = `${DIRECTORY}/${name}`;
+    const fd = this.libc.shm_open(cString(name), O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0) return null;
+    try {
+      const opened = stat(`/proc/self/fd/${fd}`);
+      if (!opened || opened.uid !== process.geteuid!()) return null;
+      const foreign = (opened.mode & STICKY) === 0;
+      if (foreign && !foreignToo) return null;
+      if (this.libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) return null;
+      const now = stat(path);
+      if (!now || !same(now.id, opened.id)) return null;
+      this.call("shm_unlink", this.libc.shm_unlink(cString(name)));
+      return foreign ? "foreign" : "dead";
+    } finally {
+      this.libc.close(fd);
+    }
+  }
+
+  #translate<T>(request: OpenRequest, work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      if (!(error instanceof CallError)) throw error;
+      const what = request.name === null ? "anonymous segment" : `segment /${request.name}`;
+      const noSpace = error.errno === ENOSPC;
+      const free = freeBytes();
+      throw new ShmError(
+        noSpace
+          ? `${what}: ${request.sizeBytes} bytes requested, ${free} bytes free`
+          : `${what}: ${error.call} failed`,
+        {
+          code: errnoName(error.errno),
+          errno: error.errno,
+          operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
+          hint: noSpace
+            ? "Ask for less, free other segments, or enlarge /dev/shm " +
+              "(docker run --shm-size, mount -o remount,size=...)"
+            : undefined,
+          details: {
+            name: request.name,
+            requestedBytes: request.sizeBytes,
+            ...(noSpace ? { availableBytes: free } : {}),
+            call: error.call,
+          },
+        },
+      );
+    }
+  }
+
+  #refuse(what: string): never {
+    throw new ShmError(`${what} needs liblmshm, and this process runs without it`, {
+      code: "ENOTSUP",
+      operation: "open segment",
+      hint: `liblmshm was not loaded because: ${this.reason}`,
+    });
+  }
+
+  *#open(request: OpenRequest): Generator<number, NativeSegment> {
+    if (request.pin === "require") this.#refuse('pin: "require"');
+    if (request.numa) this.#refuse("a NUMA policy");
+    if (request.kind === "attach") return yield* this.#attach(request);
+    const hugeBytes = hugePageBytes(request);
+    if (hugeBytes && request.kind !== "anonymous") throw new CallError("memfd_create", 22);
+    const size = hugeBytes ? roundUp(request.sizeBytes, hugeBytes) : request.sizeBytes;
+    if (request.kind === "create" && size > freeBytes()) throw new CallError("fallocate", ENOSPC);
+    if (!hugeBytes && size > availableMemoryBytes()) throw new CallError("fallocate", ENOMEM);
+    const made = request.kind === "anonymous"
+      ? { fd: this.#memfd(hugeBytes), reclaimed: false, replaced: false }
+      : this.#create(request);
+    const mapped = roundUp(size, hugeBytes || PAGE_BYTES);
+    let address = -1n;
+    const { fd } = made;
+    try {
+      this.#retry("ftruncate", () => this.libc.ftruncate(fd, BigInt(size)));
+      if (request.kind === "anonymous") this.call("fcntl", this.libc.fcntl(fd, F_ADD_SEALS, SEALS));
+      const populate = function* (this: LibcBackend): Generator<number> {
+        for (let at = 0; at < size; at += SLICE_BYTES) {
+          const slice = Math.min(SLICE_BYTES, size - at);
+          const errno = this.libc.posix_fallocate(fd, BigInt(at), BigInt(slice));
+          if (errno === EINTR) at -= SLICE_BYTES;
+          else if (errno !== 0) throw new CallError("posix_fallocate", errno);
+          else yield at + slice;
+        }
+      };
+      yield* populate.call(this);
+      address = this.#map(fd, mapped);
+      if (request.pages === "transparent") {
+        this.libc.madvise(address, BigInt(mapped), MADV_HUGEPAGE);
+      }
+      for (let at = 0; at < mapped; at += SLICE_BYTES) {
+        const slice = Math.min(SLICE_BYTES, mapped - at);
+        // Kernels before 5.14 do not know it; the pages exist already, so nothing is lost.
+        this.libc.madvise(address + BigInt(at), BigInt(slice), MADV_POPULATE_WRITE);
+        yield Math.min(at + slice, size);
+      }
+      const pinnedBy = yield* this.#pin(request, address, mapped);
+      const id = stat(`/proc/self/fd/${fd}`)?.id ?? null;
+      const facts = this.#facts(request, {
+        address,
+        sizeBytes: size,
+        mappedBytes: mapped,
+        pageBytes: hugeBytes || PAGE_BYTES,
+        hugeBytes: hugeBytes ? mapped : 0,
+        pinnedBy,
+        owner: request.kind === "create",
+        reclaimed: made.reclaimed,
+        replaced: made.replaced,
+        fd: request.kind === "anonymous" ? fd : null,
+      });
+      return new LibcSegment(this, fd, request.name, id, facts);
+    } catch (error) {
+      if (request.name !== null) this.libc.shm_unlink(cString(request.name));
+      if (address > 0n) this.libc.munmap(address, BigInt(mapped));
+      this.libc.close(fd);
+      throw error;
+    }
+  }
+
+  *#attach(request: OpenRequest): Generator<number, NativeSegment> {
+    const fd = request.name === null
+      ? this.call("fcntl", this.libc.fcntl(request.fd!, 1030, /* F_DUPFD_CLOEXEC */ 3))
+      : this.call("shm_open", this.libc.shm_open(cString(request.name), O_RDWR | O_CLOEXEC, 0));
+    try {
+      const found = stat(`/proc/self/fd/${fd}`);
+      if (!found) throw new CallError("fstat", 9);
+      if (found.uid !== process.geteuid!()) throw new CallError("shm_open", 13);
+      const size = request.sizeBytes || found.size;
+      if (size === 0 || size > found.size) {
+        throw new ShmError(
+          `the segment has ${found.size} bytes, ${request.sizeBytes} were asked for`,
+          {
+            code: "ERANGE",
+            errno: 34,
+            operation: "attach segment",
+            details: { name: request.name, requestedBytes: size, sizeBytes: found.size },
+          },
+        );
+      }
+      const mapped = roundUp(size, PAGE_BYTES);
+      const address = this.#map(fd, mapped);
+      const facts = this.#facts(request, {
+        address,
+        sizeBytes: size,
+        mappedBytes: mapped,
+        pageBytes: PAGE_BYTES,
+        hugeBytes: 0,
+        pinnedBy: yield* this.#pin(request, address, mapped),
+        owner: false,
+        reclaimed: false,
+        replaced: false,
+        fd: null,
+      });
+      return new LibcSegment(this, fd, null, null, facts);
+    } catch (error) {
+      this.libc.close(fd);
+      throw error;
+    }
+  }
+
+  #facts(
+    request: OpenRequest,
+    facts: Omit<
+      SegmentFacts,
+      "gpuDevices" | "gpuError" | "gpuLibrary" | "populateThreads" | "message"
+    >,
+  ): SegmentFacts {
+    const message = request.pin === "auto" && facts.pinnedBy !== "none"
+      ? "without liblmshm no GPU is asked"
+      : request.pin === "auto"
+      ? "without liblmshm no GPU is asked, and mlock is not allowed (ulimit -l)"
+      : "";
+    return { ...facts, gpuDevices: 0, gpuError: 0, gpuLibrary: "", populateThreads: 1, message };
+  }
+
+  *#pin(request: OpenRequest, address: bigint, mapped: number): Generator<number, PinnedBy> {
+    if (request.pin === "none") return "none";
+    for (let at = 0; at < mapped; at += LOCK_SLICE_BYTES) {
+      const slice = Math.min(LOCK_SLICE_BYTES, mapped - at);
+      if (this.libc.mlock(address + BigInt(at), BigInt(slice)) !== 0) {
+        this.libc.munlock(address, BigInt(mapped));
+        return "none";
+      }
+      yield request.sizeBytes;
+    }
+    return "mlock";
+  }
+
+  #map(fd: number, bytes: number): bigint {
+    const address = this.libc.mmap(0n, BigInt(bytes), PROT_READ_WRITE, MAP_SHARED, fd, 0n);
+    if (address === -1n) throw new CallError("mmap", this.errno());
+    return address;
+  }
+
+  #retry(name: string, call: () => number): void {
+    for (;;) {
+      if (call() === 0) return;
+      const errno = this.errno();
+      if (errno !== EINTR) throw new CallError(name, errno);
+    }
+  }
+
+  #memfd(hugeBytes: number): number {
+    const huge = hugeBytes ? MFD_HUGETLB | (Math.log2(hugeBytes) << MFD_HUGE_SHIFT) : 0;
+    const flags = (MFD_CLOEXEC | MFD_ALLOW_SEALING | huge) >>> 0;
+    return this.call("memfd_create", this.libc.memfd_create(cString("lmshm"), flags));
+  }
+
+  #create(request: OpenRequest): { fd: number; reclaimed: boolean; replaced: boolean } {
+    const name = cString(request.name!);
+    let reclaimed = false;
+    let replaced = false;
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const fd = this.libc.shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, MODE);
+      if (fd >= 0) {
+        this.libc.flock(fd, LOCK_EX | LOCK_NB);
+        if (this.libc.fchmod(fd, MODE | STICKY) === 0) return { fd, reclaimed, replaced };
+        const errno = this.errno();
+        this.libc.shm_unlink(name);
+        this.libc.close(fd);
+        throw new CallError("fchmod", errno);
+      }
+      const errno = this.errno();
+      if (errno !== EEXIST) throw new CallError("shm_open", errno);
+      if (request.ifExists === "fail") throw new CallError("shm_open", EEXIST);
+      const taken = this.#takeDead(request.name!, request.ifExists === "replace");
+      // Nothing was taken, and the name is still there: somebody alive, or a stranger, has it.
+      if (taken === null && stat(`${DIRECTORY}/${request.name}`)) {
+        throw new CallError("shm_open", EEXIST);
+      }
+      reclaimed ||= taken === "dead";
+      replaced ||= taken === "foreign";
+    }
+    throw new CallError("shm_open", EEXIST);
+  }
+}
+
+/** Free bytes of /dev/shm; without such a file system nothing can be said, and nothing is refused. */
+function freeBytes(): number {
+  try {
+    const { bavail, bsize } = statfsSync(DIRECTORY);
+    return Number(bavail) * Number(bsize);
+  } catch {
+    return Number.MAX_SAFE_INTEGER;
+  }
+}
+
+/**
+ * Memory that the kernel could still give, swap included. Beyond it stands the OOM killer, which
+ * does not answer with an error.
+ */
+function availableMemoryBytes(): number {
+  try {
+    const info = readFileSync("/proc/meminfo", "latin1");
+    const kib = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(info)?.[1] ?? 0);
+    return (kib("MemAvailable") + kib("SwapFree")) * 1024 || Number.MAX_SAFE_INTEGER;
+  } catch {
+    return Number.MAX_SAFE_INTEGER;
+  }
+}
+
+/** @throws {ShmError} ELIBBAD where the C library cannot be reached either. */
+export function openLibc(reason: string): SegmentBackend {
+  const failures: string[] = [];
+  for (const path of ["libc.so.6", "libc.so"]) {
+    try {
+      const base = ffi.open(path, LIBC_SYMBOLS);
+      const shm = openShm(path);
+      return new LibcBackend(path, reason, { ...base, ...shm });
+    } catch (error) {
+      failures.push(error instanceof Error ? error.message : String(error));
+    }
+  }
+  throw new ShmError(`neither liblmshm nor the C library can be used: ${failures.join("; ")}`, {
+    code: "ELIBBAD",
+    operation: "load library",
+    hint: `liblmshm was not loaded because: ${reason}`,
+  });
+}
+
+function openShm(path: string): Functions<typeof SHM_SYMBOLS> {
+  try {
+    return ffi.open(path, SHM_SYMBOLS);
+  } catch {
+    return ffi.open("librt.so.1", SHM_SYMBOLS);
+  }
+}

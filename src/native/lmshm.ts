@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Segments through liblmshm: packs lmshm_options, unpacks lmshm_info, and turns -errno into
+// ShmError. The layout constants mirror csrc/include/lmshm.h, which native_symbols_test.ts checks.
+
+import { errnoName, ShmError } from "../errors.ts";
+import type {
+  NameState,
+  NativeSegment,
+  OpenHooks,
+  OpenRequest,
+  PinnedBy,
+  SegmentBackend,
+  SegmentFacts,
+} from "./backend.ts";
+import { ffi } from "./ffi.ts";
+import { locateLibrary } from "./locate.ts";
+import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
+
+type Library = Functions<typeof LMSHM_SYMBOLS>;
+
+/** Byte offsets in struct lmshm_options. */
+export const OPTIONS_LAYOUT = {
+  struct_size: 0,
+  kind: 4,
+  if_exists: 8,
+  pin: 12,
+  pages: 16,
+  numa: 20,
+  numa_nodes: 24,
+  size: 32,
+  populate_threads: 40,
+  fd: 44,
+  name: 48,
+  gpu_library: 56,
+  reserved: 64,
+} as const;
+export const OPTIONS_BYTES = 72;
+
+/** Byte offsets in struct lmshm_info. */
+export const INFO_LAYOUT = {
+  struct_size: 0,
+  error: 4,
+  step: 8,
+  pinned_by: 12,
+  address: 16,
+  size: 24,
+  mapped_size: 32,
+  page_size: 40,
+  huge_bytes: 48,
+  populated: 56,
+  available: 64,
+  flags: 72,
+  fd: 76,
+  gpu_error: 80,
+  gpu_devices: 84,
+  populate_threads: 88,
+  reserved: 92,
+  gpu_library: 96,
+  message: 304,
+} as const;
+export const INFO_BYTES = 560;
+
+const KINDS = { create: 0, attach: 1, anonymous: 2 } as const;
+const IF_EXISTS = { reclaim: 0, fail: 1, replace: 2 } as const;
+const PINS = { auto: 0, require: 1, none: 2 } as const;
+const PAGES = { default: 0, transparent: 1, "2M": 2, "1G": 3 } as const;
+const NUMA = { bind: 1, interleave: 2 } as const;
+const PINNED_BY: readonly PinnedBy[] = ["none", "cuda", "cuda-driver", "hip", "mlock"];
+const STEPS = [
+  "check arguments",
+  "open",
+  "reserve pages",
+  "map",
+  "place pages",
+  "populate",
+  "pin",
+  "ready",
+  "release",
+] as const;
+const NAME_STATES: readonly NameState[] = ["free", "live", "dead", "foreign"];
+const FLAG_OWNER = 1;
+const FLAG_RECLAIMED = 2;
+const FLAG_REPLACED = 4;
+const CLOSE_KEEP_RANGE = 1;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** NUL-terminated UTF-8 in memory that the collector does not move. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  const encoded = encoder.encode(text);
+  const bytes = new Uint8Array(new ArrayBuffer(encoded.length + 1));
+  bytes.set(encoded);
+  return bytes;
+}
+
+/** The options struct and the strings that it points to, in one block. */
+function packOptions(request: OpenRequest): Uint8Array<ArrayBuffer> {
+  const strings = [request.name, request.gpuLibrary].map((text) =>
+    text === null ? null : cString(text)
+  );
+  const length = strings.reduce((sum, text) => sum + (text?.length ?? 0), OPTIONS_BYTES);
+  const block = new Uint8Array(new ArrayBuffer(length));
+  const view = new DataView(block.buffer);
+  const at = OPTIONS_LAYOUT;
+  view.setUint32(at.struct_size, OPTIONS_BYTES, true);
+  view.setUint32(at.kind, KINDS[request.kind], true);
+  view.setUint32(at.if_exists, IF_EXISTS[request.ifExists], true);
+  view.setUint32(at.pin, PINS[request.pin], true);
+  view.setUint32(at.pages, PAGES[request.pages], true);
+  if (request.numa) {
+    view.setUint32(at.numa, NUMA[request.numa.policy], true);
+    const nodes = request.numa.nodes.reduce((mask, node) => mask | (1n << BigInt(node)), 0n);
+    view.setBigUint64(at.numa_nodes, nodes, true);
+  }
+  view.setBigUint64(at.size, BigInt(request.sizeBytes), true);
+  view.setUint32(at.populate_threads, request.populateThreads, true);
+  view.setInt32(at.fd, request.fd ?? -1, true);
+  const base = ffi.addressOf(block);
+  let end = OPTIONS_BYTES;
+  for (const [index, field] of [at.name, at.gpu_library].entries()) {
+    const text = strings[index];
+    if (!text) continue;
+    block.set(text, end);
+    view.setBigUint64(field, base + BigInt(end), true);
+    end += text.length;
+  }
+  return block;
+}
+
+/** An lmshm_info that C fills. */
+class Info {
+  readonly bytes = new Uint8Array(new ArrayBuffer(INFO_BYTES));
+  readonly #view = new DataView(this.bytes.buffer);
+
+  constructor() {
+    this.#view.setUint32(INFO_LAYOUT.struct_size, INFO_BYTES, true);
+  }
+
+  #u32(offset: number): number {
+    return this.#view.getUint32(offset, true);
+  }
+
+  #u64(offset: number): number {
+    return Number(this.#view.getBigUint64(offset, true));
+  }
+
+  #text(offset: number, capacity: number): string {
+    const field = this.bytes.subarray(offset, offset + capacity);
+    const end = field.indexOf(0);
+    return decoder.decode(end < 0 ? field : field.subarray(0, end));
+  }
+
+  get populatedBytes(): number {
+    return this.#u64(INFO_LAYOUT.populated);
+  }
+
+  get step(): string {
+    return STEPS[this.#u32(INFO_LAYOUT.step)] ?? "unknown step";
+  }
+
+  get message(): string {
+    return this.#text(INFO_LAYOUT.message, INFO_BYTES - INFO_LAYOUT.message);
+  }
+
+  get availableBytes(): number {
+    return this.#u64(INFO_LAYOUT.available);
+  }
+
+  get gpuError(): number {
+    return this.#view.getInt32(INFO_LAYOUT.gpu_error, true);
+  }
+
+  facts(): SegmentFacts {
+    const flags = this.#u32(INFO_LAYOUT.flags);
+    const fd = this.#view.getInt32(INFO_LAYOUT.fd, true);
+    return {
+      address: this.#view.getBigUint64(INFO_LAYOUT.address, true),
+      sizeBytes: this.#u64(INFO_LAYOUT.size),
+      mappedBytes: this.#u64(INFO_LAYOUT.mapped_size),
+      pageBytes: this.#u64(INFO_LAYOUT.page_size),
+      hugeBytes: this.#u64(INFO_LAYOUT.huge_bytes),
+      pinnedBy: PINNED_BY[this.#u32(INFO_LAYOUT.pinned_by)] ?? "none",
+      owner: (flags & FLAG_OWNER) !== 0,
+      reclaimed: (flags & FLAG_RECLAIMED) !== 0,
+      replaced: (flags & FLAG_REPLACED) !== 0,
+      fd: fd < 0 ? null : fd,
+      gpuDevices: this.#u32(INFO_LAYOUT.gpu_devices),
+      gpuError: this.gpuError,
+      gpuLibrary: this.#text(
+        INFO_LAYOUT.gpu_library,
+        INFO_LAYOUT.message - INFO_LAYOUT.gpu_library,
+      ),
+      populateThreads: this.#u32(INFO_LAYOUT.populate_threads),
+      message: this.message,
+    };
+  }
+}
+
+/** Fixes worth naming, by errno. */
+function hintFor(code: string, request: OpenRequest): string | undefined {
+  switch (code) {
+    case "ENOSPC":
+      return "Ask for less, free other segments, or enlarge /dev/shm " +
+        "(docker run --shm-size, mount -o remount,size=...)";
+    case "EEXIST":
+      return "Choose another name, or stop the process that uses this one" +
+        (request.ifExists === "replace" ? "" : '; ifExists: "replace" takes over a segment that ' +
+          "was not made by lmshm");
+    case "ENODEV":
+      return 'Use pin: "auto" where a GPU is optional';
+    case "ENOENT":
+      return "Create the segment first, under the same name and as the same user";
+    case "EACCES":
+      return "The segment belongs to another user; run as that user or choose another name";
+    default:
+      return undefined;
+  }
+}
+
+function openError(request: OpenRequest, errno: number, info: Info): ShmError {
+  const code = errnoName(errno);
+  const available = info.availableBytes;
+  const what = request.name === null ? "anonymous segment" : `segment /${request.name}`;
+  const needs = code === "ENOSPC"
+    ? `: ${request.sizeBytes} bytes requested, ${available} bytes free`
+    : "";
+  const words = info.message ? `: ${info.message}` : "";
+  return new ShmError(`${what}, while in step "${info.step}"${needs || words}`, {
+    code,
+    errno,
+    operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
+    hint: hintFor(code, request),
+    details: {
+      name: request.name,
+      requestedBytes: request.sizeBytes,
+      ...(code === "ENOSPC" ? { availableBytes: available } : {}),
+      step: info.step,
+      gpuError: info.gpuError,
+      reason: info.message,
+    },
+  });
+}
+
+function closeError(errno: number, reason: string): ShmError {
+  return new ShmError(reason || "the memory was released, but one step of it failed", {
+    code: errnoName(errno),
+    errno,
+    operation: "free segment",
+  });
+}
+
+/** Polls a job until it ends: every millisecond at first, every two later. */
+async function jobEnd(lib: Library, job: bigint, info: Info, onPoll?: () => void): Promise<void> {
+  const started = performance.now();
+  while (lib.lmshm_job_poll(job, info.bytes) === 0) {
+    onPoll?.();
+    const pauseMs = performance.now() - started < 20 ? 1 : 2;
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
+}
+
+class LmshmSegment implements NativeSegment {
+  readonly facts: SegmentFacts;
+  readonly #lib: Library;
+  readonly #handle: bigint;
+
+  constructor(lib: Library, handle: bigint, facts: SegmentFacts) {
+    this.#lib = lib;
+    this.#handle = handle;
+    this.facts = facts;
+  }
+
+  closeSync(keepRange: boolean): void {
+    const result = this.#lib.lmshm_close(this.#handle, keepRange ? CLOSE_KEEP_RANGE : 0);
+    if (result < 0) throw closeError(-result, "");
+  }
+
+  async close(keepRange: boolean): Promise<void> {
+    const flags = keepRange ? CLOSE_KEEP_RANGE : 0;
+    const job = this.#lib.lmshm_close_start(this.#handle, flags);
+    // No thread to be had: the segment is untouched, so it is closed here and now.
+    if (job < 0n) return this.closeSync(keepRange);
+    const info = new Info();
+    await jobEnd(this.#lib, job, info);
+    const result = this.#lib.lmshm_job_finish(job, info.bytes);
+    if (result < 0n) throw closeError(Number(-result), info.message);
+  }
+}
+
+class LmshmBackend implements SegmentBackend {
+  readonly kind = "liblmshm";
+  readonly reason = "";
+  readonly path: string;
+  readonly #lib: Library;
+
+  constructor(path: string, lib: Library) {
+    this.path = path;
+    this.#lib = lib;
+  }
+
+  openSync(request: OpenRequest): NativeSegment {
+    const info = new Info();
+    const options = packOptions(request);
+    const result = this.#lib.lmshm_open(options, info.bytes);
+    if (result < 0n) throw openError(request, Number(-result), info);
+    return new LmshmSegment(this.#lib, result, info.facts());
+  }
+
+  async open(request: OpenRequest, { signal, onProgress }: OpenHooks): Promise<NativeSegment> {
+    signal?.throwIfAborted();
+    const info = new Info();
+    const job = this.#lib.lmshm_open_start(packOptions(request));
+    if (job < 0n) throw openError(request, Number(-job), info);
+    const cancel = () => this.#lib.lmshm_job_cancel(job);
+    signal?.addEventListener("abort", cancel, { once: true });
+    let hookError: unknown;
+    await jobEnd(this.#lib, job, info, () => {
+      try {
+        onProgress?.(info.populatedBytes, request.sizeBytes);
+      } catch (error) {
+        hookError ??= error;
+        cancel();
+      }
+    });
+    signal?.removeEventListener("abort", cancel);
+    const result = this.#lib.lmshm_job_finish(job, info.bytes);
+    if (hookError !== undefined) {
+      if (result > 0n) this.#lib.lmshm_close(result, 0);
+      throw hookError;
+    }
+    if (result < 0n) {
+      signal?.throwIfAborted();
+      throw openError(request, Number(-result), info);
+    }
+    return new LmshmSegment(this.#lib, result, info.facts());
+  }
+
+  nameState(name: string): NameState {
+    const state = this.#lib.lmshm_name_state(cString(name));
+    const known = NAME_STATES[state];
+    if (known !== undefined) return known;
+    throw new ShmError(`segment /${name}`, {
+      code: errnoName(-state),
+      errno: -state,
+      operation: "look up segment",
+    });
+  }
+
+  reclaim(name: string): boolean {
+    return this.#lib.lmshm_reclaim(cString(name)) === 1;
+  }
+}
+
+/**
+ * Loads liblmshm.
+ * @throws {ShmError} ENOENT when it is nowhere, ELIBBAD when it is there and does not load.
+ */
+export function openLmshm(override?: string): SegmentBackend {
+  const path = locateLibrary(override);
+  try {
+    return new LmshmBackend(path, ffi.open(path, LMSHM_SYMBOLS));
+  } catch (cause) {
+    throw new ShmError(`${path} does not load: ${cause instanceof Error ? cause.message : cause}`, {
+      code: "ELIBBAD",
+      operation: "load library",
+      hint: "It may be built for another processor or C library, or be older than this package: " +
+        'build it with "npm run build"',
+      cause,
+    });
+  }
+}

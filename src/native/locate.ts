@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Where the built parts are: the shared library and the worker's executable. Order: an explicit
+// path, an environment variable, the parts that a single executable carries in itself, then
+// lib/<os>-<arch>-<libc>/ of this package. What is not found is an error that lists every place.
+
+import { accessSync, constants, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { ShmError } from "../errors.ts";
+
+export type Part = "library" | "worker";
+
+const PARTS = {
+  library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY", mode: constants.R_OK },
+  worker: { file: "lmshm-worker", variable: "LMSHM_WORKER", mode: constants.R_OK | constants.X_OK },
+} as const;
+
+const embedded = new Map<Part, string>();
+
+/** Called by the entry point of a single executable, before anything is located. */
+export function registerEmbedded(part: Part, path: string): void {
+  embedded.set(part, path);
+}
+
+/** "musl" when this process runs on musl, else "gnu": asked of the mappings of the process itself. */
+function libc(): "gnu" | "musl" {
+  try {
+    return /\/ld-musl-/.test(readFileSync("/proc/self/maps", "latin1")) ? "musl" : "gnu";
+  } catch {
+    return "gnu";
+  }
+}
+
+/** The name of this platform's folder below lib/, e.g. "linux-x64-gnu". */
+export function platformName(): string {
+  return `${process.platform}-${process.arch}-${libc()}`;
+}
+
+function packageRoot(): string | null {
+  if (!import.meta.url.startsWith("file:")) return null;
+  return join(dirname(fileURLToPath(import.meta.url)), "..", "..");
+}
+
+function usable(path: string, mode: number): boolean {
+  try {
+    accessSync(path, mode);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Every place where the part may be, best first, with the reason why it is looked for there. */
+function candidates(part: Part, override: string | undefined): { path: string; why: string }[] {
+  const { file, variable } = PARTS[part];
+  const places: { path: string; why: string }[] = [];
+  // An explicit choice stands alone: what was asked for is used, or the call fails.
+  if (override) return [{ path: override, why: "given by the caller" }];
+  const named = process.env[variable];
+  if (named) return [{ path: named, why: `from ${variable}` }];
+  const own = embedded.get(part);
+  if (own) places.push({ path: own, why: "carried by this executable" });
+  const root = packageRoot();
+  if (root) places.push({ path: join(root, "lib", platformName(), file), why: "of this package" });
+  return places;
+}
+
+/**
+ * The path of a built part. `override` or the part's environment variable (LMSHM_LIBRARY,
+ * LMSHM_WORKER) decide alone when present.
+ * @throws {ShmError} ENOENT with all places that were tried.
+ */
+export function locate(part: Part, override?: string): string {
+  const { file, variable, mode } = PARTS[part];
+  const tried = candidates(part, override);
+  const found = tried.find(({ path }) => usable(path, mode));
+  if (found) return found.path;
+  const list = tried.map(({ path, why }) => `${path} (${why})`).join(", ") || "nowhere";
+  throw new ShmError(`no usable ${file} for ${platformName()}; tried ${list}`, {
+    code: "ENOENT",
+    operation: `locate ${part}`,
+    hint: `Build it with "npm run build" (or "bun run build", "deno task build"), or set ` +
+      `${variable} to its path`,
+    details: { tried: tried.map(({ path }) => path), platform: platformName() },
+  });
+}
+
+/** The path of liblmshm.so; see locate(). */
+export function locateLibrary(override?: string): string {
+  return locate("library", override);
+}
+
+/** The path of the lmshm-worker executable; see locate(). */
+export function locateWorker(override?: string): string {
+  return locate("worker", override);
+}

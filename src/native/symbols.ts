@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The one table of what is called through FFI: every C function with its declaration beside it, in
+// types that both runtimes share. The test native_symbols_test.ts holds the first table against
+// lmshm.h and against the exports of the built library.
+//
+// Addresses and handles travel as bigint ("usize", "isize"), so that one table serves both
+// runtimes and no address is ever rounded. Failures are negative errno values in-band.
+
+/**
+ * - `usize`  an unsigned 64-bit integer or an address; pass a bigint
+ * - `isize`  a signed 64-bit result: a handle, an address, or -errno; arrives as a bigint
+ * - `i32`    an int; a number
+ * - `u32`    an unsigned int; a number
+ * - `bytes`  the address of a Uint8Array that stays alive during the call, or null
+ */
+export type CType = "usize" | "isize" | "i32" | "u32" | "bytes" | "void";
+
+export interface CFunction {
+  /** The declaration in C, without the semicolon. */
+  readonly c: string;
+  readonly args: readonly CType[];
+  readonly result: CType;
+}
+
+export type SymbolTable = Readonly<Record<string, CFunction>>;
+
+type ArgOf<T extends CType> = T extends "usize" | "isize" ? bigint
+  : T extends "bytes" ? Uint8Array | null
+  : number;
+type ResultOf<T extends CType> = T extends "usize" | "isize" ? bigint
+  : T extends "void" ? undefined
+  : number;
+
+type ArgsOf<A extends readonly CType[]> = { -readonly [I in keyof A]: ArgOf<A[I]> };
+
+/** The callable form of a table. */
+export type Functions<T extends SymbolTable> = {
+  readonly [K in keyof T]: (
+    ...args: ArgsOf<T[K]["args"]>
+  ) => ResultOf<T[K]["result"]>;
+};
+
+/** Everything that liblmshm.so exports (csrc/lmshm.map). */
+export const LMSHM_SYMBOLS = {
+  alloc_shm_pinned_ptr: {
+    c: "intptr_t alloc_shm_pinned_ptr(size_t size, const char *shm_name)",
+    args: ["usize", "bytes"],
+    result: "isize",
+  },
+  free_shm_pinned_ptr: {
+    c: "int free_shm_pinned_ptr(void *ptr, size_t size, const char *shm_name)",
+    args: ["usize", "usize", "bytes"],
+    result: "i32",
+  },
+  lmshm_version: {
+    c: "const char *lmshm_version(void)",
+    args: [],
+    result: "usize",
+  },
+  lmshm_open: {
+    c: "intptr_t lmshm_open(const lmshm_options *options, lmshm_info *info)",
+    args: ["bytes", "bytes"],
+    result: "isize",
+  },
+  lmshm_segment_info: {
+    c: "int lmshm_segment_info(const lmshm_segment *segment, lmshm_info *info)",
+    args: ["usize", "bytes"],
+    result: "i32",
+  },
+  lmshm_close: {
+    c: "int lmshm_close(lmshm_segment *segment, uint32_t flags)",
+    args: ["usize", "u32"],
+    result: "i32",
+  },
+  lmshm_open_start: {
+    c: "intptr_t lmshm_open_start(const lmshm_options *options)",
+    args: ["bytes"],
+    result: "isize",
+  },
+  lmshm_close_start: {
+    c: "intptr_t lmshm_close_start(lmshm_segment *segment, uint32_t flags)",
+    args: ["usize", "u32"],
+    result: "isize",
+  },
+  lmshm_job_poll: {
+    c: "int lmshm_job_poll(lmshm_job *job, lmshm_info *info)",
+    args: ["usize", "bytes"],
+    result: "i32",
+  },
+  lmshm_job_cancel: {
+    c: "void lmshm_job_cancel(lmshm_job *job)",
+    args: ["usize"],
+    result: "void",
+  },
+  lmshm_job_finish: {
+    c: "intptr_t lmshm_job_finish(lmshm_job *job, lmshm_info *info)",
+    args: ["usize", "bytes"],
+    result: "isize",
+  },
+  lmshm_name_state: {
+    c: "int lmshm_name_state(const char *name)",
+    args: ["bytes"],
+    result: "i32",
+  },
+  lmshm_reclaim: {
+    c: "int lmshm_reclaim(const char *name)",
+    args: ["bytes"],
+    result: "i32",
+  },
+} as const satisfies SymbolTable;
+
+/** What the fallback needs of the C library; see libc.ts. */
+export const LIBC_SYMBOLS = {
+  ftruncate: { c: "int ftruncate(int fd, off_t length)", args: ["i32", "usize"], result: "i32" },
+  posix_fallocate: {
+    c: "int posix_fallocate(int fd, off_t offset, off_t length)",
+    args: ["i32", "usize", "usize"],
+    result: "i32",
+  },
+  fallocate: {
+    c: "int fallocate(int fd, int mode, off_t offset, off_t length)",
+    args: ["i32", "i32", "usize", "usize"],
+    result: "i32",
+  },
+  fchmod: { c: "int fchmod(int fd, mode_t mode)", args: ["i32", "u32"], result: "i32" },
+  flock: { c: "int flock(int fd, int operation)", args: ["i32", "i32"], result: "i32" },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  mmap: {
+    c: "void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)",
+    args: ["usize", "usize", "i32", "i32", "i32", "usize"],
+    result: "isize",
+  },
+  munmap: { c: "int munmap(void *addr, size_t length)", args: ["usize", "usize"], result: "i32" },
+  madvise: {
+    c: "int madvise(void *addr, size_t length, int advice)",
+    args: ["usize", "usize", "i32"],
+    result: "i32",
+  },
+  mlock: {
+    c: "int mlock(const void *addr, size_t length)",
+    args: ["usize", "usize"],
+    result: "i32",
+  },
+  munlock: {
+    c: "int munlock(const void *addr, size_t length)",
+    args: ["usize", "usize"],
+    result: "i32",
+  },
+  memfd_create: {
+    c: "int memfd_create(const char *name, unsigned int flags)",
+    args: ["bytes", "u32"],
+    result: "i32",
+  },
+  fcntl: {
+    c: "int fcntl(int fd, int command, int argument)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
+  __errno_location: { c: "int *__errno_location(void)", args: [], result: "usize" },
+} as const satisfies SymbolTable;
+
+/** In libc.so.6 since glibc 2.34, in librt.so.1 before. */
+export const SHM_SYMBOLS = {
+  shm_open: {
+    c: "int shm_open(const char *name, int oflag, mode_t mode)",
+    args: ["bytes", "i32", "u32"],
+    result: "i32",
+  },
+  shm_unlink: { c: "int shm_unlink(const char *name)", args: ["bytes"], result: "i32" },
+} as const satisfies SymbolTable;

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every connector to a store can do. Names follow LMCache's RemoteConnector. Objects move
+// between the store and ranges of a shared segment; a connector never gives bytes to JavaScript.
+
+import type { ShmRange } from "../memory/segment.ts";
+import type { DirectoryQuotaStats } from "./directory_quota.ts";
+import type { Key } from "./key.ts";
+
+export interface CallOptions {
+  /** Rejects the call with the signal's reason. Its memory stays held until nobody uses it. */
+  signal?: AbortSignal | undefined;
+  /** Rejects the call with ETIMEDOUT after so many milliseconds, likewise. */
+  timeoutMs?: number | undefined;
+}
+
+export interface ListOptions extends CallOptions {
+  /** Only keys that begin so. */
+  prefix?: string | undefined;
+}
+
+/** Counted since the connector was opened. */
+export interface ConnectorStats {
+  readonly puts: number;
+  readonly gets: number;
+  /** Gets that found the object. */
+  readonly hits: number;
+  /** Gets that did not, mismatches included. */
+  readonly misses: number;
+  /** Gets that found an object whose length kept changing. */
+  readonly mismatches: number;
+  readonly bytesPut: number;
+  readonly bytesGot: number;
+  /** Workers that replaced a lost one. */
+  readonly restarts: number;
+  /** Calls that have not ended, those included that wait for their turn. */
+  readonly inFlight: number;
+  /** Of the storage directory; null: it has no limit, or there is none. */
+  readonly quota: DirectoryQuotaStats | null;
+}
+
+/**
+ * A store of objects by key. Calls may overlap freely. A miss is null or false, never an error; a
+ * put replaces the whole object or fails. Everything else that can go wrong is a ShmError.
+ */
+export interface RemoteConnector extends AsyncDisposable {
+  readonly stats: ConnectorStats;
+
+  exists(key: Key, options?: CallOptions): Promise<boolean>;
+
+  /** exists() that blocks the event loop. */
+  existsSync(key: Key): boolean;
+
+  /**
+   * Loads the object into the beginning of `into`.
+   * @returns the part of `into` that holds it, or null on a miss; `into` is undefined then, and
+   *   likewise when the call fails.
+   * @throws {ShmError} EMSGSIZE when the object is longer than `into`.
+   */
+  get(key: Key, into?: ShmRange, options?: CallOptions): Promise<ShmRange | null>;
+
+  /** Stores the bytes of `range`; they must not change until it has resolved. */
+  put(key: Key, range: ShmRange, options?: CallOptions): Promise<void>;
+
+  /** All keys, in no order. Objects that come or go meanwhile may or may not be listed. */
+  list(options?: ListOptions): Promise<string[]>;
+
+  /** @returns whether there was an object. */
+  remove(key: Key, options?: CallOptions): Promise<boolean>;
+
+  /**
+   * get() of each key into the range of the same index.
+   * @throws the first error, after all have ended.
+   */
+  batchedGet(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<(ShmRange | null)[]>;
+
+  /** put() of each key. @throws the first error, after all have ended. */
+  batchedPut(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<void>;
+
+  /** How many of the leading keys exist: the length of the prefix that can be loaded. */
+  batchedContains(keys: readonly Key[], options?: CallOptions): Promise<number>;
+
+  /** Proves that the store answers. @returns milliseconds until it did. */
+  ping(options?: CallOptions): Promise<number>;
+
+  /** Finishes what was begun, within limits, and lets go of everything. Idempotent. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a ShmFileConnector is configured: options in code, a URL, or LMCache's extra_config. Checks
+// all of it and names what is wrong; opens nothing.
+
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import process from "node:process";
+import { checkInteger, describe } from "../memory/arguments.ts";
+import { type ShmRange, ShmSegment } from "../memory/segment.ts";
+import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
+import type { WorkerLimits } from "../worker/client.ts";
+import { checkSecret } from "../worker/protocol.ts";
+import { fileError } from "./storage_directory.ts";
+import { checkKnown, nearest } from "./nearest.ts";
+
+export interface ShmFileConnectorOptions {
+  /** The memory that objects are moved from and to. It must outlive the connector's calls. */
+  segment: ShmSegment;
+  /**
+   * One file for each key is kept here. Relative to the current directory. Created with mode 0700
+   * where it is missing, if the worker is started here.
+   */
+  storageDir: string;
+  /** The worker to start; default: lmshm-worker of this package, or LMSHM_WORKER. */
+  workerBinary?: string | undefined;
+  /** Further arguments for the worker that is started, e.g. ["--log-level", "info"]. */
+  workerArgs?: readonly string[] | undefined;
+  /** A running worker: "host:port", "[::1]:port", "unix:/path", "/path". Starts none then. */
+  workerAddr?: string | undefined;
+  /** For a TCP worker; default: secretFile, else the variable LMSHM_SECRET. */
+  secret?: string | undefined;
+  /** A file that holds the secret, with or without a line feed at its end. */
+  secretFile?: string | undefined;
+  /**
+   * Whether storageDir is the worker's here too. Default: yes for a worker that is started here; a
+   * running one is asked to find a file that is made for the question.
+   */
+  storageVisible?: boolean | undefined;
+  /**
+   * What the objects may take of the disk together; default: no limit. Those that were used longest
+   * ago are removed to make room. Every process that uses the directory needs the same limit, and
+   * has to see it: see storageVisible.
+   */
+  maxBytes?: number | undefined;
+  /** Memory for get() without a range; null: none is free. Called with the object's length. */
+  allocate?: ((byteLength: number) => ShmRange | null) | undefined;
+  /** Requests that the worker has not answered; default 64. */
+  maxInFlight?: number | undefined;
+  /** Bytes that those move; default 256 MiB. A larger object goes alone. */
+  maxInFlightBytes?: number | undefined;
+  /** Until the worker accepts a connection; default 10 s. */
+  connectTimeoutMs?: number | undefined;
+  /** Until it answers what moves no data, and until the file system answers; default 30 s. */
+  controlTimeoutMs?: number | undefined;
+  /** Until it has moved an object, plus one second for each megabyte; default 60 s. */
+  ioTimeoutMs?: number | undefined;
+  /** Until close() gives up waiting for calls in flight; default 30 s. */
+  closeTimeoutMs?: number | undefined;
+  /** How often a lost worker is replaced within restartWindowMs; default 5. */
+  maxRestarts?: number | undefined;
+  /** Default 60 s. */
+  restartWindowMs?: number | undefined;
+  /** Before the second restart; it doubles each time. Default 200 ms. */
+  restartPauseMs?: number | undefined;
+  /** Each line of the log of a worker that is started here. */
+  onLog?: ((line: string) => void) | undefined;
+  /** A worker was lost; calls start or find another within the limits. */
+  onWorkerLost?: ((error: Error) => void) | undefined;
+}
+
+const OPTION_NAMES = [
+  "segment",
+  "storageDir",
+  "workerBinary",
+  "workerArgs",
+  "workerAddr",
+  "secret",
+  "secretFile",
+  "storageVisible",
+  "maxBytes",
+  "allocate",
+  "maxInFlight",
+  "maxInFlightBytes",
+  "connectTimeoutMs",
+  "controlTimeoutMs",
+  "ioTimeoutMs",
+  "closeTimeoutMs",
+  "maxRestarts",
+  "restartWindowMs",
+  "restartPauseMs",
+  "onLog",
+  "onWorkerLost",
+] as const satisfies readonly (keyof ShmFileConnectorOptions)[];
+
+/** What the options mean. */
+export interface ShmFileSettings {
+  readonly segment: ShmSegment;
+  /** Absolute. */
+  readonly storageDir: string;
+  readonly workerBinary: string | undefined;
+  readonly workerArgs: readonly string[];
+  /** Null: a worker is started. */
+  readonly address: WorkerAddress | null;
+  readonly secret: string | null;
+  readonly storageVisible: boolean | undefined;
+  readonly maxBytes: number | undefined;
+  readonly allocate: ((byteLength: number) => ShmRange | null) | undefined;
+  readonly connectTimeoutMs: number;
+  readonly limits: WorkerLimits;
+  readonly onLog: ((line: string) => void) | undefined;
+  readonly onWorkerLost: ((error: Error) => void) | undefined;
+}
+
+const MAX_TIMER_MS = 0x7fff_ffff;
+/** The smallest object takes as much of the disk. */
+const MIN_QUOTA_BYTES = 4096;
+
+function checkType<T>(name: string, value: T, type: "string" | "boolean" | "function"): T {
+  if (value === undefined || typeof value === type) return value;
+  throw new TypeError(`${name} must be a ${type}, got ${describe(value)}`);
+}
+
+function checkPath(name: string, value: unknown): string {
+  if (typeof value !== "string") {
+    throw new TypeError(`${name} must be a path, got ${describe(value)}`);
+  }
+  const fault = value === ""
+    ? "is empty"
+    : /\p{Cc}/u.test(value)
+    ? "contains a control character"
+    : !value.isWellFormed()
+    ? "contains half of a surrogate pair"
+    : "";
+  if (fault) throw new RangeError(`${name} ${JSON.stringify(value)} ${fault}`);
+  return value;
+}
+
+function timeout(name: string, value: number | undefined, fallback: number): number {
+  return value === undefined ? fallback : checkInteger(name, value, 1, MAX_TIMER_MS);
+}
+
+/** @throws {TypeError | RangeError | ShmError} naming the option, its value and what is accepted. */
+export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`ShmFileConnector takes an options object, got ${describe(options)}`);
+  }
+  checkKnown("ShmFileConnector", "option", Object.keys(options), OPTION_NAMES);
+  const { segment, workerArgs = [], workerAddr } = options;
+  if (!(segment instanceof ShmSegment)) {
+    throw new TypeError(`segment must be a ShmSegment, got ${describe(segment)}`);
+  }
+  if (!Array.isArray(workerArgs) || workerArgs.some((arg) => typeof arg !== "string")) {
+    throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);
+  }
+  checkType("storageVisible", options.storageVisible, "boolean");
+  for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
+    checkType(name, options[name], "function");
+  }
+  const address = workerAddr === undefined ? null : parseWorkerAddress(workerAddr);
+  if (address !== null) {
+    for (const name of ["workerBinary", "workerArgs", "onLog"] as const) {
+      if (options[name] === undefined) continue;
+      throw new TypeError(`${name} is for a worker that is started here, and workerAddr is given`);
+    }
+    if (segment.name === null) {
+      throw new TypeError(
+        "an anonymous segment can be attached only by a worker that is started here, and " +
+          `workerAddr is ${JSON.stringify(workerAddr)}; create the segment with a name`,
+      );
+    }
+  }
+  return {
+    segment,
+    storageDir: resolve(checkPath("storageDir", options.storageDir)),
+    workerBinary: options.workerBinary === undefined
+      ? undefined
+      : checkPath("workerBinary", options.workerBinary),
+    workerArgs,
+    address,
+    secret: findSecret(options, address),
+    storageVisible: options.storageVisible,
+    maxBytes: options.maxBytes === undefined
+      ? undefined
+      : checkInteger("maxBytes", options.maxBytes, MIN_QUOTA_BYTES),
+    allocate: options.allocate,
+    connectTimeoutMs: timeout("connectTimeoutMs", options.connectTimeoutMs, 10_000),
+    limits: checkLimits(options),
+    onLog: options.onLog,
+    onWorkerLost: options.onWorkerLost,
+  };
+}
+
+function checkLimits(options: ShmFileConnectorOptions): WorkerLimits {
+  const { maxInFlight = 64, maxInFlightBytes = 256 * 2 ** 20, maxRestarts = 5 } = options;
+  return {
+    maxInFlight: checkInteger("maxInFlight", maxInFlight, 1, 65_536),
+    maxInFlightBytes: checkInteger("maxInFlightBytes", maxInFlightBytes, 1),
+    controlTimeoutMs: timeout("controlTimeoutMs", options.controlTimeoutMs, 30_000),
+    ioTimeoutMs: timeout("ioTimeoutMs", options.ioTimeoutMs, 60_000),
+    closeTimeoutMs: timeout("closeTimeoutMs", options.closeTimeoutMs, 30_000),
+    restarts: {
+      max: checkInteger("maxRestarts", maxRestarts, 0, 1_000_000),
+      windowMs: timeout("restartWindowMs", options.restartWindowMs, 60_000),
+      pauseMs: timeout("restartPauseMs", options.restartPauseMs, 200),
+    },
+  };
+}
+
+function findSecret(
+  options: ShmFileConnectorOptions,
+  address: WorkerAddress | null,
+): string | null {
+  const { secret, secretFile } = options;
+  if (address?.kind !== "tcp") {
+    if (secret === undefined && secretFile === undefined) return null;
+    const given = secret === undefined ? "secretFile" : "secret";
+    throw new TypeError(
+      `${given} is for a worker at "host:port"; ` +
+        (address ? `${formatWorkerAddress(address)} checks the user instead` : "none is given"),
+    );
+  }
+  if (secret !== undefined && secretFile !== undefined) {
+    throw new TypeError("secret and secretFile exclude each other");
+  }
+  const found = secret ?? (secretFile === undefined ? undefined : readSecret(secretFile)) ??
+    process.env["LMSHM_SECRET"];
+  if (found === undefined || found === "") return null;
+  if (typeof found !== "string") throw new TypeError("secret must be a string");
+  checkSecret(found);
+  return found;
+}
+
+function readSecret(path: string): string {
+  checkPath("secretFile", path);
+  try {
+    return readFileSync(path, "utf8").replace(/\r?\n$/, "");
+  } catch (cause) {
+    throw fileError(cause, "read secretFile", path);
+  }
+}
+
+/** The part of the options that a URL or LMCache's configuration can tell. */
+export interface NamedOptions {
+  options: Pick<
+    ShmFileConnectorOptions,
+    "storageDir" | "workerBinary" | "workerAddr" | "maxBytes"
+  >;
+  /** The segment's name, as configured; null when it is not. */
+  shmName: string | null;
+}
+
+const URL_FORM = "shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path";
+const URL_PARAMETERS = ["shm_name", "worker_bin", "worker_addr"] as const;
+
+/**
+ * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`, with
+ * percent-encoding where it is needed.
+ */
+export function optionsFromUrl(text: string): NamedOptions {
+  if (typeof text !== "string") throw new TypeError(`the URL must be a string, got ${text}`);
+  const refuse = (why: string): never => {
+    throw new RangeError(`connector URL ${JSON.stringify(text)} ${why}; expected ${URL_FORM}`);
+  };
+  if (!URL.canParse(text)) refuse("is no URL");
+  const url = new URL(text);
+  if (url.protocol !== "shmfile:") refuse(`begins with "${url.protocol}"`);
+  if (!text.slice("shmfile:".length).startsWith("//")) refuse(`has no "//"`);
+  if (url.username || url.password) refuse("has a user or password, which have no meaning here");
+  if (url.hash) refuse("has a fragment, which has no meaning here");
+  if (url.host && !url.port) refuse("has a host without a port");
+  checkKnown("a connector URL", "parameter", [...url.searchParams.keys()], URL_PARAMETERS);
+  for (const name of URL_PARAMETERS) {
+    if (url.searchParams.getAll(name).length > 1) refuse(`has ${name} more than once`);
+  }
+  let storageDir = "";
+  try {
+    storageDir = decodeURIComponent(url.pathname);
+  } catch {
+    refuse("has a malformed percent-encoding in its path");
+  }
+  if (storageDir === "" || storageDir === "/") refuse("has no directory");
+  const parameter = url.searchParams.get("worker_addr") ?? "";
+  if (url.host && parameter) refuse("has both a host and worker_addr");
+  const workerAddr = url.host || parameter;
+  const workerBinary = url.searchParams.get("worker_bin");
+  return {
+    options: {
+      storageDir,
+      ...(workerAddr ? { workerAddr } : {}),
+      ...(workerBinary ? { workerBinary } : {}),
+    },
+    shmName: url.searchParams.get("shm_name") || null,
+  };
+}
+
+const GIB = 1024 ** 3;
+const CONFIG_KEYS = [
+  "shmfs.storage_dir",
+  "shmfs.shm_name",
+  "shmfs.worker_binary",
+  "shmfs.worker_addr",
+  "shm_name",
+  "lmshm.max_storage_size",
+] as const;
+
+/**
+ * LMCache's extra_config. Keys that are not ours belong to other parts of LMCache and are passed
+ * over, unless they begin with "shmfs." or look like a misspelling of one of ours.
+ */
+export function optionsFromConfig(extra: Readonly<Record<string, unknown>>): NamedOptions {
+  if (typeof extra !== "object" || extra === null) {
+    throw new TypeError(`extra_config must be an object, got ${describe(extra)}`);
+  }
+  const suspects = Object.keys(extra).filter((key) =>
+    key.startsWith("shmfs.") || nearest(key, CONFIG_KEYS) !== null
+  );
+  checkKnown("extra_config", "key", suspects, CONFIG_KEYS);
+  const text = (key: typeof CONFIG_KEYS[number]): string | null => {
+    const value = extra[key];
+    if (value === undefined || value === null || value === "") return null;
+    if (typeof value === "string") return value;
+    throw new TypeError(`extra_config: ${key} must be a string, got ${describe(value)}`);
+  };
+  const storageDir = text("shmfs.storage_dir");
+  if (storageDir === null) {
+    throw new TypeError(
+      "extra_config has no shmfs.storage_dir; set it to the directory that keeps the objects",
+    );
+  }
+  const maxBytes = storageSize(extra["lmshm.max_storage_size"]);
+  const workerBinary = text("shmfs.worker_binary");
+  const workerAddr = text("shmfs.worker_addr");
+  return {
+    options: {
+      storageDir,
+      // As in LMCache, an address wins over a program to start.
+      ...(workerAddr === null ? {} : { workerAddr }),
+      ...(workerAddr === null && workerBinary !== null ? { workerBinary } : {}),
+      ...(maxBytes === null ? {} : { maxBytes }),
+    },
+    shmName: text("shmfs.shm_name") ?? text("shm_name"),
+  };
+}
+
+/** Bytes of a number of GB; null when there is none. */
+function storageSize(gigabytes: unknown): number | null {
+  if (gigabytes === undefined || gigabytes === null || gigabytes === "") return null;
+  const bytes = typeof gigabytes === "number" || typeof gigabytes === "string"
+    ? Math.floor(Number(gigabytes) * GIB)
+    : NaN;
+  if (Number.isSafeInteger(bytes) && bytes >= MIN_QUOTA_BYTES) return bytes;
+  throw new RangeError(
+    `extra_config: lmshm.max_storage_size is ${describe(gigabytes)}; accepted is a number of GB ` +
+      `(1024^3 bytes) that makes ${MIN_QUOTA_BYTES} bytes or more`,
+  );
+}
+
+/** Throws unless `shmName`, where it is configured, is the segment's name. */
+export function checkShmName(shmName: string | null, segment: ShmSegment): void {
+  if (shmName === null) return;
+  const wanted = shmName.startsWith("/") ? shmName : `/${shmName}`;
+  if (segment.name === wanted) return;
+  throw new RangeError(
+    `shm_name is ${JSON.stringify(shmName)}, but the segment is ` +
+      (segment.name === null ? "anonymous" : JSON.stringify(segment.name)),
+  );
+}

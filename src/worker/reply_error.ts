@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A worker's ERROR reply as a ShmError with a hint.
+
+import { type ErrorDetails, ShmError } from "../errors.ts";
+import { errnoNumber } from "./errno_text.ts";
+import type { ErrorReply } from "./protocol.ts";
+
+const HINTS: Readonly<Record<string, string>> = {
+  ENOSPC: "Free space in the storage directory's file system",
+  EDQUOT: "The disk quota of the user that runs the worker is used up",
+  EACCES: "Check the permissions of the directory, and that it is below the worker's --root",
+  EROFS: "The storage directory's file system is mounted read-only",
+  ENOENT: "Check that the storage directory exists where the worker runs",
+  ENOTDIR: "A part of the storage directory's path is not a directory",
+  EMFILE: "Raise the limit of open files (ulimit -n) of the worker",
+  EIO: "The storage device reports an error: see the kernel's log",
+};
+
+/**
+ * @param operation what was asked, e.g. "put m@1@0@ff@half"
+ * @param hint instead of the usual one for the reply's code
+ */
+export function replyError(
+  reply: ErrorReply,
+  operation: string,
+  details: ErrorDetails = {},
+  hint: string | undefined = HINTS[reply.code],
+): ShmError {
+  const errno = errnoNumber(reply.code);
+  // The message may begin with the code, which ShmError shows anyway.
+  const message = reply.message.startsWith(`${reply.code} `)
+    ? reply.message.slice(reply.code.length + 1)
+    : reply.message;
+  return new ShmError(`the worker answered: ${message}`, {
+    code: reply.code,
+    operation,
+    ...(errno === undefined ? {} : { errno }),
+    ...(hint === undefined ? {} : { hint }),
+    details: { ...details, reply: reply.message },
+  });
+}

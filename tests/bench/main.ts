@@ -1,0 +1,219 @@
+#!/usr/bin/env bun
+// SPDX-License-Identifier: Apache-2.0
+//
+// The benchmarks: runs those that are asked for in the runtime that it is started in, prints their
+// tables, stores the raw samples, and writes the document from what is stored.
+//
+// Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { allocatorBenchmark } from "./allocator_bench.ts";
+import { callsBenchmark } from "./calls_bench.ts";
+import { hotTierBenchmark } from "./hot_tier_bench.ts";
+import { policyBenchmark } from "./policy_bench.ts";
+import { segmentBenchmark } from "./segment_bench.ts";
+import type { Benchmark } from "./support/benchmark.ts";
+import { writeDocument } from "./support/document.ts";
+import { describeEnvironment, environment } from "./support/environment.ts";
+import { terminalProgress } from "./support/progress.ts";
+import { fromJson, type RunResult, SCHEMA, type Section, toJson } from "./support/results.ts";
+import { cellsOf, toText } from "./support/text_table.ts";
+import { transferBenchmark } from "./transfer_bench.ts";
+
+/** All of them, in the order of running. */
+const BENCHMARKS: readonly Benchmark[] = [
+  segmentBenchmark,
+  allocatorBenchmark,
+  policyBenchmark,
+  hotTierBenchmark,
+  callsBenchmark,
+  transferBenchmark,
+];
+
+const USAGE = `Usage: main.ts [OPTION]...
+
+Runs the benchmarks in this runtime. Minutes; keep the machine quiet meanwhile.
+
+  --only NAME,...   only these (--list shows them)
+  --quick           smaller sizes and fewer rounds
+  --dir DIR         where files are written and read (default /var/tmp; choose the disk you mean)
+  --json FILE       store the raw samples; a folder gets <runtime>.json
+  --write DOC       store the raw samples in the folder bench/ beside DOC, and write DOC and its
+                    charts from all results there
+  --render          with --write: run nothing, write DOC from what is stored
+  --list            names of the benchmarks
+`;
+
+const REMOVE_ATTEMPTS = 40;
+const REMOVE_PAUSE_MS = 50;
+
+class UsageError extends Error {}
+
+interface Settings {
+  readonly chosen: readonly Benchmark[];
+  readonly quick: boolean;
+  readonly dir: string;
+  readonly json: string | null;
+  readonly write: string | null;
+  readonly render: boolean;
+}
+
+function readArguments(args: string[]): Settings | null {
+  let values;
+  try {
+    ({ values } = parseArgs({
+      args,
+      options: {
+        only: { type: "string" },
+        quick: { type: "boolean", default: false },
+        dir: { type: "string" },
+        json: { type: "string" },
+        write: { type: "string" },
+        render: { type: "boolean", default: false },
+        list: { type: "boolean", default: false },
+        help: { type: "boolean", short: "h", default: false },
+      },
+    }));
+  } catch (error) {
+    throw new UsageError(`${(error as Error).message}\n\n${USAGE}`);
+  }
+  if (values.help || values.list) {
+    const list = BENCHMARKS.map(({ name, summary }) => `${name.padEnd(10)} ${summary}`).join("\n");
+    console.log(values.help ? USAGE : list);
+    return null;
+  }
+  if (values.render && values.write === undefined) {
+    throw new UsageError("--render needs --write DOC");
+  }
+  if (values.only !== undefined && values.write !== undefined) {
+    throw new UsageError("--write takes a whole run, so --only does not go with it; take --json");
+  }
+  const dir = values.dir ?? (existsSync("/var/tmp") ? "/var/tmp" : tmpdir());
+  if (!existsSync(dir)) throw new UsageError(`--dir ${dir}: there is no such directory`);
+  return {
+    chosen: values.only === undefined ? BENCHMARKS : choose(values.only.split(",")),
+    quick: values.quick,
+    dir,
+    json: values.json ?? null,
+    write: values.write ?? null,
+    render: values.render,
+  };
+}
+
+function choose(names: readonly string[]): Benchmark[] {
+  return names.map((name) => {
+    const found = BENCHMARKS.find((benchmark) => benchmark.name === name);
+    if (found) return found;
+    const known = BENCHMARKS.map((benchmark) => benchmark.name).join(", ");
+    throw new UsageError(
+      `--only ${JSON.stringify(name)}: there is no such benchmark; take ${known}`,
+    );
+  });
+}
+
+function printSection({ title, tables, notes }: Section): void {
+  console.log(`\n${title}`);
+  for (const table of tables) {
+    console.log(`\n  ${table.title}\n  ${table.conditions}\n`);
+    console.log(toText(cellsOf(table)).replace(/^/gm, "    "));
+  }
+  for (const note of notes) console.log(`\n  note: ${note}`);
+}
+
+/** A worker that was interrupted in a write may go on for a moment and add a file meanwhile. */
+function removeFolder(path: string): void {
+  for (let attempt = 1;; attempt++) {
+    try {
+      rmSync(path, { recursive: true, force: true });
+      return;
+    } catch (error) {
+      if (attempt === REMOVE_ATTEMPTS) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, REMOVE_PAUSE_MS);
+    }
+  }
+}
+
+async function runAll({ chosen, quick, dir }: Settings): Promise<RunResult> {
+  const started = performance.now();
+  const directory = await mkdtemp(join(dir, "lmshm-bench-"));
+  const cleanUp = () => removeFolder(directory);
+  // On Ctrl-C the segments go by their own exit hook.
+  process.on("exit", cleanUp);
+  for (const [signal, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] as const) {
+    process.once(signal, () => process.exit(128 + number));
+  }
+  const progress = terminalProgress();
+  try {
+    const found = await environment(directory);
+    for (const [name, value] of describeEnvironment(found)) {
+      console.log(`${name.padEnd(22)} ${value}`);
+    }
+    const sections: Record<string, Section> = {};
+    for (const benchmark of chosen) {
+      progress.show(benchmark.summary);
+      const sectionStarted = performance.now();
+      const section = await benchmark.run({ quick, directory, show: progress.show });
+      progress.clear();
+      printSection(section);
+      console.log(`\n  ${((performance.now() - sectionStarted) / 1000).toFixed(1)} s`);
+      sections[benchmark.name] = section;
+    }
+    const seconds = Math.round((performance.now() - started) / 1000);
+    return { schema: SCHEMA, environment: found, quick, seconds, sections };
+  } finally {
+    progress.clear();
+    cleanUp();
+  }
+}
+
+/** Stores a result and returns where. */
+function store(result: RunResult, path: string): string {
+  const isFolder = path.endsWith("/") || !/\.json$/.test(path);
+  const file = isFolder ? join(path, `${result.environment.runtime}.json`) : path;
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, toJson(result));
+  return file;
+}
+
+function renderDocument(path: string): void {
+  const folder = join(dirname(path), "bench");
+  const files = existsSync(folder)
+    ? readdirSync(folder).filter((name) => name.endsWith(".json")).sort()
+    : [];
+  if (files.length === 0) {
+    throw new Error(`there are no results in ${folder}: run without --render first`);
+  }
+  const results = files.map((name) => fromJson(name, readFileSync(join(folder, name), "utf8")));
+  const { markdown, charts } = writeDocument(results, relative(dirname(path), folder));
+  writeFileSync(path, markdown);
+  for (const [name, svg] of charts) writeFileSync(join(folder, name), svg);
+  console.log(`\nwrote ${path} from ${files.join(", ")}`);
+}
+
+async function main(args: string[]): Promise<number> {
+  const settings = readArguments(args);
+  if (settings === null) return 0;
+  const { json, write, render } = settings;
+  if (!render) {
+    const result = await runAll(settings);
+    console.log(`\n${result.seconds} s`);
+    if (json !== null) console.log(`raw samples in ${store(result, json)}`);
+    if (write !== null) store(result, join(dirname(write), "bench", "/"));
+  }
+  if (write !== null) renderDocument(write);
+  return 0;
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  const text = error instanceof Error ? error.message : String(error);
+  console.error(`bench: ${text}`);
+  if (process.env.LMSHM_DEBUG && error instanceof Error) console.error(error.stack);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+}

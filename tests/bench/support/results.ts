@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a benchmark gives: tables of raw samples. Medians, ratios, text and pictures are made of it
+// later (statistics.ts, text_table.ts, markdown.ts, chart.ts), so that a stored result can always
+// be looked at again. Everything here is plain JSON.
+
+import type { Environment } from "./environment.ts";
+
+/** The version of this format; a file of another version is not read. */
+export const SCHEMA = 1;
+
+export type Unit = "ms" | "us" | "ns" | "MB/s" | "GiB/s" | "ops/s" | "s/GB" | "bytes" | "%";
+
+/** A column. */
+export interface Metric {
+  readonly key: string;
+  readonly label: string;
+  readonly unit: Unit;
+}
+
+/** A line: one contender. */
+export interface Row {
+  readonly contender: string;
+  /** Rows of one group are held against each other; "" where a table has but one. */
+  readonly group: string;
+  /** Anything a reader must know to judge it, e.g. "blocks the event loop"; "" for nothing. */
+  readonly note: string;
+  /** By metric; in the order of the rounds. A metric that was not measured is absent. */
+  readonly samples: Readonly<Record<string, readonly number[]>>;
+}
+
+/** Which metric is held against which contender's, in each group: the last column of a table. */
+export interface Comparison {
+  readonly metric: string;
+  readonly baseline: string;
+  readonly label: string;
+  readonly better: "more" | "less";
+  /** The baseline is this project's; otherwise all other rows are. */
+  readonly baselineIsOurs: boolean;
+}
+
+/** Bars: a metric on the left, and on the right metrics that are stacked. */
+export interface ChartColumns {
+  readonly left: string;
+  readonly right: readonly string[];
+  readonly rightTitle: string;
+}
+
+export interface Table {
+  readonly title: string;
+  /** What was done, how often, in which state of the caches. */
+  readonly conditions: string;
+  readonly metrics: readonly Metric[];
+  readonly rows: readonly Row[];
+  readonly compare: Comparison | null;
+  /** The table is also drawn. */
+  readonly chart: ChartColumns | null;
+}
+
+/** Something that the project set itself: a number that is to be at most `limit`. */
+export interface Aim {
+  readonly what: string;
+  readonly limit: number;
+  readonly unit: Unit | "";
+  readonly got: number;
+}
+
+/** What one benchmark gives. */
+export interface Section {
+  readonly title: string;
+  readonly intro: string;
+  readonly tables: readonly Table[];
+  readonly aims: readonly Aim[];
+  /** What was left out and why, and what went not as wished. */
+  readonly notes: readonly string[];
+}
+
+/** A run of the program: one runtime. */
+export interface RunResult {
+  readonly schema: typeof SCHEMA;
+  readonly environment: Environment;
+  readonly quick: boolean;
+  readonly seconds: number;
+  /** By the benchmark's name. */
+  readonly sections: Readonly<Record<string, Section>>;
+}
+
+/** One sample of one contender: a number for each metric. */
+export type Sample = Readonly<Record<string, number>>;
+
+/** Samples in the order of the rounds, as a row. */
+export function rowOf(
+  contender: string,
+  note: string,
+  samples: readonly Sample[],
+  group = "",
+): Row {
+  const columns: Record<string, number[]> = {};
+  for (const sample of samples) {
+    for (const [key, value] of Object.entries(sample)) (columns[key] ??= []).push(value);
+  }
+  return { contender, group, note, samples: columns };
+}
+
+/** Numbers shortened to six digits: a timer knows no more. */
+export function toJson(result: RunResult): string {
+  const short = (_: string, value: unknown) =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+  // One line for each list of numbers.
+  return JSON.stringify(result, short, 1).replace(
+    /\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]/g,
+    (_, numbers: string) => `[${numbers.replace(/\s+/g, " ")}]`,
+  ) + "\n";
+}
+
+/** @throws {Error} when the text is not a result of this version. */
+export function fromJson(path: string, text: string): RunResult {
+  const found = JSON.parse(text) as RunResult;
+  if (found?.schema !== SCHEMA) {
+    throw new Error(
+      `${path} is not a benchmark result of format ${SCHEMA}: run the benchmarks again`,
+    );
+  }
+  return found;
+}

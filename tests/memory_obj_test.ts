@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The life of a memory object: references, pins, operations in flight, views, truncation, loss.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { MemoryObj } from "../src/memory/memory_obj.ts";
+import { ShmSegment } from "../src/memory/segment.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
+import type { PoolOptions } from "../src/memory/pool_allocator.ts";
+import { shmError } from "./support/assertions.ts";
+import { collectGarbage } from "./support/gc.ts";
+import { withoutLeaks } from "./support/leaks.ts";
+
+const SHAPE = [2, 2, 16, 64] as const;
+const POOL_BYTES = 1 << 20;
+
+/** A test with a pool of 1 MiB around it, whose books must add up at the end. */
+function poolTest(
+  name: string,
+  body: (pool: TensorMemoryAllocator, segment: ShmSegment) => void | Promise<void>,
+  options: PoolOptions = {},
+): void {
+  test(name, { timeout: 60_000 }, () =>
+    withoutLeaks(async () => {
+      await using segment = await ShmSegment.create({ sizeBytes: POOL_BYTES, pin: "none" });
+      const pool = new TensorMemoryAllocator(segment, options);
+      await body(pool, segment);
+      pool.memcheck();
+    }));
+}
+
+poolTest("a memory object says what it is", (pool, segment) => {
+  pool.allocateOrThrow([4096], null, "BINARY");
+  using obj = pool.allocateOrThrow(SHAPE, "bfloat16");
+  assert.deepEqual(obj.metadata, {
+    shape: [2, 2, 16, 64],
+    dtype: "bfloat16",
+    shapes: [[2, 2, 16, 64]],
+    dtypes: ["bfloat16"],
+    format: "KV_2LTD",
+    address: 4096,
+    physicalSizeBytes: 8192,
+    refCount: 1,
+    pinCount: 0,
+  });
+  assert.equal(obj.byteLength, 8192);
+  assert.equal(obj.numTokens, 16);
+  assert.equal(obj.offset, 4096);
+  assert.equal(obj.segment, segment);
+  assert.equal(obj.dataPointer, segment.address + 4096n);
+  assert.equal(obj.allocator, pool);
+  assert.ok(obj.valid && obj.canEvict && !obj.isPinned);
+});
+
+poolTest("bytes are the segment's memory, not a copy", (pool, segment) => {
+  pool.allocateOrThrow([1], null, "BINARY");
+  using obj = pool.allocateOrThrow([100], null, "BINARY");
+  assert.equal(obj.bytes.length, 100, "the logical size");
+  assert.equal(obj.bytes, obj.bytes, "the same array each time");
+  obj.bytes.fill(7);
+  assert.deepEqual([...segment.bytes(4095, 3)], [0, 7, 7]);
+  segment.bytes(4096, 1)[0] = 9;
+  assert.equal(obj.bytes[0], 9);
+});
+
+poolTest("tensor() is a typed array over the same memory", (pool) => {
+  using obj = pool.allocateOrThrow(SHAPE, "float");
+  const numbers = obj.tensor(0, "float");
+  assert.ok(numbers instanceof Float32Array);
+  assert.equal(numbers.length, 2 * 2 * 16 * 64);
+  numbers[1] = 1;
+  assert.deepEqual([...obj.bytes.subarray(4, 8)], [0, 0, 0x80, 0x3f]);
+  assert.throws(() => obj.tensor(0, "half"), /TypeError.*tensor 0 is float, not "half"/);
+  assert.throws(() => obj.tensor(1), /RangeError.*index/);
+  assert.throws(() => obj.tensor(-1), RangeError);
+  assert.throws(() => obj.tensor(0.5), RangeError);
+});
+
+poolTest("an object of several tensors has each of them", (pool) => {
+  using obj = pool.allocateOrThrow([[2, 1, 4, 2], [2, 1, 4, 4]], ["half", "double"]);
+  assert.equal(obj.byteLength, 32 + 256);
+  obj.tensor(0, "half").fill(1);
+  obj.tensor(1, "double").fill(-2);
+  assert.equal(obj.tensor(1).length, 32);
+  assert.deepEqual([...obj.tensor(0, "half")], new Array(16).fill(1));
+  assert.equal(obj.tensorBytes(1).byteLength, 256);
+  assert.equal(obj.tensorBytes(1).byteOffset - obj.bytes.byteOffset, 32);
+  assert.equal(obj.tensorBytes(0).byteLength, 32);
+});
+
+poolTest("a tensor that is not aligned has bytes but no typed array", (pool) => {
+  using obj = pool.allocateOrThrow([[1, 1, 3, 1], [1, 1, 3, 1]], ["uint8", "float"], "KV_MLA_FMT");
+  assert.throws(() => obj.tensor(1), RangeError);
+  assert.equal(obj.tensorBytes(1).byteLength, 12);
+});
+
+poolTest("freeing revokes every view: length 0, reads give undefined", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "float");
+  const { bytes } = obj;
+  const numbers = obj.tensor(0, "float");
+  const part = bytes.subarray(8, 16);
+  bytes.fill(255);
+  obj.refCountDown();
+  for (const view of [bytes, numbers, part]) {
+    assert.equal(view.length, 0);
+    assert.equal(view[0], undefined);
+    view[0] = 1;
+    assert.equal(view[0], undefined);
+  }
+  using next = pool.allocateOrThrow(SHAPE, "float");
+  assert.equal(next.offset, 0, "the same memory again");
+  assert.equal(bytes.length, 0);
+});
+
+poolTest("methods that need the memory say EFREED after the object is freed", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  obj.refCountDown();
+  assert.equal(obj.valid, false);
+  assert.equal(obj.canEvict, false);
+  const uses: [string, () => unknown][] = [
+    ["bytes", () => obj.bytes],
+    ["tensor", () => obj.tensor()],
+    ["tensorBytes", () => obj.tensorBytes()],
+    ["hold", () => obj.hold("test")],
+    ["refCountUp", () => obj.refCountUp()],
+    ["refCountDown", () => obj.refCountDown()],
+    ["pin", () => obj.pin()],
+    ["unpin", () => obj.unpin()],
+    ["truncateTokens", () => obj.truncateTokens(1)],
+    ["truncateBytes", () => obj.truncateBytes(1)],
+    ["dispose", () => obj[Symbol.dispose]()],
+    ["free", () => pool.free(obj)],
+    ["batchedFree", () => pool.batchedFree([obj])],
+  ];
+  for (const [name, use] of uses) {
+    assert.throws(use, shmError("EFREED", /KV_2LTD \[2, 2, 16, 64\] half at 0 was freed/), name);
+  }
+  assert.deepEqual(obj.shape, SHAPE, "what it was can still be asked");
+  assert.equal(obj.refCount, 0);
+});
+
+poolTest("the last reference frees", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  obj.refCountUp();
+  obj.refCountUp();
+  assert.equal(obj.refCount, 3);
+  assert.equal(obj.canEvict, false);
+  obj.refCountDown();
+  obj.refCountDown();
+  assert.ok(obj.valid);
+  assert.equal(pool.stats().liveObjects, 1);
+  obj.refCountDown();
+  assert.equal(pool.stats().liveObjects, 0);
+});
+
+poolTest("using releases the reference of the allocation", (pool) => {
+  let kept: MemoryObj;
+  {
+    using obj = pool.allocateOrThrow(SHAPE, "half");
+    using other = pool.allocateOrThrow(SHAPE, "half");
+    kept = obj;
+    kept.refCountUp();
+    assert.ok(other.valid);
+  }
+  assert.equal(pool.stats().liveObjects, 1);
+  kept.refCountDown();
+  assert.equal(pool.stats().liveObjects, 0);
+});
+
+poolTest("a pinned object outlives its references until it is unpinned", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  obj.pin();
+  obj.pin();
+  assert.ok(obj.isPinned && !obj.canEvict);
+  obj.refCountDown();
+  assert.ok(obj.valid);
+  assert.throws(() => obj.refCountDown(), shmError("EINVAL", /no references left, only pins/));
+  obj.unpin();
+  assert.ok(obj.valid);
+  obj.unpin();
+  assert.equal(obj.valid, false);
+  assert.equal(pool.stats().liveObjects, 0);
+});
+
+poolTest("unpin() of what is not pinned is an error that changes nothing", (pool) => {
+  using obj = pool.allocateOrThrow(SHAPE, "half");
+  assert.throws(() => obj.unpin(), shmError("EINVAL", /is not pinned/));
+  assert.equal(obj.pinCount, 0);
+  assert.equal(obj.refCount, 1);
+});
+
+poolTest("freeing with I/O in flight is EBUSY, names the operation and changes nothing", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const done = obj.hold("put llama@1@0@ff@half");
+  const alsoDone = obj.hold("checksum");
+  assert.equal(obj.inFlight, 2);
+  assert.equal(obj.canEvict, false);
+  obj.bytes[0] = 1;
+  const busy = shmError("EBUSY", /2 operations in flight: put llama@1@0@ff@half, checksum/);
+  assert.throws(() => obj.refCountDown(), busy);
+  assert.throws(() => pool.free(obj), busy);
+  assert.throws(() => pool.batchedFree([obj]), busy);
+  obj.pin();
+  obj.refCountDown();
+  assert.throws(() => obj.unpin(), busy);
+  assert.equal(obj.bytes[0], 1, "the views are still there");
+  done();
+  done();
+  assert.equal(obj.inFlight, 1, "releasing twice counts once");
+  alsoDone();
+  obj.unpin();
+  assert.equal(obj.valid, false);
+});
+
+poolTest("the pool cannot be freed with I/O in flight on an object", async (pool, segment) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const done = obj.hold("get");
+  await assert.rejects(segment.free(), shmError("EBUSY", /get/));
+  assert.equal(obj.bytes.length, obj.byteLength);
+  done();
+  assert.throws(() => obj.hold(5 as never), /TypeError.*reason/);
+  obj.refCountDown();
+});
+
+poolTest(
+  "when its pool is closed an object is invalid, and releasing it is no error",
+  async (pool, segment) => {
+    const obj = pool.allocateOrThrow(SHAPE, "half");
+    const { bytes } = obj;
+    obj.pin();
+    await segment.free();
+    assert.equal(obj.valid, false);
+    assert.equal(bytes.length, 0);
+    assert.throws(() => obj.bytes, shmError("EFREED", /pool was closed/));
+    assert.throws(() => obj.hold("x"), shmError("EFREED"));
+    assert.throws(() => pool.allocate(SHAPE, "half"), shmError("EBADF", /pool is closed/));
+    obj.unpin();
+    obj.refCountDown();
+  },
+);
+
+poolTest("truncateTokens() gives a partial chunk its true shape", (pool) => {
+  using obj = pool.allocateOrThrow(SHAPE, "half");
+  const full = obj.bytes;
+  assert.equal(obj.truncateTokens(3), obj);
+  assert.deepEqual(obj.shape, [2, 2, 3, 64]);
+  assert.equal(obj.numTokens, 3);
+  assert.equal(obj.byteLength, 2 * 2 * 3 * 64 * 2);
+  assert.equal(obj.bytes.length, obj.byteLength);
+  assert.equal(obj.bytes.buffer, full.buffer);
+  assert.equal(obj.tensor().length, 2 * 2 * 3 * 64);
+  assert.equal(obj.physicalSizeBytes, 8192);
+  obj.truncateBytes(obj.byteLength / 3);
+  assert.equal(obj.numTokens, 1);
+});
+
+poolTest("truncating refuses to grow, and sizes that are no whole tokens", (pool) => {
+  using obj = pool.allocateOrThrow(SHAPE, "half");
+  assert.throws(() => obj.truncateTokens(17), /RangeError.*more than the object's 8192/);
+  for (const bad of [0, -1, 1.5, NaN]) assert.throws(() => obj.truncateTokens(bad), RangeError);
+  assert.throws(() => obj.truncateBytes(511), /RangeError.*no multiple of 512/);
+  assert.throws(() => obj.truncateBytes(0), RangeError);
+  assert.equal(obj.numTokens, 16);
+  using binary = pool.allocateOrThrow([1000], null, "BINARY");
+  assert.throws(() => binary.truncateTokens(1), TypeError);
+  assert.deepEqual(binary.truncateBytes(17).shape, [17]);
+  assert.throws(() => binary.truncateBytes(18), RangeError);
+  assert.equal(binary.bytes.length, 17);
+});
+
+poolTest("a buffer that was transferred away is quarantined with its memory", (pool) => {
+  const obj = pool.allocateOrThrow([4096], null, "BINARY");
+  const elsewhere = new Uint8Array(obj.bytes.buffer.transfer());
+  elsewhere[0] = 42;
+  assert.throws(() => obj.bytes, shmError("EMOVED", /transferred/));
+  obj.refCountDown();
+  const { quarantinedBytes, quarantinedObjects, liveObjects } = pool.memcheck();
+  assert.deepEqual([quarantinedBytes, quarantinedObjects, liveObjects], [4096, 1, 0]);
+  const rest: MemoryObj[] = [];
+  for (let next; (next = pool.allocate([4096], null, "BINARY")) !== null;) {
+    next.bytes.fill(255);
+    rest.push(next);
+  }
+  assert.equal(rest.length, POOL_BYTES / 4096 - 1, "never handed out again");
+  assert.equal(elsewhere[0], 42);
+  const [escaped] = pool.leakReport().objects;
+  assert.equal(escaped?.state, "escaped");
+  assert.equal(escaped?.offset, 0);
+  pool.batchedFree(rest);
+});
+
+poolTest("zeroOnFree clears all of the chunk, viewed or not", (pool, segment) => {
+  const seen = pool.allocateOrThrow([5000], null, "BINARY");
+  const unseen = pool.allocateOrThrow([5000], null, "BINARY");
+  segment.bytes(0, 16384).fill(3);
+  seen.bytes[0] = 4;
+  seen.truncateBytes(1);
+  seen.refCountDown();
+  assert.ok(segment.bytes(0, 8192).every((byte) => byte === 0), "padding and cut-off part too");
+  assert.ok(segment.bytes(8192, 8192).every((byte) => byte === 3), "and nothing else");
+  unseen.refCountDown();
+  assert.ok(segment.bytes(0, 16384).every((byte) => byte === 0));
+}, { zeroOnFree: true });
+
+poolTest("without zeroOnFree the memory keeps what was in it", (pool, segment) => {
+  const obj = pool.allocateOrThrow([16], null, "BINARY");
+  obj.bytes.fill(3);
+  obj.refCountDown();
+  assert.equal(segment.bytes(0, 1)[0], 3);
+});
+
+poolTest("onFree() is called each time memory was given back, until it is ended", (pool) => {
+  let calls = 0;
+  const end = pool.onFree(() => calls++);
+  const [a, b, c] = pool.batchedAllocate(SHAPE, "half", 3)!;
+  a!.refCountUp();
+  a!.refCountDown();
+  assert.equal(calls, 0);
+  a!.refCountDown();
+  assert.equal(calls, 1);
+  pool.free(b!);
+  assert.equal(calls, 2);
+  end();
+  c!.refCountDown();
+  assert.equal(calls, 2);
+});
+
+poolTest("onceIdle() is called once, when the object can be evicted or was freed", (pool) => {
+  const obj = pool.allocateOrThrow(SHAPE, "half");
+  let calls = 0;
+  obj.refCountUp();
+  obj.pin();
+  const done = obj.hold("get");
+  obj.onceIdle(() => calls++);
+  obj.refCountDown();
+  obj.unpin();
+  assert.equal(calls, 0);
+  done();
+  assert.equal(calls, 1);
+  obj.refCountUp();
+  obj.refCountDown();
+  assert.equal(calls, 1);
+  obj.onceIdle(() => calls++);
+  obj.refCountDown();
+  assert.equal(calls, 2);
+});
+
+poolTest("leakReport() names where a live object was allocated", (pool) => {
+  function allocateHere() {
+    return pool.allocateOrThrow(SHAPE, "half");
+  }
+  using obj = allocateHere();
+  obj.pin();
+  const done = obj.hold("put");
+  const report = pool.leakReport();
+  assert.equal(report.liveObjects, 1);
+  assert.equal(report.liveBytes, 8192);
+  const [live] = report.objects;
+  assert.equal(live?.state, "live");
+  assert.deepEqual([live?.refCount, live?.pinCount, live?.inFlight], [1, 1, ["put"]]);
+  assert.match(live?.allocatedAt ?? "", /memory_obj_test\.ts/);
+  assert.doesNotMatch(live?.allocatedAt?.split("\n")[0] ?? "", /allocator/);
+  assert.ok(live?.ageMs !== null && live!.ageMs >= 0);
+  done();
+  obj.unpin();
+}, { trackAllocations: true });
+
+poolTest("leakReport() is empty when everything was released", (pool) => {
+  pool.batchedFree(pool.batchedAllocate(SHAPE, "half", 3)!);
+  assert.deepEqual(pool.leakReport(), {
+    liveObjects: 0,
+    liveBytes: 0,
+    leakedObjects: 0,
+    recoveredObjects: 0,
+    objects: [],
+  });
+}, { trackAllocations: true });
+
+poolTest("an object that is lost without a view gives its memory back", async (pool) => {
+  (() => void pool.allocateOrThrow(SHAPE, "half"))();
+  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  const { liveObjects, usedBytes, quarantinedBytes, freeBytes } = pool.memcheck();
+  assert.deepEqual([liveObjects, usedBytes, quarantinedBytes, freeBytes], [0, 0, 0, POOL_BYTES]);
+  assert.equal(pool.leakReport().recoveredObjects, 1);
+});
+
+poolTest("an object that is lost with a view is set aside: the array stays good", async (pool) => {
+  const bytes = (() => pool.allocateOrThrow([4096], null, "BINARY").bytes)();
+  bytes.fill(9);
+  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  assert.equal(pool.memcheck().quarantinedBytes, 4096);
+  assert.equal(pool.leakReport().objects[0]?.state, "lost");
+  assert.match(pool.leakReport().objects[0]?.allocatedAt ?? "", /memory_obj_test\.ts/);
+  using other = pool.allocateOrThrow([4096], null, "BINARY");
+  other.bytes.fill(1);
+  assert.equal(bytes[0], 9);
+  assert.equal(pool.reclaimLost(), 4096);
+  assert.equal(bytes.length, 0, "taking it back revokes the array");
+  assert.equal(pool.reclaimLost(), 0);
+  assert.equal(pool.memcheck().quarantinedBytes, 0);
+}, { trackAllocations: true });
+
+poolTest("a lost object whose buffer was transferred is never given back", async (pool) => {
+  const elsewhere = (() => {
+    const { buffer } = pool.allocateOrThrow([4096], null, "BINARY").bytes;
+    return new Uint8Array(buffer.transfer());
+  })();
+  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  assert.equal(pool.reclaimLost(), 0);
+  assert.equal(pool.memcheck().quarantinedBytes, 4096);
+  assert.equal(pool.leakReport().objects[0]?.state, "escaped");
+  elsewhere[0] = 1;
+});
+
+poolTest("an object in flight is not lost, although only the operation knows it", async (pool) => {
+  const done = (() => pool.allocateOrThrow(SHAPE, "half").hold("put"))();
+  (() => void pool.allocateOrThrow([1], null, "BINARY"))();
+  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  assert.equal(pool.stats().liveObjects, 1);
+  done();
+});

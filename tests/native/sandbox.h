@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sandbox.h - worlds that a test cannot find ready-made: a small /dev/shm, a
+ * kernel that lacks a system call, a system call that fails.
+ *
+ * All of them change the calling process for good: use them in a child.
+ */
+#ifndef LMSHM_TESTS_NATIVE_SANDBOX_H_
+#define LMSHM_TESTS_NATIVE_SANDBOX_H_
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SANDBOX_REFUSED 99 /* exit status of a child that could not have it */
+
+/* Puts a tmpfs of `size` ("8m") on /dev/shm, in a mount namespace of its own.
+ * Returns 0, or -1 where that is not allowed. */
+__attribute__((unused)) static int sandbox_small_shm(const char* size) {
+  char options[64];
+  if (unshare(CLONE_NEWNS) != 0) {
+    char map[64];
+    snprintf(map, sizeof map, "0 %d 1", (int)geteuid());
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return -1;
+    FILE* file = fopen("/proc/self/uid_map", "we");
+    if (file == NULL) return -1;
+    fputs(map, file);
+    if (fclose(file) != 0) return -1;
+  }
+  if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return -1;
+  snprintf(options, sizeof options, "size=%s,mode=1777", size);
+  return mount("lmshm-test", "/dev/shm", "tmpfs", 0, options);
+}
+
+/* Makes a system call return -`error` (0: succeed and do nothing), always, or
+ * only when its argument `index` has the low 32 bits `value`. May be called
+ * several times. Returns 0, or -1 where seccomp is not allowed. */
+__attribute__((unused)) static int sandbox_fail(long number, int error, int index, uint32_t value) {
+  const uint32_t architecture =
+#if defined(__x86_64__)
+      AUDIT_ARCH_X86_64;
+#else
+      AUDIT_ARCH_AARCH64;
+#endif
+  const uint32_t argument =
+      (uint32_t)(offsetof(struct seccomp_data, args) + (size_t)(index < 0 ? 0 : index) * 8);
+  struct sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, architecture, 0, 5),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((uint32_t)error & SECCOMP_RET_DATA)),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  if (index < 0) /* whatever the argument */
+    program[5] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument);
+  const struct sock_fprog filter = {sizeof program / sizeof *program, program};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -1;
+  return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+}
+
+#define SANDBOX_ANY (-1), 0
+
+#endif /* LMSHM_TESTS_NATIVE_SANDBOX_H_ */

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Full file systems: small tmpfs mounts in a mount namespace of this process alone. Needs the
+// right to make one; where it cannot, the tests are skipped.
+#include <sched.h>
+#include <sys/mount.h>
+
+#include "worker_fixture.hh"
+#include "worker_process.hh"
+
+namespace {
+
+// A namespace in which mounts may be made; "" or why not.
+std::string EnterNamespace() {
+  static const std::string result = [] {
+    const uid_t uid = geteuid();
+    const gid_t gid = getegid();
+    if (unshare(CLONE_NEWNS | (uid == 0 ? 0 : CLONE_NEWUSER)) != 0) {
+      return std::string("no mount namespace here: ") + strerror(errno);
+    }
+    if (uid != 0) {
+      std::ofstream("/proc/self/setgroups") << "deny";
+      std::ofstream("/proc/self/uid_map") << uid << " " << uid << " 1";
+      std::ofstream("/proc/self/gid_map") << gid << " " << gid << " 1";
+    }
+    if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      return std::string("mounts cannot be made private: ") + strerror(errno);
+    }
+    return std::string();
+  }();
+  return result;
+}
+
+// A tmpfs of `size` on `path` until it goes.
+class SmallMount {
+ public:
+  SmallMount(const std::string& path, const std::string& size) : path_(path) {
+    const std::string options = "size=" + size;
+    if (mount("none", path.c_str(), "tmpfs", 0, options.c_str()) != 0) {
+      path_.clear();
+      SKIP(std::string("no tmpfs can be mounted: ") + strerror(errno));
+    }
+  }
+  SmallMount(const SmallMount&) = delete;
+  SmallMount& operator=(const SmallMount&) = delete;
+  ~SmallMount() {
+    if (!path_.empty()) umount2(path_.c_str(), MNT_DETACH);
+  }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+TEST(a_full_disk_is_said_and_the_old_object_stays) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  const SmallMount mounted(dir.path(), "1m");
+  TestSegment segment(8 << 20);
+  segment.FillPattern(1);
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  LineClient& c = worker.client();
+  CHECK_EQ(c.Call(segment.AttachLine()), "OK");
+  CHECK_EQ(c.Call(segment.Line("WRITE", "f", 0, 500000)), "OK 500000");
+  CHECK_STARTS(c.Call(segment.Line("WRITE", "f", 0, 4 << 20)),
+               "ERROR ENOSPC reserve 4194304 bytes for f: No space left on device");
+  CHECK(ReadFile(dir / "f") == segment.Bytes(0, 500000));
+  CHECK_EQ(dir.Names().size(), 1u);
+  // What does not fit beside the old object does not fit at all: both exist for a moment.
+  CHECK_STARTS(c.Call(segment.Line("WRITE", "f", 0, 600000)), "ERROR ENOSPC ");
+  CHECK_EQ(c.Call(segment.Line("WRITE", "f", 1, 400000)), "OK 400000");
+  CHECK_EQ(dir.Names().size(), 1u);
+}
+
+TEST(a_segment_without_pages_behind_it_is_survived) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  WriteFile(dir / "f", std::string(4 << 20, 'x'));
+  const SmallMount mounted("/dev/shm", "1m");
+  TestSegment segment(8 << 20);  // sparse: more than the file system has
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  LineClient& c = worker.client();
+  CHECK_EQ(c.Call(segment.AttachLine()), "OK");
+  CHECK_STARTS(c.Call(segment.Line("READ", "f", 0, 4 << 20)), "ERROR EFAULT ");
+  CHECK_EQ(c.Call(segment.Line("READ", "f", 0, 1000)), "OK 1000");
+}
+
+CHECK_MAIN

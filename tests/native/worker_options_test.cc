@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command line, and the rules of trust in it.
+#include <cerrno>
+
+#include "worker/options.h"
+#include "worker_check.hh"
+
+using lmshm::Environment;
+using lmshm::ListenAddress;
+using lmshm::Options;
+
+namespace {
+
+Options g_options;
+
+// "" if accepted, else the text.
+std::string Parse(const std::vector<std::string>& arguments, const Environment& environment = {}) {
+  g_options = Options();
+  const lmshm::Status status = lmshm::ParseOptions(arguments, environment, &g_options);
+  return status.ok() ? "" : status.text();
+}
+
+Environment WithSecret() {
+  Environment environment;
+  environment.secret = "correct-horse-battery";
+  return environment;
+}
+
+}  // namespace
+
+TEST(nothing_given_is_pipe_mode) {
+  CHECK_EQ(Parse({}), "");
+  CHECK(g_options.listen.empty());
+  CHECK(g_options.root.empty());
+  CHECK(g_options.sandbox);
+  CHECK_EQ(g_options.max_clients, 64u);
+  CHECK(g_options.log_level == lmshm::LogLevel::kWarn);
+}
+
+TEST(values_with_and_without_an_equals_sign) {
+  CHECK_EQ(Parse({"--root", "/a=b", "--max-clients=7", "--idle-timeout", "9", "--segment-fd=3",
+                  "--segment-fd", "12", "--no-sandbox", "--log-level=debug"}),
+           "");
+  CHECK_EQ(g_options.root, "/a=b");
+  CHECK_EQ(g_options.max_clients, 7u);
+  CHECK_EQ(g_options.idle_timeout_s, 9u);
+  REQUIRE_EQ(g_options.segment_fds.size(), 2u);
+  CHECK_EQ(g_options.segment_fds[0] + g_options.segment_fds[1], 15);
+  CHECK(!g_options.sandbox);
+  CHECK_EQ(Parse({"--root=/a=b"}), "");
+  CHECK_EQ(g_options.root, "/a=b");
+}
+
+TEST(what_is_wrong_is_named) {
+  CHECK_CONTAINS(Parse({"--rot", "x"}), "unknown option --rot; did you mean --root?");
+  CHECK_CONTAINS(Parse({"--listn=x"}), "did you mean --listen?");
+  CHECK(Parse({"--completely-different"}).find("mean") == std::string::npos);
+  CHECK_CONTAINS(Parse({"somewhere"}), "unexpected argument \"somewhere\"");
+  CHECK_CONTAINS(Parse({""}), "unexpected argument");
+  CHECK_CONTAINS(Parse({"--root"}), "--root needs a value");
+  CHECK_CONTAINS(Parse({"--root="}), "empty");
+  CHECK_CONTAINS(Parse({"--no-auth=1"}), "takes no value");
+  CHECK_CONTAINS(Parse({"--max-clients", "0"}), "from 1 to 4096");
+  CHECK_CONTAINS(Parse({"--max-clients", "99999999999999999999"}), "from 1 to 4096");
+  CHECK_CONTAINS(Parse({"--idle-timeout=-1"}), "from 0 to");
+  CHECK_CONTAINS(Parse({"--segment-fd=2"}), "from 3 to");
+  CHECK_CONTAINS(Parse({"--log-level", "loud"}), "error, warn, info or debug");
+  CHECK_CONTAINS(Parse({"--bad\noption"}), "--bad\\x0aoption");
+  Environment environment;
+  environment.log = "loud";
+  CHECK_CONTAINS(Parse({}, environment), "LMSHM_LOG");
+}
+
+TEST(the_command_line_wins_over_the_environment) {
+  Environment environment;
+  environment.log = "debug";
+  CHECK_EQ(Parse({}, environment), "");
+  CHECK(g_options.log_level == lmshm::LogLevel::kDebug);
+  CHECK_EQ(Parse({"--log-level=error"}, environment), "");
+  CHECK(g_options.log_level == lmshm::LogLevel::kError);
+}
+
+TEST(help_and_version_win_over_what_follows) {
+  for (const char* option : {"--help", "-h"}) {
+    CHECK_EQ(Parse({option, "--nonsense"}), "");
+    CHECK(g_options.action == Options::Action::kHelp);
+  }
+  for (const char* option : {"--version", "-V"}) {
+    CHECK_EQ(Parse({option}), "");
+    CHECK(g_options.action == Options::Action::kVersion);
+  }
+}
+
+TEST(addresses) {
+  ListenAddress a;
+  CHECK_OK(lmshm::ParseListenAddress("127.0.0.1:9800", &a));
+  CHECK(a.kind == ListenAddress::Kind::kIpv4 && a.loopback && a.port == 9800);
+  CHECK_OK(lmshm::ParseListenAddress(":0", &a));
+  CHECK(a.kind == ListenAddress::Kind::kIpv4 && a.loopback && a.port == 0);
+  CHECK_OK(lmshm::ParseListenAddress("localhost:1", &a));
+  CHECK(a.loopback);
+  CHECK_OK(lmshm::ParseListenAddress("127.9.9.9:65535", &a));
+  CHECK(a.loopback);
+  for (const char* text : {"0.0.0.0:1", "10.0.0.1:1", "128.0.0.1:1", "[::]:1", "[2001:db8::1]:1",
+                           "[::ffff:10.0.0.1]:1"}) {
+    CHECK_OK(lmshm::ParseListenAddress(text, &a));
+    CHECK(!a.loopback);
+  }
+  for (const char* text : {"[::1]:1", "[::ffff:127.0.0.1]:1"}) {
+    CHECK_OK(lmshm::ParseListenAddress(text, &a));
+    CHECK(a.kind == ListenAddress::Kind::kIpv6 && a.loopback);
+  }
+  CHECK_OK(lmshm::ParseListenAddress("/run/x.sock", &a));
+  CHECK(a.kind == ListenAddress::Kind::kUnix);
+  CHECK_OK(lmshm::ParseListenAddress("unix:x.sock", &a));
+  CHECK_EQ(a.path, "x.sock");
+  CHECK_OK(lmshm::ParseListenAddress("./x:1", &a));
+  CHECK_EQ(a.path, "./x:1");
+}
+
+TEST(addresses_that_are_none) {
+  ListenAddress a;
+  for (const char* text : {"", "9800", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
+                           "127.0.0.1:x", "example.org:1", "::1:9800", "[::1]", "[::1:9800",
+                           "[localhost]:1", "unix:", "/dir/", "127.0.0.1:1 ", "1.2.3:1"}) {
+    const lmshm::Status status = lmshm::ParseListenAddress(text, &a);
+    CHECK_EQ(status.number(), EINVAL);
+    CHECK_CONTAINS(status.text(), "expected HOST:PORT");
+  }
+  CHECK_EQ(lmshm::ParseListenAddress("/" + std::string(200, 'x'), &a).number(), ENAMETOOLONG);
+}
+
+TEST(listening_needs_a_root) {
+  CHECK_CONTAINS(Parse({"--listen=/x.sock"}), "--root");
+  CHECK_CONTAINS(Parse({"--listen=:0", "--no-auth"}), "--root");
+  CHECK_EQ(Parse({"--listen=/x.sock", "--root=/"}), "");
+}
+
+TEST(tcp_needs_a_secret_or_no_auth_on_loopback) {
+  CHECK_CONTAINS(Parse({"--listen=:0", "--root=/r"}), "needs a secret");
+  CHECK_EQ(Parse({"--listen=:0", "--root=/r", "--no-auth"}), "");
+  CHECK_EQ(Parse({"--listen=:0", "--root=/r", "--secret-file=/s"}), "");
+  CHECK_EQ(Parse({"--listen=:0", "--root=/r"}, WithSecret()), "");
+  CHECK_EQ(g_options.secret_text, "correct-horse-battery");
+  CHECK_EQ(Parse({"--listen=0.0.0.0:0", "--root=/r"}, WithSecret()), "");
+  CHECK_CONTAINS(Parse({"--listen=0.0.0.0:0", "--root=/r", "--no-auth"}), "loopback only");
+  CHECK_CONTAINS(Parse({"--listen=0.0.0.0:0", "--root=/r", "--no-auth"}, WithSecret()),
+                 "loopback only");
+  CHECK_CONTAINS(Parse({"--listen=:0", "--listen=[::]:0", "--root=/r", "--no-auth"}),
+                 "loopback only");
+}
+
+TEST(options_that_would_have_no_effect) {
+  CHECK_CONTAINS(Parse({"--no-auth"}), "is for TCP");
+  CHECK_CONTAINS(Parse({"--secret-file=/s"}), "is for TCP");
+  CHECK_CONTAINS(Parse({"--listen=/x.sock", "--root=/r", "--no-auth"}), "is for TCP");
+  CHECK_CONTAINS(Parse({"--listen=:0", "--root=/r", "--no-auth", "--secret-file=/s"}), "exclude");
+  CHECK_EQ(Parse({}, WithSecret()), "");  // the environment is inherited, and harmless
+}
+
+CHECK_MAIN

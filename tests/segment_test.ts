@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ShmSegment over each of the two backends: every test runs twice.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, statfsSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { ShmError } from "../src/errors.ts";
+import { ShmSegment } from "../src/memory/segment.ts";
+import { segmentBackend, useSegmentBackend } from "../src/native/backend.ts";
+import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import { fixtureCommand, runFixture } from "./support/process.ts";
+
+const MIB = 2 ** 20;
+const BACKENDS = ["liblmshm", "libc"] as const;
+
+/** One test for each backend, with a leak check around it. */
+function conformance(name: string, body: () => void | Promise<void>): void {
+  for (const backend of BACKENDS) {
+    test(`${name} (${backend})`, { timeout: 60_000 }, async () => {
+      useSegmentBackend(backend);
+      assert.equal(segmentBackend().kind, backend);
+      await withoutLeaks(body);
+    });
+  }
+}
+
+function failure(code: string): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof ShmError, `a ShmError, not ${error}`);
+    assert.equal(error.code, code, error.message);
+    return true;
+  };
+}
+
+/** Starts fixtures/owner.ts and waits until its segment is there. */
+async function startOwner(name: string, sizeBytes: number, how: string) {
+  const [command, line] = fixtureCommand("owner.ts", name, String(sizeBytes), how);
+  const child = spawn(command, line, { stdio: ["ignore", "pipe", "ignore"] });
+  const exited = once(child, "exit");
+  await once(child.stdout, "data");
+  return { child, exited };
+}
+
+conformance("create() makes zeroed memory that another mapping sees", async () => {
+  const name = uniqueName("share");
+  await using owner = await ShmSegment.create({ name, sizeBytes: 3 * MIB + 17 });
+  assert.equal(owner.sizeBytes, 3 * MIB + 17);
+  assert.equal(owner.name, `/${name}`);
+  assert.ok(owner.bytes().every((byte) => byte === 0));
+  await using other = await ShmSegment.attach({ name: `/${name}` });
+  assert.equal(other.sizeBytes, owner.sizeBytes);
+  owner.bytes()[3 * MIB + 16] = 201;
+  assert.equal(other.bytes()[3 * MIB + 16], 201);
+});
+
+conformance("create() gives the file its exact size, 0600 and the owner's mark", () => {
+  const name = uniqueName("mode");
+  using segment = ShmSegment.createSync({ name, sizeBytes: 12_345 });
+  const found = statSync(`/dev/shm/${name}`);
+  assert.equal(found.size, 12_345);
+  assert.equal(found.mode & 0o777, 0o600);
+  assert.equal(found.mode & 0o7000, 0o1000);
+  assert.equal(segment.facts.mappedBytes, 16_384);
+});
+
+conformance("create() refuses a live name and leaves it alone", () => {
+  const name = uniqueName("live");
+  using owner = ShmSegment.createSync({ name, sizeBytes: 4096 });
+  owner.bytes()[0] = 9;
+  for (const ifExists of ["reclaim", "fail", "replace"] as const) {
+    assert.throws(
+      () => ShmSegment.createSync({ name, sizeBytes: 4096, ifExists }),
+      failure("EEXIST"),
+    );
+  }
+  assert.equal(ShmSegment.nameState(name), "live");
+  using again = ShmSegment.attachSync({ name });
+  assert.equal(again.bytes()[0], 9);
+});
+
+conformance("create() reclaims what a killed owner left", async () => {
+  const name = uniqueName("killed");
+  const { child, exited } = await startOwner(name, MIB, "wait");
+  assert.equal(ShmSegment.nameState(name), "live");
+  assert.throws(() => ShmSegment.createSync({ name, sizeBytes: 4096 }), failure("EEXIST"));
+  child.kill("SIGKILL");
+  await exited;
+  assert.equal(ShmSegment.nameState(name), "dead");
+  assert.throws(
+    () => ShmSegment.createSync({ name, sizeBytes: 4096, ifExists: "fail" }),
+    failure("EEXIST"),
+  );
+  await using heir = await ShmSegment.create({ name, sizeBytes: 2 * MIB });
+  assert.equal(heir.facts.reclaimed, true);
+  assert.equal(heir.bytes(0, 1)[0], 0, "nothing of the dead owner's data");
+});
+
+conformance("reclaimDead() removes what killed owners left and nothing else", async () => {
+  const [dead, live] = [uniqueName("dead"), uniqueName("alive")];
+  using owner = ShmSegment.createSync({ name: live, sizeBytes: 4096 });
+  const { child, exited } = await startOwner(dead, MIB, "wait");
+  child.kill("SIGKILL");
+  await exited;
+  assert.ok(ShmSegment.reclaimDead().includes(`/${dead}`));
+  assert.equal(ShmSegment.nameState(dead), "free");
+  assert.equal(ShmSegment.nameState(live), "live");
+  assert.equal(owner.closed, false);
+});
+
+conformance("a process that exits without free() leaves no name", async () => {
+  const name = uniqueName("exits");
+  const ended = await runFixture("owner.ts", [name, String(MIB), "exit"]);
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.equal(ShmSegment.nameState(name), "free");
+});
+
+conformance("a stranger's segment is replaced only when asked", () => {
+  const name = uniqueName("stranger");
+  writeFileSync(`/dev/shm/${name}`, "made by somebody else", { mode: 0o600 });
+  try {
+    assert.equal(ShmSegment.nameState(name), "foreign");
+    assert.throws(() => ShmSegment.createSync({ name, sizeBytes: 4096 }), failure("EEXIST"));
+    assert.equal(readFileSync(`/dev/shm/${name}`, "utf8"), "made by somebody else");
+    {
+      using attached = ShmSegment.attachSync({ name });
+      assert.equal(new TextDecoder().decode(attached.bytes()), "made by somebody else");
+    }
+    assert.equal(ShmSegment.nameState(name), "foreign", "detaching leaves it");
+    using taken = ShmSegment.createSync({ name, sizeBytes: 4096, ifExists: "replace" });
+    assert.equal(taken.facts.replaced, true);
+  } finally {
+    try {
+      unlinkSync(`/dev/shm/${name}`);
+    } catch {
+      // It was replaced and freed, as it should be.
+    }
+  }
+});
+
+conformance("free() does not unlink a name that is no longer its own", () => {
+  const name = uniqueName("renamed");
+  const segment = ShmSegment.createSync({ name, sizeBytes: 4096 });
+  unlinkSync(`/dev/shm/${name}`);
+  writeFileSync(`/dev/shm/${name}`, "next");
+  segment.freeSync();
+  assert.equal(readFileSync(`/dev/shm/${name}`, "utf8"), "next");
+  unlinkSync(`/dev/shm/${name}`);
+});
+
+conformance("create() answers ENOSPC at once, with both sizes", async () => {
+  const name = uniqueName("space");
+  const { bavail, bsize } = statfsSync("/dev/shm");
+  const sizeBytes = Number(bavail) * Number(bsize) + 2 ** 30;
+  await assert.rejects(ShmSegment.create({ name, sizeBytes }), (error) => {
+    failure("ENOSPC")(error);
+    const { details, message } = error as ShmError;
+    assert.equal(details.requestedBytes, sizeBytes);
+    assert.ok(Number(details.availableBytes) > 0);
+    assert.match(message, new RegExp(`${sizeBytes}.*shm-size`));
+    return true;
+  });
+});
+
+conformance("an anonymous segment larger than memory is refused, not killed", async () => {
+  await assert.rejects(ShmSegment.create({ sizeBytes: 2 ** 45 }), (error) => {
+    assert.ok(error instanceof ShmError);
+    assert.match(error.code, /ENOMEM|ENOSPC/);
+    return true;
+  });
+});
+
+conformance("an anonymous segment has a descriptor and no name", async () => {
+  await using segment = await ShmSegment.create({ sizeBytes: 5000 });
+  assert.equal(segment.name, null);
+  assert.equal(typeof segment.fd, "number");
+  assert.equal(statSync(`/proc/self/fd/${segment.fd}`).size, 5000);
+  segment.bytes()[4999] = 3;
+  assert.equal(readFileSync(`/proc/self/fd/${segment.fd}`)[4999], 3);
+});
+
+conformance("attach() refuses what is not there and what is too small", () => {
+  const name = uniqueName("small");
+  assert.throws(() => ShmSegment.attachSync({ name }), failure("ENOENT"));
+  using _owner = ShmSegment.createSync({ name, sizeBytes: 4096 });
+  assert.throws(() => ShmSegment.attachSync({ name, sizeBytes: 4097 }), failure("ERANGE"));
+  using part = ShmSegment.attachSync({ name, sizeBytes: 100 });
+  assert.equal(part.sizeBytes, 100);
+});
+
+conformance("bytes() is revoked by free()", async () => {
+  const segment = ShmSegment.createSync({ sizeBytes: MIB });
+  const all = segment.bytes();
+  const part = segment.bytes(4096, 10);
+  assert.equal(segment.bytes(4096, 10), part, "the same range gives the same array");
+  all[4096] = 5;
+  assert.equal(part[0], 5);
+  await segment.free();
+  for (const view of [all, part]) {
+    assert.equal(view.length, 0);
+    assert.equal(view[0], undefined);
+    assert.equal(view.buffer.detached, true);
+  }
+  assert.throws(() => segment.bytes(), failure("EBADF"));
+  assert.throws(() => segment.range(0, 1), failure("EBADF"));
+});
+
+conformance("view().revoke() takes back one view and reports one that escaped", () => {
+  using segment = ShmSegment.createSync({ sizeBytes: MIB });
+  const one = segment.view(0, 4096);
+  const other = segment.view(0, 4096);
+  assert.equal(one.revoke(), true);
+  assert.equal(one.revoke(), true);
+  assert.equal(one.bytes.length, 0);
+  assert.equal(other.bytes.length, 4096);
+  const escaped = other.bytes.buffer.transfer();
+  assert.equal(other.valid, false);
+  assert.equal(other.revoke(), false);
+  segment.bytes()[0] = 77;
+  segment.freeSync();
+  assert.equal(new Uint8Array(escaped)[0], 0, "a stale window reads zeros");
+});
+
+conformance("an empty view is empty", () => {
+  using segment = ShmSegment.createSync({ sizeBytes: 4096 });
+  assert.equal(segment.bytes(4096, 0).length, 0);
+  assert.equal(segment.view(0, 0).bytes.length, 0);
+});
+
+conformance("free() refuses while I/O is in flight", async () => {
+  const segment = ShmSegment.createSync({ sizeBytes: MIB });
+  const release = segment.range(0, 4096).hold("put chunk-7");
+  const view = segment.bytes();
+  await assert.rejects(segment.free(), (error) => {
+    failure("EBUSY")(error);
+    assert.match((error as Error).message, /put chunk-7/);
+    return true;
+  });
+  assert.throws(() => segment.freeSync(), failure("EBUSY"));
+  assert.equal(view.length, MIB, "nothing has happened");
+  release();
+  release();
+  await segment.free();
+  await segment.free();
+  segment.freeSync();
+});
+
+conformance("create() can be cancelled and leaves nothing", async () => {
+  const name = uniqueName("cancel");
+  const controller = new AbortController();
+  const opening = ShmSegment.create({ name, sizeBytes: 512 * MIB, pin: "none" }, {
+    signal: controller.signal,
+    onProgress: () => controller.abort(new Error("enough")),
+  });
+  await assert.rejects(opening, /enough/);
+  assert.equal(ShmSegment.nameState(name), "free");
+  await assert.rejects(
+    ShmSegment.create({ name, sizeBytes: 4096 }, { signal: AbortSignal.abort(new Error("early")) }),
+    /early/,
+  );
+});
+
+conformance("create() reports progress", async () => {
+  const seen: number[] = [];
+  await using segment = await ShmSegment.create({ sizeBytes: 256 * MIB, pin: "none" }, {
+    onProgress: (populatedBytes, sizeBytes) => {
+      assert.equal(sizeBytes, 256 * MIB);
+      seen.push(populatedBytes);
+    },
+  });
+  assert.equal(segment.sizeBytes, 256 * MIB);
+  assert.ok(seen.length > 1);
+  assert.ok(seen.every((bytes) => bytes >= 0 && bytes <= 256 * MIB));
+});
+
+conformance("the event loop turns while a large segment is made and freed", async () => {
+  let turns = 0;
+  const timer = setInterval(() => turns++, 1);
+  const segment = await ShmSegment.create({ sizeBytes: 512 * MIB, pin: "none" });
+  const made = turns;
+  await segment.free();
+  clearInterval(timer);
+  assert.ok(made > 5, `${made} turns while making`);
+  assert.ok(turns > made, `${turns - made} turns while freeing`);
+});
+
+conformance("two creators of one name: exactly one wins", async () => {
+  const name = uniqueName("race");
+  for (let round = 0; round < 20; round++) {
+    const both = await Promise.allSettled(
+      [1, 2, 3].map(() => ShmSegment.create({ name, sizeBytes: MIB, pin: "none" })),
+    );
+    const winners = both.filter((one) => one.status === "fulfilled");
+    assert.equal(winners.length, 1);
+    for (const one of both) {
+      if (one.status === "rejected") failure("EEXIST")(one.reason);
+      else await one.value.free();
+    }
+  }
+});
+
+conformance("wrong arguments are TypeError or RangeError, and name the value", () => {
+  const create = (options: Record<string, unknown>) => () =>
+    ShmSegment.createSync({ sizeBytes: 4096, ...options } as { sizeBytes: number });
+  assert.throws(create({ sizeBytes: 0 }), /RangeError|sizeBytes.*got 0/);
+  assert.throws(create({ sizeBytes: -1 }), RangeError);
+  assert.throws(create({ sizeBytes: 1.5 }), RangeError);
+  assert.throws(create({ sizeBytes: NaN }), RangeError);
+  assert.throws(create({ sizeBytes: "4096" }), TypeError);
+  assert.throws(create({ name: "a/b" }), RangeError);
+  assert.throws(create({ name: "/.." }), RangeError);
+  assert.throws(create({ name: "" }), RangeError);
+  assert.throws(create({ name: "x".repeat(255) }), RangeError);
+  assert.throws(create({ name: "nul\0" }), RangeError);
+  assert.throws(create({ pin: "maybe" }), /"auto", "require", "none"/);
+  assert.throws(create({ nmae: "x" }), /no option "nmae"/);
+  assert.throws(create({ name: uniqueName("huge"), pages: "2M" }), /anonymous/);
+  using segment = ShmSegment.createSync({ sizeBytes: 4096 });
+  assert.throws(() => segment.bytes(-1, 1), RangeError);
+  assert.throws(() => segment.bytes(4096, 1), RangeError);
+  assert.throws(() => segment.bytes(1, 4096), RangeError);
+  assert.throws(() => segment.bytes(0.5, 1), RangeError);
+});
+
+conformance("pin none is none, pin auto says what it did", () => {
+  using plain = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
+  assert.equal(plain.pinnedBy, "none");
+  using tried = ShmSegment.createSync({ sizeBytes: 4096, pin: "auto" });
+  assert.ok(["cuda", "cuda-driver", "hip", "mlock", "none"].includes(tried.pinnedBy));
+  if (tried.pinnedBy === "none" || tried.pinnedBy === "mlock") {
+    assert.notEqual(tried.facts.message, "", "why it is not pinned for a GPU");
+  }
+});
+
+test("views reach beyond 4 GiB", { timeout: 120_000 }, async () => {
+  useSegmentBackend("liblmshm");
+  const { bavail, bsize } = statfsSync("/dev/shm");
+  const free = Number(bavail) * Number(bsize);
+  const available = Number(
+    /MemAvailable:\s+(\d+)/.exec(readFileSync("/proc/meminfo", "utf8"))![1],
+  ) * 1024;
+  const sizeBytes = 4 * 2 ** 30 + MIB;
+  if (Math.min(free, available) < 2 * sizeBytes) return;
+  const name = uniqueName("beyond");
+  await using segment = await ShmSegment.create({ name, sizeBytes, pin: "none" });
+  const last = segment.bytes(sizeBytes - 4096, 4096);
+  last.fill(42);
+  await using other = await ShmSegment.attach({ name, pin: "none" });
+  assert.equal(other.bytes(sizeBytes - 1, 1)[0], 42);
+  assert.equal(other.bytes(0, 1)[0], 0);
+});
+
+test("the library that does not load is named, and libc serves", async () => {
+  const ended = await runFixture("backend.ts", [], {
+    env: { LMSHM_LIBRARY: "/nonexistent/liblmshm.so" },
+  });
+  assert.equal(ended.code, 0, ended.stderr);
+  const report = JSON.parse(ended.stdout);
+  assert.equal(report.kind, "libc");
+  assert.match(report.reason, /\/nonexistent\/liblmshm\.so.*LMSHM_LIBRARY/);
+  assert.match(report.require, /pin: "require" needs liblmshm/);
+});
+
+test("a forced backend is used or refused", async () => {
+  const forced = await runFixture("backend.ts", [], {
+    env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "/nonexistent/liblmshm.so" },
+  });
+  assert.notEqual(forced.code, 0);
+  assert.match(forced.stderr, /tried \/nonexistent\/liblmshm\.so/);
+  const misspelled = await runFixture("backend.ts", [], { env: { LMSHM_BACKEND: "glibc" } });
+  assert.notEqual(misspelled.code, 0);
+  assert.match(misspelled.stderr, /LMSHM_BACKEND is "glibc"/);
+});

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a ShmFileConnector is configured, and what it says about mistakes.
+
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { relative } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { ShmSegment } from "../src/memory/segment.ts";
+import { locateWorker } from "../src/native/locate.ts";
+import { nearest } from "../src/storage/nearest.ts";
+import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { optionsFromConfig, optionsFromUrl } from "../src/storage/shm_file_options.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
+
+type Options = Parameters<typeof ShmFileConnector.open>[0];
+
+/** A test with a small named segment and a directory, and a check that nothing is left. */
+function scene(name: string, body: (segment: ShmSegment, dir: TempDir) => Promise<void>): void {
+  test(name, { timeout: 60_000 }, () =>
+    withoutWorkers(async () => {
+      using dir = new TempDir();
+      await using segment = await ShmSegment.create({
+        name: uniqueName("options"),
+        sizeBytes: 65_536,
+        pin: "none",
+      });
+      await body(segment, dir);
+    }));
+}
+
+test("nearest() finds the name that was meant, and none for a stranger", () => {
+  const known = ["storageDir", "workerAddr", "secret", "maxInFlight"];
+  assert.equal(nearest("storageDri", known), "storageDir");
+  assert.equal(nearest("storage_dir", known), "storageDir");
+  assert.equal(nearest("STORAGEDIR", known), "storageDir");
+  assert.equal(nearest("secrets", known), "secret");
+  assert.equal(nearest("timeout", known), null);
+  assert.equal(nearest("", known), null);
+});
+
+scene("open() names a misspelled option and the nearest one", async (segment, dir) => {
+  const open = (options: Record<string, unknown>) =>
+    ShmFileConnector.open({ segment, storageDir: dir.path, ...options } as unknown as Options);
+  await assert.rejects(
+    open({ workerAdr: "x" }),
+    /no option "workerAdr"; did you mean "workerAddr"/,
+  );
+  await assert.rejects(open({ colour: "x" }), /no option "colour"; it has segment, storageDir/);
+  const wrong: [Record<string, unknown>, RegExp][] = [
+    [{ segment: undefined }, /segment must be a ShmSegment, got undefined/],
+    [{ segment: { name: "/kv" } }, /segment must be a ShmSegment/],
+    [{ storageDir: undefined }, /storageDir must be a path/],
+    [{ storageDir: "" }, /storageDir "" is empty/],
+    [{ storageDir: "/a\nb" }, /control character/],
+    [{ workerBinary: 7 }, /workerBinary must be a path, got 7/],
+    [{ workerArgs: "--log-level info" }, /workerArgs must be an array/],
+    [{ workerAddr: "nowhere" }, /"host:port"/],
+    [{ workerAddr: 9800 }, /must be a string/],
+    [{ maxInFlight: 0 }, /maxInFlight must be an integer from 1/],
+    [{ maxInFlightBytes: 1.5 }, /maxInFlightBytes/],
+    [{ ioTimeoutMs: -1 }, /ioTimeoutMs/],
+    [{ ioTimeoutMs: 2 ** 31 }, /ioTimeoutMs/],
+    [{ closeTimeoutMs: "5" }, /closeTimeoutMs must be a number/],
+    [{ maxRestarts: -1 }, /maxRestarts/],
+    [{ onLog: "stderr" }, /onLog must be a function/],
+    [{ storageVisible: "yes" }, /storageVisible must be a boolean/],
+    [{ secret: "0123456789abcdef" }, /secret is for a worker at "host:port"/],
+    [{ workerAddr: "/w", secretFile: "/s" }, /checks the user instead/],
+    [{ workerAddr: "h:1", secret: "short" }, /16 to 1,024/],
+    [{ workerAddr: "h:1", secret: "0123456789abcdef", secretFile: "/s" }, /exclude each other/],
+    [{ workerAddr: "h:1", workerBinary: "/w" }, /workerBinary is for a worker that is started/],
+  ];
+  for (const [options, pattern] of wrong) {
+    await assert.rejects(open(options), (error: unknown) => {
+      assert.ok(error instanceof TypeError || error instanceof RangeError, String(error));
+      assert.match(error.message, pattern);
+      return true;
+    }, JSON.stringify(options));
+  }
+  await assert.rejects(
+    open({ workerAddr: "h:1", secretFile: dir.file("none") }),
+    shmError("ENOENT", /read secretFile/),
+  );
+  await assert.rejects(ShmFileConnector.open(null as unknown as Options), TypeError);
+});
+
+scene("open() creates the directory for its user alone", async (segment, dir) => {
+  const storageDir = dir.file("a/b c/store");
+  await using connector = await ShmFileConnector.open({ segment, storageDir });
+  assert.equal(connector.storageDir, storageDir);
+  assert.equal(statSync(storageDir).mode & 0o777, 0o700);
+  assert.equal(statSync(dir.file("a")).mode & 0o777, 0o700);
+  await connector.put("k", segment.range(0, 10));
+  assert.equal(statSync(`${storageDir}/k.data`).mode & 0o777, 0o600);
+});
+
+scene("open() takes a relative directory, and a symbolic link to one", async (segment, dir) => {
+  mkdirSync(dir.file("real"));
+  symlinkSync(dir.file("real"), dir.file("link"));
+  const storageDir = relative(process.cwd(), dir.file("link"));
+  await using connector = await ShmFileConnector.open({ segment, storageDir });
+  assert.equal(connector.storageDir, dir.file("link"));
+  await connector.put("k", segment.range(0, 10));
+  assert.ok(existsSync(dir.file("real/k.data")));
+});
+
+scene("open() says when the directory cannot be one", async (segment, dir) => {
+  writeFileSync(dir.file("file"), "x");
+  for (const storageDir of [dir.file("file"), dir.file("file/below")]) {
+    await assert.rejects(
+      ShmFileConnector.open({ segment, storageDir }),
+      (error: unknown) => /E(EXIST|NOTDIR)/.test((error as { code: string }).code),
+    );
+  }
+});
+
+scene("open() tells where it looked for a worker", async (segment, dir) => {
+  const options = { segment, storageDir: dir.path, workerBinary: dir.file("no-worker") };
+  await assert.rejects(
+    ShmFileConnector.open(options),
+    shmError("ENOENT", /no-worker \(given by the caller\)/),
+  );
+});
+
+scene("open() needs a named segment for a running worker", async (_segment, dir) => {
+  await using anonymous = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
+  await assert.rejects(
+    ShmFileConnector.open({ segment: anonymous, storageDir: dir.path, workerAddr: "/w" }),
+    /create the segment with a name/,
+  );
+});
+
+scene("workerArgs and onLog reach the worker that is started", async (segment, dir) => {
+  const log: string[] = [];
+  await using connector = await ShmFileConnector.open({
+    segment,
+    storageDir: dir.path,
+    workerArgs: ["--log-level", "debug"],
+    onLog: (line) => log.push(line),
+  });
+  await connector.ping();
+  assert.ok(log.some((line) => line.includes("ATTACH")), log.join("\n"));
+  await assert.rejects(
+    ShmFileConnector.open({ segment, storageDir: dir.path, workerArgs: ["--no-such-thing"] }),
+    shmError("EWORKER", /exited with status 2.*no-such-thing/),
+  );
+});
+
+scene(
+  "a TCP worker's secret comes from the option, the file or the environment",
+  async (segment, dir) => {
+    const secret = "correct-horse-battery-staple";
+    const storageDir = dir.file("store");
+    mkdirSync(storageDir);
+    const before = process.env["LMSHM_SECRET"];
+    await using worker = await startWorker("127.0.0.1:0", storageDir, [], { LMSHM_SECRET: secret });
+    const options = { segment, storageDir, workerAddr: worker.address };
+    const works = async (more: Partial<Options>) => {
+      await using connector = await ShmFileConnector.open({ ...options, ...more });
+      await connector.put("k", segment.range(0, 10));
+    };
+    try {
+      delete process.env["LMSHM_SECRET"];
+      await works({ secret });
+      writeFileSync(dir.file("secret"), `${secret}\r\n`);
+      await works({ secretFile: dir.file("secret") });
+      await assert.rejects(works({}), shmError("EACCES", /LMSHM_SECRET/));
+      await assert.rejects(works({ secret: "wrong-secret-of-right-length" }), (error: unknown) => {
+        assert.ok(!(error as Error).message.includes("wrong-secret-of"));
+        return shmError("EACCES", /must be what the worker was started with/)(error);
+      });
+      process.env["LMSHM_SECRET"] = secret;
+      await works({});
+    } finally {
+      if (before === undefined) delete process.env["LMSHM_SECRET"];
+      else process.env["LMSHM_SECRET"] = before;
+    }
+  },
+);
+
+test("optionsFromUrl() understands LMCache's URLs and ours", () => {
+  assert.deepEqual(optionsFromUrl("shmfile:///data/kv?shm_name=/kv&worker_bin=/opt/w"), {
+    options: { storageDir: "/data/kv", workerBinary: "/opt/w" },
+    shmName: "/kv",
+  });
+  assert.deepEqual(optionsFromUrl("shmfile://127.0.0.1:9800/data/a%20b?shm_name=kv"), {
+    options: { storageDir: "/data/a b", workerAddr: "127.0.0.1:9800" },
+    shmName: "kv",
+  });
+  assert.deepEqual(optionsFromUrl("shmfile://[::1]:9800/d").options.workerAddr, "[::1]:9800");
+  assert.deepEqual(optionsFromUrl("shmfile:///d?worker_addr=unix:/run/w.sock"), {
+    options: { storageDir: "/d", workerAddr: "unix:/run/w.sock" },
+    shmName: null,
+  });
+});
+
+test("optionsFromUrl() names what is wrong with a URL", () => {
+  const wrong: [string, RegExp][] = [
+    ["", /is no URL/],
+    ["/data/kv", /is no URL/],
+    ["file:///data/kv", /begins with "file:"/],
+    ["shmfile:/data", /has no "\/\/"/],
+    ["shmfile://host/data", /host without a port/],
+    ["shmfile://127.0.0.1:9800", /no directory/],
+    ["shmfile:///", /no directory/],
+    ["shmfile:///d?shmname=/kv", /did you mean "shm_name"/],
+    ["shmfile:///d?colour=red", /no parameter "colour"/],
+    ["shmfile:///d?shm_name=/a&shm_name=/b", /more than once/],
+    ["shmfile://u:p@h:1/d", /user or password/],
+    ["shmfile:///d#x", /fragment/],
+    ["shmfile:///d%zz", /percent-encoding/],
+    ["shmfile://h:1/d?worker_addr=/w", /both a host and worker_addr/],
+  ];
+  for (const [url, pattern] of wrong) assert.throws(() => optionsFromUrl(url), pattern, url);
+});
+
+test("optionsFromConfig() takes LMCache's keys, and passes over those of others", () => {
+  assert.deepEqual(
+    optionsFromConfig({
+      "shmfs.storage_dir": "/data/kv",
+      "shmfs.worker_binary": "/opt/w",
+      "shmfs.shm_name": "/kv",
+      "shm_name": "/kv",
+      "save_chunk_meta": false,
+      "lookup_backoff_time": 0.01,
+    }),
+    { options: { storageDir: "/data/kv", workerBinary: "/opt/w" }, shmName: "/kv" },
+  );
+  assert.deepEqual(
+    optionsFromConfig({
+      "shmfs.storage_dir": "/d",
+      "shmfs.worker_addr": "127.0.0.1:9800",
+      "shmfs.worker_binary": "/opt/w",
+      "shmfs.shm_name": null,
+      "shm_name": "kv",
+    }),
+    { options: { storageDir: "/d", workerAddr: "127.0.0.1:9800" }, shmName: "kv" },
+  );
+});
+
+test("optionsFromConfig() names a misspelled key, a missing one and a wrong value", () => {
+  const good = { "shmfs.storage_dir": "/d" };
+  const wrong: [Record<string, unknown>, RegExp][] = [
+    [{}, /no shmfs\.storage_dir/],
+    [{ "shmfs.storage_dri": "/d" }, /did you mean "shmfs\.storage_dir"/],
+    [{ ...good, "shmfs.colour": "red" }, /no key "shmfs\.colour"; it has/],
+    [{ ...good, "shm_nam": "/kv" }, /did you mean "shm_name"/],
+    [{ ...good, "shmsf.worker_addr": "/w" }, /did you mean "shmfs\.worker_addr"/],
+    [{ "shmfs.storage_dir": 7 }, /shmfs\.storage_dir must be a string, got 7/],
+  ];
+  for (const [extra, pattern] of wrong) {
+    assert.throws(() => optionsFromConfig(extra), pattern, JSON.stringify(extra));
+  }
+  assert.throws(() => optionsFromConfig(null as unknown as Record<string, unknown>), TypeError);
+});
+
+scene("fromUrl() and fromConfig() open what they describe", async (segment, dir) => {
+  const storageDir = dir.file("my store");
+  const name = segment.name!;
+  const binary = locateWorker();
+  const url = `shmfile://${encodeURI(storageDir)}?shm_name=${name}&worker_bin=${encodeURI(binary)}`;
+  {
+    await using connector = await ShmFileConnector.fromUrl(url, { segment });
+    assert.equal(connector.storageDir, storageDir);
+    await connector.put("k", segment.range(0, 10));
+  }
+  await using worker = await startWorker(dir.file("w.sock"), storageDir);
+  const extra = {
+    "shmfs.storage_dir": storageDir,
+    "shmfs.worker_addr": worker.address,
+    "shm_name": name.slice(1),
+  };
+  await using connector = await ShmFileConnector.fromConfig(extra, { segment });
+  assert.equal(connector.mode, "unix");
+  assert.equal(await connector.exists("k"), true);
+  await assert.rejects(
+    ShmFileConnector.fromConfig({ ...extra, "shm_name": "/other" }, { segment }),
+    /shm_name is "\/other", but the segment is "\/lmshm-test-options/,
+  );
+  await assert.rejects(
+    ShmFileConnector.fromUrl(`shmfile://${encodeURI(storageDir)}?shm_name=/other`, { segment }),
+    RangeError,
+  );
+});

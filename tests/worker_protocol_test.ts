@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The pure parts of the worker client: lines, replies, addresses, limits.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { formatWorkerAddress, parseWorkerAddress } from "../src/worker/address.ts";
+import { codeFromMessage, errnoNumber } from "../src/worker/errno_text.ts";
+import { Fifo } from "../src/worker/fifo.ts";
+import { LineSplitter } from "../src/worker/line_splitter.ts";
+import { describeLog, LogTail } from "../src/worker/log_tail.ts";
+import {
+  encodeAttach,
+  encodeAuth,
+  encodePing,
+  encodeQuit,
+  encodeRead,
+  encodeWrite,
+  MAX_LINE_BYTES,
+  parseReply,
+} from "../src/worker/protocol.ts";
+import { RestartLimiter } from "../src/worker/restart_limiter.ts";
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+
+test("encodeAttach(), encodeWrite() and encodeRead() write the numbers as they are", () => {
+  const top = 0xffff_ffff_ffff_ffffn;
+  assert.equal(
+    encodeAttach({ name: "/kv", sizeBytes: 4096n, baseAddress: 140_000_000_000_000n }),
+    "ATTACH /kv 4096 140000000000000\n",
+  );
+  assert.equal(
+    encodeWrite({ path: "/d/a b.data", address: top, byteLength: 0n }),
+    "WRITE /d/a b.data 18446744073709551615 0\n",
+  );
+  assert.equal(
+    encodeRead({
+      path: "/d/\u00e9\u{1f600}.data",
+      address: 9_007_199_254_740_993n,
+      byteLength: 1n,
+    }),
+    "READ /d/\u00e9\u{1f600}.data 9007199254740993 1\n",
+  );
+  assert.equal(encodePing(), "PING\n");
+  assert.equal(encodeQuit(), "QUIT\n");
+  assert.equal(encodeAuth("0123456789abcdef"), "AUTH 0123456789abcdef\n");
+});
+
+test("encodeWrite() refuses what would become another line or another path", () => {
+  const good = { path: "/d/a.data", address: 0n, byteLength: 0n };
+  for (
+    const path of ["", "/a\nQUIT", "/a\r", "/a\0b", "/a\u0085b", "/a\x7f", " /a", "/a ", "\ud800"]
+  ) {
+    assert.throws(() => encodeWrite({ ...good, path }), RangeError, JSON.stringify(path));
+  }
+  for (const address of [-1n, 2n ** 64n]) {
+    assert.throws(() => encodeWrite({ ...good, address }), RangeError);
+  }
+  assert.throws(() => encodeWrite({ ...good, byteLength: 1 as unknown as bigint }), TypeError);
+});
+
+test("encodeRead() keeps a line within 64 KiB of UTF-8", () => {
+  const fixed = "READ / 0 0\n".length;
+  const fits = `/${"x".repeat(MAX_LINE_BYTES - fixed)}`;
+  assert.equal(encodeRead({ path: fits, address: 0n, byteLength: 0n }).length, MAX_LINE_BYTES);
+  assert.throws(
+    () => encodeRead({ path: `${fits}x`, address: 0n, byteLength: 0n }),
+    /65537 bytes/,
+  );
+  const wide = `/${"\u20ac".repeat(MAX_LINE_BYTES / 3)}`;
+  assert.throws(() => encodeRead({ path: wide, address: 0n, byteLength: 0n }), RangeError);
+});
+
+test("encodeAuth() refuses an unusable secret and does not repeat it", () => {
+  for (
+    const secret of [
+      "short",
+      "with a space in the middle",
+      "x".repeat(1025),
+      "0123456789abcde\u00e9",
+    ]
+  ) {
+    assert.throws(() => encodeAuth(secret), (error: unknown) => {
+      assert.ok(error instanceof RangeError);
+      assert.ok(!error.message.includes(secret), error.message);
+      return true;
+    });
+  }
+});
+
+test("parseReply() tells OK, its number, and ERROR with its code", () => {
+  assert.deepEqual(parseReply("OK"), { ok: true, text: "", count: null });
+  assert.deepEqual(parseReply("OK 33554432"), { ok: true, text: "33554432", count: 33554432 });
+  assert.deepEqual(parseReply("OK 0"), { ok: true, text: "0", count: 0 });
+  for (
+    const text of ["-1", "1.5", "0x10", "1e3", "12 13", "9007199254740993", "99999999999999999"]
+  ) {
+    assert.deepEqual(parseReply(`OK ${text}`), { ok: true, text, count: null });
+  }
+  assert.deepEqual(parseReply("ERROR ENOENT open /x: No such file or directory"), {
+    ok: false,
+    code: "ENOENT",
+    message: "ENOENT open /x: No such file or directory",
+  });
+  assert.deepEqual(parseReply("ERROR"), { ok: false, code: "EWORKER", message: "" });
+});
+
+test("parseReply() takes nothing else for a reply", () => {
+  for (
+    const text of [
+      "",
+      "ok",
+      "OK1",
+      "OKAY",
+      " OK",
+      "ERRORS x",
+      "LISTENING /x",
+      "\u0000OK",
+      "HTTP/1.1",
+    ]
+  ) {
+    assert.equal(parseReply(text), null, JSON.stringify(text));
+  }
+});
+
+test("codeFromMessage() knows our worker's names and LMCache's texts", () => {
+  assert.equal(codeFromMessage("ENOSPC write /x: No space left on device"), "ENOSPC");
+  assert.equal(codeFromMessage("open failed: No such file or directory"), "ENOENT");
+  assert.equal(codeFromMessage("write failed: No space left on device"), "ENOSPC");
+  assert.equal(codeFromMessage("shm_open failed: Permission denied"), "EACCES");
+  assert.equal(codeFromMessage("unknown command: PING"), "ENOSYS");
+  assert.equal(codeFromMessage("not attached"), "EWORKER");
+  assert.equal(codeFromMessage("EVERYTHING is broken"), "EVERYTHING");
+  assert.equal(codeFromMessage("Error of some kind"), "EWORKER");
+  assert.equal(errnoNumber("ENOENT"), 2);
+  assert.equal(errnoNumber("EWORKER"), undefined);
+});
+
+test("LineSplitter gives the same lines however the bytes are cut", () => {
+  const text = "OK\r\nERROR ENOENT \u00e9\u20ac\u{1f600}\n\nOK 12\nrest";
+  const whole = bytes(text);
+  const expected = ["OK", "ERROR ENOENT \u00e9\u20ac\u{1f600}", "", "OK 12"];
+  for (let size = 1; size <= whole.length; size++) {
+    const splitter = new LineSplitter(64);
+    const lines: string[] = [];
+    const reused = new Uint8Array(size);
+    for (let at = 0; at < whole.length; at += size) {
+      const piece = whole.subarray(at, at + size);
+      reused.set(piece);
+      lines.push(...splitter.push(reused.subarray(0, piece.length)));
+      reused.fill(0x58);
+    }
+    assert.deepEqual(lines, expected, `pieces of ${size}`);
+    assert.equal(splitter.pendingBytes, 4);
+  }
+});
+
+test("LineSplitter refuses a line beyond its limit, ended or not", () => {
+  assert.deepEqual(new LineSplitter(8).push(bytes("1234567\n1234567\n")), ["1234567", "1234567"]);
+  assert.throws(() => new LineSplitter(8).push(bytes("1\n12345678\n")), RangeError);
+  assert.throws(() => new LineSplitter(8).push(bytes("12345678")), RangeError);
+  const slow = new LineSplitter(8);
+  for (let count = 0; count < 7; count++) slow.push(bytes("x"));
+  assert.throws(() => slow.push(bytes("x")), RangeError);
+});
+
+test("parseWorkerAddress() understands the four forms", () => {
+  assert.deepEqual(parseWorkerAddress("localhost:9800"), {
+    kind: "tcp",
+    host: "localhost",
+    port: 9800,
+  });
+  assert.deepEqual(parseWorkerAddress("[::1]:1"), { kind: "tcp", host: "::1", port: 1 });
+  assert.deepEqual(parseWorkerAddress("/run/x y.sock"), { kind: "unix", path: "/run/x y.sock" });
+  assert.deepEqual(parseWorkerAddress("unix:/run/w"), { kind: "unix", path: "/run/w" });
+  for (const text of ["127.0.0.1:9800", "[::1]:65535", "unix:/run/w"]) {
+    assert.equal(formatWorkerAddress(parseWorkerAddress(text)), text);
+  }
+});
+
+test("parseWorkerAddress() names the fault and the accepted forms", () => {
+  const wrong = [
+    "",
+    "host",
+    "host:",
+    ":9800",
+    "host:0",
+    "host:65536",
+    "::1:80",
+    "unix:run/w",
+    "a b:80",
+    "host:8x",
+  ];
+  for (const text of [...wrong, `/${"x".repeat(107)}`, "/a\0b"]) {
+    assert.throws(() => parseWorkerAddress(text), /"host:port", "\[::1\]:port"/, text);
+  }
+});
+
+test("Fifo keeps the order through pushes, shifts and prepends", () => {
+  const fifo = new Fifo<number>();
+  const model: number[] = [];
+  for (let step = 0; step < 5_000; step++) {
+    if (step % 7 < 4) {
+      fifo.push(step);
+      model.push(step);
+    } else if (step % 97 === 5) {
+      fifo.prepend([-step, step]);
+      model.unshift(-step, step);
+    } else {
+      assert.equal(fifo.peek(), model[0]);
+      assert.equal(fifo.shift(), model.shift());
+    }
+    assert.equal(fifo.size, model.length);
+  }
+  assert.deepEqual([...fifo], model);
+  assert.deepEqual(fifo.takeAll(), model);
+  assert.equal(fifo.shift(), undefined);
+});
+
+test("LogTail keeps the last 20 lines, cuts long ones, and hands out each once", () => {
+  const seen: string[] = [];
+  const log = new LogTail((line) => seen.push(line));
+  for (let count = 0; count < 50; count++) log.push(bytes(`line ${count}\n`));
+  log.push(bytes("y".repeat(3_000)));
+  log.push(bytes("z".repeat(3_000)));
+  log.push(bytes("\nlast\r\nunfin"));
+  log.push(bytes("ished"));
+  assert.equal(seen.length, 52);
+  assert.equal(seen[50]!.length, 500);
+  assert.deepEqual(log.lines.slice(-3), ["y".repeat(500), "last", "unfinished"]);
+  assert.equal(log.lines.length, 21);
+  assert.equal(log.lines[0], "line 32");
+  assert.equal(describeLog(["a", "b", "c", 'd"']), '; it last wrote: "b" "c" "d\\""');
+});
+
+test("RestartLimiter doubles its pause and allows so many attempts in its window", () => {
+  let now = 0;
+  const limiter = new RestartLimiter({ max: 4, windowMs: 1_000, pauseMs: 50 }, () => now);
+  assert.deepEqual([1, 2, 3, 4, 5].map(() => limiter.take()), [0, 50, 100, 200, null]);
+  now = 400;
+  assert.equal(limiter.take(), null);
+  assert.equal(limiter.availableInMs, 600);
+  now = 1_000;
+  assert.equal(limiter.availableInMs, 0);
+  assert.equal(limiter.take(), 0);
+  const never = new RestartLimiter({ max: 0, windowMs: 1_000, pauseMs: 50 }, () => now);
+  assert.equal(never.take(), null);
+  assert.equal(never.availableInMs, Infinity);
+});
