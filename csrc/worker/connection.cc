@@ -69,7 +69,7 @@ class Answers {
 };
 
 // Carries out the complete lines in `reader`. True if the connection goes on, else `*end` is set.
-bool ServeLines(LineReader* reader, Session* session, Answers* answers, Wire* wire,
+bool ServeLines(LineReader* reader, Conversation* session, Answers* answers, Wire* wire,
                 const Shutdown& shutdown, ConnectionEnd* end) {
   for (;;) {
     std::string_view line;
@@ -82,21 +82,21 @@ bool ServeLines(LineReader* reader, Session* session, Answers* answers, Wire* wi
       return false;
     }
     const Clock::time_point begun = Clock::now();
-    Session::Next next = Session::Next::kContinue;
+    Conversation::Next next = Conversation::Next::kContinue;
     if (event == LineReader::Event::kTooLong) {
       session->HandleTooLong(answers->text());
     } else {
       next = session->Handle(line, answers->text());
     }
-    if (next == Session::Next::kReject) wire->Sleep(kRejectDelay);
+    if (next == Conversation::Next::kReject) wire->Sleep(kRejectDelay);
     const Wire::Result sent =
-        next == Session::Next::kContinue ? answers->FlushIfDue(begun) : answers->Flush();
+        next == Conversation::Next::kContinue ? answers->FlushIfDue(begun) : answers->Flush();
     if (sent != Wire::Result::kOk) {
       *end = EndOf(sent);
       return false;
     }
-    if (next == Session::Next::kContinue) continue;
-    *end = next == Session::Next::kQuit ? ConnectionEnd::kQuit : ConnectionEnd::kRejected;
+    if (next == Conversation::Next::kContinue) continue;
+    *end = next == Conversation::Next::kQuit ? ConnectionEnd::kQuit : ConnectionEnd::kRejected;
     return false;
   }
   const Wire::Result sent = answers->Flush();
@@ -126,7 +126,7 @@ const char* ConnectionEndText(ConnectionEnd end) {
   return "the connection broke";
 }
 
-ConnectionEnd ServeConnection(Wire* wire, Session* session, const ConnectionLimits& limits,
+ConnectionEnd ServeConnection(Wire* wire, Conversation* session, const ConnectionLimits& limits,
                               const Shutdown& shutdown) {
   LineReader reader;
   Answers answers(wire, limits.send);

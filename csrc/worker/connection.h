@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServeConnection: reads a client's lines, has a session answer them, sends the answers back.
+// ServeConnection: reads a client's lines, has a conversation answer them, sends the answers back.
 //
 // Answers of requests that came together go out together, unless the first of them has waited for
 // half a millisecond already. A client that does not take its answers is not read from, and is
@@ -10,7 +10,7 @@
 
 #include <chrono>
 
-#include "worker/session.h"
+#include "worker/conversation.h"
 #include "worker/wire.h"
 
 namespace lmshm {
@@ -36,7 +36,7 @@ enum class ConnectionEnd {
 const char* ConnectionEndText(ConnectionEnd end);
 
 // Serves until the end; answers everything that was received whole before the client closed.
-ConnectionEnd ServeConnection(Wire* wire, Session* session, const ConnectionLimits& limits,
+ConnectionEnd ServeConnection(Wire* wire, Conversation* session, const ConnectionLimits& limits,
                               const Shutdown& shutdown);
 
 }  // namespace lmshm

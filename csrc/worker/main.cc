@@ -9,7 +9,11 @@
 //     request, line_reader, listen_address     pure text
 //     file_io, atomic_file, object_path, beneath -> object_dir     storage, knows no client
 //     attachment                               shared memory, knows no file
-//     session                                  requests to actions
+//     session                                  requests to actions, version 1
+//     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
+//     fault_guard, checked_io, attributes -> key_store -> key_listing     storage by key
+//     operation -> session_v2                  requests to actions, version 2
+//     conversation, dialogue                   either version
 //     wire -> connection -> server             bytes to sessions
 //     options, secret, listener, sandbox, shutdown                 the process
 #include <fcntl.h>
@@ -25,8 +29,13 @@
 #include <vector>
 
 #include "include/lmshm.h"
+#include "worker/attributes.h"
 #include "worker/beneath.h"
+#include "worker/boot_id.h"
 #include "worker/connection.h"
+#include "worker/crc32c.h"
+#include "worker/dialogue.h"
+#include "worker/key_store.h"
 #include "worker/listener.h"
 #include "worker/log.h"
 #include "worker/object_dir.h"
@@ -105,6 +114,20 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
   return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
 }
 
+// What version 2 of the protocol needs: a directory to keep keys in.
+Status OpenKeys(const lmshm::ObjectDir& objects, std::unique_ptr<lmshm::KeyStore>* keys,
+                Service* service) {
+  Status status = lmshm::MakeBootId(&service->boot_id);
+  if (!status.ok() || objects.root_fd() < 0) return status;
+  const bool attributes = lmshm::DetectAttributes(objects.root_fd());
+  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), attributes);
+  service->keys = keys->get();
+  Log(LogLevel::kInfo,
+      "version 2: boot " + service->boot_id + ", checksums by " + lmshm::Crc32cMethod() + ", " +
+          (attributes ? "with" : "without (the file system has none)") + " attributes");
+  return status;
+}
+
 Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret) {
   if (!options.secret_file.empty()) return lmshm::Secret::FromFile(options.secret_file, secret);
   if (options.secret_text.empty()) return Status::OK();
@@ -132,7 +155,7 @@ void Fence(const Options& options, const lmshm::ObjectDir& objects,
 
 int ServePipe(const Service& service, const Shutdown& shutdown) {
   lmshm::Wire wire(STDIN_FILENO, STDOUT_FILENO, shutdown);
-  lmshm::Session session(service, nullptr, "parent");
+  lmshm::Dialogue session(service, nullptr, "parent");
   // No limits: the parent may take its time, and this process ends when the parent does.
   const lmshm::ConnectionEnd end =
       lmshm::ServeConnection(&wire, &session, lmshm::ConnectionLimits(), shutdown);
@@ -219,6 +242,9 @@ int main(int argc, char** argv) {
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
   service.cancel = &shutdown;
+  std::unique_ptr<lmshm::KeyStore> keys;
+  status = OpenKeys(*objects, &keys, &service);
+  if (!status.ok()) return CannotStart(status);
   return listeners.empty() ? ServePipe(service, shutdown)
                            : ServeSockets(service, secret.get(), options, &listeners, shutdown);
 }

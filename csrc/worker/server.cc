@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "worker/dialogue.h"
 #include "worker/log.h"
 
 namespace lmshm {
@@ -162,7 +163,7 @@ void Server::Serve(Client* client) {
   Log(LogLevel::kInfo, client->peer + ": connected");
   {
     Wire wire(client->fd.get(), client->fd.get(), shutdown_);
-    Session session(service_, client->secret, client->peer);
+    Dialogue session(service_, client->secret, client->peer);
     const ConnectionEnd end = ServeConnection(&wire, &session, limits_.connection, shutdown_);
     std::string text = client->peer + ": ended: " + ConnectionEndText(end);
     if (end == ConnectionEnd::kBroken) text += ": " + ErrnoName(wire.error());

@@ -14,6 +14,8 @@
 
 #include "worker/attachment.h"
 #include "worker/cancel.h"
+#include "worker/conversation.h"
+#include "worker/key_store.h"
 #include "worker/object_dir.h"
 #include "worker/request.h"
 #include "worker/secret.h"
@@ -29,30 +31,20 @@ struct Service {
   const ObjectDir* objects = nullptr;
   std::vector<int> segment_fds;         // granted by --segment-fd
   const CancelCheck* cancel = nullptr;  // may be null
+  // For version 2 of the protocol.
+  const KeyStore* keys = nullptr;  // null: version 2 is not served
+  std::string boot_id;             // see boot_id.h
 };
 
-// Not thread safe: one thread a session.
-class Session {
+// In version 1 of the protocol.
+class Session : public Conversation {
  public:
-  // What to do after the answer has been sent.
-  enum class Next {
-    kContinue,
-    kQuit,    // the client said QUIT: close
-    kReject,  // a wrong secret: wait before answering, then close
-  };
-
   // `secret` is null when this client need not authenticate. `peer` names the client in the log.
   Session(const Service& service, const Secret* secret, std::string peer);
 
-  // Carries out the request `line` (without its ending) and appends the answer, one line with
-  // '\n'. Blocks for as long as the request takes.
-  Next Handle(std::string_view line, std::string* answer);
-
-  // Answers a line that was too long to be kept.
-  void HandleTooLong(std::string* answer);
-
-  // Whether the client may do everything.
-  bool authenticated() const { return secret_ == nullptr || authenticated_; }
+  Next Handle(std::string_view line, std::string* answer) override;
+  void HandleTooLong(std::string* answer) override;
+  bool authenticated() const override { return secret_ == nullptr || authenticated_; }
 
   const std::string& peer() const { return peer_; }
 

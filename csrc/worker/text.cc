@@ -54,6 +54,15 @@ NumberError ParseU64(std::string_view text, uint64_t* value) {
   return NumberError::kNone;
 }
 
+bool IsPrintable(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t size = PrintableLength(text, at);
+    if (size == 0) return false;
+    at += size;
+  }
+  return true;
+}
+
 void AppendPrintable(std::string_view text, size_t max_bytes, std::string* out) {
   constexpr char kHex[] = "0123456789abcdef";
   const size_t start = out->size();

@@ -17,6 +17,9 @@ enum class NumberError { kNone, kMalformed, kOverflow };
 // 0x). `*value` is set on success only; a number above 2^64-1 is kOverflow, never wrapped.
 NumberError ParseU64(std::string_view text, uint64_t* value);
 
+// Whether `text` is valid UTF-8 without control characters (C0, DEL, C1).
+bool IsPrintable(std::string_view text);
+
 // Appends `text` in a form that is one line of valid UTF-8 without control characters: those, and
 // bytes that are no UTF-8, become \xHH. Printable text stays as it is, so doing it twice does no
 // harm. Stops after `max_bytes` bytes have been appended, with "..." as the last three;

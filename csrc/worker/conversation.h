@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Conversation: what answers a client's lines, whatever version of the protocol it speaks. This is
+// all that a connection knows of it.
+#ifndef LMSHM_WORKER_CONVERSATION_H_
+#define LMSHM_WORKER_CONVERSATION_H_
+
+#include <string>
+#include <string_view>
+
+namespace lmshm {
+
+// Not thread safe: one thread a conversation.
+class Conversation {
+ public:
+  // What to do after the answer has been sent.
+  enum class Next {
+    kContinue,
+    kQuit,    // the client said QUIT: close
+    kReject,  // a wrong secret: wait before answering, then close
+  };
+
+  virtual ~Conversation() = default;
+
+  // Carries out the request `line` (without its ending) and appends the answer, one line with
+  // '\n'. Blocks for as long as the request takes.
+  virtual Next Handle(std::string_view line, std::string* answer) = 0;
+
+  // Answers a line that was too long to be kept.
+  virtual void HandleTooLong(std::string* answer) = 0;
+
+  // Whether the client may do everything.
+  virtual bool authenticated() const = 0;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_CONVERSATION_H_

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CRC-32C (Castagnoli, RFC 3720), by the processor's instruction where there is one.
+//
+// The instruction takes 8 bytes and has a latency of three cycles, so three parts of the data are
+// computed at a time and joined: appending n zero bytes is a linear map, kept as a table.
+#ifndef LMSHM_WORKER_CRC32C_H_
+#define LMSHM_WORKER_CRC32C_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace lmshm {
+
+// The checksum of what `crc` is the checksum of (0: nothing), followed by `data`. Reads `data`, so
+// it must be memory that stays: see fault_guard.h for memory that may not.
+uint32_t Crc32c(uint32_t crc, const void* data, size_t size);
+
+// The same without the instruction, for machines without and for tests.
+uint32_t Crc32cPortable(uint32_t crc, const void* data, size_t size);
+
+// What Crc32c() uses here: "sse4.2", "armv8" or "portable".
+const char* Crc32cMethod();
+
+// 8 lower-case hexadecimal digits and back; false for anything else.
+std::string Crc32cHex(uint32_t crc);
+[[nodiscard]] bool ParseCrc32cHex(std::string_view text, uint32_t* crc);
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_CRC32C_H_

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/dialogue.h"
+
+#include <cerrno>
+
+#include "include/lmshm.h"
+#include "worker/log.h"
+#include "worker/text.h"
+
+namespace lmshm {
+
+namespace {
+
+constexpr std::string_view kHello = "HELLO";
+
+}  // namespace
+
+Dialogue::Dialogue(const Service& service, const Secret* secret, const std::string& peer)
+    : service_(service), secret_(secret), v1_(service, secret, peer) {}
+
+Conversation& Dialogue::current() {
+  if (v2_ != nullptr) return *v2_;
+  return v1_;
+}
+
+bool Dialogue::authenticated() const {
+  return v2_ != nullptr ? v2_->authenticated() : v1_.authenticated();
+}
+
+Conversation::Next Dialogue::Handle(std::string_view line, std::string* answer) {
+  const size_t space = line.find(' ');
+  if (v2_ != nullptr || line.substr(0, space) != kHello) return current().Handle(line, answer);
+
+  std::string result;
+  const Status status =
+      Hello(space == std::string_view::npos ? std::string_view() : line.substr(space + 1), &result);
+  Log(LogLevel::kDebug, v1_.peer() + ": HELLO -> " + (status.ok() ? result : status.ToString()));
+  if (status.ok()) {
+    answer->append(result);
+  } else {
+    answer->append("ERROR ");
+    AppendPrintable(status.ToString(), kMaxAnswerBytes / 2, answer);
+  }
+  answer->push_back('\n');
+  return Next::kContinue;
+}
+
+Status Dialogue::Hello(std::string_view version, std::string* result) {
+  uint64_t number;
+  if (ParseU64(version, &number) == NumberError::kMalformed) {
+    return Status::Error(EINVAL, "expected: HELLO <version>, for instance HELLO 2");
+  }
+  if (version != "2") {
+    return Status::Error(EPROTONOSUPPORT,
+                         "HELLO " + Printable(version.substr(0, 32)) +
+                             ": this worker speaks version 2, and 1 without HELLO");
+  }
+  if (service_.keys == nullptr) {
+    return Status::Error(EINVAL,
+                         "HELLO 2: keys need a directory, and this worker has none; start it with "
+                         "--root DIR");
+  }
+  *result = "OK 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
+            " features=crc32c" + (service_.keys->has_attributes() ? ",xattr" : "") +
+            " auth=" + (v1_.authenticated() ? "none" : "required");
+  v2_ = std::make_unique<SessionV2>(service_, secret_, v1_.peer(), v1_.authenticated());
+  return Status::OK();
+}
+
+}  // namespace lmshm

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dialogue: a client's conversation from its first line on. It begins in version 1 of the protocol,
+// and `HELLO 2` takes it to version 2:
+//
+//     HELLO 2     -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> features=<a,b> auth=<a>
+//     HELLO <n>   -> ERROR EPROTONOSUPPORT ..., and it stays in version 1
+#ifndef LMSHM_WORKER_DIALOGUE_H_
+#define LMSHM_WORKER_DIALOGUE_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "worker/conversation.h"
+#include "worker/secret.h"
+#include "worker/session.h"
+#include "worker/session_v2.h"
+#include "worker/status.h"
+
+namespace lmshm {
+
+class Dialogue : public Conversation {
+ public:
+  // As Session's.
+  Dialogue(const Service& service, const Secret* secret, const std::string& peer);
+
+  Next Handle(std::string_view line, std::string* answer) override;
+  void HandleTooLong(std::string* answer) override { current().HandleTooLong(answer); }
+  bool authenticated() const override;
+
+ private:
+  Conversation& current();
+  // `version` is what follows HELLO.
+  Status Hello(std::string_view version, std::string* result);
+
+  const Service& service_;
+  const Secret* const secret_;
+  Session v1_;
+  std::unique_ptr<SessionV2> v2_;  // null before HELLO 2
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_DIALOGUE_H_

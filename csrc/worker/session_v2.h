@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// SessionV2: a client's conversation in protocol version 2, from the line after HELLO on.
+//
+// The session itself keeps what belongs to the client (is it authenticated, what is attached);
+// operations on objects are carried out by operation.h and need nothing of it. At present one is
+// carried out after the other, on the thread that calls Handle().
+#ifndef LMSHM_WORKER_SESSION_V2_H_
+#define LMSHM_WORKER_SESSION_V2_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "worker/attachment.h"
+#include "worker/conversation.h"
+#include "worker/key_listing.h"
+#include "worker/request_v2.h"
+#include "worker/secret.h"
+#include "worker/session.h"
+#include "worker/status.h"
+
+namespace lmshm {
+
+// An answer has at most this many bytes, its '\n' included.
+inline constexpr size_t kMaxAnswerV2Bytes = 64 * 1024;
+
+class SessionV2 : public Conversation {
+ public:
+  // `service.keys` is not null. `secret` is null when this client need not authenticate;
+  // `authenticated`: it already has.
+  SessionV2(const Service& service, const Secret* secret, std::string peer, bool authenticated);
+
+  Next Handle(std::string_view line, std::string* answer) override;
+  void HandleTooLong(std::string* answer) override;
+  bool authenticated() const override { return secret_ == nullptr || authenticated_; }
+
+ private:
+  Status Dispatch(const RequestV2& request, std::string* result, Next* next);
+  Status Authenticate(const RequestV2& request, Next* next);
+  Status Attach(const RequestV2& request);
+
+  const Service& service_;
+  const Secret* const secret_;
+  const std::string peer_;
+  bool authenticated_;
+  std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
+  KeyListing listing_;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_SESSION_V2_H_

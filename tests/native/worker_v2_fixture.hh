@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A conversation in version 2, without a process or a socket around it.
+#ifndef LMSHM_TESTS_NATIVE_WORKER_V2_FIXTURE_H_
+#define LMSHM_TESTS_NATIVE_WORKER_V2_FIXTURE_H_
+
+#include <sys/xattr.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/dialogue.h"
+#include "worker_fixture.hh"
+
+inline bool SetXattr(const std::string& path, const std::string& name, const std::string& value) {
+  return setxattr(path.c_str(), ("user.lmshm." + name).c_str(), value.data(), value.size(), 0) == 0;
+}
+
+// "" when there is none.
+inline std::string GetXattr(const std::string& path, const std::string& name) {
+  std::string value(8192, '\0');
+  const ssize_t size =
+      getxattr(path.c_str(), ("user.lmshm." + name).c_str(), value.data(), value.size());
+  value.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return value;
+}
+
+enum class Attributes { kDetect, kNone };
+
+class TalkV2 {
+ public:
+  explicit TalkV2(const lmshm::Secret* secret = nullptr, Attributes mode = Attributes::kDetect,
+                  bool confined = true) {
+    if (confined) {
+      const lmshm::Status status =
+          lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);
+      REQUIRE(status.ok());
+      has_attributes = mode == Attributes::kDetect && lmshm::DetectAttributes(objects_->root_fd());
+      keys_ = std::make_unique<lmshm::KeyStore>(objects_->root_fd(), has_attributes);
+    } else {
+      objects_ = lmshm::ObjectDir::Unconfined();
+    }
+    service_.objects = objects_.get();
+    service_.keys = keys_.get();
+    service_.boot_id = "0123456789abcdef";
+    session_ = std::make_unique<lmshm::Dialogue>(service_, secret, "test");
+  }
+
+  // One line, without its '\n'; it is checked to be one.
+  std::string Say(const std::string& line) {
+    std::string answer = "before\n";
+    next = session_->Handle(line, &answer);
+    CHECK_STARTS(answer, "before\n");
+    answer.erase(0, 7);
+    REQUIRE(!answer.empty());
+    CHECK_EQ(answer.find('\n'), answer.size() - 1);
+    CHECK(answer.size() <= lmshm::kMaxAnswerV2Bytes);
+    answer.pop_back();
+    for (const char c : answer) CHECK(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f);
+    return answer;
+  }
+
+  // Says HELLO 2 and attaches `segment`.
+  void Begin(const TestSegment& segment) {
+    CHECK_STARTS(Say("HELLO 2"), "OK 2 ");
+    CHECK_EQ(Say("1 ATTACH /" + segment.name() + " " + std::to_string(segment.size())), "1 OK");
+  }
+
+  lmshm::Dialogue& dialogue() { return *session_; }
+
+  TempDir root;
+  bool has_attributes = false;
+  lmshm::Conversation::Next next = lmshm::Conversation::Next::kContinue;
+
+ private:
+  std::unique_ptr<lmshm::ObjectDir> objects_;
+  std::unique_ptr<lmshm::KeyStore> keys_;
+  lmshm::Service service_;
+  std::unique_ptr<lmshm::Dialogue> session_;
+};
+
+inline std::vector<std::string> SplitWords(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return words;
+}
+
+#endif  // LMSHM_TESTS_NATIVE_WORKER_V2_FIXTURE_H_
