@@ -17,6 +17,43 @@ export {
   ShmSegment,
 } from "./memory/segment.ts";
 export { ShmView } from "./memory/view.ts";
+export { type DType, type DTypeName, DTYPES, dtypeSizeBytes, parseDType } from "./memory/dtype.ts";
+export { bfloat16ToFloat32, float32ToBfloat16 } from "./memory/bfloat16.ts";
+export {
+  MEMORY_FORMATS,
+  MemoryFormat,
+  memoryFormatNumber,
+  parseMemoryFormat,
+  tokenDimension,
+} from "./memory/memory_format.ts";
+export {
+  type DTypeArgument,
+  type Shape,
+  type ShapeArgument,
+  TensorLayout,
+} from "./memory/tensor_layout.ts";
+export {
+  BytesBufferMemoryObj,
+  MemoryObj,
+  type MemoryObjMetadata,
+  TensorMemoryObj,
+} from "./memory/memory_obj.ts";
+export type {
+  AllocatorStats,
+  LeakedObject,
+  LeakReport,
+  MemoryAllocator,
+} from "./memory/memory_allocator.ts";
+export type { PoolOptions } from "./memory/pool_allocator.ts";
+export { TensorMemoryAllocator } from "./memory/tensor_allocator.ts";
+export { type PagedOptions, PagedTensorMemoryAllocator } from "./memory/paged_allocator.ts";
+export { BufferAllocator } from "./memory/buffer_allocator.ts";
+export {
+  MixedMemoryAllocator,
+  type MixedOptions,
+  type MixedPoolOptions,
+} from "./memory/mixed_allocator.ts";
+export { runtime } from "./native/ffi.ts";
 export {
   CacheEngineKey,
   type CacheEngineKeyFields,
@@ -32,5 +69,32 @@ export type {
   ListOptions,
   RemoteConnector,
 } from "./storage/remote_connector.ts";
+export type { DirectoryQuotaStats } from "./storage/directory_quota.ts";
 export { type OtherOptions, ShmFileConnector } from "./storage/shm_file_connector.ts";
 export type { ShmFileConnectorOptions } from "./storage/shm_file_options.ts";
+export {
+  type AllocateAsyncOptions,
+  type AllocateOptions,
+  type EvictListener,
+  type HotTierSettings,
+  LocalCpuBackend,
+  type LocalCpuBackendOptions,
+  type LocalCpuBackendStats,
+  type RefusalReason,
+} from "./storage/local_cpu_backend.ts";
+export {
+  type ChunkLayout,
+  type PutOptions,
+  TieredStore,
+  type TieredStoreOptions,
+  type TieredStoreStats,
+  type WriteMode,
+} from "./storage/tiered_store.ts";
+export {
+  type ConfigProblem,
+  type ConfigSources,
+  createConfig,
+  type LmshmConfig,
+  loadConfig,
+  type LoadedConfig,
+} from "./config/config.ts";

@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { type ConfigSources, createConfig, loadConfig } from "../src/config/config.ts";
 import { FOREIGN_EXTRA_KEYS, FOREIGN_KEYS } from "../src/config/lmcache_keys.ts";
-import { editDistance, nearest } from "../src/config/nearest.ts";
+import { editDistance, nearest } from "../src/nearest.ts";
 import type { ConfigProblem } from "../src/config/problems.ts";
 import { SETTING_NAMES, SETTINGS } from "../src/config/settings.ts";
 import { ShmError } from "../src/errors.ts";

@@ -420,3 +420,12 @@ poolTest("an object in flight is not lost, although only the operation knows it"
   assert.equal(pool.stats().liveObjects, 1);
   done();
 });
+
+poolTest("without detectLeaks a lost object stays allocated", async (pool, segment) => {
+  (() => void pool.allocateOrThrow(SHAPE, "half"))();
+  const detecting = new TensorMemoryAllocator(segment);
+  (() => void detecting.allocateOrThrow(SHAPE, "half"))();
+  await collectGarbage(() => detecting.stats().leakedObjects === 1);
+  assert.equal(pool.stats().leakedObjects, 0);
+  assert.equal(pool.memcheck().liveObjects, 1);
+}, { detectLeaks: false });

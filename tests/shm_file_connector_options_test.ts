@@ -9,7 +9,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
-import { nearest } from "../src/storage/nearest.ts";
+import { nearest } from "../src/nearest.ts";
 import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
 import { optionsFromConfig, optionsFromUrl } from "../src/storage/shm_file_options.ts";
 import { uniqueName } from "./support/leaks.ts";

@@ -249,6 +249,7 @@ test(
     assert.throws(make(range, { align: 4096 }), /TypeError.*no option "align"/);
     assert.throws(make(range, { zeroOnFree: 1 }), /TypeError.*zeroOnFree must be true or false/);
     assert.throws(make(range, { trackAllocations: "yes" }), /TypeError.*trackAllocations/);
+    assert.throws(make(range, { detectLeaks: 0 }), /TypeError.*detectLeaks/);
     assert.throws(make(range, null), TypeError);
     assert.throws(make({ ...range, byteLength: 65 * KIB }), /RangeError/);
     assert.throws(make({ ...range, offset: -1 }), RangeError);

@@ -42,8 +42,9 @@
  * by system calls that say ENOSPC where a plain write would raise SIGBUS; what
  * can never fit is refused before a page is touched, and a reservation that
  * fails half way is undone. They hold zeros; what others write into a named
- * segment before its creation has returned may be lost. A stranger who truncates the file of a named
- * segment can still cause SIGBUS; an anonymous one is sealed against it.
+ * segment before its creation has returned may be lost. A stranger who
+ * truncates the file of a named segment can still cause SIGBUS; an anonymous
+ * one is sealed against it.
  *
  * PINNING by a GPU uses its runtime library, looked up at run time: gpu_library
  * of the options, else the environment's LMSHM_GPU_LIBRARY, else libcudart of

@@ -21,9 +21,9 @@
 #endif
 
 /* What a thread does between two looks at its orders. Populating holds the
- * lock of the address space, so this is also for how long (3 ms) an mmap of
+ * lock of the address space, so this is also for how long (1 ms) an mmap of
  * the host program may have to wait. */
-#define SLICE_BYTES ((uint64_t)4 << 20)
+#define SLICE_BYTES ((uint64_t)1 << 20)
 
 /* More threads than this gain nothing: they queue for the file's lock. */
 #define THREADS_CHOSEN_MAX 8
@@ -169,23 +169,13 @@ static uint32_t run_all(struct work* work, uint32_t threads) {
 
 /* ---------------------------------------------------------------------- whole */
 
-static bool all_reserved(const struct work* work) {
-  struct stat status;
-  if (fstat(work->what.fd, &status) != 0 || status.st_blocks < 0) return false;
-  return (uint64_t)status.st_blocks * 512 >= work->what.file_size;
-}
-
 /* A kernel before 5.14 does not know MADV_POPULATE_WRITE, and an emulator may
- * ignore it and say nothing. */
+ * ignore it and say nothing: so the first page is looked at afterwards. */
 static bool knows_populate(const struct work* work) {
-  return madvise(work->what.address, 0, MADV_POPULATE_WRITE) == 0 || errno != EINVAL;
-}
-
-static void populate(struct work* work) {
-  atomic_store(&work->next, 0);
-  atomic_store(&work->writing, false);
-  atomic_store(&work->task->populated, 0);
-  work->task->info.populate_threads = run_all(work, choose_threads(work));
+  struct stat status;
+  if (madvise(work->what.address, work->what.page_size, MADV_POPULATE_WRITE) != 0)
+    return errno != EINVAL;
+  return fstat(work->what.fd, &status) == 0 && status.st_blocks > 0;
 }
 
 int lmshm_populate(const struct lmshm_populate* what, lmshm_task* task) {
@@ -196,12 +186,9 @@ int lmshm_populate(const struct lmshm_populate* what, lmshm_task* task) {
   atomic_init(&work.writing, false);
   atomic_init(&work.next, 0);
   atomic_init(&work.error, 0);
+  atomic_store(&task->populated, 0);
 
-  populate(&work);
-  if (atomic_load(&work.error) == 0 && work.faulting && !all_reserved(&work)) {
-    work.faulting = false;
-    populate(&work);
-  }
+  task->info.populate_threads = run_all(&work, choose_threads(&work));
   task->info.populated = atomic_load(&task->populated);
   int rc = atomic_load(&work.error);
   switch (rc) {

@@ -98,16 +98,16 @@ static int check(const lmshm_options* o, struct lmshm_name* name, lmshm_task* ta
 static int map_failed(const struct lmshm_backing* backing, lmshm_task* task) {
   int rc = -errno;
   uint64_t page = backing->page_size;
-  if (rc == -ENOMEM && page > (uint64_t)sysconf(_SC_PAGESIZE)) {
-    uint64_t room = lmshm_limits_huge(page);
-    task->info.available = room == UINT64_MAX ? 0 : room;
-    return lmshm_task_fail(task, rc,
-                           "needs %" PRIu64 " huge pages of %" PRIu64 " MiB, %" PRIu64
-                           " are free; reserve more in /sys/kernel/mm/hugepages, or use "
-                           "transparent ones",
-                           backing->size / page, page >> 20, task->info.available / page);
-  }
-  return lmshm_task_fail(task, rc, "%" PRIu64 " bytes cannot be mapped: %m", backing->size);
+  if (page <= (uint64_t)sysconf(_SC_PAGESIZE))
+    return lmshm_task_fail(task, rc, "%" PRIu64 " bytes cannot be mapped: %m", backing->size);
+  uint64_t room = rc == -ENOMEM ? lmshm_limits_huge(page) : UINT64_MAX;
+  if (room == UINT64_MAX) return lmshm_task_fail(task, rc, "huge pages cannot be mapped: %m");
+  task->info.available = room;
+  return lmshm_task_fail(task, rc,
+                         "needs %" PRIu64 " huge pages of %" PRIu64 " MiB, %" PRIu64
+                         " are free; reserve more in /sys/kernel/mm/hugepages, or use "
+                         "transparent ones",
+                         backing->size / page, page >> 20, room / page);
 }
 
 /* An address where huge pages can be mapped as such: those that begin the

@@ -12,12 +12,17 @@ import { findFiles, root } from "./system.mjs";
 const ARROWS = /** @type {Record<string, string[]>} */ ({
   "errors.ts": [],
   "version.ts": [],
+  "nearest.ts": [],
+  "arguments.ts": ["nearest.ts"],
   native: ["errors.ts"],
-  memory: ["errors.ts", "native"],
+  memory: ["errors.ts", "arguments.ts", "native"],
   worker: ["errors.ts"],
   // The connector starts the worker that locate.ts finds.
-  storage: ["errors.ts", "config", "memory", "worker", "native/locate.ts"],
-  config: ["errors.ts"],
+  storage: [
+    ...["errors.ts", "nearest.ts", "arguments.ts"],
+    ...["config", "memory", "worker", "native/locate.ts"],
+  ],
+  config: ["errors.ts", "nearest.ts"],
   "mod.ts": ["errors.ts", "version.ts", "native", "memory", "worker", "storage", "config"],
   cli: ["mod.ts"],
 });

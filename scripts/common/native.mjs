@@ -150,6 +150,7 @@ export async function buildWithZig(platforms) {
  */
 async function buildDirectly(platform, system) {
   const zig = system ? null : await installZig();
+  if (zig) say("there is no system compiler: zig is used; its first time takes minutes");
   const folder = join(root, "build", "direct");
   mkdirSync(folder, { recursive: true });
   const { library, worker } = TARGETS[platform];
@@ -218,7 +219,7 @@ export async function buildForThisMachine(options = {}) {
       compiler: system.version,
     });
   } else if (tools) {
-    say("there is no system compiler that works: zig is used instead, slower at first");
+    say("there is no system compiler: zig is used; its first time takes minutes");
     await buildWithZig([platform]);
   } else {
     say(`cmake is missing: building without it, and without the native tests. To install it:`);

@@ -5,12 +5,14 @@
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
+import console from "node:console";
 import process from "node:process";
 import { version } from "../mod.ts";
 import { type Command, UsageError } from "./command.ts";
+import { check } from "./check.ts";
 import { verify } from "./verify.ts";
 
-const COMMANDS: readonly Command[] = [verify];
+const COMMANDS: readonly Command[] = [verify, check];
 
 function help(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));

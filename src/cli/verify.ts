@@ -5,11 +5,12 @@
 //
 // Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
 
+import console from "node:console";
 import { mkdir, mkdtemp, rm, rmdir, stat, statfs } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { ShmFileConnector, ShmSegment, version } from "../mod.ts";
+import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
 import { type Command, integerOption, parseOptions, UsageError } from "./command.ts";
 import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
@@ -203,8 +204,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     cleanup.unshift(() => connector.close());
 
     const { facts } = segment;
-    const runtime = "Bun" in globalThis ? "bun" : "deno";
-    say(`lmshm ${version} on ${runtime} ${process.versions[runtime] ?? ""}, ${segment.backend}`);
+    say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${segment.backend}`);
     const where = segment.name ?? "anonymous";
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, pinned by ${facts.pinnedBy}`);
     if (facts.message) notes.push(facts.message);
@@ -259,7 +259,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       chunks: chunks.length,
       bytes,
       version,
-      runtime,
+      runtime: runtime.name,
       backend: segment.backend,
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
       worker: wanted.workerAddr ?? "spawned",

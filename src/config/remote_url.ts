@@ -5,7 +5,7 @@
 
 import { URLSearchParams } from "node:url";
 import { segmentName, workerAddress } from "./kinds.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 
 export interface RemoteUrl {
   /** An absolute path. */

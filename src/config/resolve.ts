@@ -11,7 +11,7 @@ import {
   FOREIGN_KEYS,
   FOREIGN_PREFIX,
 } from "./lmcache_keys.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 import { Problems, show } from "./problems.ts";
 import { parseRemoteUrl, type RemoteUrl } from "./remote_url.ts";
 import {

@@ -3,7 +3,7 @@
 // What allocators check of their arguments, and the errors that several of them throw.
 
 import { ShmError } from "../errors.ts";
-import { checkInteger, checkRange, describe } from "./arguments.ts";
+import { checkInteger, checkRange, describe } from "../arguments.ts";
 import type { AllocatorStats } from "./memory_allocator.ts";
 import { MemoryObj } from "./memory_obj.ts";
 import { type ShmRange, ShmSegment } from "./segment.ts";
@@ -67,9 +67,9 @@ export function checkBatch(objs: unknown): asserts objs is readonly MemoryObj[] 
   });
 }
 
-/** `value` if it is a boolean, false if it is undefined. */
-export function checkFlag(name: string, value: unknown): boolean {
-  if (value === undefined) return false;
+/** `value` if it is a boolean, `fallback` if it is undefined. */
+export function checkFlag(name: string, value: unknown, fallback: boolean): boolean {
+  if (value === undefined) return fallback;
   if (typeof value !== "boolean") {
     throw new TypeError(`${name} must be true or false, got ${describe(value)}`);
   }

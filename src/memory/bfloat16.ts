@@ -4,7 +4,7 @@
 // shift; writing one rounds the lower half away, to nearest and ties to even, as hardware and torch
 // do. JavaScript has no such array, so the bits travel in a Uint16Array.
 
-import { describe } from "./arguments.ts";
+import { describe } from "../arguments.ts";
 
 /**
  * The numbers in `source`, exactly. A NaN keeps its sign and its payload.

@@ -6,7 +6,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkBatch, foreignObject } from "./allocator_checks.ts";
-import { checkInteger } from "./arguments.ts";
+import { checkInteger } from "../arguments.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
 import { BytesBufferMemoryObj, Chunk, type ChunkHome, type MemoryObj } from "./memory_obj.ts";

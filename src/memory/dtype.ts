@@ -6,7 +6,7 @@
 //
 // Byte order is the machine's, which is little-endian on everything lmshm runs on.
 
-import { describe } from "./arguments.ts";
+import { describe } from "../arguments.ts";
 
 /** The typed array of every dtype. Types that JavaScript lacks appear as their bits. */
 export interface DTypeArrays {

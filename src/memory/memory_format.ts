@@ -4,7 +4,7 @@
 // dimensions a tensor has, which of them are fixed, and which one counts tokens; everything else of
 // a shape is the model's.
 
-import { describe } from "./arguments.ts";
+import { describe } from "../arguments.ts";
 
 /** The formats by name; their values are their names, which is what metadata on disk carries. */
 export const MemoryFormat = Object.freeze(

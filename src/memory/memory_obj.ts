@@ -8,7 +8,7 @@
 // time: nothing here is shared between threads, and nothing blocks.
 
 import { ShmError } from "../errors.ts";
-import { checkInteger, describe } from "./arguments.ts";
+import { checkInteger, describe } from "../arguments.ts";
 import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype.ts";
 import type { MemoryAllocator } from "./memory_allocator.ts";
 import type { MemoryFormat } from "./memory_format.ts";

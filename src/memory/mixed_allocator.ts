@@ -6,7 +6,7 @@
 // the worker that it starts. It owns its segment, and allocates nothing itself.
 
 import { checkAlign, checkBatch, checkFlag, foreignObject } from "./allocator_checks.ts";
-import { checkChoice, checkInteger, checkKnownOptions } from "./arguments.ts";
+import { checkChoice, checkInteger, checkKnownOptions } from "../arguments.ts";
 import { BufferAllocator } from "./buffer_allocator.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat, parseMemoryFormat } from "./memory_format.ts";
@@ -38,6 +38,8 @@ export interface MixedPoolOptions {
   zeroOnFree?: boolean | undefined;
   /** Remember where each object was allocated, for leakReport(). Default false. */
   trackAllocations?: boolean | undefined;
+  /** Notice objects that are garbage-collected without having been released. Default true. */
+  detectLeaks?: boolean | undefined;
 }
 
 /** Where the pool's memory comes from, and how it is divided up. */
@@ -58,7 +60,7 @@ export interface MixedOptions extends MixedPoolOptions {
   populateThreads?: number | undefined;
 }
 
-const POOL_KEYS = ["align", "paging", "zeroOnFree", "trackAllocations"] as const;
+const POOL_KEYS = ["align", "paging", "zeroOnFree", "trackAllocations", "detectLeaks"] as const;
 const PAGING_KEYS = ["shapes", "dtypes", "format"] as const;
 const SEGMENT_KEYS = [
   "shmName",
@@ -243,8 +245,8 @@ function makePool(
   segment: ShmSegment,
   options: MixedPoolOptions,
 ): TensorMemoryAllocator | PagedTensorMemoryAllocator {
-  const { align: alignBytes, zeroOnFree, trackAllocations, paging } = options;
-  const common: PoolOptions = { alignBytes, zeroOnFree, trackAllocations };
+  const { align: alignBytes, zeroOnFree, trackAllocations, detectLeaks, paging } = options;
+  const common: PoolOptions = { alignBytes, zeroOnFree, trackAllocations, detectLeaks };
   return paging === undefined
     ? new TensorMemoryAllocator(segment, common)
     : new PagedTensorMemoryAllocator(segment, { ...paging, ...common });
@@ -258,10 +260,12 @@ function splitOptions(
   // Under another name, because the assertion would make every option unknown.
   const given = options;
   checkKnownOptions("MixedMemoryAllocator.create", given, [...SEGMENT_KEYS, ...POOL_KEYS]);
-  const { align, paging, zeroOnFree, trackAllocations, shmName, hugePages, ...rest } = options;
+  const { shmName, hugePages, ...others } = options;
+  const { align, paging, zeroOnFree, trackAllocations, detectLeaks, ...rest } = others;
   checkAlign(align);
-  checkFlag("zeroOnFree", zeroOnFree);
-  checkFlag("trackAllocations", trackAllocations);
+  checkFlag("zeroOnFree", zeroOnFree, false);
+  checkFlag("trackAllocations", trackAllocations, false);
+  checkFlag("detectLeaks", detectLeaks, true);
   if (paging !== undefined) {
     const page = paging;
     checkKnownOptions("paging", page, PAGING_KEYS);
@@ -274,7 +278,7 @@ function splitOptions(
       name: shmName,
       pages: pageMode(hugePages, shmName ?? null),
     },
-    poolOptions: { align, paging, zeroOnFree, trackAllocations },
+    poolOptions: { align, paging, zeroOnFree, trackAllocations, detectLeaks },
   };
 }
 

@@ -3,7 +3,7 @@
 // Objects of one size in a segment: LMCache's PagedTensorMemoryAllocator. Constant time, and no
 // fragmentation, at the price that a smaller object takes a whole page.
 
-import { checkKnownOptions } from "./arguments.ts";
+import { checkKnownOptions } from "../arguments.ts";
 import { PageSpace } from "./page_space.ts";
 import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";

@@ -19,7 +19,7 @@ import {
   noSpace,
   rangeOf,
 } from "./allocator_checks.ts";
-import { checkInteger } from "./arguments.ts";
+import { checkInteger } from "../arguments.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
@@ -34,9 +34,19 @@ export interface PoolOptions {
   zeroOnFree?: boolean | undefined;
   /** Remember where each object was allocated, for leakReport(); costs some microseconds. Default false. */
   trackAllocations?: boolean | undefined;
+  /**
+   * Notice objects that are garbage-collected without having been released. Default true. Without it
+   * they stay allocated for good, and a hundred thousand live objects cost half the time.
+   */
+  detectLeaks?: boolean | undefined;
 }
 
-export const POOL_OPTIONS = ["alignBytes", "zeroOnFree", "trackAllocations"] as const;
+export const POOL_OPTIONS = [
+  "alignBytes",
+  "zeroOnFree",
+  "trackAllocations",
+  "detectLeaks",
+] as const;
 
 /** One view is at most this large while zeroing, whatever the runtime allows. */
 const ZERO_PIECE_BYTES = 1 << 30;
@@ -81,7 +91,8 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   protected readonly spanBytes: number;
   readonly #zeroOnFree: boolean;
   readonly #home: ChunkHome;
-  readonly #registry = new FinalizationRegistry<PooledChunk<Place>>((chunk) => this.#lose(chunk));
+  /** Null unless leaks are detected. */
+  readonly #registry: FinalizationRegistry<PooledChunk<Place>> | null;
   /** Live chunks; null unless allocations are tracked. */
   readonly #tracked: Set<PooledChunk<Place>> | null;
   readonly #freeListeners = new Set<() => void>();
@@ -102,8 +113,12 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   constructor(range: ShmSegment | ShmRange, options: PoolOptions) {
     const { segment, offset, byteLength } = rangeOf(range);
     this.alignBytes = checkAlign(options.alignBytes);
-    this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree);
-    this.#tracked = checkFlag("trackAllocations", options.trackAllocations) ? new Set() : null;
+    this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree, false);
+    const tracks = checkFlag("trackAllocations", options.trackAllocations, false);
+    this.#tracked = tracks ? new Set() : null;
+    this.#registry = checkFlag("detectLeaks", options.detectLeaks, true)
+      ? new FinalizationRegistry((chunk) => this.#lose(chunk))
+      : null;
     this.segment = segment;
     this.baseOffset = Math.ceil(offset / this.alignBytes) * this.alignBytes;
     this.spanBytes = Math.max(0, offset + byteLength - this.baseOffset);
@@ -115,7 +130,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       makeView: (chunk) => segment.view(chunk.offset, chunk.layout.byteLength),
       hold: (reason) => segment.hold(reason),
       release: (obj, chunk) => {
-        this.#registry.unregister(obj);
+        this.#registry?.unregister(obj);
         this.#takeBack(chunk as PooledChunk<Place>);
       },
     };
@@ -296,7 +311,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       place,
     );
     const obj = new TensorMemoryObj(this.#home, chunk, this.segment);
-    this.#registry.register(obj, chunk, obj);
+    this.#registry?.register(obj, chunk, obj);
     this.#tracked?.add(chunk);
     this.#liveObjects++;
     this.#allocations++;

@@ -31,7 +31,7 @@ import {
   checkRange,
   checkSegmentName,
   describe,
-} from "./arguments.ts";
+} from "../arguments.ts";
 import { ShmView } from "./view.ts";
 
 export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
@@ -280,7 +280,6 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   get pinnedBy(): PinnedBy {
     return this.facts.pinnedBy;
   }
-
 
   /** True from the moment free() begins. */
   get closed(): boolean {

@@ -4,7 +4,7 @@
 // FreeSpace (best fit, merging at once), which counts in units of the alignment, so that every
 // object begins at a multiple of it and no remainder is too small to be used.
 
-import { checkKnownOptions } from "./arguments.ts";
+import { checkKnownOptions } from "../arguments.ts";
 import { type Block, FreeSpace } from "./free_space.ts";
 import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";

@@ -4,7 +4,7 @@
 // without gaps, in one format. A layout is pure arithmetic, immutable, and shared by all objects
 // that look alike; it knows nothing of memory.
 
-import { checkInteger, describe } from "./arguments.ts";
+import { checkInteger, describe } from "../arguments.ts";
 import { type DType, type DTypeName, dtypeSizeBytes, parseDType } from "./dtype.ts";
 import {
   describeShapeOf,

@@ -3,6 +3,7 @@
 // What a runtime must offer to reach C, and the choice of the runtime: made once, when this module
 // is loaded. Everything above src/native/ is the same code in Bun and in Deno.
 
+import process from "node:process";
 import type { Functions, SymbolTable } from "./symbols.ts";
 
 export interface Ffi {
@@ -25,3 +26,9 @@ async function loadFfi(): Promise<Ffi> {
 }
 
 export const ffi: Ffi = await loadFfi();
+
+/** What runs this program, for reports. */
+export const runtime: { readonly name: Ffi["runtime"]; readonly version: string } = {
+  name: ffi.runtime,
+  version: process.versions[ffi.runtime] ?? "",
+};

@@ -512,7 +512,8 @@ function freeBytes(): number {
 function availableMemoryBytes(): number {
   try {
     const info = readFileSync("/proc/meminfo", "latin1");
-    const kib = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(info)?.[1] ?? 0);
+    const kib = (field: string) =>
+      Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(info)?.[1] ?? 0);
     return (kib("MemAvailable") + kib("SwapFree")) * 1024 || Number.MAX_SAFE_INTEGER;
   } catch {
     return Number.MAX_SAFE_INTEGER;

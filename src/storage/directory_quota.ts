@@ -18,7 +18,7 @@ import { type Dirent, existsSync, type Stats } from "node:fs";
 import { lstat, opendir, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { ShmError } from "../errors.ts";
-import { checkInteger, checkKnownOptions } from "../memory/arguments.ts";
+import { checkInteger, checkKnownOptions } from "../arguments.ts";
 import { fileNameToKey, sidecarOf } from "./key_file.ts";
 import { fileError } from "./storage_directory.ts";
 
@@ -86,6 +86,8 @@ export class DirectoryQuota {
   readonly #objects = new Map<string, number>();
   /** Objects being written: never evicted, however often. */
   readonly #writing = new Map<string, number>();
+  /** Since the present refresh began: what it saw of them may be older than what is known. */
+  readonly #committed = new Set<string>();
   #usedBytes = 0;
   #reservedBytes = 0;
   #evictions = 0;
@@ -165,9 +167,16 @@ export class DirectoryQuota {
     };
     return {
       commit: async () => {
-        const found = await this.#look(fileName).finally(end);
-        this.#forget(fileName);
-        if (found) this.#remember(found);
+        let found: Found | null = null;
+        try {
+          found = await this.#look(fileName);
+        } finally {
+          // In one go: in between, nobody may find the room free.
+          end();
+          this.#forget(fileName);
+          if (found) this.#remember(found);
+          this.#committed.add(fileName);
+        }
       },
       cancel: end,
     };
@@ -262,6 +271,7 @@ export class DirectoryQuota {
   /** Brings the index up to what the directory holds. */
   async #refresh(): Promise<void> {
     const startedMs = performance.now();
+    this.#committed.clear();
     const known = new Set(this.#objects.keys());
     const gone = new Set(known);
     const fresh: string[] = [];
@@ -270,7 +280,7 @@ export class DirectoryQuota {
       if (TEMPORARY.test(name)) temporaries.push(name);
       else if (isObject(name) && !gone.delete(name) && !this.#writing.has(name)) fresh.push(name);
     }
-    for (const name of gone) this.#forget(name);
+    for (const name of gone) if (!this.#committed.has(name)) this.#forget(name);
     const found = await this.#lookAll(fresh);
     found.sort((a, b) => a.usedMs - b.usedMs);
     for (const one of found) if (!this.#objects.has(one.name)) this.#remember(one);
@@ -288,7 +298,7 @@ export class DirectoryQuota {
     this.#recheckFrom += some.length;
     for (const { name, diskBytes } of await this.#lookAll(some)) {
       const counted = this.#objects.get(name);
-      if (counted === undefined || this.#writing.has(name)) continue;
+      if (counted === undefined || this.#committed.has(name)) continue;
       this.#objects.set(name, diskBytes);
       this.#usedBytes += diskBytes - counted;
     }

@@ -5,7 +5,7 @@
 // one object more.
 
 import { ShmError } from "../errors.ts";
-import { checkInteger, checkKnownOptions, describe } from "../memory/arguments.ts";
+import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
 import type { MemoryAllocator } from "../memory/memory_allocator.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";

@@ -10,7 +10,7 @@
 // model, tag or value with "@", a tag with "%". What parse() accepts, toString() gives back
 // unchanged. How a key becomes a file is key_file.ts.
 
-import { nearest } from "./nearest.ts";
+import { nearest } from "../nearest.ts";
 
 /**
  * Names of element types in keys. "fp8", "fp8_e4m3" and "fp8_e5m2" were written by earlier versions

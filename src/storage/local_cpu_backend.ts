@@ -10,7 +10,7 @@
 // One thread at a time. Only close() and the methods that end in Async wait for anything.
 
 import { ShmError } from "../errors.ts";
-import { checkKnownOptions, describe } from "../memory/arguments.ts";
+import { checkKnownOptions, describe } from "../arguments.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
@@ -610,7 +610,7 @@ function keyText(key: Key): string {
 }
 
 /** Gives up one reference, if need be when the I/O is over that goes on without one of its own. */
-function release(obj: TensorMemoryObj): void {
+export function release(obj: TensorMemoryObj): void {
   if (!obj.valid) return;
   if (obj.refCount === 1 && obj.inFlight > 0) obj.onceIdle(() => obj.refCountDown());
   else obj.refCountDown();

@@ -14,7 +14,7 @@
 // one. So when an object fills its range, the file is looked at again afterwards.
 
 import { ShmError } from "../errors.ts";
-import { describe } from "../memory/arguments.ts";
+import { describe } from "../arguments.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 import { locateWorker } from "../native/locate.ts";
 import { WorkerClient } from "../worker/client.ts";

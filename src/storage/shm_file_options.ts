@@ -6,13 +6,13 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import process from "node:process";
-import { checkInteger, describe } from "../memory/arguments.ts";
+import { checkInteger, describe } from "../arguments.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
 import type { WorkerLimits } from "../worker/client.ts";
 import { checkSecret } from "../worker/protocol.ts";
 import { fileError } from "./storage_directory.ts";
-import { checkKnown, nearest } from "./nearest.ts";
+import { checkKnown, nearest } from "../nearest.ts";
 
 export interface ShmFileConnectorOptions {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */

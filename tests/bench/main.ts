@@ -6,6 +6,7 @@
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
+import console from "node:console";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";

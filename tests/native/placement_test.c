@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 
 #include "check.h"
+#include "sandbox.h"
 
 #define ALLOWED 4 /* MPOL_F_MEMS_ALLOWED */
 #define NODE_OF 3 /* MPOL_F_NODE | MPOL_F_ADDR */
@@ -102,27 +103,51 @@ static void transparent_huge_pages_are_a_wish(void) {
   }
 }
 
-static bool selected(const char* path, const char* choice) {
-  char line[128] = "";
-  FILE* file = fopen(path, "re");
-  bool is = file != NULL && fgets(line, sizeof line, file) != NULL && strstr(line, choice) != NULL;
-  if (file != NULL) fclose(file);
-  return is;
-}
+static const char* mount_options;
+static uint32_t pages_wanted;
+static bool huge_expected;
 
-static void transparent_huge_pages_come_where_the_system_has_them(void) {
-  const char* setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-  if (!selected(setting, "[advise]") && !selected(setting, "[always]")) {
-    check_skip("the system's shmem_enabled is neither advise nor always");
-    return;
-  }
-  lmshm_options options = check_options(LMSHM_ANONYMOUS, NULL, 64 * MIB);
-  options.pages = LMSHM_PAGES_TRANSPARENT;
+static void open_on_such_a_mount(void) {
+  if (sandbox_tmpfs("/dev/shm", mount_options) != 0) _exit(SANDBOX_REFUSED);
+  lmshm_options options = check_options(LMSHM_CREATE, check_name("huge"), 20 * MIB + 4096);
+  options.pages = pages_wanted;
   lmshm_info info = check_info();
   intptr_t segment = lmshm_open(&options, &info);
   CHECK(segment > 0, "%ld: %s", (long)segment, info.message);
-  CHECK(info.huge_bytes > 0, "no huge pages in %" PRIu64 " bytes", info.size);
+  if (segment < 0) return;
+  CHECK((info.huge_bytes > 0) == huge_expected, "%s, pages %u: %" PRIu64 " bytes", mount_options,
+        pages_wanted, info.huge_bytes);
+  CHECK_EQUAL(info.populated, info.mapped_size);
+  unsigned char* bytes = (unsigned char*)(uintptr_t)info.address;
+  size_t wrong = 0;
+  for (size_t at = 0; at < info.size; at += 4096) wrong += bytes[at]++ != 0;
+  CHECK_EQUAL(wrong, 0);
   CHECK_EQUAL(lmshm_close((lmshm_segment*)segment, 0), 0);
+}
+
+static void transparent_huge_pages_come_where_the_mount_allows_them(void) {
+  static const struct {
+    const char* options;
+    uint32_t pages;
+    bool huge;
+  } cases[] = {
+      {"size=64m,huge=advise", LMSHM_PAGES_TRANSPARENT, true},
+      {"size=64m,huge=advise", LMSHM_PAGES_DEFAULT, false},
+      {"size=64m,huge=never", LMSHM_PAGES_TRANSPARENT, false},
+      {"size=64m,huge=always", LMSHM_PAGES_TRANSPARENT, true},
+      {"size=22m,huge=advise", LMSHM_PAGES_TRANSPARENT, true}, /* just enough room */
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    mount_options = cases[i].options;
+    pages_wanted = cases[i].pages;
+    huge_expected = cases[i].huge;
+    int status = check_in_child(open_on_such_a_mount);
+    if (status == SANDBOX_REFUSED) {
+      check_skip("no mount namespace, or no huge pages in tmpfs");
+      return;
+    }
+    CHECK_EQUAL(status, 0);
+  }
 }
 
 static void explicit_huge_pages_come_or_say_why_not(void) {
@@ -158,5 +183,5 @@ static void explicit_huge_pages_come_or_say_why_not(void) {
 
 CHECK_MAIN(CASE(a_segment_lies_on_the_nodes_it_is_bound_to), CASE(interleaving_uses_every_node),
            CASE(a_node_that_is_not_there_is_an_error), CASE(transparent_huge_pages_are_a_wish),
-           CASE(transparent_huge_pages_come_where_the_system_has_them),
+           CASE(transparent_huge_pages_come_where_the_mount_allows_them),
            CASE(explicit_huge_pages_come_or_say_why_not))

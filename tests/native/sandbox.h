@@ -21,10 +21,9 @@
 
 #define SANDBOX_REFUSED 99 /* exit status of a child that could not have it */
 
-/* Puts a tmpfs of `size` ("8m") on /dev/shm, in a mount namespace of its own.
- * Returns 0, or -1 where that is not allowed. */
-__attribute__((unused)) static int sandbox_small_shm(const char* size) {
-  char options[64];
+/* Puts a tmpfs on `folder`, in a mount namespace of its own. `options` are those
+ * of tmpfs ("size=8m"). Returns 0, or -1 where that is not allowed. */
+__attribute__((unused)) static int sandbox_tmpfs(const char* folder, const char* options) {
   if (unshare(CLONE_NEWNS) != 0) {
     char map[64];
     snprintf(map, sizeof map, "0 %d 1", (int)geteuid());
@@ -35,8 +34,7 @@ __attribute__((unused)) static int sandbox_small_shm(const char* size) {
     if (fclose(file) != 0) return -1;
   }
   if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return -1;
-  snprintf(options, sizeof options, "size=%s,mode=1777", size);
-  return mount("lmshm-test", "/dev/shm", "tmpfs", 0, options);
+  return mount("lmshm-test", folder, "tmpfs", 0, options);
 }
 
 /* Makes a system call return -`error` (0: succeed and do nothing), always, or

@@ -54,7 +54,7 @@ static void more_than_the_memory_is_refused_before_a_page_is_touched(void) {
 /* ------------------------------------------------------ a /dev/shm of 16 MiB */
 
 static void fill_16m(void) {
-  if (sandbox_small_shm("16m") != 0) _exit(SANDBOX_REFUSED);
+  if (sandbox_tmpfs("/dev/shm", "size=16m") != 0) _exit(SANDBOX_REFUSED);
   const char *first = check_name("first"), *second = check_name("second");
   lmshm_options options = check_options(LMSHM_CREATE, first, 17 * MIB);
   lmshm_info info = check_info();
@@ -83,7 +83,7 @@ static void a_full_dev_shm_is_enospc_to_the_page(void) {
 
 /* A dead owner's pages count as free: they go before the check. */
 static void reclaim_16m(void) {
-  if (sandbox_small_shm("16m") != 0) _exit(SANDBOX_REFUSED);
+  if (sandbox_tmpfs("/dev/shm", "size=16m") != 0) _exit(SANDBOX_REFUSED);
   const char* name = check_name("dead");
   intptr_t address = alloc_shm_pinned_ptr(12 * MIB, name);
   munmap((void*)address, 12 * MIB);
@@ -108,7 +108,7 @@ static uint32_t pages_of_child;
 static bool old_kernel;
 
 static void overfill_16m(void) {
-  if (sandbox_small_shm("16m") != 0) _exit(SANDBOX_REFUSED);
+  if (sandbox_tmpfs("/dev/shm", "size=16m") != 0) _exit(SANDBOX_REFUSED);
   if (sandbox_fail(SYS_statfs, EACCES, SANDBOX_ANY) != 0) _exit(SANDBOX_REFUSED);
   if (old_kernel && sandbox_fail(SYS_madvise, EINVAL, 2, 23) != 0) _exit(SANDBOX_REFUSED);
   lmshm_options options = check_options(LMSHM_CREATE, check_name("over"), 40 * MIB);
@@ -138,7 +138,58 @@ static void space_that_vanishes_half_way_is_enospc_and_all_is_undone(void) {
   }
 }
 
+/* ----------------------------------------------------------- a container's limit */
+
+static void put(const char* path, const char* text) {
+  FILE* file = fopen(path, "we");
+  CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0, "%s", path);
+}
+
+static void open_under_a_limit(void) {
+  if (sandbox_tmpfs("/sys/fs/cgroup", "size=1m") != 0) _exit(SANDBOX_REFUSED);
+  put("/sys/fs/cgroup/memory.max", "67108864\n");
+  put("/sys/fs/cgroup/memory.stat", "anon 1048576\nfile 8192\nshmem 4096\nslab 77\n");
+  const uint64_t room = 64 * MIB - MIB - 4096;
+  const uint32_t kinds[] = {LMSHM_CREATE, LMSHM_ANONYMOUS};
+  for (int i = 0; i < 2; i++) {
+    lmshm_options options = check_options(kinds[i], i == 0 ? check_name("limit") : NULL, room + 1);
+    lmshm_info info = check_info();
+    CHECK_EQUAL(lmshm_open(&options, &info), -ENOMEM);
+    CHECK_EQUAL(info.available, room);
+    CHECK_EQUAL(info.populated, 0);
+    CHECK_CONTAINS(info.message, "container");
+    options.size = room;
+    intptr_t segment = lmshm_open(&options, &info);
+    CHECK(segment > 0, "%ld: %s", (long)segment, info.message);
+    if (segment > 0) CHECK_EQUAL(lmshm_close((lmshm_segment*)segment, 0), 0);
+  }
+  static const char* const no_limits[] = {"max\n", "", "nonsense\n", "1 2 3\n",
+                                          "99999999999999999999999999999999999999999999\n"};
+  for (size_t i = 0; i < sizeof no_limits / sizeof *no_limits; i++) {
+    put("/sys/fs/cgroup/memory.max", no_limits[i]);
+    lmshm_options options = check_options(LMSHM_ANONYMOUS, NULL, 65 * MIB);
+    intptr_t segment = lmshm_open(&options, NULL);
+    CHECK(segment > 0, "%s: %ld", no_limits[i], (long)segment);
+    if (segment > 0) CHECK_EQUAL(lmshm_close((lmshm_segment*)segment, 0), 0);
+  }
+}
+
+static void the_memory_limit_of_a_container_counts(void) {
+  FILE* file = fopen("/proc/self/cgroup", "re");
+  char line[512] = "";
+  bool in_root = false;
+  while (file != NULL && fgets(line, sizeof line, file) != NULL)
+    if (strncmp(line, "0::/", 4) == 0) in_root = true;
+  if (file != NULL) fclose(file);
+  int status = in_root ? check_in_child(open_under_a_limit) : SANDBOX_REFUSED;
+  if (status == SANDBOX_REFUSED)
+    check_skip("no control group of version 2, or no mount namespace of its own");
+  else
+    CHECK_EQUAL(status, 0);
+}
+
 CHECK_MAIN(CASE(far_more_than_free_is_refused_before_a_page_is_touched),
            CASE(more_than_the_memory_is_refused_before_a_page_is_touched),
            CASE(a_full_dev_shm_is_enospc_to_the_page), CASE(a_dead_owners_space_is_counted_as_free),
-           CASE(space_that_vanishes_half_way_is_enospc_and_all_is_undone))
+           CASE(space_that_vanishes_half_way_is_enospc_and_all_is_undone),
+           CASE(the_memory_limit_of_a_container_counts))

@@ -53,3 +53,18 @@ export function nearest(name: string, known: Iterable<string>): string | null {
 function plainForm(name: string): string {
   return name.toLowerCase().replaceAll(/[-_]/g, "");
 }
+
+/** Throws a TypeError that names the first of `names` that is not known, and the nearest that is. */
+export function checkKnown(
+  what: string,
+  kind: string,
+  names: readonly string[],
+  known: readonly string[],
+): void {
+  for (const name of names) {
+    if (known.includes(name)) continue;
+    const guess = nearest(name, known);
+    const help = guess ? `did you mean "${guess}"?` : `it has ${known.join(", ")}`;
+    throw new TypeError(`${what} has no ${kind} "${name}"; ${help}`);
+  }
+}

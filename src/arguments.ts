@@ -3,6 +3,8 @@
 // Checks of what callers pass in. Neither runtime's FFI validates anything: a negative offset, a
 // fraction or NaN would reach C as some other number. So every public function checks here first.
 
+import { checkKnown } from "./nearest.ts";
+
 /** `value` as it is, if it is a safe integer in [min, max]. */
 export function checkInteger(
   name: string,
@@ -53,11 +55,7 @@ export function checkKnownOptions(
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`${what} takes an options object, got ${describe(options)}`);
   }
-  for (const key of Object.keys(options)) {
-    if (!known.includes(key)) {
-      throw new TypeError(`${what} has no option "${key}"; it has ${known.join(", ")}`);
-    }
-  }
+  checkKnown(what, "option", Object.keys(options), known);
 }
 
 const MAX_NAME_BYTES = 254;

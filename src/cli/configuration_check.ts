@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The work of lmshm check: what a configuration describes is made, chunks of the configured size go
+// through it under keys of their own, and every byte is compared. Prints nothing.
+//
+// Before a chunk is loaded back, the memory that it came from is overwritten: else a worker that
+// moves nothing at all would pass.
+
+import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
+import { rmdir, stat } from "node:fs/promises";
+import process from "node:process";
+import {
+  CacheEngineKey,
+  type LmshmConfig,
+  LocalCpuBackend,
+  MemoryFormat,
+  MixedMemoryAllocator,
+  type RemoteConnector,
+  ShmFileConnector,
+  type ShmSegment,
+  TensorLayout,
+  type TensorMemoryObj,
+  TieredStore,
+} from "../mod.ts";
+import { generatedChunks } from "./chunk_source.ts";
+
+const CHUNKS = 8;
+/** Of a full chunk, as far as the number of tokens allows. */
+const CHUNK_BYTES = 2 ** 20;
+const HIDDEN = 1024;
+const WIPED = 0xa5;
+
+export interface CheckStep {
+  readonly name: string;
+  /** Null: it could not be tried; `detail` says why. */
+  readonly ok: boolean | null;
+  readonly objects: number;
+  readonly bytes: number;
+  readonly milliseconds: number;
+  /** What is wrong, or what was found. */
+  readonly detail: string;
+}
+
+export interface CheckReport {
+  /** Every step that was tried held. */
+  readonly ok: boolean;
+  readonly steps: readonly CheckStep[];
+  readonly notes: readonly string[];
+}
+
+interface Work {
+  readonly objects?: number;
+  readonly bytes?: number;
+  readonly detail?: string;
+}
+
+/** What is found to be otherwise than it must be. */
+class Fault extends Error {}
+
+function expect(holds: boolean, what: string): void {
+  if (!holds) throw new Fault(what);
+}
+
+/** A chunk of the configured number of tokens, of about CHUNK_BYTES. */
+function chunkLayout(tokens: number): TensorLayout {
+  const hidden = Math.max(1, Math.min(HIDDEN, Math.floor(CHUNK_BYTES / 4 / tokens)));
+  return TensorLayout.of([2, 1, tokens, hidden], "bfloat16", MemoryFormat.KV_2LTD);
+}
+
+/** Of a backend that was made by create(). */
+function segmentOf({ allocator }: LocalCpuBackend): ShmSegment {
+  if (allocator instanceof MixedMemoryAllocator) return allocator.segment;
+  throw new TypeError("the pool has no segment of its own");
+}
+
+/** One run. A step that fails ends it; what was made is removed all the same. */
+export class ConfigurationCheck {
+  readonly steps: CheckStep[] = [];
+  readonly notes: string[] = [];
+  readonly #config: LmshmConfig;
+  readonly #signal: AbortSignal;
+  readonly #onStep: (step: CheckStep) => void;
+  readonly #cleanup: (() => Promise<unknown>)[] = [];
+  /** All keys of this run begin so. */
+  readonly #model = `lmshm-check-${process.pid}-${randomBytes(4).toString("hex")}`;
+  readonly #layout: TensorLayout;
+  /** What the chunks contain. */
+  readonly #data: Uint8Array[] = [];
+  readonly #keys: CacheEngineKey[] = [];
+
+  constructor(config: LmshmConfig, signal: AbortSignal, onStep: (step: CheckStep) => void) {
+    this.#config = config;
+    this.#signal = signal;
+    this.#onStep = onStep;
+    this.#layout = chunkLayout(config.chunkSizeTokens);
+  }
+
+  async run(): Promise<CheckReport> {
+    let held = true;
+    try {
+      await this.#runSteps();
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      held = false;
+    } finally {
+      for (const undo of this.#cleanup.toReversed()) {
+        await undo().catch((error: unknown) => {
+          held = false;
+          this.notes.push(`cleaning up: ${error instanceof Error ? error.message : error}`);
+        });
+      }
+    }
+    return { ok: held, steps: this.steps, notes: this.notes };
+  }
+
+  async #runSteps(): Promise<void> {
+    const hot = await this.#openPool();
+    await this.#prepareData();
+    if (this.#config.storageDir === null) {
+      this.notes.push("the configuration names no store: only the pool was checked");
+      await this.#checkPool(hot, null);
+      return;
+    }
+    const cold = await this.#openStore(segmentOf(hot), this.#config.storageDir);
+    await this.#checkStore(hot, cold);
+  }
+
+  // --- what the configuration describes
+
+  async #openPool(): Promise<LocalCpuBackend> {
+    const config = this.#config;
+    let made: LocalCpuBackend | undefined;
+    await this.#step("make the pool", async () => {
+      const hot = await LocalCpuBackend.create(config, { signal: this.#signal });
+      this.#cleanup.push(() => hot.close());
+      made = hot;
+      const segment = segmentOf(hot);
+      if (segment.facts.message) this.notes.push(segment.facts.message);
+      const name = segment.name ?? "private memory";
+      return { bytes: segment.sizeBytes, detail: `${name}, pinned by ${segment.facts.pinnedBy}` };
+    });
+    return made!;
+  }
+
+  async #openStore(segment: ShmSegment, storageDir: string): Promise<ShmFileConnector> {
+    const config = this.#config;
+    const existed = await stat(storageDir).then(() => true, () => false);
+    if (!existed && config.workerAddress === null) {
+      this.#cleanup.push(() => rmdir(storageDir).catch(() => {}));
+    }
+    if (config.fsync || config.ioMode !== "auto") {
+      this.notes.push("lmshm.fsync and lmshm.io_mode have no effect: the worker decides");
+    }
+    let opened: ShmFileConnector | undefined;
+    await this.#step("connect the worker", async () => {
+      const cold = await ShmFileConnector.open({
+        segment,
+        storageDir,
+        workerBinary: config.workerAddress === null ? config.workerBinary ?? undefined : undefined,
+        workerAddr: config.workerAddress ?? undefined,
+        secretFile: config.workerSecretFile ?? undefined,
+        maxBytes: config.maxStorageSizeBytes ?? undefined,
+      });
+      this.#cleanup.push(() => cold.close());
+      opened = cold;
+      await cold.ping({ timeoutMs: config.blockingTimeoutMs });
+      return { detail: `${config.workerAddress ?? "started, over pipes"}; ${storageDir}` };
+    });
+    return opened!;
+  }
+
+  /** As many chunks as the pool holds, the last one with half of the tokens. */
+  async #prepareData(): Promise<void> {
+    const { byteLength, tokenBytes } = this.#layout;
+    const fit = Math.floor(this.#config.maxLocalCpuSizeBytes / this.#physicalBytes());
+    const count = Math.max(1, Math.min(CHUNKS, fit));
+    const missing = Math.floor(this.#config.chunkSizeTokens / 2) * tokenBytes!;
+    const chunks = generatedChunks(count * byteLength - missing, byteLength);
+    for (const [index, chunk] of chunks.entries()) {
+      const bytes = new Uint8Array(chunk.byteLength);
+      await chunk.fill(bytes);
+      this.#data.push(bytes);
+      this.#keys.push(
+        new CacheEngineKey({
+          model: this.#model,
+          worldSize: 1,
+          workerId: 0,
+          chunkHash: BigInt(index),
+          dtype: "bfloat16",
+        }),
+      );
+    }
+  }
+
+  #physicalBytes(): number {
+    const { alignBytes } = this.#config;
+    return Math.ceil(this.#layout.byteLength / alignBytes) * alignBytes;
+  }
+
+  // --- the steps
+
+  async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
+    const { writeMode, writeQueueSizeBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
+    const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes });
+    // The store is closed first, so that nothing is written after the removal.
+    this.#cleanup.push(() => this.#removeAll(cold), () => store.close());
+    const keys = this.#keys;
+    const limit = { signal: this.#signal, timeoutMs: blockingTimeoutMs };
+    const objs = await this.#fill(hot);
+    try {
+      await this.#step(`put (${writeMode})`, async () => {
+        await Promise.all(keys.map((key, i) => store.put(key, objs[i]!, limit)));
+        return this.#all();
+      });
+      await this.#step("flush", async () => {
+        await store.flush({ signal: this.#signal });
+        return this.#all();
+      });
+    } finally {
+      hot.batchedRemove(keys);
+      for (const obj of objs) {
+        obj.bytes.fill(WIPED);
+        obj.refCountDown();
+      }
+    }
+    await this.#step("exists", async () => {
+      const found = await cold.batchedContains(keys, limit);
+      expect(found === keys.length, `${found} of ${keys.length} keys exist`);
+      const other = keys[0]!.withWorkerId(1);
+      expect(!await cold.exists(other, limit), `${other} exists, and was never put`);
+      return { objects: keys.length };
+    });
+    await this.#listStep(cold, keys.length);
+    await this.#step("get from the store", async () => {
+      const found = await store.batchedGet(keys, this.#layout, limit);
+      return this.#compare(found);
+    });
+    await this.#checkPool(hot, store);
+    await this.#removeStep(store, cold);
+  }
+
+  /** Objects with the data. */
+  async #fill(hot: LocalCpuBackend): Promise<TensorMemoryObj[]> {
+    const objs: TensorMemoryObj[] = [];
+    try {
+      await this.#step("allocate", async () => {
+        for (const data of this.#data) {
+          const obj = await hot.allocateLayoutAsync(this.#layout, { signal: this.#signal });
+          objs.push(obj);
+          obj.truncateBytes(data.length).bytes.set(data);
+        }
+        return this.#all();
+      });
+    } catch (error) {
+      for (const obj of objs) obj.refCountDown();
+      throw error;
+    }
+    return objs;
+  }
+
+  /** @param store that has put the chunks into the pool; null: they are put now. */
+  async #checkPool(hot: LocalCpuBackend, store: TieredStore | null): Promise<void> {
+    if (!this.#config.localCpu) {
+      this.#untried("get from the pool", "local_cpu is false: the pool keeps nothing");
+      return;
+    }
+    if (store === null) {
+      const objs = await this.#fill(hot);
+      for (const [i, obj] of objs.entries()) {
+        hot.put(this.#keys[i]!, obj);
+        obj.refCountDown();
+      }
+    }
+    await this.#step("get from the pool", () => this.#compare(hot.batchedGet(this.#keys)));
+    await this.#step("check the pool's books", () => {
+      hot.memcheck();
+      return { objects: hot.size };
+    });
+  }
+
+  async #listStep(cold: ShmFileConnector, expected: number): Promise<void> {
+    if (!cold.storageVisible) {
+      this.#untried("list", "the worker's directory cannot be seen from here");
+      return;
+    }
+    await this.#step("list", async () => {
+      const listed = new Set(await cold.list({ prefix: this.#model, signal: this.#signal }));
+      const missing = this.#keys.filter((key) => !listed.has(key.toString()));
+      expect(missing.length === 0, `${missing.length} keys are not listed: ${missing[0]}`);
+      expect(listed.size === expected, `${listed.size} keys are listed, not ${expected}`);
+      return { objects: listed.size };
+    });
+  }
+
+  async #removeStep(store: TieredStore, cold: ShmFileConnector): Promise<void> {
+    if (!cold.storageVisible) {
+      this.#untried(
+        "remove",
+        `the worker's directory cannot be seen from here; remove ${this.#model}* there`,
+      );
+      return;
+    }
+    await this.#step("remove", async () => {
+      for (const key of this.#keys) {
+        expect(await store.remove(key, { signal: this.#signal }), `${key} was not there`);
+        expect(!await store.contains(key, { signal: this.#signal }), `${key} is still there`);
+      }
+      const left = await cold.list({ prefix: this.#model, signal: this.#signal });
+      expect(left.length === 0, `${left.length} keys are still listed: ${left[0]}`);
+      return { objects: this.#keys.length };
+    });
+  }
+
+  /** Compares what was got with what was put, and releases it. */
+  #compare(found: readonly (TensorMemoryObj | null)[]): Work {
+    const faults: string[] = [];
+    for (const [i, obj] of found.entries()) {
+      const wanted = this.#data[i]!;
+      if (obj === null) {
+        faults.push(`${this.#keys[i]} was not found`);
+      } else if (obj.byteLength !== wanted.length) {
+        faults.push(`${this.#keys[i]} has ${obj.byteLength} bytes, not ${wanted.length}`);
+      } else if (Buffer.compare(obj.bytes, wanted) !== 0) {
+        faults.push(`${this.#keys[i]} came back with other bytes`);
+      }
+      obj?.refCountDown();
+    }
+    expect(faults.length === 0, `${faults.length} of ${found.length} chunks: ${faults[0]}`);
+    return this.#all();
+  }
+
+  #all(): Work {
+    return {
+      objects: this.#data.length,
+      bytes: this.#data.reduce((sum, { length }) => sum + length, 0),
+    };
+  }
+
+  async #removeAll(cold: RemoteConnector & { storageVisible: boolean }): Promise<void> {
+    if (!cold.storageVisible) return;
+    for (const key of this.#keys) await cold.remove(key);
+  }
+
+  // --- the books of it all
+
+  async #step(name: string, work: () => Work | Promise<Work>): Promise<void> {
+    this.#signal.throwIfAborted();
+    const started = performance.now();
+    const end = (ok: boolean, { objects = 0, bytes = 0, detail = "" }: Work) =>
+      this.#add({ name, ok, objects, bytes, milliseconds: performance.now() - started, detail });
+    let done: Work;
+    try {
+      done = await work();
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      const detail = error instanceof Error ? error.message : String(error);
+      end(false, { detail });
+      throw new Fault(detail);
+    }
+    end(true, done);
+  }
+
+  #untried(name: string, detail: string): void {
+    this.#add({ name, ok: null, objects: 0, bytes: 0, milliseconds: 0, detail });
+  }
+
+  #add(step: CheckStep): void {
+    this.steps.push(step);
+    this.#onStep(step);
+  }
+}

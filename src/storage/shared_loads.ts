@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Loads that several callers share: while an object is being loaded, whoever else wants it waits
+// for the same load. Each gets a reference of its own, or gives up on its own.
+
+import { ShmError } from "../errors.ts";
+import type { TensorMemoryObj } from "../memory/memory_obj.ts";
+import type { TensorLayout } from "../memory/tensor_layout.ts";
+import { release } from "./local_cpu_backend.ts";
+import type { CallOptions } from "./remote_connector.ts";
+
+/** A load as the one who carries it out sees it. */
+export interface Load {
+  readonly key: string;
+  readonly layout: TensorLayout;
+  /** The object was removed meanwhile: what is loaded is nobody's any more. */
+  readonly stale: boolean;
+}
+
+interface Waiter {
+  resolve(obj: TensorMemoryObj | null): void;
+  reject(reason: unknown): void;
+}
+
+interface OwnLoad extends Load {
+  stale: boolean;
+  readonly waiters: Set<Waiter>;
+}
+
+const MAX_TIMER_MS = 0x7fff_ffff;
+
+export class SharedLoads {
+  readonly #fetch: (load: Load) => Promise<TensorMemoryObj | null>;
+  readonly #byKey = new Map<string, OwnLoad>();
+  readonly #running = new Set<Promise<void>>();
+  #started = 0;
+  #shared = 0;
+
+  /** @param fetch gives the object with one reference, or null when there is none. */
+  constructor(fetch: (load: Load) => Promise<TensorMemoryObj | null>) {
+    this.#fetch = fetch;
+  }
+
+  /** Loads that go on now. */
+  get running(): number {
+    return this.#running.size;
+  }
+
+  get started(): number {
+    return this.#started;
+  }
+
+  /** Calls of get() that waited for the load of another one. */
+  get shared(): number {
+    return this.#shared;
+  }
+
+  /**
+   * The object with a reference for the caller, or null. A caller who gives up does not end the
+   * load.
+   * @throws what the load threw; {ShmError} ETIMEDOUT; the signal's reason.
+   */
+  get(key: string, layout: TensorLayout, options: CallOptions): Promise<TensorMemoryObj | null> {
+    const { signal, timeoutMs = Infinity } = options;
+    if (typeof timeoutMs !== "number" || !(timeoutMs > 0)) {
+      return Promise.reject(new RangeError(`timeoutMs must be more than 0, got ${timeoutMs}`));
+    }
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    const present = this.#byKey.get(key);
+    if (present) this.#shared++;
+    const load = present ?? this.#start(key, layout);
+    return new Promise((resolve, reject) => {
+      const end = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", onAbort);
+        load.waiters.delete(waiter);
+      };
+      const waiter: Waiter = {
+        resolve: (obj) => {
+          end();
+          resolve(obj);
+        },
+        reject: (reason) => {
+          end();
+          reject(reason);
+        },
+      };
+      const onAbort = () => waiter.reject(signal?.reason);
+      const timer = timeoutMs <= MAX_TIMER_MS
+        ? setTimeout(() => waiter.reject(timedOut(key, timeoutMs)), timeoutMs)
+        : undefined;
+      signal?.addEventListener("abort", onAbort, { once: true });
+      load.waiters.add(waiter);
+    });
+  }
+
+  /** What is being loaded under that key is not the object any more; its waiters get null. */
+  discard(key: string): void {
+    const load = this.#byKey.get(key);
+    if (load === undefined) return;
+    load.stale = true;
+    this.#byKey.delete(key);
+  }
+
+  /** Resolves when the loads that go on now are over. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#running);
+  }
+
+  #start(key: string, layout: TensorLayout): OwnLoad {
+    const load: OwnLoad = { key, layout, stale: false, waiters: new Set() };
+    this.#byKey.set(key, load);
+    this.#started++;
+    const running = this.#run(load).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+    return load;
+  }
+
+  async #run(load: OwnLoad): Promise<void> {
+    let obj: TensorMemoryObj | null = null;
+    let failure: { error: unknown } | null = null;
+    try {
+      obj = await this.#fetch(load);
+    } catch (error) {
+      failure = { error };
+    }
+    if (this.#byKey.get(load.key) === load) this.#byKey.delete(load.key);
+    for (const waiter of [...load.waiters]) {
+      if (failure !== null) {
+        waiter.reject(failure.error);
+      } else if (obj === null || load.stale) {
+        waiter.resolve(null);
+      } else {
+        obj.refCountUp();
+        waiter.resolve(obj);
+      }
+    }
+    if (obj !== null) release(obj);
+  }
+}
+
+function timedOut(key: string, timeoutMs: number): ShmError {
+  return new ShmError(`the object was not there within ${timeoutMs} ms`, {
+    code: "ETIMEDOUT",
+    operation: `get ${key.slice(0, 120)}`,
+    hint: "The load goes on; a later call may find the object in the hot tier",
+    details: { timeoutMs },
+  });
+}

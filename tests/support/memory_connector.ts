@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A connector whose store is a Map, for tests of what is in front of connectors: calls can be held
+// back, and made to fail. It holds ranges while it uses them, as real ones do.
+
+import type { ShmRange } from "../../src/memory/segment.ts";
+import { ShmError } from "../../src/errors.ts";
+import type { Key } from "../../src/storage/key.ts";
+import type { ConnectorStats, RemoteConnector } from "../../src/storage/remote_connector.ts";
+
+export class MemoryConnector implements RemoteConnector {
+  readonly objects = new Map<string, Uint8Array>();
+  /** "get a", "put a": in the order in which they began. */
+  readonly calls: string[] = [];
+  /** Calls that use a range now, and the most at once. */
+  active = 0;
+  mostActive = 0;
+  /** Called with "get a" or "put a" before bytes move; may wait, may throw. */
+  before: (call: string) => Promise<void> | void = () => {};
+  /** Likewise, when they have moved. */
+  after: (call: string) => Promise<void> | void = () => {};
+
+  get stats(): ConnectorStats {
+    const zero = { puts: 0, gets: 0, hits: 0, misses: 0, mismatches: 0, bytesPut: 0, bytesGot: 0 };
+    return { ...zero, restarts: 0, inFlight: this.active, quota: null };
+  }
+
+  exists(key: Key): Promise<boolean> {
+    return Promise.resolve(this.existsSync(key));
+  }
+
+  existsSync(key: Key): boolean {
+    return this.objects.has(`${key}`);
+  }
+
+  async get(key: Key, into?: ShmRange): Promise<ShmRange | null> {
+    return await this.#use(`get ${key}`, into!, () => {
+      const bytes = this.objects.get(`${key}`);
+      if (bytes === undefined) return null;
+      if (bytes.length > into!.byteLength) {
+        throw new ShmError("too long", { code: "EMSGSIZE", operation: "get" });
+      }
+      into!.segment.bytes(into!.offset, bytes.length).set(bytes);
+      return into!.segment.range(into!.offset, bytes.length);
+    });
+  }
+
+  async put(key: Key, range: ShmRange): Promise<void> {
+    await this.#use(`put ${key}`, range, () => {
+      const bytes = range.segment.bytes(range.offset, range.byteLength);
+      this.objects.set(`${key}`, bytes.slice());
+    });
+  }
+
+  list(): Promise<string[]> {
+    return Promise.resolve([...this.objects.keys()]);
+  }
+
+  remove(key: Key): Promise<boolean> {
+    this.calls.push(`remove ${key}`);
+    return Promise.resolve(this.objects.delete(`${key}`));
+  }
+
+  batchedGet(keys: readonly Key[], into: readonly ShmRange[]): Promise<(ShmRange | null)[]> {
+    return Promise.all(keys.map((key, i) => this.get(key, into[i])));
+  }
+
+  async batchedPut(keys: readonly Key[], ranges: readonly ShmRange[]): Promise<void> {
+    await Promise.all(keys.map((key, i) => this.put(key, ranges[i]!)));
+  }
+
+  batchedContains(keys: readonly Key[]): Promise<number> {
+    const missing = keys.findIndex((key) => !this.existsSync(key));
+    return Promise.resolve(missing < 0 ? keys.length : missing);
+  }
+
+  ping(): Promise<number> {
+    return Promise.resolve(0);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #use<T>(call: string, range: ShmRange, move: () => T): Promise<T> {
+    const release = range.hold(call);
+    this.calls.push(call);
+    this.mostActive = Math.max(this.mostActive, ++this.active);
+    try {
+      await this.before(call);
+      const result = move();
+      await this.after(call);
+      return result;
+    } finally {
+      this.active--;
+      release();
+    }
+  }
+}

@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// TieredStore: what is asked of which tier, shared loads, writing behind, and that no reference is
+// lost whatever goes wrong. Over a store in memory that can be held back, and once over a worker.
+
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { test } from "node:test";
+import { ShmError } from "../src/errors.ts";
+import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
+import { ShmSegment } from "../src/memory/segment.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
+import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
+import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { TieredStore, type TieredStoreOptions } from "../src/storage/tiered_store.ts";
+import { shmError } from "./support/assertions.ts";
+import { withoutLeaks } from "./support/leaks.ts";
+import { MemoryConnector } from "./support/memory_connector.ts";
+import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
+
+const PAGE = 4096;
+/** 8 tokens of 512 bytes: one page. */
+const CHUNK = { shape: [2, 1, 8, 128], dtype: "bfloat16", format: "KV_2LTD" } as const;
+
+interface Scene {
+  readonly store: TieredStore;
+  readonly hot: LocalCpuBackend;
+  readonly cold: MemoryConnector;
+  readonly pool: TensorMemoryAllocator;
+}
+
+type Options = Partial<TieredStoreOptions> & { pages?: number; useHot?: boolean };
+
+/** A test over a pool of some pages; at its end nobody but the hot tier may hold an object. */
+function tiered(name: string, body: (scene: Scene) => Promise<void>, options: Options = {}): void {
+  const { pages = 8, useHot = true, ...others } = options;
+  test(`tiered store: ${name}`, { timeout: 60_000 }, () =>
+    withoutLeaks(async () => {
+      using segment = ShmSegment.createSync({ sizeBytes: pages * PAGE, pin: "none" });
+      const pool = new TensorMemoryAllocator(segment);
+      await using hot = new LocalCpuBackend({ allocator: pool, useHot, blockingTimeoutMs: 200 });
+      const cold = new MemoryConnector();
+      const store = new TieredStore({ hot, cold, ...others });
+      await body({ store, hot, cold, pool });
+      await store.close().catch(() => {});
+      hot.memcheck();
+      hot.clear();
+      assert.equal(pool.stats().liveObjects, 0, "references that were left behind");
+    }));
+}
+
+function newChunk({ hot }: Scene, fill: number): TensorMemoryObj {
+  const obj = hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+  obj.bytes.fill(fill);
+  return obj;
+}
+
+/** Puts a new chunk and releases it. */
+async function put(scene: Scene, key: string, fill: number, mode?: "through" | "behind") {
+  using obj = newChunk(scene, fill);
+  await scene.store.put(key, obj, { mode });
+}
+
+function inStore(cold: MemoryConnector, key: string, fill: number, byteLength = PAGE): void {
+  cold.objects.set(key, new Uint8Array(byteLength).fill(fill));
+}
+
+function isFilled(obj: TensorMemoryObj | null, fill: number): boolean {
+  return obj !== null && obj.bytes.every((byte) => byte === fill);
+}
+
+/** A gate that calls of the connector wait at. */
+function gate(): { readonly wait: () => Promise<void>; open: () => void } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return { wait: () => promise, open: resolve };
+}
+
+tiered("get() looks in the pool, then in the store, then nowhere", async ({ store, cold, hot }) => {
+  inStore(cold, "a", 7);
+  {
+    using obj = await store.get("a", CHUNK);
+    assert.ok(isFilled(obj, 7));
+    assert.deepEqual(obj?.shape, CHUNK.shape);
+    assert.equal(obj?.refCount, 2, "the caller's and the hot tier's");
+  }
+  assert.ok(hot.contains("a"));
+  cold.objects.clear();
+  {
+    using obj = await store.get("a", CHUNK);
+    assert.ok(isFilled(obj, 7), "from the pool now");
+  }
+  assert.equal(await store.get("b", CHUNK), null);
+  const { hotHits, coldHits, misses, loads, mismatches } = store.stats;
+  assert.deepEqual({ hotHits, coldHits, misses, loads, mismatches }, {
+    hotHits: 1,
+    coldHits: 1,
+    misses: 1,
+    loads: 2,
+    mismatches: 0,
+  });
+});
+
+tiered("a layout may be a number of bytes", async ({ store, cold }) => {
+  inStore(cold, "bytes", 9, 1000);
+  using obj = await store.get("bytes", PAGE);
+  assert.equal(obj?.format, "BINARY");
+  assert.equal(obj?.byteLength, 1000);
+  assert.ok(isFilled(obj, 9));
+});
+
+tiered(
+  "a partial last chunk comes back with its true number of tokens",
+  async ({ store, cold }) => {
+    inStore(cold, "tail", 5, 3 * 512);
+    for (const from of ["store", "pool"]) {
+      using obj = await store.get("tail", CHUNK);
+      assert.deepEqual(obj?.shape, [2, 1, 3, 128], from);
+      assert.equal(obj?.numTokens, 3);
+      assert.ok(isFilled(obj, 5));
+    }
+    assert.equal(store.stats.hotHits, 1);
+  },
+);
+
+tiered("what cannot have the layout is a counted miss, and takes no memory", async (scene) => {
+  const { store, cold, pool } = scene;
+  inStore(cold, "odd", 1, 700);
+  inStore(cold, "long", 1, PAGE + 512);
+  inStore(cold, "empty", 1, 0);
+  for (const key of ["odd", "long", "empty"]) assert.equal(await store.get(key, CHUNK), null, key);
+  assert.equal(store.stats.mismatches, 3);
+  assert.equal(pool.stats().liveObjects, 0);
+  await put(scene, "hot", 3);
+  assert.equal(await store.get("hot", { ...CHUNK, dtype: "half" }), null, "another dtype");
+  assert.equal(store.stats.mismatches, 4);
+  assert.equal(store.stats.misses, 4);
+});
+
+tiered("concurrent gets of one key load it once, and each has a reference", async (scene) => {
+  const { store, cold } = scene;
+  inStore(cold, "a", 4);
+  const held = gate();
+  cold.before = held.wait;
+  const gets = Array.from({ length: 10 }, () => store.get("a", CHUNK));
+  await sleep(5);
+  held.open();
+  const objs = await Promise.all(gets);
+  assert.deepEqual(cold.calls, ["get a"]);
+  assert.equal(new Set(objs).size, 1);
+  assert.equal(objs[0]?.refCount, 11);
+  for (const obj of objs) obj!.refCountDown();
+  const { loads, sharedLoads, coldHits } = store.stats;
+  assert.deepEqual({ loads, sharedLoads, coldHits }, { loads: 1, sharedLoads: 9, coldHits: 10 });
+});
+
+tiered("who gives up waiting takes no reference and does not end the load", async (scene) => {
+  const { store, cold, hot } = scene;
+  inStore(cold, "a", 4);
+  const held = gate();
+  cold.before = held.wait;
+  const controller = new AbortController();
+  const aborted = store.get("a", CHUNK, { signal: controller.signal });
+  const late = store.get("a", CHUNK, { timeoutMs: 20 });
+  const patient = store.get("a", CHUNK);
+  controller.abort(new Error("changed my mind"));
+  await assert.rejects(aborted, /changed my mind/);
+  await assert.rejects(late, shmError("ETIMEDOUT", /20 ms/));
+  held.open();
+  using obj = await patient;
+  assert.equal(obj?.refCount, 2);
+  assert.ok(hot.contains("a"));
+  await assert.rejects(store.get("b", CHUNK, { timeoutMs: 0 }), RangeError);
+  await assert.rejects(store.get("a", CHUNK, { signal: controller.signal }), /changed my mind/);
+});
+
+tiered("a load that fails fails all its callers, and the next one tries again", async (scene) => {
+  const { store, cold, pool } = scene;
+  inStore(cold, "a", 4);
+  cold.before = async () => {
+    await sleep(2);
+    throw new ShmError("broken disk", { code: "EIO", operation: "get" });
+  };
+  const ended = await Promise.allSettled([store.get("a", CHUNK), store.get("a", CHUNK)]);
+  for (const one of ended) assert.equal(one.status, "rejected");
+  assert.equal(pool.stats().liveObjects, 0);
+  cold.before = () => {};
+  using obj = await store.get("a", CHUNK);
+  assert.ok(isFilled(obj, 4));
+});
+
+tiered("a miss evicts nothing, a hit evicts what it needs", async (scene) => {
+  const { store, cold, hot } = scene;
+  await put(scene, "a", 1);
+  await put(scene, "b", 2);
+  assert.equal(await store.get("none", CHUNK), null);
+  assert.equal(hot.size, 2);
+  inStore(cold, "c", 3);
+  using obj = await store.get("c", CHUNK);
+  assert.ok(isFilled(obj, 3));
+  assert.ok(!hot.contains("a") && hot.contains("b"));
+}, { pages: 2 });
+
+tiered("a full pool in use is an error with a limit, not a wait for ever", async (scene) => {
+  const { store, cold } = scene;
+  inStore(cold, "a", 1);
+  using _one = newChunk(scene, 1);
+  using _two = newChunk(scene, 2);
+  await assert.rejects(store.get("a", CHUNK), shmError("ETIMEDOUT"));
+}, { pages: 2 });
+
+tiered("put() through is in both tiers when it returns", async (scene) => {
+  const { store, cold, hot } = scene;
+  await put(scene, "a", 6);
+  assert.deepEqual(cold.objects.get("a"), new Uint8Array(PAGE).fill(6));
+  assert.ok(hot.contains("a"));
+  cold.before = () => {
+    throw new ShmError("full", { code: "ENOSPC", operation: "put" });
+  };
+  await assert.rejects(put(scene, "b", 7), shmError("ENOSPC"));
+  assert.ok(hot.contains("b"), "it is good all the same");
+  assert.equal(store.stats.writeErrors, 0, "the caller was told");
+});
+
+tiered("put() behind returns at once, and flush() when it is stored", async (scene) => {
+  const { store, cold, hot } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  for (let i = 0; i < 5; i++) await put(scene, `k${i}`, i, "behind");
+  assert.equal(cold.objects.size, 0);
+  assert.equal(store.stats.queuedObjects, 5);
+  assert.equal(store.stats.queuedBytes, 5 * PAGE);
+  assert.equal(cold.active, 2, "writeConcurrency");
+  assert.equal(hot.clear(), 0, "what is queued is in use");
+  await assert.rejects(store.flush({ timeoutMs: 10 }), shmError("ETIMEDOUT"));
+  const flushed = store.flush();
+  held.open();
+  await flushed;
+  assert.equal(cold.objects.size, 5);
+  for (let i = 0; i < 5; i++) assert.equal(cold.objects.get(`k${i}`)?.[0], i);
+  assert.equal(store.stats.queuedObjects + store.stats.queuedBytes, 0);
+  assert.equal(store.stats.written, 5);
+  assert.equal(cold.mostActive, 2);
+}, { writeConcurrency: 2 });
+
+tiered("a full queue makes put() wait, by number", async (scene) => {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  await put(scene, "a", 1, "behind");
+  await put(scene, "b", 2, "behind");
+  let accepted = false;
+  const third = put(scene, "c", 3, "behind").then(() => accepted = true);
+  await sleep(10);
+  assert.equal(accepted, false);
+  assert.equal(store.stats.waitingPuts, 1);
+  using obj = newChunk(scene, 4);
+  await assert.rejects(
+    store.put("d", obj, { mode: "behind", timeoutMs: 20 }),
+    shmError("ETIMEDOUT", /full for 20 ms: 2 objects of 2/),
+  );
+  const controller = new AbortController();
+  using other = newChunk(scene, 5);
+  const given = store.put("e", other, { mode: "behind", signal: controller.signal });
+  controller.abort(new Error("enough"));
+  await assert.rejects(given, /enough/);
+  held.open();
+  await third;
+  await store.flush();
+  assert.deepEqual([...cold.objects.keys()].sort(), ["a", "b", "c"]);
+}, { maxQueuedObjects: 2 });
+
+tiered("a full queue makes put() wait, by bytes; a larger object goes alone", async (scene) => {
+  const { store, cold, hot } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  {
+    using large = hot.allocateOrThrow([3 * PAGE], "uint8", "BINARY");
+    await store.put("large", large, { mode: "behind" });
+  }
+  let accepted = false;
+  const next = put(scene, "small", 1, "behind").then(() => accepted = true);
+  await sleep(10);
+  assert.equal(accepted, false);
+  held.open();
+  await next;
+  await store.flush();
+  assert.equal(cold.objects.get("large")?.length, 3 * PAGE);
+}, { maxQueuedBytes: 2 * PAGE });
+
+tiered("what is queued is found, even when the pool keeps nothing", async (scene) => {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  await put(scene, "a", 8, "behind");
+  assert.equal(await store.contains("a"), true);
+  assert.equal(await store.batchedContains(["a", "b"]), 1);
+  {
+    using obj = await store.get("a", CHUNK);
+    assert.ok(isFilled(obj, 8));
+  }
+  held.open();
+  await store.flush();
+  using obj = await store.get("a", CHUNK);
+  assert.ok(isFilled(obj, 8));
+  assert.equal(store.stats.coldHits, 1);
+}, { useHot: false });
+
+tiered("two writes of a key never overlap, and the last one wins", async (scene) => {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  for (const fill of [1, 2, 3]) await put(scene, "same", fill, "behind");
+  assert.equal(cold.active, 1);
+  held.open();
+  await store.flush();
+  assert.equal(cold.objects.get("same")?.[0], 3);
+  assert.equal(cold.mostActive, 1);
+  assert.equal(store.stats.replaced, 1);
+  assert.equal(store.stats.written, 2);
+}, { useHot: false });
+
+const failures: string[] = [];
+
+tiered("what was not stored is told by onError and by the next flush()", async (scene) => {
+  const { store, cold } = scene;
+  cold.before = (call) => {
+    if (call === "put b" || call === "put c") {
+      throw new ShmError("disk full", { code: "ENOSPC", operation: call });
+    }
+  };
+  for (const key of ["a", "b", "c", "d"]) await put(scene, key, 1, "behind");
+  await assert.rejects(store.flush(), (error) => {
+    assert.ok(error instanceof ShmError);
+    assert.equal(error.code, "ENOSPC");
+    assert.match(error.message, /2 objects were not stored; the first is b: .*disk full/);
+    assert.deepEqual(error.details["keys"], ["b", "c"]);
+    return true;
+  });
+  assert.deepEqual(failures, ["b", "c"]);
+  assert.equal(store.stats.writeErrors, 2);
+  await store.flush();
+  assert.deepEqual([...cold.objects.keys()], ["a", "d"]);
+  await store.close();
+}, { onError: (_error, key) => failures.push(key) });
+
+tiered("close() stores all that was accepted, and turns away the rest", async (scene) => {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  for (let i = 0; i < 4; i++) await put(scene, `k${i}`, i, "behind");
+  const turnedAway = put(scene, "late", 9, "behind");
+  const through = put(scene, "through", 5, "through");
+  inStore(cold, "x", 2);
+  const loading = store.get("x", CHUNK);
+  const closed = store.close();
+  assert.equal(store.close(), closed);
+  await assert.rejects(turnedAway, shmError("ECANCELED"));
+  await assert.rejects(store.get("k0", CHUNK), shmError("EBADF"));
+  held.open();
+  await closed;
+  await through;
+  (await loading)!.refCountDown();
+  assert.deepEqual([...cold.objects.keys()].sort(), ["k0", "k1", "k2", "k3", "through", "x"]);
+}, { maxQueuedObjects: 4, writeConcurrency: 1 });
+
+tiered("close() reports what was accepted and not stored", async (scene) => {
+  const { store, cold } = scene;
+  cold.before = (call) => {
+    if (call === "put b") throw new ShmError("disk full", { code: "ENOSPC", operation: call });
+  };
+  await put(scene, "a", 1, "behind");
+  await put(scene, "b", 1, "behind");
+  await assert.rejects(store.close(), shmError("ENOSPC", /1 object was not stored/));
+  assert.ok(cold.objects.has("a"));
+});
+
+tiered("close() has a limit, and names what it gave up", async (scene) => {
+  const { store, cold, pool } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  await put(scene, "stuck", 1, "behind");
+  await put(scene, "queued", 2, "behind");
+  await assert.rejects(store.close(), (error) => {
+    assert.ok(error instanceof ShmError && error.code === "ETIMEDOUT");
+    assert.deepEqual((error.details["keys"] as string[]).sort(), ["queued", "stuck"]);
+    return true;
+  });
+  scene.hot.clear();
+  assert.equal(pool.stats().liveObjects, 1, "memory in use by I/O stays");
+  held.open();
+  await eventually("it is over", () => store.stats.queuedObjects === 0);
+}, { closeTimeoutMs: 50, writeConcurrency: 1 });
+
+tiered("remove() takes the object from pool, queue, store and loads", async (scene) => {
+  const { store, cold, hot } = scene;
+  const held = gate();
+  cold.before = held.wait;
+  await put(scene, "writing", 1, "behind");
+  await put(scene, "queued", 2, "behind");
+  assert.equal(await store.remove("queued"), true);
+  const removing = store.remove("writing");
+  inStore(cold, "loading", 3);
+  const loading = store.get("loading", CHUNK);
+  assert.equal(await store.remove("loading"), true);
+  held.open();
+  assert.equal(await removing, true);
+  assert.equal(await loading, null, "removed while it was loaded");
+  await store.flush();
+  assert.equal(cold.objects.size, 0);
+  assert.equal(hot.size, 0);
+  assert.equal(await store.remove("never"), false);
+}, { writeConcurrency: 1 });
+
+tiered("an object that is removed while it is loaded does not come back", async (scene) => {
+  const { store, cold, hot } = scene;
+  inStore(cold, "a", 3);
+  const held = gate();
+  cold.after = held.wait;
+  const loading = store.get("a", CHUNK);
+  await sleep(2);
+  assert.equal(await store.remove("a"), true);
+  held.open();
+  assert.equal(await loading, null);
+  assert.ok(!hot.contains("a"));
+  assert.equal(await store.get("a", CHUNK), null);
+});
+
+tiered("prefetch() loads what is missing, so many at a time", async (scene) => {
+  const { store, cold, hot } = scene;
+  await put(scene, "k0", 0);
+  for (let i = 1; i < 7; i++) inStore(cold, `k${i}`, i);
+  cold.calls.length = 0;
+  cold.mostActive = 0;
+  cold.before = () => sleep(2);
+  const keys = Array.from({ length: 8 }, (_, i) => `k${i}`);
+  assert.equal(await store.prefetch(keys, CHUNK), 7);
+  assert.equal(cold.mostActive, 3);
+  assert.ok(!cold.calls.includes("get k0"));
+  assert.equal(hot.batchedContains(keys), 7);
+  const found = await store.batchedGet(keys, CHUNK);
+  assert.deepEqual(found.map((obj) => obj?.bytes[0]), [0, 1, 2, 3, 4, 5, 6, undefined]);
+  for (const obj of found) obj?.refCountDown();
+  await assert.rejects(
+    store.prefetch(keys, CHUNK, { signal: AbortSignal.abort(new Error("no")) }),
+    /no/,
+  );
+  await assert.rejects(store.prefetch(keys, [CHUNK]), /8 keys and 1 layouts/);
+}, { prefetchConcurrency: 3, pages: 10 });
+
+tiered("batchedGet() keeps no reference when one of them fails", async (scene) => {
+  const { store, cold } = scene;
+  for (const key of ["a", "b", "c"]) inStore(cold, key, 1);
+  cold.before = (call) => {
+    if (call === "get b") throw new ShmError("broken", { code: "EIO", operation: call });
+  };
+  await assert.rejects(store.batchedGet(["a", "b", "c"], CHUNK), shmError("EIO"));
+  assert.equal(scene.hot.clear(), 2, "nobody else has them");
+});
+
+tiered("batchedContains() counts the leading keys of either tier", async (scene) => {
+  const { store, cold } = scene;
+  await put(scene, "a", 1);
+  cold.objects.delete("a");
+  inStore(cold, "b", 1);
+  await put(scene, "c", 1);
+  inStore(cold, "e", 1);
+  assert.equal(await store.batchedContains(["a", "b", "c", "d", "e"]), 3);
+  assert.equal(await store.batchedContains(["a", "b"]), 2);
+  assert.equal(await store.batchedContains([]), 0);
+  assert.equal(await store.contains("b"), true);
+  assert.equal(await store.contains("d"), false);
+});
+
+tiered("a random mix loses no reference and no object", async (scene) => {
+  const { store, cold, hot } = scene;
+  let state = 99;
+  const random = (below: number) => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+    return Math.floor(state / 2 ** 32 * below);
+  };
+  cold.before = () => random(3) === 0 ? sleep(1) : undefined;
+  let stored = 0;
+  const one = async () => {
+    for (let round = 0; round < 120; round++) {
+      const id = random(30);
+      const what = random(10);
+      try {
+        if (what < 4) {
+          const obj = hot.allocate(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+          if (obj === null) continue;
+          using own = obj;
+          own.bytes.fill(id);
+          await store.put(`k${id}`, own, { mode: what < 2 ? "behind" : "through" });
+          stored++;
+        } else if (what < 9) {
+          using obj = await store.get(`k${id}`, CHUNK);
+          if (obj !== null) assert.ok(isFilled(obj, id), `k${id}`);
+        } else {
+          await store.prefetch([`k${id}`, `k${(id + 1) % 30}`], CHUNK);
+        }
+      } catch (error) {
+        shmError("ETIMEDOUT")(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: 6 }, one));
+  await store.flush();
+  assert.ok(stored > 100);
+  for (const [key, bytes] of cold.objects) {
+    assert.ok(bytes.every((byte) => byte === Number(key.slice(1))), key);
+  }
+  for (const key of hot.getKeys()) assert.ok(cold.objects.has(key), `${key} was stored`);
+});
+
+test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, async () => {
+  using segment = ShmSegment.createSync({ sizeBytes: PAGE, pin: "none" });
+  await using hot = new LocalCpuBackend({ allocator: new TensorMemoryAllocator(segment) });
+  const cold = new MemoryConnector();
+  const wrong: [Record<string, unknown>, RegExp][] = [
+    [{ hot: null }, /hot must be a LocalCpuBackend/],
+    [{ cold: {} }, /cold must be a connector/],
+    [{ writeMode: "later" }, /writeMode must be "through" or "behind"/],
+    [{ maxQueuedObjects: 0 }, /maxQueuedObjects/],
+    [{ closeTimeoutMs: 1.5 }, /closeTimeoutMs/],
+    [{ onError: 1 }, /onError must be a function/],
+    [{ writemode: "behind" }, /no option "writemode"/],
+  ];
+  for (const [options, message] of wrong) {
+    assert.throws(() => new TieredStore({ hot, cold, ...options } as TieredStoreOptions), message);
+  }
+  await using store = new TieredStore({ hot, cold });
+  await assert.rejects(store.get("a", { shape: [0], dtype: "half" }), /shape/);
+  await assert.rejects(store.get("a", null as unknown as number), /a chunk is a layout/);
+  await assert.rejects(store.get(1 as unknown as string, 5), /a key is/);
+});
+
+test(
+  "tiered store: bytes survive pool, worker and files",
+  { timeout: 60_000 },
+  () =>
+    withoutWorkers(async () => {
+      await using stack = new AsyncDisposableStack();
+      const dir = stack.use(new TempDir());
+      mkdirSync(dir.file("kv"));
+      const segment = stack.use(await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }));
+      const hot = stack.use(
+        new LocalCpuBackend({
+          allocator: new TensorMemoryAllocator(segment),
+          blockingTimeoutMs: 9_000,
+        }),
+      );
+      const cold = stack.use(await ShmFileConnector.open({ segment, storageDir: dir.file("kv") }));
+      const store = stack.use(new TieredStore({ hot, cold, writeMode: "behind" }));
+      const keys = Array.from({ length: 100 }, (_, i) => `model@1@0@${i.toString(16)}@bfloat16`);
+      for (const [i, key] of keys.entries()) {
+        using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+        obj.bytes.fill(i);
+        if (i === 99) obj.truncateTokens(5);
+        await store.put(key, obj);
+      }
+      await store.flush();
+      assert.equal((await cold.list()).length, 100, "six times what the pool holds");
+      for (const [i, key] of keys.entries()) {
+        using obj = await store.get(key, CHUNK);
+        assert.equal(obj?.numTokens, i === 99 ? 5 : 8);
+        assert.ok(isFilled(obj, i), key);
+      }
+      hot.memcheck();
+    }),
+);
