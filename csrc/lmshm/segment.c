@@ -27,9 +27,8 @@
 /* Where transparent huge pages begin, on every system with 4 KiB pages. */
 #define HUGE_BYTES ((size_t)2 << 20)
 
-/* What a closing replaces at a time: mmap over pages holds the lock of the
- * address space, and the host program must not wait for it for long. */
-#define REPLACE_BYTES ((size_t)64 << 20)
+/* What is unmapped at a time: 2048 pages take the kernel well below 1 ms. */
+#define UNMAP_BYTES ((size_t)8 << 20)
 
 struct lmshm_segment {
   lmshm_info info;              /* as it was when it was ready */
@@ -250,7 +249,7 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
   return 0;
 
 unmap:
-  munmap(segment->address, segment->mapped);
+  lmshm_unmap(segment->address, segment->mapped);
 undo_backing:
   lmshm_backing_undo(backing, &segment->name);
 free_handle:
@@ -260,18 +259,28 @@ free_handle:
 
 /* --------------------------------------------------------------------- closing */
 
+int lmshm_unmap(void* address, size_t size) {
+  char* from = address;
+  int rc = 0;
+  /* Huge pages are unmapped whole: what is refused is tried all at once. */
+  while (size > UNMAP_BYTES && munmap(from, UNMAP_BYTES) == 0)
+    from += UNMAP_BYTES, size -= UNMAP_BYTES;
+  if (munmap(from, size) != 0) rc = -errno;
+  return rc;
+}
+
 /* Puts private memory in the place of the range, which is never touched and so
  * costs nothing. Where the system counts even that, memory to be read only. */
 static int replace(const lmshm_segment* segment) {
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  size_t step = segment->backing.page_size > REPLACE_BYTES ? segment->mapped : REPLACE_BYTES;
+  size_t page = segment->backing.page_size, step = page > UNMAP_BYTES ? page : UNMAP_BYTES;
   for (size_t at = 0; at < segment->mapped; at += step) {
     size_t length = segment->mapped - at < step ? segment->mapped - at : step;
     char* from = segment->address + at;
     if (mmap(from, length, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED) continue;
     if (mmap(from, length, PROT_READ, flags, -1, 0) != MAP_FAILED) continue;
     int rc = -errno;
-    munmap(segment->address, segment->mapped);
+    lmshm_unmap(segment->address, segment->mapped);
     return rc;
   }
   return 0;
@@ -294,7 +303,7 @@ int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task
   if ((flags & LMSHM_CLOSE_KEEP_RANGE) != 0)
     rc = replace(segment);
   else
-    rc = munmap(segment->address, segment->mapped) == 0 ? 0 : -errno;
+    rc = lmshm_unmap(segment->address, segment->mapped);
   if (rc != 0 && first == 0) first = lmshm_task_fail(task, rc, "unmapping: %m");
   if (segment->backing.fd >= 0) close(segment->backing.fd);
   free(segment);

@@ -17,6 +17,10 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
  * words in the task. Blocks. */
 int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task);
 
+/* Unmaps a range in small steps, since each holds the lock of the address space
+ * and the host program must not wait for it for long. Returns 0 or -errno. */
+int lmshm_unmap(void* address, size_t size);
+
 /* Frees the handle alone: the memory stays as it is, to be freed by its
  * address. Returns the address. */
 void* lmshm_segment_forget(lmshm_segment* segment);

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -88,6 +87,6 @@ int free_shm_pinned_ptr(void* ptr, size_t size, const char* shm_name) {
 
   lmshm_gpu_unregister_unknown(ptr, mapped, LMSHM_PIN_PIECE_BYTES);
   rc = lmshm_name_unlink(&name, makedev(range.major, range.minor), range.inode);
-  if (munmap(ptr, mapped) != 0 && rc == 0) rc = -errno;
-  return rc;
+  int unmapped = lmshm_unmap(ptr, mapped);
+  return rc != 0 ? rc : unmapped;
 }
