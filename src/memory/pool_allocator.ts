@@ -36,7 +36,7 @@ export interface PoolOptions {
   trackAllocations?: boolean | undefined;
   /**
    * Notice objects that are garbage-collected without having been released. Default true. Without it
-   * they stay allocated for good, and a hundred thousand live objects cost half the time.
+   * they stay allocated for good, but with many objects alive an allocation takes half the time.
    */
   detectLeaks?: boolean | undefined;
 }

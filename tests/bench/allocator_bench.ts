@@ -41,6 +41,8 @@ const BOOKS: readonly BookMaker[] = [
   { name: OURS, note: "best fit: bins of trees", make: (size) => new FreeSpace(size) },
 ];
 
+const OTHER_BOOKS = BOOKS.map(({ name }) => name).filter((name) => name !== OURS);
+
 /** Frees one of `live` objects, and allocates another in its place. */
 interface Load {
   replace(): void;
@@ -222,6 +224,7 @@ async function operations(live: number, { quick, show }: Context): Promise<Table
       label: `rate, of the ${LIST}'s`,
       better: "more",
       baselineIsOurs: false,
+      others: OTHER_BOOKS,
     },
     chart: null,
   };
@@ -271,6 +274,7 @@ async function cache(
       label: `in use, of the ${LIST}'s`,
       better: "more",
       baselineIsOurs: false,
+      others: OTHER_BOOKS,
     },
     chart: null,
   };

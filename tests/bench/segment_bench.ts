@@ -29,6 +29,8 @@ const PAGE_BYTES = 4096;
 /** Touched after each allocation, to see that the pages are really there. */
 const TOUCHED_BYTES = 64 * MIB;
 const IDLE_MS = 500;
+/** From this size on, a round that is not counted costs more than it is worth. */
+const DEAR_BYTES = 2 * GIB;
 const COMMON = "common way, C";
 const OURS = "ShmSegment.create";
 const RATIO_AIM = 0.5;
@@ -183,7 +185,7 @@ async function measure(
   ];
   if (program) contenders.unshift(commonWay(program, bytes));
   const step = (text: string) => show(`segment of ${size.label}, ${text}`);
-  const samples = await interleave(contenders, rounds, step);
+  const samples = await interleave(contenders, rounds, step, bytes < DEAR_BYTES);
   const rows = contenders.map(({ name, note }, index) =>
     rowOf(name, facts.get(name) ?? note, samples[index]!)
   );

@@ -4,6 +4,7 @@
 // metrics that add up. Medians, with a line from the lowest to the highest sample on the left.
 // Bars of one table share a scale over all runtimes, so that those can be compared too.
 
+import { isOurs } from "./compare.ts";
 import type { Metric, Row, Table } from "./results.ts";
 import { formatNumber, spread, unitName } from "./statistics.ts";
 
@@ -86,8 +87,7 @@ function heading({ runtime, table }: Panel, top: number): string[] {
 
 function drawRow(panel: Panel, row: Row, y: number, scale: { left: number; right: number }) {
   const { left, right } = panel.table.chart!;
-  const { compare } = panel.table;
-  const ours = compare === null || (row.contender === compare.baseline) === compare.baselineIsOurs;
+  const ours = isOurs(panel.table, row);
   const drawn = [
     text(MARGIN + LABEL_WIDTH, y + 12, row.contender, 'text-anchor="end"'),
   ];

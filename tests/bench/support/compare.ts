@@ -18,6 +18,13 @@ export function ratioSamples(table: Table, row: Row): number[] | null {
   return mine && other ? ratios(mine, other) : null;
 }
 
+/** Whether the row is this project's. In a table without a comparison all are. */
+export function isOurs({ compare }: Table, { contender }: Row): boolean {
+  if (compare === null) return true;
+  if (compare.others?.includes(contender)) return false;
+  return (contender === compare.baseline) === compare.baselineIsOurs;
+}
+
 export interface Loss {
   readonly table: Table;
   /** Who beats this project; or, where the baseline is another's, which of ours it beats. */
@@ -33,7 +40,7 @@ export function losses(tables: readonly Table[]): Loss[] {
     if (!compare) continue;
     for (const row of table.rows) {
       const ratio = ratioSamples(table, row);
-      if (ratio === null) continue;
+      if (ratio === null || isOurs(table, row) === compare.baselineIsOurs) continue;
       const sign = (compare.better === "more") === compare.baselineIsOurs ? 1 : -1;
       if (ratio.every((value) => (value - 1) * sign > 0)) {
         found.push({ table, row, ratios: ratio });

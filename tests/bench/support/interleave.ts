@@ -14,6 +14,7 @@ export interface Contender {
 }
 
 /**
+ * @param warmUp false: what is to be warm is so already, and each sample is dear
  * @param rounds how many samples of each are kept
  * @param onStep called before each sample, for the progress line
  * @returns the samples of each contender, in the order of the contenders
@@ -22,9 +23,10 @@ export async function interleave(
   contenders: readonly Contender[],
   rounds: number,
   onStep: (text: string) => void,
+  warmUp = true,
 ): Promise<Sample[][]> {
   const kept: Sample[][] = contenders.map(() => []);
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = warmUp ? 0 : 1; round <= rounds; round++) {
     for (let turn = 0; turn < contenders.length; turn++) {
       const index = (round + turn) % contenders.length;
       const { name, sample } = contenders[index]!;

@@ -99,6 +99,8 @@ test("losses() names who was better in every round, whichever side is the baseli
     compare: { ...RATES.compare!, baseline: "common", better: "less", baselineIsOurs: false },
   };
   assert.deepEqual(losses([times]).map(({ row }) => row.contender), ["ours, slower"]);
+  const third = { ...times, compare: { ...times.compare!, others: ["ours, slower"] } };
+  assert.deepEqual(losses([third]), []);
 });
 
 test("losses() compares within a group only", () => {

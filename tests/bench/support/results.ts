@@ -37,6 +37,8 @@ export interface Comparison {
   readonly better: "more" | "less";
   /** The baseline is this project's; otherwise all other rows are. */
   readonly baselineIsOurs: boolean;
+  /** Rows that are nevertheless not this project's. */
+  readonly others?: readonly string[];
 }
 
 /** Bars: a metric on the left, and on the right metrics that are stacked. */
