@@ -6,7 +6,7 @@
 import console from "node:console";
 import process from "node:process";
 import { type LmshmConfig, loadConfig, version } from "../mod.ts";
-import { type Command, parseOptions, UsageError } from "./command.ts";
+import { type Command, interruptible, parseOptions, UsageError } from "./command.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
 import { tableRow } from "./terminal.ts";
@@ -115,27 +115,8 @@ export const check: Command = {
   name: "check",
   summary: "make what a configuration describes, and try out every operation",
   help: HELP,
-  async run(args) {
+  run(args) {
     const given = settings(args);
-    const controller = new AbortController();
-    const interrupt = () => controller.abort(new Error("interrupted; everything was removed"));
-    process.once("SIGINT", interrupt);
-    process.once("SIGTERM", interrupt);
-    try {
-      return await checkWith(given, controller.signal) ? 0 : 1;
-    } catch (error) {
-      if (given.json) {
-        const { message } = error as Error;
-        console.log(JSON.stringify({ ok: false, error: message }));
-      }
-      if (controller.signal.aborted) {
-        console.error(`lmshm: ${(controller.signal.reason as Error).message}`);
-        return 130;
-      }
-      throw error;
-    } finally {
-      process.off("SIGINT", interrupt);
-      process.off("SIGTERM", interrupt);
-    }
+    return interruptible(given.json, (signal) => checkWith(given, signal));
   },
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a subcommand is, and how its options are read.
+// What a subcommand is, how its options are read, and how it is interrupted.
 
+import console from "node:console";
+import process from "node:process";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 
 export interface Command {
@@ -42,4 +44,33 @@ export function integerOption(name: string, text: string, min: number, max: numb
     throw new UsageError(`--${name} takes an integer from ${min} to ${max}, got "${text}"`);
   }
   return value;
+}
+
+const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/**
+ * Runs a command that cleans up after itself when its signal aborts, as Ctrl-C, SIGTERM and the end
+ * of the terminal make it do.
+ * @param json failures are printed on stdout as a JSON object, too.
+ * @param work returns whether all is well.
+ * @returns the exit status: 0, 1, or 130 when interrupted.
+ */
+export async function interruptible(
+  json: boolean,
+  work: (signal: AbortSignal) => Promise<boolean>,
+): Promise<number> {
+  const controller = new AbortController();
+  const interrupt = () => controller.abort(new Error("interrupted; everything was removed"));
+  for (const name of INTERRUPTIONS) process.once(name, interrupt);
+  try {
+    return await work(controller.signal) ? 0 : 1;
+  } catch (error) {
+    const { message } = error as Error;
+    if (json) console.log(JSON.stringify({ ok: false, error: message }));
+    if (!controller.signal.aborted) throw error;
+    console.error(`lmshm: ${(controller.signal.reason as Error).message}`);
+    return 130;
+  } finally {
+    for (const name of INTERRUPTIONS) process.off(name, interrupt);
+  }
 }

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
-import { type Command, integerOption, parseOptions, UsageError } from "./command.ts";
+import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
 import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
 import { progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
@@ -284,29 +284,12 @@ export const verify: Command = {
   name: "verify",
   summary: "send data through memory, worker and files and back, and compare every byte",
   help: HELP,
-  async run(args) {
+  run(args) {
     const given = settings(args);
-    const controller = new AbortController();
-    const interrupt = () => controller.abort(new Error("interrupted; everything was removed"));
-    process.once("SIGINT", interrupt);
-    process.once("SIGTERM", interrupt);
-    try {
-      const report = await verifyWith(given, controller.signal);
+    return interruptible(given.json, async (signal) => {
+      const report = await verifyWith(given, signal);
       if (given.json) console.log(JSON.stringify(report));
-      return report.ok ? 0 : 1;
-    } catch (error) {
-      if (given.json) {
-        const { message } = error as Error;
-        console.log(JSON.stringify({ ok: false, error: message }));
-      }
-      if (controller.signal.aborted) {
-        console.error(`lmshm: ${(controller.signal.reason as Error).message}`);
-        return 130;
-      }
-      throw error;
-    } finally {
-      process.off("SIGINT", interrupt);
-      process.off("SIGTERM", interrupt);
-    }
+      return report.ok;
+    });
   },
 };
