@@ -99,7 +99,7 @@ extern "C" {
  *   -ENOSPC        the file system has not enough free pages (never SIGBUS)
  *   -ENOMEM        no address space, or more memory than there can be
  *   other -errno   of the system call that failed
- * Blocks for about 0.6 s a GiB and thread. Free with free_shm_pinned_ptr().
+ * Blocks for about 0.3 to 0.6 s a GiB. Free with free_shm_pinned_ptr().
  */
 intptr_t alloc_shm_pinned_ptr(size_t size, const char* shm_name);
 

@@ -84,7 +84,7 @@ static int try_lock(int fd) {
  * another user's, -EMEDIUMTYPE for what is no regular file, or -errno. */
 static int open_taken(const struct lmshm_name* name, int mode, struct stat* status) {
   int fd = open(name->path, mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return errno == ELOOP || errno == ENXIO ? -EMEDIUMTYPE : -errno;
+  if (fd < 0) return errno == ELOOP || errno == ENXIO || errno == EISDIR ? -EMEDIUMTYPE : -errno;
   int rc = 0;
   if (fstat(fd, status) != 0)
     rc = -errno;

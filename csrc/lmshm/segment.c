@@ -24,6 +24,10 @@
 #include "pin.h"
 #include "populate.h"
 
+/* What callers in other languages rely on. */
+_Static_assert(sizeof(lmshm_options) == 72, "lmshm_options is part of the ABI");
+_Static_assert(sizeof(lmshm_info) == 560, "lmshm_info is part of the ABI");
+
 /* Where transparent huge pages begin, on every system with 4 KiB pages. */
 #define HUGE_BYTES ((size_t)2 << 20)
 

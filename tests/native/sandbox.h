@@ -21,17 +21,26 @@
 
 #define SANDBOX_REFUSED 99 /* exit status of a child that could not have it */
 
+__attribute__((unused)) static int sandbox_write(const char* path, const char* text) {
+  FILE* file = fopen(path, "we");
+  if (file == NULL) return -1;
+  int rc = fputs(text, file) < 0 ? -1 : 0;
+  return fclose(file) != 0 ? -1 : rc;
+}
+
 /* Puts a tmpfs on `folder`, in a mount namespace of its own. `options` are those
  * of tmpfs ("size=8m"). Returns 0, or -1 where that is not allowed. */
 __attribute__((unused)) static int sandbox_tmpfs(const char* folder, const char* options) {
-  if (unshare(CLONE_NEWNS) != 0) {
+  const uid_t user = geteuid();
+  const gid_t group = getegid();
+  if (unshare(CLONE_NEWNS) != 0) { /* not root: in a user namespace, it is one */
     char map[64];
-    snprintf(map, sizeof map, "0 %d 1", (int)geteuid());
     if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return -1;
-    FILE* file = fopen("/proc/self/uid_map", "we");
-    if (file == NULL) return -1;
-    fputs(map, file);
-    if (fclose(file) != 0) return -1;
+    snprintf(map, sizeof map, "0 %u 1", (unsigned)user);
+    if (sandbox_write("/proc/self/uid_map", map) != 0) return -1;
+    if (sandbox_write("/proc/self/setgroups", "deny") != 0) return -1;
+    snprintf(map, sizeof map, "0 %u 1", (unsigned)group);
+    if (sandbox_write("/proc/self/gid_map", map) != 0) return -1;
   }
   if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return -1;
   return mount("lmshm-test", folder, "tmpfs", 0, options);
