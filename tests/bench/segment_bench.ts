@@ -155,10 +155,12 @@ async function idleRow(rounds: number): Promise<Row> {
 /**
  * Touches more memory than any sample will take: what a virtual machine touches for the first time
  * is several times slower.
+ * @returns whether it did
  */
-async function warmMemory(program: CProgram, largest: Size): Promise<void> {
-  if (await obstacle(largest) !== null) return;
+async function warmMemory(program: CProgram | null, largest: Size): Promise<boolean> {
+  if (program === null || await obstacle(largest) !== null) return false;
   await program.run([`/${uniqueName()}`, String(largest.bytes * 1.25)]);
+  return true;
 }
 
 /** Why this size cannot be measured here, or null. */
@@ -174,6 +176,7 @@ async function obstacle(size: Size): Promise<string | null> {
 async function measure(
   size: Size,
   program: CProgram | null,
+  warmed: boolean,
   { show }: Context,
 ): Promise<{ time: Table; gaps: Table }> {
   const facts: Facts = new Map();
@@ -185,7 +188,8 @@ async function measure(
   ];
   if (program) contenders.unshift(commonWay(program, bytes));
   const step = (text: string) => show(`segment of ${size.label}, ${text}`);
-  const samples = await interleave(contenders, rounds, step, bytes < DEAR_BYTES);
+  const warmUp = !warmed || bytes < DEAR_BYTES;
+  const samples = await interleave(contenders, rounds, step, warmUp);
   const rows = contenders.map(({ name, note }, index) =>
     rowOf(name, facts.get(name) ?? note, samples[index]!)
   );
@@ -194,8 +198,9 @@ async function measure(
   return {
     time: {
       title: `Allocating and freeing ${size.label}`,
-      conditions:
-        `${rounds} rounds. Every page is present and mapped afterwards, which is checked.`,
+      conditions: `${rounds} rounds${warmUp ? "" : ", none before them to warm up"}${
+        warmed ? "; more memory than any sample takes was touched before" : ""
+      }. Every page is present and mapped afterwards, which is checked.`,
       metrics: [
         { key: "allocate", label: "allocate", unit: "ms" },
         { key: "free", label: "free", unit: "ms" },
@@ -252,14 +257,14 @@ async function run(context: Context): Promise<Section> {
   }
   const sizes = context.quick ? QUICK_SIZES : SIZES;
   context.show("warming the memory up");
-  if (program) await warmMemory(program, sizes.at(-1)!);
+  const warmed = await warmMemory(program, sizes.at(-1)!);
   for (const size of sizes) {
     const reason = await obstacle(size);
     if (reason !== null) {
       notes.push(reason);
       continue;
     }
-    const { time, gaps } = await measure(size, program, context);
+    const { time, gaps } = await measure(size, program, warmed, context);
     tables.push(time, gaps);
     aims.push(...aimsOf(size, time, gaps));
   }

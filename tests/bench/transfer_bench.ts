@@ -196,10 +196,9 @@ async function run({ quick, directory, show }: Context): Promise<Section> {
   }
   const session = await TransferSession.open(poolBytes, program, directory);
   try {
-    const tables = [
-      ...await largeTables(session, chunks, show, notes),
-      ...await smallTables(session, small, show),
-    ];
+    // Thousands of small requests first, so that all code is warm when the few large ones come.
+    const smallerObjects = await smallTables(session, small, show);
+    const tables = [...await largeTables(session, chunks, show, notes), ...smallerObjects];
     return {
       title: "Transfers",
       intro: "Chunks between the pool and files, until the answer. Contenders take turns on the " +

@@ -7,7 +7,7 @@ import { losses } from "./compare.ts";
 import { drawChart, type Panel } from "./chart.ts";
 import { describeEnvironment } from "./environment.ts";
 import type { RunResult, Section } from "./results.ts";
-import { formatNumber, spread } from "./statistics.ts";
+import { formatNumber, spread, unitName } from "./statistics.ts";
 import { cellsOf, toMarkdown } from "./text_table.ts";
 
 const NAMES: Readonly<Record<string, string>> = { bun: "Bun", deno: "Deno" };
@@ -58,7 +58,7 @@ function aimTable(results: readonly RunResult[]): string | null {
     const cells = reached.map((aim) =>
       aim ? `${formatNumber(aim.got)}${aim.got <= aim.limit ? "" : ", missed"}` : ""
     );
-    return [name, `at most ${limit}${unit && ` ${unit}`}`, ...cells];
+    return [name, `at most ${limit}${unit && ` ${unitName(unit)}`}`, ...cells];
   });
   return toMarkdown({ head: ["", "aim", ...results.map(nameOf)], rows });
 }

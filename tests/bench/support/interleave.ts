@@ -14,9 +14,9 @@ export interface Contender {
 }
 
 /**
- * @param warmUp false: what is to be warm is so already, and each sample is dear
  * @param rounds how many samples of each are kept
  * @param onStep called before each sample, for the progress line
+ * @param warmUp false: what is to be warm is so already, and each sample is dear
  * @returns the samples of each contender, in the order of the contenders
  */
 export async function interleave(
