@@ -49,6 +49,9 @@ async function main(args: string[]): Promise<number> {
   return await command.run(rest);
 }
 
+// A terminal that goes away must not keep a command from cleaning up.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
