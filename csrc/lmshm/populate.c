@@ -6,8 +6,6 @@
 #include "populate.h"
 
 #include <errno.h>
-#include <sched.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,7 +23,7 @@
  * the host program may have to wait. */
 #define SLICE_BYTES ((uint64_t)1 << 20)
 
-/* More threads than this gain nothing: they queue for the file's lock. */
+/* No more than this unasked: they queue for the lock of the file's pages. */
 #define THREADS_CHOSEN_MAX 8
 #define THREAD_MIN_BYTES ((uint64_t)16 << 20)
 #define THREAD_STACK_BYTES ((size_t)256 << 10)
@@ -129,6 +127,7 @@ static void* run(void* argument) {
       stop(work, rc);
     else
       atomic_fetch_add_explicit(&work->task->populated, length, memory_order_relaxed);
+    if (!writing) lmshm_thread_pause();
   }
   return NULL;
 }

@@ -23,6 +23,7 @@
 #include "numa.h"
 #include "pin.h"
 #include "populate.h"
+#include "thread.h"
 
 /* What callers in other languages rely on. */
 _Static_assert(sizeof(lmshm_options) == 72, "lmshm_options is part of the ABI");
@@ -267,8 +268,11 @@ int lmshm_unmap(void* address, size_t size) {
   char* from = address;
   int rc = 0;
   /* Huge pages are unmapped whole: what is refused is tried all at once. */
-  while (size > UNMAP_BYTES && munmap(from, UNMAP_BYTES) == 0)
-    from += UNMAP_BYTES, size -= UNMAP_BYTES;
+  while (size > UNMAP_BYTES && munmap(from, UNMAP_BYTES) == 0) {
+    from += UNMAP_BYTES;
+    size -= UNMAP_BYTES;
+    lmshm_thread_pause();
+  }
   if (munmap(from, size) != 0) rc = -errno;
   return rc;
 }
@@ -281,6 +285,7 @@ static int replace(const lmshm_segment* segment) {
   for (size_t at = 0; at < segment->mapped; at += step) {
     size_t length = segment->mapped - at < step ? segment->mapped - at : step;
     char* from = segment->address + at;
+    if (at > 0) lmshm_thread_pause();
     if (mmap(from, length, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED) continue;
     if (mmap(from, length, PROT_READ, flags, -1, 0) != MAP_FAILED) continue;
     int rc = -errno;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <time.h>
 
 int lmshm_thread_start(pthread_t* thread, size_t stack_bytes, void* (*run)(void*), void* argument) {
   pthread_attr_t attributes;
@@ -26,4 +27,9 @@ int lmshm_thread_start(pthread_t* thread, size_t stack_bytes, void* (*run)(void*
 destroy:
   pthread_attr_destroy(&attributes);
   return -rc;
+}
+
+void lmshm_thread_pause(void) {
+  const struct timespec shortest = {0, 1};
+  nanosleep(&shortest, NULL);
 }

@@ -15,4 +15,10 @@
  * -errno. */
 int lmshm_thread_start(pthread_t* thread, size_t stack_bytes, void* (*run)(void*), void* argument);
 
+/* Sleeps for the shortest time there is, some 60 us. A thread that takes the
+ * lock of the address space in a loop gets it again before one who waits for it
+ * has woken up; with a pause in between, the host program's own mmap calls get
+ * their turn. */
+void lmshm_thread_pause(void);
+
 #endif /* LMSHM_THREAD_H_ */

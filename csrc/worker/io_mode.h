@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How an object's bytes go to and from its file: what a user may choose, and what one transfer is
+// given.
+#ifndef LMSHM_WORKER_IO_MODE_H_
+#define LMSHM_WORKER_IO_MODE_H_
+
+#include "worker/cancel.h"
+#include "worker/parallel.h"
+
+namespace lmshm {
+
+enum class IoMode {
+  kAuto,    // by a rule, see docs/worker.md
+  kDirect,  // past the page cache (O_DIRECT), where file system and alignment allow it
+  kCached,  // through the page cache
+};
+
+// What is on the disk when a PUT has been answered.
+enum class Durability {
+  kNone,  // nothing need be: the kernel writes when it likes
+  kData,  // the object's bytes and attributes
+  kFull,  // and its name
+};
+
+struct TransferOptions {
+  IoMode io = IoMode::kAuto;
+  Durability durability = Durability::kNone;  // PUT
+  bool checksum = true;                       // PUT: compute and store; GET: verify
+  const CancelCheck* cancel = nullptr;        // may be null
+  Parallel* parallel = nullptr;               // helpers for one large object; null: none
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_IO_MODE_H_

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Parallel: other threads' help with one piece of work. Whoever asks does not know who they are.
+#ifndef LMSHM_WORKER_PARALLEL_H_
+#define LMSHM_WORKER_PARALLEL_H_
+
+#include <cstddef>
+#include <functional>
+
+namespace lmshm {
+
+class Parallel {
+ public:
+  virtual ~Parallel() = default;
+
+  // Calls part(0) to part(parts - 1), each once, in any order: on this thread, and on those that
+  // have nothing else to do, at most `at_once` in all at a time. Returns when all have returned.
+  // `part` must not throw. Never waits for a thread that is not at work on a part of it, so it
+  // cannot deadlock when no thread is idle.
+  virtual void Run(size_t parts, size_t at_once, const std::function<void(size_t)>& part) = 0;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_PARALLEL_H_
