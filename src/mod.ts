@@ -98,3 +98,30 @@ export {
   loadConfig,
   type LoadedConfig,
 } from "./config/config.ts";
+export {
+  GpuDevice,
+  type GpuDeviceFacts,
+  type GpuLibraryKind,
+  type GpuLibraryOptions,
+  type GpuOpenOptions,
+  type GpuStatus,
+  gpuStatus,
+  type MemoryKind,
+} from "./gpu/device.ts";
+export { GpuEvent } from "./gpu/event.ts";
+export {
+  DeviceBuffer,
+  type DeviceMemory,
+  DeviceRange,
+  HostBuffer,
+  type HostMemory,
+  HostRange,
+} from "./gpu/memory.ts";
+export {
+  type KvMoveOptions,
+  type KvOrder,
+  PagedKvCache,
+  type PagedKvOptions,
+} from "./gpu/paged_kv.ts";
+export { type Extent, GpuStream, type Rows } from "./gpu/stream.ts";
+export type { WaitOptions } from "./gpu/wait.ts";

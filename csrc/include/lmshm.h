@@ -50,10 +50,15 @@
  * of the options, else the environment's LMSHM_GPU_LIBRARY, else libcudart of
  * CUDA 13, 12 and 11, then the driver (libcuda), then libamdhip64. There is a
  * GPU when a library counts a device. The memory is registered for all
- * devices, which makes the runtime create a context on one of them: libcudart
- * and HIP on the calling thread's current device (a job's thread: device 0),
- * the driver on device 0. CUDA_VISIBLE_DEVICES chooses which that is. The
- * library then stays loaded. Locks of mlock(2) are subject to RLIMIT_MEMLOCK.
+ * devices, and mapped for them, which takes a context on one: that of the
+ * device in gpu_device of the options, else in the environment's
+ * LMSHM_GPU_DEVICE, else of the calling thread's current device (a job's
+ * thread: device 0; the driver: always device 0). No other device gets a
+ * context, and the current device of a thread stays as it is. The library
+ * then stays loaded. Every process that copies from or to a segment registers
+ * it for itself: owner and attachers alike. A child made by fork() cannot use
+ * a GPU that its parent has used; what it opens is pinned without one. Locks
+ * of mlock(2) are subject to RLIMIT_MEMLOCK.
  *
  * SIZES are bytes. A segment's file is exactly as long as was asked for
  * (explicit huge pages: rounded up to the huge page); its mapping is rounded
@@ -108,7 +113,8 @@ intptr_t alloc_shm_pinned_ptr(size_t size, const char* shm_name);
  * allocation; they are checked against the kernel's lists of mappings and
  * locks (/proc), so that freeing twice, or freeing something else, or what
  * another process owns, is -EINVAL and touches nothing. The environment's
- * LMSHM_GPU_LIBRARY must be as it was. Returns 0 or -errno.
+ * LMSHM_GPU_LIBRARY and LMSHM_GPU_DEVICE, or the thread's current device, must
+ * be as they were. Returns 0 or -errno.
  */
 int free_shm_pinned_ptr(void* ptr, size_t size, const char* shm_name);
 
@@ -169,7 +175,9 @@ typedef struct lmshm_options {
   const char* gpu_library;   /* NULL, or the path of a GPU runtime to use
                                 instead of the search; copied. The environment
                                 variable LMSHM_GPU_LIBRARY does the same. */
-  uint64_t reserved;         /* 0 */
+  uint32_t gpu_device;       /* 0: not chosen, see PINNING above; n: GPU n - 1 is
+                                to pin. LMSHM_GPU_DEVICE=n-1 does the same. */
+  uint32_t reserved;         /* 0 */
 } lmshm_options;
 
 /* Who page-locked the segment. */
@@ -218,7 +226,9 @@ typedef struct lmshm_info {
   int32_t gpu_error;         /* the GPU runtime's own code, 0 when it had none */
   uint32_t gpu_devices;      /* how many it counted */
   uint32_t populate_threads; /* how many were used */
-  uint32_t reserved;         /* 0 */
+  uint32_t pin_piece_mib;    /* 0: registered at once; else in pieces of so many
+                                MiB, counted from the address (the last may be
+                                shorter), which no copy may cross */
   char gpu_library[208];     /* which library answered, "" for none */
   char message[256];         /* in words why a step failed, or why the memory is
                                 pinned less than was wished; "" otherwise */

@@ -15,11 +15,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* cudaHostRegisterPortable, CU_MEMHOSTREGISTER_PORTABLE and
- * hipHostRegisterPortable: pinned for every context, not only the current. */
-#define PORTABLE 1u
+#include "thread.h"
+
+/* cudaHostRegisterPortable and -Mapped, CU_MEMHOSTREGISTER_PORTABLE and
+ * -_DEVICEMAP, hipHostRegisterPortable and -Mapped: pinned for every context,
+ * not only the current, and with an address for kernels. */
+#define FLAGS (1u | 2u)
 
 #define ENVIRONMENT "LMSHM_GPU_LIBRARY"
+#define DEVICE_ENVIRONMENT "LMSHM_GPU_DEVICE"
+
+#define ANY_DEVICE (-1)
+
+/* cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY, hipErrorOutOfMemory */
+#define OUT_OF_MEMORY 2
+
+/* Enough for a runtime that makes its context on the thread. */
+#define STACK_BYTES ((size_t)2 << 20)
 
 static const char* const candidates[] = {
     "libcudart.so.13",  "libcudart.so.12",  "libcudart.so.11.0", "libcudart.so",   "libcuda.so.1",
@@ -50,6 +62,8 @@ static bool bind_cudart(void* handle, struct lmshm_gpu* gpu) {
   return look_up(handle, &gpu->add, "cudaHostRegister", NULL) &&
          look_up(handle, &gpu->drop, "cudaHostUnregister", NULL) &&
          look_up(handle, &gpu->count, "cudaGetDeviceCount", NULL) &&
+         look_up(handle, &gpu->set, "cudaSetDevice", NULL) &&
+         look_up(handle, &gpu->current, "cudaGetDevice", NULL) &&
          look_up(handle, &gpu->text, "cudaGetErrorString", NULL) &&
          look_up(handle, &gpu->last, "cudaGetLastError", NULL);
 }
@@ -59,6 +73,8 @@ static bool bind_hip(void* handle, struct lmshm_gpu* gpu) {
   return look_up(handle, &gpu->add, "hipHostRegister", NULL) &&
          look_up(handle, &gpu->drop, "hipHostUnregister", NULL) &&
          look_up(handle, &gpu->count, "hipGetDeviceCount", NULL) &&
+         look_up(handle, &gpu->set, "hipSetDevice", NULL) &&
+         look_up(handle, &gpu->current, "hipGetDevice", NULL) &&
          look_up(handle, &gpu->text, "hipGetErrorString", NULL) &&
          look_up(handle, &gpu->last, "hipGetLastError", NULL);
 }
@@ -115,9 +131,44 @@ static int report(const struct lmshm_gpu* gpu, const char* call, int code, char*
 
 /* ---------------------------------------------------------------------- finding */
 
-/* Loads a library and counts its devices. Returns 0 or -ENODEV with words. */
-static int try_library(struct lmshm_gpu* gpu, const char* name, char* why, size_t why_bytes,
-                       int32_t* code) {
+/* The device that is asked for: `gpu_device` - 1, else the environment's;
+ * ANY_DEVICE when neither says. Returns 0, or -ENODEV with words. */
+static int named_device(uint32_t gpu_device, int* device, char* why, size_t why_bytes) {
+  *device = gpu_device <= INT32_MAX ? (int)gpu_device - 1 : INT32_MAX;
+  const char* text = gpu_device == 0 ? secure_getenv(DEVICE_ENVIRONMENT) : NULL;
+  if (text == NULL || *text == '\0') return 0;
+  char* end;
+  errno = 0;
+  long number = strtol(text, &end, 10);
+  if (errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' && number < INT32_MAX) {
+    *device = (int)number;
+    return 0;
+  }
+  say(why, why_bytes, DEVICE_ENVIRONMENT " is \"%.40s\", which is no number of a device", text);
+  return -ENODEV;
+}
+
+/* Settles which device's context is used from now on, without making one. */
+static int choose_device(struct lmshm_gpu* gpu, int device, char* why, size_t why_bytes,
+                         int32_t* code) {
+  if (device >= (int)gpu->devices) {
+    say(why, why_bytes, "there is no GPU %d: %s counts %u, from 0", device, gpu->library,
+        gpu->devices);
+    return -ENODEV;
+  }
+  if (device == ANY_DEVICE && gpu->kind == LMSHM_PINNED_BY_CUDA_DRIVER) device = 0;
+  if (device == ANY_DEVICE && (*code = gpu->current(&device)) != 0) {
+    report(gpu, "asking for the current device", *code, why, why_bytes);
+    return -ENODEV;
+  }
+  gpu->ordinal = device;
+  return 0;
+}
+
+/* Loads a library, counts its devices and settles on one (or ANY_DEVICE).
+ * Returns 0 or -ENODEV with words. */
+static int try_library(struct lmshm_gpu* gpu, const char* name, int device, char* why,
+                       size_t why_bytes, int32_t* code) {
   void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (handle == NULL) {
     const char* text = dlerror();
@@ -135,7 +186,10 @@ static int try_library(struct lmshm_gpu* gpu, const char* name, char* why, size_
     say(why, why_bytes, "%s counts no GPU", gpu->library);
   } else {
     gpu->devices = (uint32_t)count;
-    return 0; /* and it stays loaded */
+    int rc = choose_device(gpu, device, why, why_bytes, code);
+    if (rc == 0) return 0; /* and it stays loaded */
+    dlclose(handle);
+    return rc;
   }
   dlclose(handle);
   return -ENODEV;
@@ -146,14 +200,16 @@ static const char* named_library(const char* library) {
   return library != NULL && *library != '\0' ? library : NULL;
 }
 
-int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, char* why, size_t why_bytes,
-                   int32_t* code) {
+int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, uint32_t gpu_device, char* why,
+                   size_t why_bytes, int32_t* code) {
   memset(gpu, 0, sizeof *gpu);
   *code = 0;
-  int rc;
+  int device;
+  int rc = named_device(gpu_device, &device, why, why_bytes);
+  if (rc != 0) return rc;
   library = named_library(library);
   if (library != NULL) {
-    rc = try_library(gpu, library, why, why_bytes, code);
+    rc = try_library(gpu, library, device, why, why_bytes, code);
   } else {
     say(why, why_bytes, "no GPU runtime library found (libcudart, libcuda, libamdhip64)");
     rc = -ENODEV;
@@ -162,7 +218,7 @@ int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, char* why, size_t
     for (size_t i = 0; rc != 0 && i < CANDIDATES; i++) {
       char reason[256];
       int32_t reason_code = 0;
-      rc = try_library(gpu, candidates[i], reason, sizeof reason, &reason_code);
+      rc = try_library(gpu, candidates[i], device, reason, sizeof reason, &reason_code);
       if (rc != 0 && gpu->kind != LMSHM_PINNED_BY_NONE && first[0] == '\0') {
         memcpy(first, gpu->library, sizeof first);
         say(why, why_bytes, "%s", reason);
@@ -182,10 +238,10 @@ int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, char* why, size_t
 
 /* -------------------------------------------------------------- driver contexts */
 
-/* Makes the primary context of device 0 current, taking a reference to it. */
+/* Makes the primary context of the device current, taking a reference to it. */
 static int enter(const struct lmshm_gpu* gpu, int* device, char* why, size_t why_bytes) {
   void* context;
-  int code = gpu->device(device, 0);
+  int code = gpu->device(device, gpu->ordinal);
   if (code != 0) return report(gpu, "cuDeviceGet", code, why, why_bytes);
   code = gpu->retain(&context, *device);
   if (code != 0) return report(gpu, "cuDevicePrimaryCtxRetain", code, why, why_bytes);
@@ -201,40 +257,85 @@ static void leave(const struct lmshm_gpu* gpu) {
   gpu->pop(&context);
 }
 
+/* Registers (size > 0), or unregisters. */
+static int driver_call(const struct lmshm_gpu* gpu, void* address, size_t size, char* why,
+                       size_t why_bytes) {
+  int device;
+  int code = enter(gpu, &device, why, why_bytes);
+  if (code != 0) return code;
+  code = size > 0 ? gpu->add(address, size, FLAGS) : gpu->drop(address);
+  if (code != 0)
+    report(gpu, size > 0 ? "cuMemHostRegister" : "cuMemHostUnregister", code, why, why_bytes);
+  leave(gpu);
+  if (size > 0 && code == 0) return 0; /* the reference is kept while registered */
+  gpu->release(device);
+  if (size == 0 && code == 0) gpu->release(device); /* the reference of registering */
+  return code;
+}
+
+/* ------------------------------------------------------------- runtime's devices */
+
+/* One call to a runtime, which works with the current device of its thread. */
+struct call {
+  const struct lmshm_gpu* gpu;
+  void* address;
+  size_t size; /* 0: unregister */
+  char* why;
+  size_t why_bytes;
+  int code;
+};
+
+static void runtime_call(struct call* call) {
+  const struct lmshm_gpu* gpu = call->gpu;
+  const char* what = call->size > 0 ? "registering host memory" : "unregistering host memory";
+  call->code =
+      call->size > 0 ? gpu->add(call->address, call->size, FLAGS) : gpu->drop(call->address);
+  if (call->code != 0) report(gpu, what, call->code, call->why, call->why_bytes);
+}
+
+static void* runtime_call_elsewhere(void* argument) {
+  struct call* call = argument;
+  call->code = call->gpu->set(call->gpu->ordinal);
+  if (call->code != 0)
+    report(call->gpu, "choosing the device", call->code, call->why, call->why_bytes);
+  else
+    runtime_call(call);
+  return NULL;
+}
+
+/* Makes the call where the device is current: here, or on a thread of its own,
+ * because setting it here would make a context when it is set back. */
+static int runtime_call_on_device(struct call* call) {
+  int current;
+  int code = call->gpu->current(&current);
+  if (code != 0)
+    return report(call->gpu, "asking for the current device", code, call->why, call->why_bytes);
+  if (current == call->gpu->ordinal) {
+    runtime_call(call);
+    return call->code;
+  }
+  pthread_t thread;
+  int rc = lmshm_thread_start(&thread, STACK_BYTES, runtime_call_elsewhere, call);
+  if (rc != 0) {
+    say(call->why, call->why_bytes, "no thread to call the GPU's runtime on: %s", strerror(-rc));
+    return OUT_OF_MEMORY;
+  }
+  pthread_join(thread, NULL);
+  return call->code;
+}
+
 /* ---------------------------------------------------------------- registering */
 
 int lmshm_gpu_register(const struct lmshm_gpu* gpu, void* address, size_t size, char* why,
                        size_t why_bytes) {
-  int code;
-  if (gpu->kind != LMSHM_PINNED_BY_CUDA_DRIVER) {
-    code = gpu->add(address, size, PORTABLE);
-    return code == 0 ? 0 : report(gpu, "registering host memory", code, why, why_bytes);
-  }
-  int device;
-  code = enter(gpu, &device, why, why_bytes);
-  if (code != 0) return code;
-  code = gpu->add(address, size, PORTABLE);
-  if (code != 0) report(gpu, "cuMemHostRegister", code, why, why_bytes);
-  leave(gpu);
-  if (code != 0) gpu->release(device); /* else kept until it is unregistered */
-  return code;
+  if (gpu->kind == LMSHM_PINNED_BY_CUDA_DRIVER)
+    return driver_call(gpu, address, size, why, why_bytes);
+  struct call call = {gpu, address, size, why, why_bytes, 0};
+  return runtime_call_on_device(&call);
 }
 
 int lmshm_gpu_unregister(const struct lmshm_gpu* gpu, void* address, char* why, size_t why_bytes) {
-  int code;
-  if (gpu->kind != LMSHM_PINNED_BY_CUDA_DRIVER) {
-    code = gpu->drop(address);
-    return code == 0 ? 0 : report(gpu, "unregistering host memory", code, why, why_bytes);
-  }
-  int device;
-  code = enter(gpu, &device, why, why_bytes);
-  if (code != 0) return code;
-  code = gpu->drop(address);
-  if (code != 0) report(gpu, "cuMemHostUnregister", code, why, why_bytes);
-  leave(gpu);
-  gpu->release(device);
-  if (code == 0) gpu->release(device); /* the reference of registering */
-  return code;
+  return lmshm_gpu_register(gpu, address, 0, why, why_bytes);
 }
 
 /* Unregisters with a library, if it is loaded already. */
@@ -244,8 +345,14 @@ static bool unregister_with(const char* name, char* address, size_t size, size_t
   struct lmshm_gpu gpu;
   char why[8];
   bool found = false;
-  if (bind(handle, name, &gpu) && (gpu.init == NULL || gpu.init(0) == 0)) {
-    for (size_t at = 0; at < size; at += piece) {
+  int device, count = 0;
+  int32_t code;
+  if (bind(handle, name, &gpu) && (gpu.init == NULL || gpu.init(0) == 0) &&
+      gpu.count(&count) == 0 && count > 0) {
+    gpu.devices = (uint32_t)count;
+    bool chosen = named_device(0, &device, why, sizeof why) == 0 &&
+                  choose_device(&gpu, device, why, sizeof why, &code) == 0;
+    for (size_t at = 0; chosen && at < size; at += piece) {
       if (lmshm_gpu_unregister(&gpu, address + at, why, sizeof why) != 0) break;
       found = true;
     }

@@ -5,10 +5,16 @@
  * Nothing is linked and no vendor header is used: three kinds of library have
  * functions of the same shape, and a library is told by its symbols.
  *
- *     libcudart    cudaHostRegister      creates the context by itself
- *     libcuda      cuMemHostRegister     needs a context: the primary one of
- *                                        device 0, kept while registered
+ *     libcudart    cudaHostRegister      creates the context by itself, on the
+ *                                        current device of the calling thread
+ *     libcuda      cuMemHostRegister     needs a context: the primary one, kept
+ *                                        while registered
  *     libamdhip64  hipHostRegister       as libcudart
+ *
+ * One device is settled on when a library is found, and no context is made on
+ * any other: not by registering, not by unregistering on another thread, and
+ * not by setting back the current device of a host program's thread, which is
+ * never changed.
  *
  * A library that counted a device stays loaded for the life of the process: a
  * GPU driver runs threads, and is not made to be unloaded under them.
@@ -23,14 +29,17 @@
 struct lmshm_gpu {
   uint32_t kind;     /* enum lmshm_pinned_by; 0: none */
   uint32_t devices;  /* counted */
+  int ordinal;       /* of the device whose context is used */
   char library[208]; /* path, cut to the room */
 
-  /* cudart and HIP: count, add, drop, text, last. Driver: the others too. */
+  /* All: count, add, drop. cudart and HIP: set, current, text, last. */
   int (*count)(int*);
   int (*add)(void*, size_t, unsigned);
   int (*drop)(void*);
   const char* (*text)(int);
   int (*last)(void);
+  int (*set)(int);
+  int (*current)(int*);
   int (*init)(unsigned);
   int (*device)(int*, int);
   int (*retain)(void**, int);
@@ -41,14 +50,17 @@ struct lmshm_gpu {
 };
 
 /* Looks for a library that counts at least one device: `library` if not NULL,
- * else the environment's LMSHM_GPU_LIBRARY, else the usual names in order.
+ * else the environment's LMSHM_GPU_LIBRARY, else the usual names in order; and
+ * settles on a device: `gpu_device` - 1, else (0) the environment's
+ * LMSHM_GPU_DEVICE, else the current one of the calling thread (driver: 0).
  * Returns 0, or -ENODEV with words why in `why` and the runtime's code in
  * `*code`. */
-int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, char* why, size_t why_bytes,
-                   int32_t* code);
+int lmshm_gpu_find(struct lmshm_gpu* gpu, const char* library, uint32_t gpu_device, char* why,
+                   size_t why_bytes, int32_t* code);
 
-/* Registers, or unregisters, one range by its address. Returns 0, or the
- * runtime's code, with its text in `why`. */
+/* Registers, or unregisters, one range by its address (size 1 or more), in
+ * every context and with an address for kernels. Returns 0, or the runtime's
+ * code, with its text in `why`. */
 int lmshm_gpu_register(const struct lmshm_gpu* gpu, void* address, size_t size, char* why,
                        size_t why_bytes);
 int lmshm_gpu_unregister(const struct lmshm_gpu* gpu, void* address, char* why, size_t why_bytes);

@@ -64,15 +64,16 @@ static void lock_instead(struct lmshm_pinning* pin, void* address, size_t size, 
   }
 }
 
-int lmshm_pin_prepare(struct lmshm_pinning* pin, enum lmshm_pin mode, const char* gpu_library,
-                      void* address, size_t size, bool fresh, lmshm_task* task) {
+int lmshm_pin_prepare(struct lmshm_pinning* pin, const struct lmshm_pin_wish* wish, void* address,
+                      size_t size, bool fresh, lmshm_task* task) {
   memset(pin, 0, sizeof *pin);
-  if (mode == LMSHM_PIN_NONE) return 0;
+  if (wish->mode == LMSHM_PIN_NONE) return 0;
   char why[WHY_BYTES];
-  int rc = lmshm_gpu_find(&pin->gpu, gpu_library, why, sizeof why, &task->info.gpu_error);
+  int rc = lmshm_gpu_find(&pin->gpu, wish->library, wish->device, why, sizeof why,
+                          &task->info.gpu_error);
   copy_gpu_report(pin, task);
   if (rc == 0) return 0;
-  if (mode == LMSHM_PIN_REQUIRE)
+  if (wish->mode == LMSHM_PIN_REQUIRE)
     return lmshm_task_fail(task, rc, "a GPU is required to pin, and there is none: %s", why);
   lock_instead(pin, address, size, fresh, why, task);
   return 0;
@@ -111,6 +112,7 @@ static int add_pieces(struct lmshm_pinning* pin, char* address, size_t size, cha
 
 int lmshm_pin_apply(struct lmshm_pinning* pin, enum lmshm_pin mode, void* address, size_t size,
                     size_t piece_max, lmshm_task* task) {
+  task->info.pin_piece_mib = 0;
   if (pin->gpu.kind == LMSHM_PINNED_BY_NONE) return 0;
   char why[WHY_BYTES];
   pin->piece = size;
@@ -126,6 +128,7 @@ int lmshm_pin_apply(struct lmshm_pinning* pin, enum lmshm_pin mode, void* addres
   }
   if (code == 0) {
     pin->by = pin->gpu.kind;
+    if (pin->piece < size) task->info.pin_piece_mib = (uint32_t)(pin->piece >> 20);
     return 0;
   }
   if (code == -ECANCELED) return lmshm_task_fail(task, -ECANCELED, "cancelled");

@@ -25,14 +25,21 @@ struct lmshm_pinning {
   struct lmshm_gpu gpu;
 };
 
-/* Before populating. Finds a GPU as `mode` says; without one, and when pages
+/* What the options say of pinning. */
+struct lmshm_pin_wish {
+  enum lmshm_pin mode;
+  uint32_t device;     /* 0: not said; else its number + 1 */
+  const char* library; /* NULL: to be looked for */
+};
+
+/* Before populating. Finds a GPU as the wish says; without one, and when pages
  * will be populated (`fresh`), locks them ahead. Returns 0, or -ENODEV when a
  * GPU is required and there is none; words in the task. */
-int lmshm_pin_prepare(struct lmshm_pinning* pin, enum lmshm_pin mode, const char* gpu_library,
-                      void* address, size_t size, bool fresh, lmshm_task* task);
+int lmshm_pin_prepare(struct lmshm_pinning* pin, const struct lmshm_pin_wish* wish, void* address,
+                      size_t size, bool fresh, lmshm_task* task);
 
 /* After populating. Registers with the GPU, all at once or in pieces of at
- * most `piece_max` bytes. Returns 0, -EIO when the GPU is required and
+ * most `piece_max` bytes, whole MiB. Returns 0, -EIO when the GPU is required and
  * refuses, or -ECANCELED; nothing is left registered then. */
 int lmshm_pin_apply(struct lmshm_pinning* pin, enum lmshm_pin mode, void* address, size_t size,
                     size_t piece_max, lmshm_task* task);

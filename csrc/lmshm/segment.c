@@ -78,7 +78,7 @@ static int check(const lmshm_options* o, struct lmshm_name* name, lmshm_task* ta
       o->pages > LMSHM_PAGES_HUGE_1G || o->numa > LMSHM_NUMA_INTERLEAVE || o->reserved != 0)
     return lmshm_task_fail(task, -EINVAL,
                            "no such option: kind %u, if_exists %u, pin %u, pages %u, numa %u, "
-                           "reserved %" PRIu64,
+                           "reserved %u",
                            o->kind, o->if_exists, o->pin, o->pages, o->numa, o->reserved);
   if (o->populate_threads > LMSHM_POPULATE_THREADS_MAX)
     return lmshm_task_fail(task, -EINVAL, "%u populating threads, of at most %d",
@@ -206,7 +206,8 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
   if (segment == NULL) return lmshm_task_fail(task, -ENOMEM, "no memory for the handle");
   struct lmshm_backing* backing = &segment->backing;
   bool named = options->name != NULL;
-  enum lmshm_pin mode = (enum lmshm_pin)options->pin;
+  const struct lmshm_pin_wish wish = {(enum lmshm_pin)options->pin, options->gpu_device,
+                                      options->gpu_library};
   segment->name = name;
   segment->pid = getpid();
 
@@ -230,8 +231,8 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
 
   rc = lmshm_task_step(task, LMSHM_STEP_PIN);
   if (rc == 0)
-    rc = lmshm_pin_prepare(&segment->pin, mode, options->gpu_library, segment->address,
-                           segment->mapped, backing->fresh, task);
+    rc = lmshm_pin_prepare(&segment->pin, &wish, segment->address, segment->mapped, backing->fresh,
+                           task);
   if (rc != 0) goto unmap;
 
   if (backing->fresh) rc = populate(segment, options, task);
@@ -239,7 +240,7 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
 
   rc = lmshm_task_step(task, LMSHM_STEP_PIN);
   if (rc == 0)
-    rc = lmshm_pin_apply(&segment->pin, mode, segment->address, segment->mapped,
+    rc = lmshm_pin_apply(&segment->pin, wish.mode, segment->address, segment->mapped,
                          LMSHM_PIN_PIECE_BYTES, task);
   if (rc != 0) goto unmap;
 

@@ -16,6 +16,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "arguments.ts": ["nearest.ts"],
   native: ["errors.ts"],
   memory: ["errors.ts", "arguments.ts", "native"],
+  gpu: ["errors.ts", "arguments.ts", "native", "memory"],
   worker: ["errors.ts"],
   // The connector starts the worker that locate.ts finds.
   storage: [
@@ -23,7 +24,10 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["config", "memory", "worker", "native/locate.ts"],
   ],
   config: ["errors.ts", "nearest.ts"],
-  "mod.ts": ["errors.ts", "version.ts", "native", "memory", "worker", "storage", "config"],
+  "mod.ts": [
+    ...["errors.ts", "version.ts"],
+    ...["native", "memory", "gpu", "worker", "storage", "config"],
+  ],
   cli: ["mod.ts"],
 });
 

@@ -74,7 +74,8 @@ async function lint() {
   await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
   const shellcheck = which("shellcheck");
   if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
-  await must("shellcheck", shellcheck, [join(root, ".ci", "run")]);
+  const shellScripts = [join(root, ".ci", "run"), join(root, "scripts", "gpu_check.sh")];
+  await must("shellcheck", shellcheck, shellScripts);
 }
 
 async function types() {

@@ -5,6 +5,7 @@
 import console from "node:console";
 import process from "node:process";
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { parseSize } from "./format.ts";
 
 export interface Command {
   readonly name: string;
@@ -44,6 +45,15 @@ export function integerOption(name: string, text: string, min: number, max: numb
     throw new UsageError(`--${name} takes an integer from ${min} to ${max}, got "${text}"`);
   }
   return value;
+}
+
+/** An option that is a number of bytes, such as 33554432, 64MiB or 2GB; undefined: not given. */
+export function sizeOption(name: string, text: string | undefined): number | undefined {
+  try {
+    return text === undefined ? undefined : parseSize(`--${name}`, text);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;

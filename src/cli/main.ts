@@ -10,9 +10,10 @@ import process from "node:process";
 import { version } from "../mod.ts";
 import { type Command, UsageError } from "./command.ts";
 import { check } from "./check.ts";
+import { gpu } from "./gpu.ts";
 import { verify } from "./verify.ts";
 
-const COMMANDS: readonly Command[] = [verify, check];
+const COMMANDS: readonly Command[] = [verify, check, gpu];
 
 function help(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));

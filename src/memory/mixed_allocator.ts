@@ -51,6 +51,7 @@ export interface MixedOptions extends MixedPoolOptions {
   /** Default "auto": the GPU if there is one, else mlock, else not; see pinnedBy of the segment. */
   pin?: PinMode | undefined;
   gpuLibrary?: string | undefined;
+  gpuDevice?: number | undefined;
   numa?: CreateOptions["numa"];
   /**
    * Default false. True: 2 MiB pages for private memory, which the system must have set aside; for
@@ -67,6 +68,7 @@ const SEGMENT_KEYS = [
   "ifExists",
   "pin",
   "gpuLibrary",
+  "gpuDevice",
   "numa",
   "hugePages",
   "populateThreads",

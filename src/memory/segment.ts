@@ -54,6 +54,11 @@ interface PinOptions {
   pin?: PinMode | undefined;
   /** Path of a GPU runtime library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
   gpuLibrary?: string | undefined;
+  /**
+   * The device that pins, from 0; the others can use the memory as well, but only this one gets a
+   * context. Default LMSHM_GPU_DEVICE, else 0.
+   */
+  gpuDevice?: number | undefined;
 }
 
 export interface CreateOptions extends PinOptions {
@@ -93,21 +98,26 @@ const CREATE_OPTIONS = [
   "ifExists",
   "pin",
   "gpuLibrary",
+  "gpuDevice",
   "pages",
   "numa",
   "populateThreads",
 ] as const;
-const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary"] as const;
+const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary", "gpuDevice"] as const;
+const MAX_GPU_DEVICE = 2 ** 31 - 2;
 const HOOKS = ["signal", "onProgress"] as const;
 
-function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary"> {
-  const { gpuLibrary } = options;
+function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary" | "gpuDevice"> {
+  const { gpuLibrary, gpuDevice } = options;
   if (gpuLibrary !== undefined && (typeof gpuLibrary !== "string" || gpuLibrary.includes("\0"))) {
     throw new TypeError(`gpuLibrary must be a path, got ${describe(gpuLibrary)}`);
   }
   return {
     pin: checkChoice("pin", options.pin, PIN_MODES, "auto"),
     gpuLibrary: gpuLibrary ?? null,
+    gpuDevice: gpuDevice === undefined
+      ? null
+      : checkInteger("gpuDevice", gpuDevice, 0, MAX_GPU_DEVICE),
   };
 }
 

@@ -34,6 +34,8 @@ export interface OpenRequest {
   readonly fd: number | null;
   /** Path of a GPU runtime instead of the search, or null. */
   readonly gpuLibrary: string | null;
+  /** The device that is to pin, or null: as lmshm.h chooses. */
+  readonly gpuDevice: number | null;
 }
 
 /** What the system made of a request. All sizes in bytes. */
@@ -58,6 +60,8 @@ export interface SegmentFacts {
   readonly gpuError: number;
   /** The GPU runtime that answered, or "". */
   readonly gpuLibrary: string;
+  /** Bytes of each registration with the GPU, which no copy may cross; 0: registered as one. */
+  readonly pinPieceBytes: number;
   readonly populateThreads: number;
   /** Why the memory is pinned less than was wished, and the like; "" when there is nothing to say. */
   readonly message: string;

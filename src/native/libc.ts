@@ -422,7 +422,7 @@ class LibcBackend implements SegmentBackend {
     request: OpenRequest,
     facts: Omit<
       SegmentFacts,
-      "gpuDevices" | "gpuError" | "gpuLibrary" | "populateThreads" | "message"
+      "gpuDevices" | "gpuError" | "gpuLibrary" | "pinPieceBytes" | "populateThreads" | "message"
     >,
   ): SegmentFacts {
     const message = request.pin === "auto" && facts.pinnedBy !== "none"
@@ -430,7 +430,8 @@ class LibcBackend implements SegmentBackend {
       : request.pin === "auto"
       ? "without liblmshm no GPU is asked, and mlock is not allowed (ulimit -l)"
       : "";
-    return { ...facts, gpuDevices: 0, gpuError: 0, gpuLibrary: "", populateThreads: 1, message };
+    const noGpu = { gpuDevices: 0, gpuError: 0, gpuLibrary: "", pinPieceBytes: 0 };
+    return { ...facts, ...noGpu, populateThreads: 1, message };
   }
 
   *#pin(request: OpenRequest, address: bigint, mapped: number): Generator<number, PinnedBy> {

@@ -33,7 +33,8 @@ export const OPTIONS_LAYOUT = {
   fd: 44,
   name: 48,
   gpu_library: 56,
-  reserved: 64,
+  gpu_device: 64,
+  reserved: 68,
 } as const;
 export const OPTIONS_BYTES = 72;
 
@@ -55,7 +56,7 @@ export const INFO_LAYOUT = {
   gpu_error: 80,
   gpu_devices: 84,
   populate_threads: 88,
-  reserved: 92,
+  pin_piece_mib: 92,
   gpu_library: 96,
   message: 304,
 } as const;
@@ -117,6 +118,7 @@ function packOptions(request: OpenRequest): Uint8Array<ArrayBuffer> {
   view.setBigUint64(at.size, BigInt(request.sizeBytes), true);
   view.setUint32(at.populate_threads, request.populateThreads, true);
   view.setInt32(at.fd, request.fd ?? -1, true);
+  view.setUint32(at.gpu_device, request.gpuDevice === null ? 0 : request.gpuDevice + 1, true);
   const base = ffi.addressOf(block);
   let end = OPTIONS_BYTES;
   for (const [index, field] of [at.name, at.gpu_library].entries()) {
@@ -192,6 +194,7 @@ class Info {
         INFO_LAYOUT.gpu_library,
         INFO_LAYOUT.message - INFO_LAYOUT.gpu_library,
       ),
+      pinPieceBytes: this.#u32(INFO_LAYOUT.pin_piece_mib) * 2 ** 20,
       populateThreads: this.#u32(INFO_LAYOUT.populate_threads),
       message: this.message,
     };

@@ -69,11 +69,13 @@ static void what_is_refused_at_once_is_registered_in_pieces(void) {
       lmshm_task task;
       struct lmshm_pinning pin;
       lmshm_task_init(&task);
-      CHECK_EQUAL(
-          lmshm_pin_prepare(&pin, LMSHM_PIN_REQUIRE, library, address, sizes[i], true, &task), 0);
+      CHECK_EQUAL(lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_REQUIRE, 0, library},
+                                    address, sizes[i], true, &task),
+                  0);
       CHECK_EQUAL(lmshm_pin_apply(&pin, LMSHM_PIN_REQUIRE, address, sizes[i], PIECE, &task), 0);
       CHECK_EQUAL(books().registered, pieces[i]);
       CHECK_CONTAINS(task.info.message, "pieces");
+      CHECK_EQUAL(task.info.pin_piece_mib, PIECE / MIB);
       CHECK_EQUAL(lmshm_pin_release(&pin, address, sizes[i], &task), 0);
       nothing_left("released");
       CHECK_EQUAL(lmshm_pin_release(&pin, address, sizes[i], &task), 0); /* once is enough */
@@ -96,7 +98,8 @@ static void a_piece_that_is_refused_undoes_those_before(void) {
       lmshm_task task;
       struct lmshm_pinning pin;
       lmshm_task_init(&task);
-      lmshm_pin_prepare(&pin, LMSHM_PIN_REQUIRE, library, address, size, true, &task);
+      lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_REQUIRE, 0, library}, address,
+                        size, true, &task);
       int rc = lmshm_pin_apply(&pin, LMSHM_PIN_REQUIRE, address, size, PIECE, &task);
       CHECK(rc == (nth == 1 ? 0 : -EIO), "piece %d: %d", nth - 1, rc);
       if (rc == 0) CHECK_EQUAL(lmshm_pin_release(&pin, address, size, &task), 0);
@@ -112,7 +115,8 @@ static void what_fits_is_registered_at_once(void) {
   lmshm_task task;
   struct lmshm_pinning pin;
   lmshm_task_init(&task);
-  lmshm_pin_prepare(&pin, LMSHM_PIN_AUTO, library, address, 3 * PIECE, true, &task);
+  lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_AUTO, 0, library}, address, 3 * PIECE,
+                    true, &task);
   CHECK_EQUAL(lmshm_pin_apply(&pin, LMSHM_PIN_AUTO, address, 3 * PIECE, PIECE, &task), 0);
   CHECK_EQUAL(books().registered, 1);
   CHECK_EQUAL(task.info.message[0], 0);
@@ -129,7 +133,8 @@ static void one_piece_that_will_not_go_does_not_keep_the_others(void) {
   lmshm_task task;
   struct lmshm_pinning pin;
   lmshm_task_init(&task);
-  lmshm_pin_prepare(&pin, LMSHM_PIN_REQUIRE, library, address, size, true, &task);
+  lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_REQUIRE, 0, library}, address, size,
+                    true, &task);
   CHECK_EQUAL(lmshm_pin_apply(&pin, LMSHM_PIN_REQUIRE, address, size, PIECE, &task), 0);
   setenv("FAKE_GPU_FAIL", "unregister:2:4", 1);
   CHECK_EQUAL(lmshm_pin_release(&pin, address, size, &task), -EIO);
@@ -144,7 +149,8 @@ static void cancelling_between_pieces_undoes_them(void) {
   lmshm_task task;
   struct lmshm_pinning pin;
   lmshm_task_init(&task);
-  lmshm_pin_prepare(&pin, LMSHM_PIN_AUTO, library, address, 4 * PIECE, true, &task);
+  lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_AUTO, 0, library}, address, 4 * PIECE,
+                    true, &task);
   atomic_store(&task.cancelled, true);
   CHECK_EQUAL(lmshm_pin_apply(&pin, LMSHM_PIN_AUTO, address, 4 * PIECE, PIECE, &task), -ECANCELED);
   nothing_left("cancelled");
@@ -164,7 +170,8 @@ static void pieces_of_an_unknown_registration_are_found(void) {
       lmshm_task task;
       struct lmshm_pinning pin;
       lmshm_task_init(&task);
-      lmshm_pin_prepare(&pin, LMSHM_PIN_REQUIRE, NULL, address, size, true, &task);
+      lmshm_pin_prepare(&pin, &(struct lmshm_pin_wish){LMSHM_PIN_REQUIRE, 0, NULL}, address, size,
+                        true, &task);
       CHECK_EQUAL(lmshm_pin_apply(&pin, LMSHM_PIN_REQUIRE, address, size, PIECE, &task), 0);
       CHECK_EQUAL(books().registered, whole ? 1 : 4);
       lmshm_gpu_unregister_unknown(address, size, PIECE);

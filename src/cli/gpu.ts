@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// lmshm gpu: which GPUs there are, whether a segment can be pinned for one, and how fast copies are.
+
+import console from "node:console";
+import {
+  GpuDevice,
+  type GpuStatus,
+  gpuStatus,
+  runtime,
+  ShmError,
+  ShmSegment,
+  version,
+} from "../mod.ts";
+import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
+import { formatBytes, formatTime, parseSize } from "./format.ts";
+import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";
+import { tableRow } from "./terminal.ts";
+
+const SIZES = [1e6, 8e6, 33_554_432, 256e6];
+const QUICK_SIZES = [1e6, 8e6];
+const ROUND_TRIP_BYTES = 4 * 2 ** 20;
+const WIDTHS = [10, 9, 13, 13, 13, 13, 12];
+
+const HELP = `Usage: lmshm gpu [OPTION]...
+
+Shows the GPUs, pins a segment for one of them, checks by the GPU's own word that it is pinned, and
+measures copies between the device and the pool, memory of cudaHostAlloc, and unpinned memory. Exit
+status 0 when all of that could be done, 1 when there is no GPU or something failed.
+
+Options:
+  --list             only show the GPUs
+  --device N         the GPU, from 0 (default $LMSHM_GPU_DEVICE, else 0)
+  --library FILE     a GPU library (default $LMSHM_GPU_LIBRARY, else libcudart, libcuda, libamdhip64)
+  --size SIZE        bytes of a copy; may be repeated (default 1MB 8MB 32MiB 256MB)
+  --repeat N         samples of each copy, 1 to 1000 (default 15)
+  --quick            1MB and 8MB, 3 samples
+  --json             one JSON object on stdout instead of text
+`;
+
+interface Settings {
+  list: boolean;
+  device: number | undefined;
+  library: string | undefined;
+  sizes: readonly number[];
+  repeat: number;
+  json: boolean;
+}
+
+function settings(args: string[]): Settings {
+  const { values } = parseOptions("gpu", args, {
+    list: { type: "boolean", default: false },
+    device: { type: "string" },
+    library: { type: "string" },
+    size: { type: "string", multiple: true },
+    repeat: { type: "string" },
+    quick: { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+  });
+  if (values.library === "") throw new UsageError("--library takes a file");
+  const size = (text: string) => {
+    try {
+      return parseSize("--size", text);
+    } catch (error) {
+      throw new UsageError((error as Error).message);
+    }
+  };
+  const sizes = values.size?.map(size).sort((a, b) => a - b);
+  return {
+    list: values.list,
+    device: values.device === undefined
+      ? undefined
+      : integerOption("device", values.device, 0, 1023),
+    library: values.library,
+    sizes: sizes ?? (values.quick ? QUICK_SIZES : SIZES),
+    repeat: values.repeat === undefined
+      ? (values.quick ? 3 : 15)
+      : integerOption("repeat", values.repeat, 1, 1000),
+    json: values.json,
+  };
+}
+
+function rate(megabytes: number): string {
+  return `${(megabytes / 1000).toFixed(megabytes < 99_950 ? 2 : 1)} GB/s`;
+}
+
+function row({ bytes, way, rates, poolToHostAlloc, poolToUnpinned }: CopyResult): string {
+  return tableRow([
+    way,
+    formatBytes(bytes),
+    rate(rates.pool.medianMBs),
+    rate(rates.hostAlloc.medianMBs),
+    rate(rates.unpinned.medianMBs),
+    `${poolToHostAlloc.toFixed(3)}`,
+    `${poolToUnpinned.toFixed(2)}`,
+  ], WIDTHS);
+}
+
+/** The lines that show what there is. */
+function describe(status: GpuStatus): string[] {
+  if (!status.available) return [`no GPU: ${status.reason}`];
+  const { kind, library, driverVersion, runtimeVersion, devices } = status;
+  const versions = [
+    ...(driverVersion ? [`driver ${driverVersion}`] : []),
+    ...(runtimeVersion ? [`runtime ${runtimeVersion}`] : []),
+  ];
+  return [
+    `library  ${library} (${[kind, ...versions].join(", ")})`,
+    ...devices.map(({ index, name, memoryBytes, pciBusId, computeCapability }) =>
+      `GPU ${index}    ${name}, ${formatBytes(memoryBytes)}` +
+      (pciBusId ? `, PCI ${pciBusId}` : "") +
+      (computeCapability ? `, compute capability ${computeCapability}` : "")
+    ),
+  ];
+}
+
+async function measure(
+  given: Settings,
+  status: GpuStatus,
+  say: (line: string) => void,
+  signal: AbortSignal,
+): Promise<Record<string, unknown>> {
+  const library = status.library;
+  const largest = Math.max(ROUND_TRIP_BYTES, ...given.sizes);
+  // Several chunks, so that copies do not all come from the same few pages.
+  const sizeBytes = Math.max(largest, Math.min(4 * largest, 256e6));
+  // Pinned first: that makes the context, on a thread beside the event loop.
+  const started = performance.now();
+  await using pool = await ShmSegment.create({
+    sizeBytes,
+    pin: "require",
+    gpuLibrary: library,
+    gpuDevice: given.device,
+  }, { signal });
+  const createMs = performance.now() - started;
+  using device = GpuDevice.open({ library, device: given.device });
+  const { freeBytes, totalBytes } = device.memory();
+  const poolKind = device.memoryKind(pool.range());
+  say(
+    `using    GPU ${device.index}, ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free`,
+  );
+  say(
+    `segment  ${formatBytes(sizeBytes)}, pinned by ${pool.pinnedBy} in ${formatTime(createMs)} ` +
+      `with its creation; the GPU calls it ${poolKind}`,
+  );
+  if (poolKind !== "pinned") {
+    throw new ShmError(`the GPU says that the segment is ${poolKind}`, {
+      code: "EIO",
+      operation: "pin segment",
+      hint: "The library that pins and the one that copies may use different drivers",
+    });
+  }
+  const same = await roundTrip(device, pool, ROUND_TRIP_BYTES, signal);
+  say(`bytes    ${same ? "came back as they were sent" : "DIFFER after a round trip"}`);
+  say("");
+  say(
+    tableRow(["copy", "bytes", "pool", "cudaHostAlloc", "unpinned", "pool/alloc", "pool/unp."], [
+      ...WIDTHS,
+    ]),
+  );
+  const copies = await measureCopies(
+    device,
+    pool,
+    { sizes: given.sizes, repeat: given.repeat, signal },
+    (result) => say(row(result)),
+  );
+  return {
+    ok: same,
+    device: { ...device.facts, freeBytes },
+    segment: { sizeBytes, pinnedBy: pool.pinnedBy, createMs, gpuSays: poolKind },
+    sameBytes: same,
+    repeat: given.repeat,
+    copies,
+  };
+}
+
+async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
+  const say = (line: string) => given.json || console.log(line);
+  const status = gpuStatus(given.library === undefined ? {} : { library: given.library });
+  say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
+  for (const line of describe(status)) say(line);
+  const facts = { version, runtime, gpu: status };
+  if (!status.available) {
+    if (given.json) console.log(JSON.stringify({ ok: false, ...facts }));
+    return false;
+  }
+  if (given.list) {
+    if (given.json) console.log(JSON.stringify({ ok: true, ...facts }));
+    return true;
+  }
+  const report = await measure(given, status, say, signal);
+  if (given.json) console.log(JSON.stringify({ ...facts, ...report }));
+  return report.ok === true;
+}
+
+export const gpu: Command = {
+  name: "gpu",
+  summary: "show the GPUs, pin a segment for one, and measure copies",
+  help: HELP,
+  run(args) {
+    const given = settings(args);
+    return interruptible(given.json, (signal) => gpuWith(given, signal));
+  },
+};

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Memory that copies go to and come from, each kind with a type of its own: what is on a device
+// (DeviceBuffer, DeviceRange) and what is the host's (any range of a segment, HostBuffer). Classes
+// with private fields are not interchangeable, so a host address cannot be passed as a device's.
+
+import { checkInteger, checkRange, describe } from "../arguments.ts";
+import { ShmError } from "../errors.ts";
+import { type ShmRange, ShmSegment } from "../memory/segment.ts";
+import { ShmView } from "../memory/view.ts";
+import { ffi } from "../native/ffi.ts";
+import { type GpuContext, InUse } from "./context.ts";
+
+/** What DeviceBuffer and HostBuffer share: an address, a size, and who uses it. */
+abstract class Allocation implements Disposable {
+  readonly address: bigint;
+  readonly sizeBytes: number;
+  /** @internal */
+  readonly context: GpuContext;
+  readonly #inUse = new InUse();
+  readonly #letGo: () => void;
+  #closed = false;
+  #freed = false;
+
+  constructor(context: GpuContext, address: bigint, sizeBytes: number, what: string) {
+    this.context = context;
+    this.address = address;
+    this.sizeBytes = sizeBytes;
+    this.#letGo = context.users.add(what);
+  }
+
+  /** The number of the device that it was allocated on, or for. */
+  get device(): number {
+    return this.context.device;
+  }
+
+  /** True from the moment that it is freed or disposed. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Marks a copy in flight: freeing waits for, or refuses because of it. */
+  hold(reason: string): () => void {
+    this.mustBeOpen(reason);
+    return this.#inUse.add(reason);
+  }
+
+  /**
+   * Gives the memory back, at once. Idempotent. The library waits for everything that the device is
+   * doing, so the event loop may stand still meanwhile.
+   * @throws {ShmError} EBUSY with copies in flight, and then nothing has happened: wait for them
+   *   with GpuStream.synchronize().
+   */
+  free(): void {
+    if (this.#freed) return;
+    if (this.#inUse.count > 0) {
+      throw new ShmError(`${this} has copies in flight: ${this.#inUse.reasons}`, {
+        code: "EBUSY",
+        operation: "free GPU memory",
+        hint: "Wait for them with synchronize() of their stream",
+        details: { inFlight: this.#inUse.count },
+      });
+    }
+    this.context.check(this.#release(), "free GPU memory", { address: this.address });
+  }
+
+  /** free(), or with copies in flight as soon as the last of them is through. */
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    this.#inUse.whenIdle(() => {
+      if (!this.#freed) this.context.checkAtEnd(this.#release(), "free GPU memory");
+    });
+  }
+
+  /** @internal */
+  mustBeOpen(operation: string): void {
+    if (!this.#closed) return;
+    throw new ShmError(`${this} was freed`, { code: "EBADF", operation });
+  }
+
+  #release(): number {
+    this.#closed = true;
+    this.#freed = true;
+    const code = this.release();
+    this.#letGo();
+    return code;
+  }
+
+  /** Gives it back to the library. */
+  protected abstract release(): number;
+}
+
+/** Memory on a device: GpuDevice.alloc() or GpuDevice.borrow() make it. Free it with `using`. */
+export class DeviceBuffer extends Allocation {
+  readonly #owned: boolean;
+
+  /** @internal */
+  constructor(context: GpuContext, address: bigint, sizeBytes: number, owned: boolean) {
+    super(context, address, sizeBytes, "device buffer");
+    this.#owned = owned;
+  }
+
+  /** Bytes [offset, offset + byteLength) of it; the rest of it by default. */
+  range(offset = 0, byteLength: number = this.sizeBytes - offset): DeviceRange {
+    return new DeviceRange(this, offset, byteLength);
+  }
+
+  override toString(): string {
+    return `device buffer of ${this.sizeBytes} bytes on GPU ${this.device}`;
+  }
+
+  protected override release(): number {
+    return this.#owned ? this.context.api.free(this.context.device, this.address) : 0;
+  }
+}
+
+/** A run of bytes on a device. */
+export class DeviceRange {
+  readonly buffer: DeviceBuffer;
+  /** Bytes from the start of the buffer. */
+  readonly offset: number;
+  readonly byteLength: number;
+  /** Keeps other objects with these fields from passing as one. */
+  readonly #device: number;
+
+  constructor(buffer: DeviceBuffer, offset: number, byteLength: number) {
+    if (!(buffer instanceof DeviceBuffer)) {
+      throw new TypeError(`a device range is of a DeviceBuffer, got ${describe(buffer)}`);
+    }
+    checkRange(offset, byteLength, buffer.sizeBytes);
+    this.buffer = buffer;
+    this.offset = offset;
+    this.byteLength = byteLength;
+    this.#device = buffer.device;
+  }
+
+  get device(): number {
+    return this.#device;
+  }
+}
+
+/**
+ * Host memory that the GPU's library allocated and page-locked itself: private to this process, for
+ * comparison and for staging. GpuDevice.hostAlloc() makes it.
+ */
+export class HostBuffer extends Allocation {
+  readonly #kind = "host";
+  #view: ShmView | undefined;
+
+  /** @internal */
+  constructor(context: GpuContext, address: bigint, sizeBytes: number) {
+    super(context, address, sizeBytes, "host buffer");
+  }
+
+  /**
+   * The memory itself, not a copy; empty once freed.
+   * @throws {RangeError} when the runtime cannot make a view that large (Bun: 4 GiB).
+   */
+  get bytes(): Uint8Array<ArrayBuffer> {
+    this.mustBeOpen("look at host buffer");
+    if (this.sizeBytes > ffi.maxViewBytes) {
+      throw new RangeError(`one view has at most ${ffi.maxViewBytes} bytes in this runtime`);
+    }
+    this.#view ??= new ShmView(ffi.arrayBuffer(this.address, this.sizeBytes), 0, () => {});
+    return this.#view.bytes;
+  }
+
+  range(offset = 0, byteLength: number = this.sizeBytes - offset): HostRange {
+    return new HostRange(this, offset, byteLength);
+  }
+
+  override toString(): string {
+    return `${this.#kind} buffer of ${this.sizeBytes} bytes`;
+  }
+
+  protected override release(): number {
+    // Who still has the view finds it empty. Memory whose view has escaped stays for good.
+    if (this.#view?.revoke() === false) return 0;
+    return this.context.api.hostFree(this.context.device, this.address);
+  }
+}
+
+/** A run of bytes of a HostBuffer. */
+export class HostRange {
+  readonly buffer: HostBuffer;
+  readonly offset: number;
+  readonly byteLength: number;
+  readonly #kind = "host";
+
+  constructor(buffer: HostBuffer, offset: number, byteLength: number) {
+    if (!(buffer instanceof HostBuffer)) {
+      throw new TypeError(`a host range is of a HostBuffer, got ${describe(buffer)}`);
+    }
+    checkRange(offset, byteLength, buffer.sizeBytes);
+    this.buffer = buffer;
+    this.offset = offset;
+    this.byteLength = byteLength;
+  }
+
+  toString(): string {
+    return `${this.#kind} range of ${this.byteLength} bytes at ${this.offset}`;
+  }
+}
+
+/** What is on a device. */
+export type DeviceMemory = DeviceBuffer | DeviceRange;
+/** What is the host's: a range of a segment (a memory object is one), or the library's own. */
+export type HostMemory = ShmRange | HostBuffer | HostRange;
+
+/** One side of a copy, checked. @internal */
+export interface Side {
+  readonly address: bigint;
+  readonly byteLength: number;
+  /** Of the device; null for host memory. */
+  readonly device: number | null;
+  /** Registered in pieces of so many bytes from `pieceBase`; 0: as one. */
+  readonly pieceBytes: number;
+  readonly pieceBase: bigint;
+  hold(reason: string): () => void;
+}
+
+/** @internal */
+export function deviceSide(name: string, memory: DeviceMemory, operation: string): Side {
+  const range = memory instanceof DeviceBuffer ? memory.range() : memory;
+  if (!(range instanceof DeviceRange)) {
+    throw new TypeError(`${name} must be memory on a device, got ${describe(memory)}`);
+  }
+  const { buffer, offset, byteLength } = range;
+  buffer.mustBeOpen(operation);
+  return {
+    address: buffer.address + BigInt(offset),
+    byteLength,
+    device: buffer.device,
+    pieceBytes: 0,
+    pieceBase: 0n,
+    hold: (reason) => buffer.hold(reason),
+  };
+}
+
+/** @internal */
+export function hostSide(name: string, memory: HostMemory, operation: string): Side {
+  if (memory instanceof HostBuffer || memory instanceof HostRange) {
+    const { buffer, offset, byteLength } = memory instanceof HostBuffer ? memory.range() : memory;
+    buffer.mustBeOpen(operation);
+    return {
+      address: buffer.address + BigInt(offset),
+      byteLength,
+      device: null,
+      pieceBytes: 0,
+      pieceBase: 0n,
+      hold: (reason) => buffer.hold(reason),
+    };
+  }
+  const segment: unknown = memory?.segment;
+  if (!(segment instanceof ShmSegment) || typeof memory.hold !== "function") {
+    throw new TypeError(
+      `${name} must be a range of a segment or of a host buffer, got ${describe(memory)}`,
+    );
+  }
+  checkInteger(`${name}.byteLength`, memory.byteLength);
+  checkRange(memory.offset, memory.byteLength, segment.sizeBytes);
+  return {
+    address: segment.address + BigInt(memory.offset),
+    byteLength: memory.byteLength,
+    device: null,
+    pieceBytes: segment.facts.pinPieceBytes,
+    pieceBase: segment.address,
+    hold: (reason) => memory.hold(reason),
+  };
+}

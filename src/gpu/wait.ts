@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Waiting for a device without holding up the event loop: it is asked again and again, at every turn
+// of the loop at first, so that short copies cost no timer, and every millisecond or two later.
+
+import { setImmediate, setTimeout } from "node:timers";
+import { ShmError } from "../errors.ts";
+import { checkInteger, checkKnownOptions } from "../arguments.ts";
+
+export interface WaitOptions {
+  /** 1 ms to 24 hours; default 60,000. */
+  timeoutMs?: number | undefined;
+  /** Ends the waiting, not the work. */
+  signal?: AbortSignal | undefined;
+}
+
+const DEFAULT_TIMEOUT_MS = 60_000;
+const LONGEST_MS = 24 * 3600_000;
+const EAGER_MS = 1;
+const SOON_MS = 20;
+
+/**
+ * Lets the event loop turn.
+ * @param waitedMs how long so far.
+ * @param keepAlive whether the process may not end meanwhile.
+ */
+export function pause(waitedMs: number, keepAlive: boolean): Promise<void> {
+  return new Promise((resolve) => {
+    if (waitedMs < EAGER_MS) {
+      setImmediate(resolve);
+    } else {
+      const timer = setTimeout(resolve, waitedMs < SOON_MS ? 1 : 2);
+      if (!keepAlive) timer.unref();
+    }
+  });
+}
+
+/** A wait, checked. */
+export interface Wait {
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** The options of a wait, checked. */
+export function waitOptions(what: string, options: WaitOptions): Wait {
+  const given = options;
+  checkKnownOptions(what, given, ["timeoutMs", "signal"]);
+  const { timeoutMs = DEFAULT_TIMEOUT_MS, signal } = options;
+  return { timeoutMs: checkInteger("timeoutMs", timeoutMs, 1, LONGEST_MS), signal };
+}
+
+/**
+ * Waits for a promise no longer than the options say.
+ * @throws {ShmError} ETIMEDOUT; the signal's reason when it aborts.
+ */
+export async function bounded(
+  work: Promise<void>,
+  operation: string,
+  { timeoutMs, signal }: Wait,
+): Promise<void> {
+  signal?.throwIfAborted();
+  let stop = () => {};
+  const limit = new Promise<never>((_, reject) => {
+    const timer = setTimeout(() => {
+      reject(
+        new ShmError(`the device was not done after ${timeoutMs} ms`, {
+          code: "ETIMEDOUT",
+          operation,
+          hint: "What is in flight goes on, and keeps its memory; wait longer, or look at the " +
+            "device with its own tools",
+          details: { timeoutMs },
+        }),
+      );
+    }, timeoutMs);
+    const abort = () => reject(signal?.reason);
+    signal?.addEventListener("abort", abort, { once: true });
+    stop = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    };
+  });
+  try {
+    await Promise.race([work, limit]);
+  } finally {
+    stop();
+  }
+}
