@@ -14,12 +14,16 @@ namespace lmshm {
 
 namespace {
 
+constexpr const char* kRecord = "user.lmshm";
 constexpr std::string_view kPrefix = "user.lmshm.";
-constexpr std::string_view kReserved[] = {"key",    "length",   "crc32c", "crc",
-                                          "verify", "mtime_ms", "disk"};
+constexpr std::string_view kReserved[] = {"key",      "length", "crc32c", "crc",  "verify",
+                                          "mtime_ms", "disk",   "io",     "sync", "prio"};
 constexpr size_t kMaxListBytes = 64 * 1024;  // XATTR_LIST_MAX
 // The worker's own come on top of the client's.
 constexpr size_t kMaxFoundBytes = kMaxAttributeBytes + 4096;
+// Most records fit into the first; a coded byte takes three.
+constexpr size_t kUsualRecordBytes = 1024;
+constexpr size_t kMaxRecordBytes = 3 * kMaxFoundBytes;
 
 std::string FullName(std::string_view name) { return std::string(kPrefix).append(name); }
 
@@ -57,8 +61,26 @@ bool DetectAttributes(int dir_fd) {
   return fgetxattr(dir.get(), FullName("test").c_str(), &byte, 1) >= 0 || !Unsupported(errno);
 }
 
-int SetAttribute(int fd, std::string_view name, std::string_view value) {
-  return fsetxattr(fd, FullName(name).c_str(), value.data(), value.size(), 0) == 0 ? 0 : errno;
+int SetRecord(int fd, std::string_view text) {
+  return fsetxattr(fd, kRecord, text.data(), text.size(), 0) == 0 ? 0 : errno;
+}
+
+int GetRecord(int fd, std::string* text) {
+  char usual[kUsualRecordBytes];
+  ssize_t size = fgetxattr(fd, kRecord, usual, sizeof usual);
+  if (size >= 0) {
+    text->assign(usual, static_cast<size_t>(size));
+    return 0;
+  }
+  text->clear();
+  if (errno == ENODATA || Unsupported(errno)) return 0;
+  if (errno != ERANGE) return errno;
+  text->resize(kMaxRecordBytes);
+  size = fgetxattr(fd, kRecord, text->data(), text->size());
+  const int error = size < 0 ? errno : 0;
+  text->resize(size < 0 ? 0 : static_cast<size_t>(size));
+  if (error == ENODATA) return 0;  // removed in between
+  return error == ERANGE ? E2BIG : error;
 }
 
 int GetAttributes(int fd, std::vector<Attribute>* attributes) {

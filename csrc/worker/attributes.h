@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is remembered with an object: small named values, kept as extended attributes
-// "user.lmshm.<name>" of its file, so that the file's content is the payload and nothing else.
+// Extended attributes of an object's file. What is remembered with an object is one of them,
+// "user.lmshm" (object_record.h), so that the file's content is the payload and nothing else.
+// Objects of the first workers have one attribute "user.lmshm.<name>" for each thing instead; those
+// are still read.
 //
 // Some file systems have none (NFS before 4.2, FAT, tmpfs before Linux 6.6): the caller asks
 // DetectAttributes() once and does without. Others have little room: ext4 keeps one block, about
@@ -36,11 +38,15 @@ bool IsReservedAttribute(std::string_view name);
 // temporary file, or by asking where none can be made.
 bool DetectAttributes(int dir_fd);
 
-// Sets one attribute of the open file. Returns 0 or an errno value: ENOSPC or E2BIG where the file
+// Stores `text` as the file's record. Returns 0 or an errno value: ENOSPC or E2BIG where the file
 // system has no room for it.
-[[nodiscard]] int SetAttribute(int fd, std::string_view name, std::string_view value);
+[[nodiscard]] int SetRecord(int fd, std::string_view text);
 
-// All attributes of the open file that this worker could have set, by name in byte order. None
+// The file's record; empty where there is none. Returns 0 or an errno value: E2BIG for one that is
+// larger than a worker would ever have stored.
+[[nodiscard]] int GetRecord(int fd, std::string* text);
+
+// All attributes "user.lmshm.<name>" of the open file, by name in byte order. None
 // where the file system has none. Returns 0 or an errno value: E2BIG if there is more than a worker
 // would ever have set.
 [[nodiscard]] int GetAttributes(int fd, std::vector<Attribute>* attributes);

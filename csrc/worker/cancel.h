@@ -13,6 +13,9 @@ class CancelCheck {
 
   // True once the work must end as soon as it can; stays true.
   virtual bool Cancelled() const = 0;
+
+  // Why, for the answer to the client, once Cancelled().
+  virtual const char* Reason() const { return "the worker is ending"; }
 };
 
 }  // namespace lmshm

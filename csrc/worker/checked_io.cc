@@ -12,8 +12,6 @@ namespace lmshm {
 
 namespace {
 
-constexpr uint64_t kPieceBytes = 512 * 1024;
-
 SharedBytes Part(SharedBytes data, uint64_t offset, uint64_t size) {
   return {static_cast<char*>(data.address) + offset, size};
 }
@@ -32,32 +30,32 @@ int WriteAt(int fd, SharedBytes piece, uint64_t offset) {
 
 }  // namespace
 
-int WriteChecked(int fd, SharedBytes data, const CancelCheck* cancel, uint32_t* crc) {
-  *crc = 0;
-  for (uint64_t done = 0; done < data.size;) {
-    if (cancel != nullptr && cancel->Cancelled()) return ECANCELED;
-    const SharedBytes piece = Part(data, done, std::min(data.size - done, kPieceBytes));
-    int error = SharedCrc32c(piece, crc);
-    if (error == 0) error = WriteAt(fd, piece, done);
+int WriteRange(int fd, const RangeIo& range, uint32_t* crc) {
+  for (uint64_t done = 0; done < range.data.size;) {
+    if (range.cancel != nullptr && range.cancel->Cancelled()) return ECANCELED;
+    const uint64_t size = std::min(range.data.size - done, range.piece_bytes);
+    const SharedBytes piece = Part(range.data, done, size);
+    int error = crc != nullptr ? SharedCrc32c(piece, crc) : 0;
+    if (error == 0) error = WriteAt(fd, piece, range.offset + done);
     if (error != 0) return error;
-    done += piece.size;
+    done += size;
   }
   return 0;
 }
 
-int ReadChecked(int fd, SharedBytes data, const CancelCheck* cancel, uint64_t* done,
-                uint32_t* crc) {
+int ReadRange(int fd, const RangeIo& range, uint64_t* done, uint32_t* crc) {
   *done = 0;
-  *crc = 0;
-  while (*done < data.size) {
-    if (cancel != nullptr && cancel->Cancelled()) return ECANCELED;
-    SharedBytes piece = Part(data, *done, std::min(data.size - *done, kPieceBytes));
-    const ssize_t n = pread(fd, piece.address, piece.size, static_cast<off_t>(*done));
+  while (*done < range.data.size) {
+    if (range.cancel != nullptr && range.cancel->Cancelled()) return ECANCELED;
+    SharedBytes piece =
+        Part(range.data, *done, std::min(range.data.size - *done, range.piece_bytes));
+    const ssize_t n =
+        pread(fd, piece.address, piece.size, static_cast<off_t>(range.offset + *done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno;
     if (n == 0) return 0;
     piece.size = static_cast<uint64_t>(n);
-    const int error = SharedCrc32c(piece, crc);
+    const int error = crc != nullptr ? SharedCrc32c(piece, crc) : 0;
     if (error != 0) return error;
     *done += piece.size;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whole transfers as in file_io.h that compute the CRC-32C of the bytes on the way: piece by piece,
+// Transfers of a range of a file that compute the CRC-32C of the bytes on the way: piece by piece,
 // while a piece is in the processor's cache, which costs much less than a second pass.
 #ifndef LMSHM_WORKER_CHECKED_IO_H_
 #define LMSHM_WORKER_CHECKED_IO_H_
@@ -12,13 +12,21 @@
 
 namespace lmshm {
 
-// WriteFully(), and `*crc` is the checksum of what was written. The bytes must not be changed
-// meanwhile; if they are, checksum and file may not agree, and reading will tell.
-[[nodiscard]] int WriteChecked(int fd, SharedBytes data, const CancelCheck* cancel, uint32_t* crc);
+struct RangeIo {
+  SharedBytes data;
+  uint64_t offset = 0;                  // in the file
+  uint64_t piece_bytes = 512 * 1024;    // one system call moves at most this
+  const CancelCheck* cancel = nullptr;  // asked before each piece; may be null
+};
 
-// ReadFully(), and `*crc` is the checksum of the `*done` bytes as they lie in memory.
-[[nodiscard]] int ReadChecked(int fd, SharedBytes data, const CancelCheck* cancel, uint64_t* done,
-                              uint32_t* crc);
+// Writes all of it. `*crc`, unless `crc` is null, is continued with what was written. The bytes
+// must not be changed meanwhile; if they are, checksum and file may not agree, and reading will
+// tell. Returns 0 or an errno value as WriteFully().
+[[nodiscard]] int WriteRange(int fd, const RangeIo& range, uint32_t* crc);
+
+// Reads until it is full or the file ends. `*done` is the number of bytes, also upon failure, and
+// `*crc`, unless `crc` is null, is continued with them as they lie in memory. Returns as above.
+[[nodiscard]] int ReadRange(int fd, const RangeIo& range, uint64_t* done, uint32_t* crc);
 
 }  // namespace lmshm
 

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/connection.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "worker/dialogue.h"
 #include "worker/line_reader.h"
+#include "worker/log.h"
+#include "worker/outbox.h"
+#include "worker/pipeline.h"
+#include "worker/wake_up.h"
 
 namespace lmshm {
 
@@ -16,6 +25,9 @@ using std::chrono::milliseconds;
 constexpr auto kAnswerDelay = std::chrono::microseconds(500);
 constexpr size_t kAnswerBytes = 32 * 1024;
 constexpr milliseconds kRejectDelay(500);  // makes guessing slow
+constexpr milliseconds kSettleSlice(500);
+// Beyond the grace period; the server, where there is one, gives up before.
+constexpr std::chrono::seconds kHungTime(6);
 
 Clock::time_point After(Clock::time_point start, milliseconds limit) {
   return limit.count() == 0 ? Clock::time_point::max() : start + limit;
@@ -36,73 +48,221 @@ ConnectionEnd EndOf(Wire::Result result) {
   return ConnectionEnd::kBroken;
 }
 
-// Answers on their way out.
-class Answers {
+// The whole of it; one object a connection, on its thread.
+class Connection {
  public:
-  Answers(Wire* wire, milliseconds patience) : wire_(wire), patience_(patience) {}
+  Connection(Wire* wire, const Service& service, const Secret* secret, const std::string& peer,
+             const ConnectionLimits& limits, const Shutdown& shutdown)
+      : wire_(wire),
+        limits_(limits),
+        shutdown_(shutdown),
+        outbox_(wire, &wake_),
+        pipeline_(service.engine, &outbox_, &wake_),
+        dialogue_(service, secret, peer, &pipeline_) {}
 
-  // To append to.
-  std::string* text() { return &text_; }
-
-  Wire::Result Flush() {
-    oldest_ = Clock::time_point();
-    if (text_.empty()) return Wire::Result::kOk;
-    const Wire::Result result = wire_->Write(text_, patience_);
-    text_.clear();
-    return result;
-  }
-
-  // Call after each answer; `begun` is when its request was begun.
-  Wire::Result FlushIfDue(Clock::time_point begun) {
-    if (oldest_ == Clock::time_point()) oldest_ = begun;
-    if (text_.size() < kAnswerBytes && Clock::now() - oldest_ < kAnswerDelay) {
-      return Wire::Result::kOk;
+  ConnectionEnd Run() {
+    ConnectionEnd end = Serve();
+    if (pipeline_.open()) end = Settle(end);
+    if (end == ConnectionEnd::kQuit || end == ConnectionEnd::kRejected ||
+        end == ConnectionEnd::kClosed || end == ConnectionEnd::kShutdown) {
+      ConnectionEnd ignored;  // the end is here either way
+      if (!Flush(&ignored) && end == ConnectionEnd::kQuit) end = ignored;
     }
-    return Flush();
+    return end;
   }
 
  private:
-  Wire* const wire_;
-  const milliseconds patience_;
-  std::string text_;
-  Clock::time_point oldest_;  // when the first unsent answer's request was begun
-};
+  // Until the client or we have had enough. Requests may still be in flight, answers unsent.
+  ConnectionEnd Serve() {
+    const Clock::time_point login_deadline = After(Clock::now(), limits_.login);
+    Clock::time_point heard = Clock::now();
+    bool unread_lines = false;
+    ConnectionEnd end;
+    for (;;) {
+      if (!Drain(&end)) return end;
+      const bool room = pipeline_.HasRoom();
+      if (room && unread_lines) {
+        if (!ServeLines(&unread_lines, &end)) return end;
+        continue;
+      }
+      if (!room && !pipeline_.AskWakeForRoom()) continue;
 
-// Carries out the complete lines in `reader`. True if the connection goes on, else `*end` is set.
-bool ServeLines(LineReader* reader, Conversation* session, Answers* answers, Wire* wire,
-                const Shutdown& shutdown, ConnectionEnd* end) {
-  for (;;) {
-    std::string_view line;
-    const LineReader::Event event = reader->Next(&line);
-    if (event == LineReader::Event::kNone) break;
-    if (shutdown.requested()) {
-      *end = ConnectionEnd::kShutdown;
-      const Wire::Result ignored = answers->Flush();
-      (void)ignored;  // the end is near either way
-      return false;
+      const bool helped = pipeline_.open() && pipeline_.Help();
+      Clock::time_point deadline = After(heard, limits_.idle);
+      if (!dialogue_.authenticated()) deadline = std::min(deadline, login_deadline);
+      if (helped) deadline = Clock::time_point();  // there may be more: only have a look
+      Wire::Wanted wanted;
+      wanted.readable = room;
+      wanted.wake_fd = wake_.fd();
+      wanted.watch_gone = pipeline_.open();
+      Wire::Event event;
+      Wire::Result result = wire_->Wait(wanted, deadline, &event);
+      // Also when there is something to read: who keeps talking does not get more time to log in.
+      if (!dialogue_.authenticated() && Clock::now() >= login_deadline) {
+        return ConnectionEnd::kRejected;
+      }
+      if (result == Wire::Result::kTimeout) {
+        if (helped) continue;
+        if (pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
+        heard = Clock::now();  // who waits for an answer is not idle
+        continue;
+      }
+      if (result != Wire::Result::kOk) return EndOf(result);
+      if (event.woken) wake_.Clear();
+      if (!event.readable) {
+        if (event.gone) return Gone();
+        continue;
+      }
+      size_t space;
+      char* const to = reader_.Space(&space);
+      size_t got = 0;
+      result = wire_->ReadNow(to, space, &got);
+      if (result != Wire::Result::kOk) return EndOf(result);
+      heard = Clock::now();
+      reader_.Commit(got);
+      unread_lines = true;
     }
-    const Clock::time_point begun = Clock::now();
-    Conversation::Next next = Conversation::Next::kContinue;
-    if (event == LineReader::Event::kTooLong) {
-      session->HandleTooLong(answers->text());
-    } else {
-      next = session->Handle(line, answers->text());
-    }
-    if (next == Conversation::Next::kReject) wire->Sleep(kRejectDelay);
-    const Wire::Result sent =
-        next == Conversation::Next::kContinue ? answers->FlushIfDue(begun) : answers->Flush();
-    if (sent != Wire::Result::kOk) {
-      *end = EndOf(sent);
-      return false;
-    }
-    if (next == Conversation::Next::kContinue) continue;
-    *end = next == Conversation::Next::kQuit ? ConnectionEnd::kQuit : ConnectionEnd::kRejected;
-    return false;
   }
-  const Wire::Result sent = answers->Flush();
-  if (sent != Wire::Result::kOk) *end = EndOf(sent);
-  return sent == Wire::Result::kOk;
-}
+
+  // Says the complete lines in `reader_`, as many as there is room for. True if the connection goes
+  // on, else `*end` is set.
+  bool ServeLines(bool* unread_lines, ConnectionEnd* end) {
+    while (pipeline_.HasRoom()) {
+      std::string_view line;
+      const LineReader::Event event = reader_.Next(&line);
+      if (event == LineReader::Event::kNone) {
+        *unread_lines = false;
+        break;
+      }
+      if (shutdown_.requested()) {
+        *end = ConnectionEnd::kShutdown;
+        return false;
+      }
+      const Clock::time_point begun = Clock::now();
+      const size_t before = text_.size();
+      Conversation::Next next = Conversation::Next::kContinue;
+      if (event == LineReader::Event::kTooLong) {
+        dialogue_.HandleTooLong(&text_);
+      } else {
+        next = dialogue_.Handle(line, &text_);
+      }
+      if (next == Conversation::Next::kContinue) {
+        if (text_.size() > before && !FlushIfDue(begun, end)) return false;
+        continue;
+      }
+      if (next == Conversation::Next::kReject) wire_->Sleep(kRejectDelay);
+      *end = next == Conversation::Next::kQuit ? ConnectionEnd::kQuit : ConnectionEnd::kRejected;
+      if (next == Conversation::Next::kQuit && pipeline_.open()) {
+        // Its answer comes after all others.
+        last_words_ = text_.substr(before);
+        text_.resize(before);
+      }
+      return false;
+    }
+    // Whoever waits for one of these waits for less than what is to be done now.
+    if (!Flush(end)) return false;
+    pipeline_.Go();
+    return true;
+  }
+
+  // `begun` is when the request was begun whose answer has just been appended to `text_`.
+  bool FlushIfDue(Clock::time_point begun, ConnectionEnd* end) {
+    if (oldest_ == Clock::time_point()) oldest_ = begun;
+    if (text_.size() < kAnswerBytes && Clock::now() - oldest_ < kAnswerDelay) return true;
+    return Flush(end);
+  }
+
+  bool Flush(ConnectionEnd* end) {
+    oldest_ = Clock::time_point();
+    outbox_.Add(text_);
+    text_.clear();
+    return Drain(end);
+  }
+
+  // Waits until the client has taken what is on its way. False, and `*end`, if it does not.
+  bool Drain(ConnectionEnd* end) {
+    *end = ConnectionEnd::kBroken;
+    if (wire_->broken()) return false;
+    if (!outbox_.stalled()) return true;
+    uint64_t sent = outbox_.sent();
+    Clock::time_point deadline = After(Clock::now(), limits_.send);
+    while (outbox_.stalled() && !wire_->broken()) {
+      const Wire::Result result = wire_->WaitForPeer(deadline);
+      if (result != Wire::Result::kOk) {
+        *end = EndOf(result);
+        return false;
+      }
+      outbox_.Pump();
+      if (outbox_.sent() == sent) continue;
+      sent = outbox_.sent();
+      deadline = After(Clock::now(), limits_.send);
+    }
+    if (pipeline_.open()) pipeline_.Resume();
+    return !wire_->broken();
+  }
+
+  ConnectionEnd Gone() {
+    wire_->SetBroken(EPIPE);
+    return ConnectionEnd::kBroken;
+  }
+
+  // Until none of the client's requests is in flight. Its answers are sent while it takes them.
+  ConnectionEnd Settle(ConnectionEnd end) {
+    const bool ending = shutdown_.requested();
+    bool listens = end == ConnectionEnd::kQuit || end == ConnectionEnd::kClosed ||
+                   end == ConnectionEnd::kShutdown || end == ConnectionEnd::kIdle;
+    if (!listens) {
+      pipeline_.Abandon();
+    } else if (!ending) {
+      pipeline_.Go();
+    }
+    Clock::time_point give_up = Clock::time_point::max();
+    while (pipeline_.AskWake(0)) {
+      ConnectionEnd why;
+      if (listens && !Drain(&why)) {
+        // It went away, or takes nothing. After QUIT or the end of its input that was to be
+        // expected.
+        if (why == ConnectionEnd::kStuck) end = why;
+        listens = false;
+        pipeline_.Abandon();
+      }
+      if (shutdown_.requested() && give_up == Clock::time_point::max()) {
+        pipeline_.Drop();  // what is at work is finished, within the grace period
+        give_up = Clock::now() + std::chrono::seconds(kGraceSeconds) + kHungTime;
+      }
+      if (Clock::now() >= give_up) {
+        Log(LogLevel::kError, "requests did not end although they were cancelled; ending at once");
+        _exit(1);  // they still use memory: nothing may be taken from under them
+      }
+      if (listens && pipeline_.Help()) continue;
+      Wire::Wanted wanted;
+      wanted.wake_fd = wake_.fd();
+      wanted.watch_gone = listens;
+      wanted.heed_shutdown = give_up == Clock::time_point::max();
+      Wire::Event event;
+      const Wire::Result result = wire_->Wait(wanted, Clock::now() + kSettleSlice, &event);
+      if (result == Wire::Result::kBroken) wire_->SetBroken(wire_->error());
+      if (event.woken) wake_.Clear();
+      if (event.gone) wire_->SetBroken(EPIPE);
+    }
+    pipeline_.Close();
+    outbox_.Add(text_);
+    text_ = std::move(last_words_);
+    return end;
+  }
+
+  Wire* const wire_;
+  const ConnectionLimits& limits_;
+  const Shutdown& shutdown_;
+  LineReader reader_;
+  std::string text_;          // answers of this thread that are not in the outbox yet
+  Clock::time_point oldest_;  // when the first of these was begun
+  std::string last_words_;    // the answer to QUIT
+  WakeUp wake_;
+  Outbox outbox_;
+  Pipeline pipeline_;
+  Dialogue dialogue_;
+};
 
 }  // namespace
 
@@ -126,30 +286,13 @@ const char* ConnectionEndText(ConnectionEnd end) {
   return "the connection broke";
 }
 
-ConnectionEnd ServeConnection(Wire* wire, Conversation* session, const ConnectionLimits& limits,
-                              const Shutdown& shutdown) {
-  LineReader reader;
-  Answers answers(wire, limits.send);
-  const Clock::time_point login_deadline = After(Clock::now(), limits.login);
-  Clock::time_point heard = Clock::now();
-  for (;;) {
-    Clock::time_point deadline = After(heard, limits.idle);
-    if (!session->authenticated()) deadline = std::min(deadline, login_deadline);
-    size_t space;
-    char* const to = reader.Space(&space);
-    size_t got = 0;
-    const Wire::Result result = wire->Read(to, space, deadline, &got);
-    // Also when there is something to read: who keeps talking does not get more time to log in.
-    if (!session->authenticated() && Clock::now() >= login_deadline) {
-      return ConnectionEnd::kRejected;
-    }
-    if (result == Wire::Result::kTimeout) return ConnectionEnd::kIdle;
-    if (result != Wire::Result::kOk) return EndOf(result);
-    heard = Clock::now();
-    reader.Commit(got);
-    ConnectionEnd end;
-    if (!ServeLines(&reader, session, &answers, wire, shutdown, &end)) return end;
-  }
+ConnectionEnd ServeClient(Wire* wire, const Service& service, const Secret* secret,
+                          const std::string& peer, const ConnectionLimits& limits,
+                          const Shutdown& shutdown) {
+  if (service.figures != nullptr) service.figures->clients.fetch_add(1);
+  const ConnectionEnd end = Connection(wire, service, secret, peer, limits, shutdown).Run();
+  if (service.figures != nullptr) service.figures->clients.fetch_sub(1);
+  return end;
 }
 
 }  // namespace lmshm

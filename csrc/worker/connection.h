@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServeConnection: reads a client's lines, has a conversation answer them, sends the answers back.
+// ServeClient: a client's connection, from its first byte to its last.
 //
-// Answers of requests that came together go out together, unless the first of them has waited for
-// half a millisecond already. A client that does not take its answers is not read from, and is
-// dropped after a while: it costs one thread and two small buffers, and delays nobody else.
+// This thread reads the lines and has the conversation answer them; in version 2 it leaves the work
+// to the engine and helps. Answers of requests that came together go out together, unless the first
+// of them has waited for half a millisecond already. A client that does not take its answers is not
+// read from, and is dropped after a while: it costs one thread and two small buffers, and delays
+// nobody else.
 #ifndef LMSHM_WORKER_CONNECTION_H_
 #define LMSHM_WORKER_CONNECTION_H_
 
 #include <chrono>
+#include <string>
 
-#include "worker/conversation.h"
+#include "worker/secret.h"
+#include "worker/session.h"
 #include "worker/wire.h"
 
 namespace lmshm {
@@ -35,9 +39,13 @@ enum class ConnectionEnd {
 // In words, for the log.
 const char* ConnectionEndText(ConnectionEnd end);
 
-// Serves until the end; answers everything that was received whole before the client closed.
-ConnectionEnd ServeConnection(Wire* wire, Conversation* session, const ConnectionLimits& limits,
-                              const Shutdown& shutdown);
+// Serves until the end; everything that was received whole before the client closed is carried out
+// and, if the client still listens, answered. When it returns, no request of this client uses
+// memory or files any more. `secret` is null when this client need not authenticate; `peer` names
+// it in the log. Ends the process if requests do not end long after a shutdown was asked for.
+ConnectionEnd ServeClient(Wire* wire, const Service& service, const Secret* secret,
+                          const std::string& peer, const ConnectionLimits& limits,
+                          const Shutdown& shutdown);
 
 }  // namespace lmshm
 

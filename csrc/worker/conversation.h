@@ -22,8 +22,9 @@ class Conversation {
 
   virtual ~Conversation() = default;
 
-  // Carries out the request `line` (without its ending) and appends the answer, one line with
-  // '\n'. Blocks for as long as the request takes.
+  // Takes the request `line` (without its ending). Either carries it out and appends the answer,
+  // one line with '\n', and blocks for as long as that takes; or leaves it and its answer to others
+  // (pipeline.h), and appends nothing.
   virtual Next Handle(std::string_view line, std::string* answer) = 0;
 
   // Answers a line that was too long to be kept.

@@ -21,6 +21,10 @@ uint32_t Crc32c(uint32_t crc, const void* data, size_t size);
 // The same without the instruction, for machines without and for tests.
 uint32_t Crc32cPortable(uint32_t crc, const void* data, size_t size);
 
+// The checksum of what `first` is the checksum of, followed by the `size` bytes that `second` is
+// the checksum of. Takes about a microsecond.
+uint32_t Crc32cCombine(uint32_t first, uint32_t second, uint64_t size);
+
 // What Crc32c() uses here: "sse4.2", "armv8" or "portable".
 const char* Crc32cMethod();
 

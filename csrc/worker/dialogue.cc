@@ -15,8 +15,9 @@ constexpr std::string_view kHello = "HELLO";
 
 }  // namespace
 
-Dialogue::Dialogue(const Service& service, const Secret* secret, const std::string& peer)
-    : service_(service), secret_(secret), v1_(service, secret, peer) {}
+Dialogue::Dialogue(const Service& service, const Secret* secret, const std::string& peer,
+                   Pipeline* pipeline)
+    : service_(service), secret_(secret), pipeline_(pipeline), v1_(service, secret, peer) {}
 
 Conversation& Dialogue::current() {
   if (v2_ != nullptr) return *v2_;
@@ -60,10 +61,15 @@ Status Dialogue::Hello(std::string_view version, std::string* result) {
                          "HELLO 2: keys need a directory, and this worker has none; start it with "
                          "--root DIR");
   }
+  if (pipeline_ != nullptr) {
+    Status status = pipeline_->Open();
+    if (!status.ok()) return status;
+  }
   *result = "OK 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
-            " features=crc32c" + (service_.keys->has_attributes() ? ",xattr" : "") +
+            " features=batch,cancel,crc32c" + (service_.keys->has_attributes() ? ",xattr" : "") +
+            " window=" + std::to_string(kWindow) +
             " auth=" + (v1_.authenticated() ? "none" : "required");
-  v2_ = std::make_unique<SessionV2>(service_, secret_, v1_.peer(), v1_.authenticated());
+  v2_ = std::make_unique<SessionV2>(service_, secret_, v1_.peer(), v1_.authenticated(), pipeline_);
   return Status::OK();
 }
 

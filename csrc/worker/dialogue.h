@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "worker/conversation.h"
+#include "worker/pipeline.h"
 #include "worker/secret.h"
 #include "worker/session.h"
 #include "worker/session_v2.h"
@@ -22,8 +23,10 @@ namespace lmshm {
 
 class Dialogue : public Conversation {
  public:
-  // As Session's.
-  Dialogue(const Service& service, const Secret* secret, const std::string& peer);
+  // As Session's. `pipeline`: where requests of version 2 go, opened by HELLO; null: they are
+  // carried out where they are said, one after the other.
+  Dialogue(const Service& service, const Secret* secret, const std::string& peer,
+           Pipeline* pipeline = nullptr);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override { current().HandleTooLong(answer); }
@@ -36,6 +39,7 @@ class Dialogue : public Conversation {
 
   const Service& service_;
   const Secret* const secret_;
+  Pipeline* const pipeline_;
   Session v1_;
   std::unique_ptr<SessionV2> v2_;  // null before HELLO 2
 };

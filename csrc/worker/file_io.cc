@@ -10,9 +10,9 @@ namespace lmshm {
 
 namespace {
 
-// One system call moves at most this much, so that cancelling takes effect in reasonable time on
-// a slow file system. Larger pieces measured no faster.
-constexpr uint64_t kPieceBytes = 8 << 20;
+// One system call moves at most this much. Larger pieces are slower (docs/io_engines.md), and
+// cancelling would take effect later on a slow file system.
+constexpr uint64_t kPieceBytes = 512 * 1024;
 
 }  // namespace
 

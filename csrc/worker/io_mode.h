@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How an object's bytes go to and from its file: what a user may choose, and what one transfer is
-// given.
+// given. The names are those of the protocol and of the command line.
 #ifndef LMSHM_WORKER_IO_MODE_H_
 #define LMSHM_WORKER_IO_MODE_H_
+
+#include <string_view>
 
 #include "worker/cancel.h"
 #include "worker/parallel.h"
@@ -16,12 +18,20 @@ enum class IoMode {
   kCached,  // through the page cache
 };
 
+// "auto", "direct" or "cached"; false for anything else.
+[[nodiscard]] bool ParseIoMode(std::string_view text, IoMode* mode);
+std::string_view IoModeName(IoMode mode);
+
 // What is on the disk when a PUT has been answered.
 enum class Durability {
   kNone,  // nothing need be: the kernel writes when it likes
   kData,  // the object's bytes and attributes
   kFull,  // and its name
 };
+
+// "none", "data" or "full"; false for anything else.
+[[nodiscard]] bool ParseDurability(std::string_view text, Durability* durability);
+std::string_view DurabilityName(Durability durability);
 
 struct TransferOptions {
   IoMode io = IoMode::kAuto;

@@ -96,9 +96,13 @@ bool KeyListing::KeyOf(const std::string& name, std::string* key) const {
   return false;
 }
 
-Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, ListPage* page) {
+KeyListing::Batch KeyListing::TakeAhead() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  Batch batch = std::exchange(ahead_, Batch());
+  return std::exchange(ahead_, Batch());
+}
+
+Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, ListPage* page) {
+  Batch batch = TakeAhead();
   const bool usable = !request.after.empty() && batch.after == request.after &&
                       batch.prefix == request.prefix && !batch.names.empty() &&
                       std::chrono::steady_clock::now() - batch.read <= kBatchAge;
@@ -121,7 +125,10 @@ Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, L
     batch.after = name;
   }
   page->next = batch.used == batch.names.size() && batch.complete ? std::string() : batch.after;
-  if (batch.used < batch.names.size()) ahead_ = std::move(batch);
+  if (batch.used < batch.names.size()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ahead_ = std::move(batch);
+  }
   return Status::OK();
 }
 

@@ -37,7 +37,8 @@ struct ListPage {
   std::string next;  // the cursor for the next page; empty: that was the last one
 };
 
-// One for a client: it remembers names that it has read. Thread safe.
+// One for a client: it remembers names that it has read. Thread safe; nobody waits while another
+// thread reads a directory.
 class KeyListing {
  public:
   // Names that are read ahead, and for how long they are used.
@@ -62,10 +63,11 @@ class KeyListing {
 
   Status Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const;
   bool KeyOf(const std::string& name, std::string* key) const;
+  Batch TakeAhead();
 
   const KeyStore& store_;
   std::mutex mutex_;
-  Batch ahead_;  // what the last page left
+  Batch ahead_;  // what the last page left; guarded by mutex_
 };
 
 }  // namespace lmshm

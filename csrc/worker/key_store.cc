@@ -6,24 +6,30 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "worker/atomic_file.h"
-#include "worker/checked_io.h"
 #include "worker/crc32c.h"
+#include "worker/durable.h"
+#include "worker/object_record.h"
+#include "worker/sidecar.h"
+#include "worker/storage_error.h"
 #include "worker/text.h"
 
 namespace lmshm {
 
 namespace {
 
+// Of objects that have one attribute for each thing.
 constexpr std::string_view kKey = "key";
 constexpr std::string_view kLength = "length";
 constexpr std::string_view kCrc32c = "crc32c";
-// A longer key is not stored as an attribute, for want of room: its hash is its file's name.
+// A longer key is not stored in the record, for want of room: its sidecar has it.
 constexpr size_t kMaxKeyAttributeBytes = 1024;
 // From here on ENOSPC is taken for "too many", not for a full disk.
-constexpr size_t kManyAttributeBytes = 2048;
+constexpr size_t kManyRecordBytes = 2048;
 constexpr size_t kShownKeyBytes = 200;
+constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
 std::string Action(const char* verb, std::string_view key) {
   std::string action = std::string(verb) + " ";
@@ -31,41 +37,21 @@ std::string Action(const char* verb, std::string_view key) {
   return action;
 }
 
-Status CheckType(mode_t mode, const std::string& action) {
-  if (S_ISREG(mode)) return Status::OK();
-  if (S_ISDIR(mode)) return Status::System(EISDIR, action);
-  if (S_ISLNK(mode)) return Status::System(ELOOP, action, "a symbolic link is no object");
-  return Status::Error(EINVAL, action + ": not a regular file");
-}
-
-Status Explain(int error, const std::string& action) {
-  switch (error) {
-    case EFAULT:
-      return Status::System(error, action,
-                            "the shared memory is shorter than when it was attached, or its file "
-                            "system is full: recreate the segment and ATTACH again");
-    case ELOOP:
-      return Status::System(error, action, "symbolic links are not followed here");
-    case ECANCELED:
-      return Status::System(error, action, "the worker is ending");
-    case EROFS:
-    case EACCES:
-    case EPERM:
-      return Status::System(error, action, "the worker runs as user " + std::to_string(geteuid()));
-    default:
-      return Status::System(error, action);
-  }
-}
-
 Status Mismatch(const std::string& action, const std::string& what) {
   return Status::Error(EBADMSG, action + ": " + what);
 }
 
-void Describe(const struct stat& st, ObjectInfo* info) {
+Status Changed(const std::string& action) {
+  return Mismatch(action, "the file changed while it was read");
+}
+
+std::string LengthMismatch(uint64_t now, const std::string& stored) {
+  return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
+}
+
+uint64_t MtimeMs(const struct stat& st) {
   const int64_t ms = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000 + st.st_mtim.tv_nsec / 1000000;
-  info->length = static_cast<uint64_t>(st.st_size);
-  info->mtime_ms = static_cast<uint64_t>(std::max<int64_t>(ms, 0));
-  info->disk_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
 }
 
 const std::string* Find(const std::vector<Attribute>& attributes, std::string_view name) {
@@ -75,171 +61,239 @@ const std::string* Find(const std::vector<Attribute>& attributes, std::string_vi
   return nullptr;
 }
 
-// The client's attributes and ours. Ours are few and go first: they matter more.
-int StoreAttributes(int fd, std::string_view key, uint64_t length, const uint32_t* crc,
-                    const std::vector<Attribute>& attributes) {
-  int error = SetAttribute(fd, kLength, std::to_string(length));
-  if (error == 0 && crc != nullptr) error = SetAttribute(fd, kCrc32c, Crc32cHex(*crc));
-  if (error == 0 && key.size() <= kMaxKeyAttributeBytes) error = SetAttribute(fd, kKey, key);
-  for (size_t i = 0; error == 0 && i < attributes.size(); i++) {
-    error = SetAttribute(fd, attributes[i].name, attributes[i].value);
-  }
-  return error;
+std::string MakeRecord(std::string_view key, const KeyFile& names, uint64_t length,
+                       const uint32_t* crc, const std::vector<Attribute>& attributes) {
+  ObjectRecord record;
+  record.length = length;
+  if (crc != nullptr) record.crc32c = *crc;
+  record.key_check = KeyCheck(key);
+  if (!names.sidecar_name.empty() && key.size() <= kMaxKeyAttributeBytes) record.key = key;
+  record.attributes = attributes;
+  return FormatRecord(record);
 }
 
 // ext4 says ENOSPC both when the disk is full and when one file's attributes are too many. Data of
 // the object has found its place already, so with many attributes it is most likely the second.
-Status ExplainAttributes(int error, const std::string& action, std::string_view key,
-                         const std::vector<Attribute>& attributes) {
-  size_t bytes = key.size() <= kMaxKeyAttributeBytes ? key.size() : 0;
-  for (const Attribute& attribute : attributes) {
-    bytes += attribute.name.size() + attribute.value.size();
-  }
-  if (error == E2BIG || error == ERANGE || (error == ENOSPC && bytes >= kManyAttributeBytes)) {
+Status ExplainRecord(int error, const std::string& action, size_t bytes) {
+  if (error == E2BIG || error == ERANGE || (error == ENOSPC && bytes >= kManyRecordBytes)) {
     return Status::Error(E2BIG, action + ": the file system has no room for " +
                                     std::to_string(bytes) +
                                     " bytes of attributes with one file; give fewer (on ext4, "
                                     "about 4000 bytes are the limit, the key among them)");
   }
-  return Explain(error, action + ": store attributes");
+  return ExplainStorage(error, action + ": store attributes");
+}
+
+StorageFacts OnlyAttributes(bool attributes) {
+  StorageFacts facts;
+  facts.attributes = attributes;
+  facts.direct_reason = "it was not tried";
+  return facts;
 }
 
 }  // namespace
 
+KeyStore::KeyStore(int root_fd, const StorageFacts& facts)
+    : root_fd_(root_fd), facts_(facts), io_(facts_, &counters_) {}
+
+KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
+
 Status KeyStore::Put(std::string_view key, SharedBytes data,
-                     const std::vector<Attribute>& attributes, const CancelCheck* cancel,
+                     const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
   const std::string action = Action("put", key);
-  struct stat st;
-  if (fstatat(root_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
-    status = CheckType(st.st_mode, action);
-    if (!status.ok()) return status;
-  } else if (errno != ENOENT) {
-    return Explain(errno, action);
-  }
+  const bool sync = options.durability != Durability::kNone;
 
   AtomicFile file;
-  int error = file.Create(root_fd_, names.file_name);
-  if (error != 0) return Explain(error, action + ": create temporary file");
+  AtomicFileOptions how;
+  how.unnamed = facts_.unnamed_files;
+  how.exact_mode = facts_.exact_mode;
+  int error = file.Create(root_fd_, names.file_name, how);
+  if (error != 0) return ExplainStorage(error, action + ": create temporary file");
   error = file.Reserve(data.size);
   if (error != 0) {
-    return Explain(error, action + ": reserve " + std::to_string(data.size) + " bytes");
+    return ExplainStorage(error, action + ": reserve " + std::to_string(data.size) + " bytes");
   }
-  error = crc != nullptr ? WriteChecked(file.fd(), data, cancel, crc)
-                         : WriteFully(file.fd(), data, cancel);
-  if (error != 0) return Explain(error, action);
-  if (attributes_) {
-    error = StoreAttributes(file.fd(), key, data.size, crc, attributes);
-    if (error != 0) return ExplainAttributes(error, action, key, attributes);
+  Moved moved;
+  error = io_.Write(file.fd(), data, options, &moved);
+  if (error != 0) return ExplainStorage(error, action);
+  const uint32_t* const stored_crc = options.checksum ? &moved.crc32c : nullptr;
+  if (facts_.attributes) {
+    const std::string record = MakeRecord(key, names, data.size, stored_crc, attributes);
+    error = SetRecord(file.fd(), record);
+    if (error != 0) return ExplainRecord(error, action, record.size());
   }
-  // Before the object, so that there is none without. Again after it, because a removal of the
-  // same key in between takes the sidecar along.
-  error = StoreSidecar(names, key);
-  if (error == 0) {
-    error = file.Publish();
-    if (error != 0) return Explain(error, action + ": publish");
-    error = StoreSidecar(names, key);
-  }
-  return error == 0 ? Status::OK() : Explain(error, action + ": store the key beside it");
-}
+  if (sync) error = SyncData(file.fd());
+  if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
-Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd,
-                      ObjectInfo* info) const {
-  const std::string action = Action(verb, key);
-  // O_NONBLOCK: opening a FIFO would wait for its writer. It has no effect on a regular file.
-  int got;
-  do {
-    got = openat(root_fd_, names.file_name.c_str(),
-                 O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0 && errno == ENXIO) return CheckType(S_IFSOCK, action);
-  if (got < 0) return Explain(errno, action);
-  fd->Reset(got);
-  struct stat st;
-  if (fstat(got, &st) != 0) return Explain(errno, action);
-  Status status = CheckType(st.st_mode, action);
-  if (status.ok()) Describe(st, info);
-  return status;
-}
+  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
+  error = sidecar.Store(key, sync);
+  if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
+  mode_t existing;
+  error = file.PublishOverFile(&existing);
+  if (existing != 0) return CheckObjectType(existing, action);
+  if (error != 0) return ExplainStorage(error, action + ": publish");
+  error = sidecar.Confirm(key);
+  if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
+  if (options.durability == Durability::kFull) error = SyncNames(root_fd_);
+  if (error != 0) return ExplainStorage(error, action + ": wait for the disk to have its name");
 
-Status KeyStore::ReadAttributes(int fd, std::string_view key, const char* verb, ObjectInfo* info,
-                                std::vector<Attribute>* ours) const {
-  info->attributes.clear();
-  info->crc32c.reset();
-  std::vector<Attribute> found;
-  const int error = attributes_ ? GetAttributes(fd, &found) : 0;
-  if (error == E2BIG) {
-    return Mismatch(Action(verb, key), "it has more attributes than this worker would store");
-  }
-  if (error != 0) return Explain(error, Action(verb, key) + ": read attributes");
-  for (Attribute& attribute : found) {
-    std::vector<Attribute>* const to =
-        IsReservedAttribute(attribute.name) ? ours : &info->attributes;
-    to->push_back(std::move(attribute));
-  }
-  uint32_t crc;
-  const std::string* const text = Find(*ours, kCrc32c);
-  if (text != nullptr && ParseCrc32cHex(*text, &crc)) info->crc32c = crc;
+  if (options.checksum && crc != nullptr) *crc = moved.crc32c;
+  counters_.CountPut(data.size, moved.direct);
   return Status::OK();
 }
 
-Status KeyStore::Get(std::string_view key, SharedBytes space, bool verify,
-                     const CancelCheck* cancel, ObjectInfo* info) const {
+// What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
+// doing harm, reading them fails, and whoever calls fstat() checks it.
+Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
+                      UniqueFd* fd) const {
+  int got;
+  do {
+    got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
+  if (got < 0) return ExplainStorage(errno, Action(verb, key));
+  fd->Reset(got);
+  return Status::OK();
+}
+
+Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const {
+  if (!facts_.attributes) return Status::OK();
+  std::string text;
+  const int error = GetRecord(fd, &text);
+  if (error == E2BIG) {
+    stored->mismatch = "its record is larger than any that this worker would store";
+    return Status::OK();
+  }
+  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
+  if (text.empty()) return ReadOldStored(fd, key, verb, stored);
+  ObjectRecord record;
+  if (!ParseRecord(text, &record)) {
+    stored->mismatch = "its record cannot be read: " + Printable(text);
+    return Status::OK();
+  }
+  stored->has_length = true;
+  stored->length = record.length;
+  stored->crc32c = record.crc32c;
+  stored->attributes = std::move(record.attributes);
+  if (record.key_check != KeyCheck(key) || (!record.key.empty() && record.key != key)) {
+    stored->mismatch = "the file was stored for another key" +
+                       (record.key.empty() ? std::string() : ": " + Printable(record.key));
+  }
+  return Status::OK();
+}
+
+Status KeyStore::ReadOldStored(int fd, std::string_view key, const char* verb,
+                               Stored* stored) const {
+  std::vector<Attribute> found;
+  const int error = GetAttributes(fd, &found);
+  if (error == E2BIG) {
+    stored->mismatch = "it has more attributes than this worker would store";
+    return Status::OK();
+  }
+  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
+  for (const Attribute& attribute : found) {
+    if (!IsReservedAttribute(attribute.name)) stored->attributes.push_back(attribute);
+  }
+  const std::string* const old_key = Find(found, kKey);
+  const std::string* const length = Find(found, kLength);
+  const std::string* const crc = Find(found, kCrc32c);
+  uint32_t value;
+  if (old_key != nullptr && *old_key != key) {
+    stored->mismatch = "the file was stored for another key: " + Printable(*old_key);
+  } else if (length != nullptr && ParseU64(*length, &stored->length) != NumberError::kNone) {
+    stored->mismatch = "its attribute length is no number: " + Printable(*length);
+  } else if (crc != nullptr && !ParseCrc32cHex(*crc, &value)) {
+    stored->mismatch = "its attribute crc32c is no checksum: " + Printable(*crc);
+  } else {
+    stored->has_length = length != nullptr;
+    if (crc != nullptr) stored->crc32c = value;
+  }
+  return Status::OK();
+}
+
+Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+                     ObjectInfo* info) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
   UniqueFd fd;
-  status = Open(key, names, "get", &fd, info);
+  status = Open(key, names, "get", &fd);
   if (!status.ok()) return status;
-  std::vector<Attribute> ours;
-  status = ReadAttributes(fd.get(), key, "get", info, &ours);
+  Stored stored;
+  status = ReadStored(fd.get(), key, "get", &stored);
   if (!status.ok()) return status;
+  TransferOptions own = options;
+  own.checksum = options.checksum && stored.crc32c.has_value();
 
-  const std::string action = Action("get", key);
-  const std::string* const stored_key = Find(ours, kKey);
-  if (stored_key != nullptr && *stored_key != key) {
-    return Mismatch(action, "the file was stored for the key " + Printable(*stored_key));
+  Moved moved;
+  const bool small = stored.has_length && stored.mismatch.empty() &&
+                     stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
+  if (small) {
+    info->length = stored.length;
+    status = GetSmall(fd.get(), key, {space.address, stored.length}, own, stored, &moved);
+  } else {
+    const std::string action = Action("get", key);
+    struct stat st;
+    if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, action);
+    status = CheckObjectType(st.st_mode, action);
+    if (!status.ok()) return status;
+    info->length = static_cast<uint64_t>(st.st_size);
+    if (!stored.mismatch.empty()) return Mismatch(action, stored.mismatch);
+    if (stored.has_length && stored.length != info->length) {
+      return Mismatch(action, LengthMismatch(info->length, std::to_string(stored.length)));
+    }
+    if (info->length > space.size) {
+      return Status::Error(EMSGSIZE, std::to_string(info->length) +
+                                         " bytes in the object, space for " +
+                                         std::to_string(space.size) + ": " + action);
+    }
+    status = GetLarge(fd.get(), key, {space.address, info->length}, own, stored, st, &moved);
   }
-  const std::string length = std::to_string(info->length);
-  const std::string* const stored_length = Find(ours, kLength);
-  if (stored_length != nullptr && *stored_length != length) {
-    return Mismatch(action, "the file has " + length + " bytes, and was stored with " +
-                                Printable(*stored_length));
-  }
-  const std::string* const stored_crc = Find(ours, kCrc32c);
-  if (stored_crc != nullptr && !info->crc32c.has_value()) {
-    return Mismatch(action, "its attribute crc32c is no checksum: " + Printable(*stored_crc));
-  }
-  if (info->length > space.size) {
-    return Status::Error(EMSGSIZE, length + " bytes in the object, space for " +
-                                       std::to_string(space.size) + ": " + action);
-  }
+  if (status.ok()) counters_.CountGet(info->length, moved.direct);
+  info->crc32c = stored.crc32c;
+  info->attributes = std::move(stored.attributes);
+  return status;
+}
 
-  SharedBytes target = space;
-  target.size = info->length;
-  uint64_t done = 0;
-  uint32_t crc = 0;
-  const bool check = verify && info->crc32c.has_value();
-  const int error = check ? ReadChecked(fd.get(), target, cancel, &done, &crc)
-                          : ReadFully(fd.get(), target, cancel, &done);
-  if (error != 0) return Explain(error, action);
-  if (check && done == info->length && crc != *info->crc32c) {
-    return Mismatch(action, "its checksum is " + Crc32cHex(crc) + ", and it was stored with " +
-                                Crc32cHex(*info->crc32c));
+// Of a file that was stored with its length: the reading itself tells whether it still has it.
+Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
+                          const TransferOptions& options, const Stored& stored,
+                          Moved* moved) const {
+  const int error = io_.ReadSmall(fd, target, options.checksum, moved);
+  if (error != 0) return ExplainStorage(error, Action("get", key));
+  if (moved->bytes != target.size) {
+    struct stat st;
+    const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved->bytes;
+    if (now == target.size) return Changed(Action("get", key));
+    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(stored.length)));
   }
+  return CheckSum(key, options, moved->crc32c, stored);
+}
+
+Status KeyStore::GetLarge(int fd, std::string_view key, SharedBytes target,
+                          const TransferOptions& options, const Stored& stored,
+                          const struct stat& before, Moved* moved) const {
+  const int error = io_.Read(fd, target, options, moved);
+  if (error != 0) return ExplainStorage(error, Action("get", key));
   // A file of this worker never changes its content. Others may write theirs in place.
-  ObjectInfo after;
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return Explain(errno, action);
-  Describe(st, &after);
-  const bool touched = stored_length == nullptr && after.mtime_ms != info->mtime_ms;
-  if (done != info->length || after.length != info->length || touched) {
-    return Mismatch(action, "the file changed while it was read");
+  struct stat after;
+  if (fstat(fd, &after) != 0) return ExplainStorage(errno, Action("get", key));
+  const bool touched = !stored.has_length && MtimeMs(after) != MtimeMs(before);
+  if (moved->bytes != target.size || after.st_size != before.st_size || touched) {
+    return Changed(Action("get", key));
   }
-  return Status::OK();
+  return CheckSum(key, options, moved->crc32c, stored);
+}
+
+Status KeyStore::CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
+                          const Stored& stored) const {
+  if (!options.checksum || crc == *stored.crc32c) return Status::OK();
+  return Mismatch(Action("get", key), "its checksum is " + Crc32cHex(crc) +
+                                          ", and it was stored with " + Crc32cHex(*stored.crc32c));
 }
 
 Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
@@ -247,10 +301,21 @@ Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
   UniqueFd fd;
-  status = Open(key, names, "stat", &fd, info);
+  status = Open(key, names, "stat", &fd);
   if (!status.ok()) return status;
-  std::vector<Attribute> ours;
-  return ReadAttributes(fd.get(), key, "stat", info, &ours);
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, Action("stat", key));
+  status = CheckObjectType(st.st_mode, Action("stat", key));
+  if (!status.ok()) return status;
+  Stored stored;
+  status = ReadStored(fd.get(), key, "stat", &stored);
+  if (!status.ok()) return status;
+  info->length = static_cast<uint64_t>(st.st_size);
+  info->mtime_ms = MtimeMs(st);
+  info->disk_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  info->crc32c = stored.crc32c;
+  info->attributes = std::move(stored.attributes);
+  return status;
 }
 
 Status KeyStore::Exists(std::string_view key, bool* exists) const {
@@ -262,7 +327,7 @@ Status KeyStore::Exists(std::string_view key, bool* exists) const {
   if (fstatat(root_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
     *exists = S_ISREG(st.st_mode);
   } else if (errno != ENOENT) {
-    return Explain(errno, Action("look for", key));
+    return ExplainStorage(errno, Action("look for", key));
   }
   return Status::OK();
 }
@@ -271,40 +336,17 @@ Status KeyStore::Remove(std::string_view key, bool* removed) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
+  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
+  sidecar.LockForRemoval();
   status = Exists(key, removed);
   if (!status.ok()) return status;
   if (*removed && unlinkat(root_fd_, names.file_name.c_str(), 0) != 0) {
-    if (errno != ENOENT) return Explain(errno, Action("remove", key));
+    if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
     *removed = false;  // somebody else was faster
   }
-  if (!names.sidecar_name.empty() && unlinkat(root_fd_, names.sidecar_name.c_str(), 0) != 0 &&
-      errno != ENOENT) {
-    return Explain(errno, Action("remove the sidecar of", key));
-  }
+  const int error = sidecar.Remove();
+  if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
   return Status::OK();
-}
-
-int KeyStore::StoreSidecar(const KeyFile& names, std::string_view key) const {
-  if (names.sidecar_name.empty()) return 0;
-  if (ReadSidecar(names.sidecar_name) == key) return 0;
-  AtomicFile file;
-  int error = file.Create(root_fd_, names.sidecar_name);
-  if (error != 0) return error;
-  std::string copy(key);
-  error = WriteFully(file.fd(), {copy.data(), copy.size()}, nullptr);
-  return error != 0 ? error : file.Publish();
-}
-
-std::string KeyStore::ReadSidecar(const std::string& name) const {
-  UniqueFd fd(
-      openat(root_fd_, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  struct stat st;
-  if (!fd.valid() || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return std::string();
-  std::string text(kMaxKeyBytes + 1, '\0');
-  uint64_t done = 0;
-  if (ReadFully(fd.get(), {text.data(), text.size()}, nullptr, &done) != 0) return std::string();
-  text.resize(done);
-  return text;
 }
 
 bool KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
@@ -312,16 +354,21 @@ bool KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const
     KeyFile names;
     return FindKeyFile(candidate, &names).ok() && names.file_name == file_name;
   };
-  std::string found = ReadSidecar(SidecarOf(file_name));
+  std::string found = ReadSidecar(root_fd_, SidecarOf(file_name));
   if (!belongs(found)) {
-    found.clear();
-    UniqueFd fd(openat(root_fd_, file_name.c_str(),
-                       O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-    std::vector<Attribute> attributes;
-    if (!attributes_ || !fd.valid() || GetAttributes(fd.get(), &attributes) != 0) return false;
-    const std::string* const stored = Find(attributes, kKey);
-    if (stored == nullptr || !belongs(*stored)) return false;
-    found = *stored;
+    UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    std::string text;
+    ObjectRecord record;
+    if (!facts_.attributes || !fd.valid() || GetRecord(fd.get(), &text) != 0) return false;
+    if (!text.empty() && ParseRecord(text, &record)) {
+      found = std::move(record.key);
+    } else {
+      std::vector<Attribute> attributes;
+      if (GetAttributes(fd.get(), &attributes) != 0) return false;
+      const std::string* const stored = Find(attributes, kKey);
+      found = stored != nullptr ? *stored : std::string();
+    }
+    if (!belongs(found)) return false;
   }
   *key = std::move(found);
   return true;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // KeyStore: objects by key, as protocol version 2 sees them: one regular file each directly below
-// the root, with attributes (attributes.h) and, for keys that are no file name, a sidecar
-// (object_key.h).
+// the root, with a record (object_record.h) and, for keys that are no file name, a sidecar
+// (sidecar.h).
 //
 // It knows nothing of clients, lines or segments. Each function is complete in itself: any number
-// of them may run at a time. Files written by others (LMCache, version 1) have no attributes and
-// are served without; what an attribute says is checked, and what does not match is EBADMSG.
+// of them may run at a time. Files written by others (LMCache, version 1) have no record and are
+// served without; what a record says is checked, and what does not match is EBADMSG.
 #ifndef LMSHM_WORKER_KEY_STORE_H_
 #define LMSHM_WORKER_KEY_STORE_H_
+
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <optional>
@@ -19,8 +21,12 @@
 #include "worker/attributes.h"
 #include "worker/cancel.h"
 #include "worker/file_io.h"
+#include "worker/io_counters.h"
+#include "worker/io_mode.h"
+#include "worker/object_io.h"
 #include "worker/object_key.h"
 #include "worker/status.h"
+#include "worker/storage_facts.h"
 #include "worker/unique_fd.h"
 
 namespace lmshm {
@@ -33,59 +39,78 @@ struct ObjectInfo {
   std::vector<Attribute> attributes;  // the client's, by name
 };
 
-// Thread safe: it does not change after it was made.
+// Thread safe: but for its counters it does not change after it was made.
 class KeyStore {
  public:
   // Serves the directory `root_fd` (may be O_PATH), which stays the caller's and must live as long
-  // as this. `attributes`: whether its file system has them, see DetectAttributes().
-  KeyStore(int root_fd, bool attributes) : root_fd_(root_fd), attributes_(attributes) {}
+  // as this. `facts`: of its file system, see ProbeStorage().
+  KeyStore(int root_fd, const StorageFacts& facts);
+  // Without a file system's help but, if it is known to have them, `attributes`.
+  KeyStore(int root_fd, bool attributes);
   KeyStore(const KeyStore&) = delete;
   KeyStore& operator=(const KeyStore&) = delete;
 
-  bool has_attributes() const { return attributes_; }
+  const StorageFacts& facts() const { return facts_; }
+  const IoCounters& counters() const { return counters_; }
+  bool has_attributes() const { return facts_.attributes; }
   int root_fd() const { return root_fd_; }
 
   // The errors of all of these, beside those of FindKeyFile():
   //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
   //   EFAULT     the shared memory is gone        ENOSPC  noticed before data is moved
-  //   ECANCELED  `cancel` (may be null) said so   others  of the system call that failed
+  //   ECANCELED  the transfer's `cancel` said so  others  of the system call that failed
   // All block.
 
   // Makes the object have exactly the bytes of `data` and `attributes`; on failure the old object,
-  // or none, is there. `crc` null: no checksum is computed or stored. Where the file system has no
-  // attributes, none are stored. E2BIG: it has no room for these.
+  // or none, is there. `*crc` is the checksum, unless `options` say to do without. Where the file
+  // system has no attributes, none are stored. E2BIG: it has no room for these. When only forcing
+  // the name to the disk fails, the new object is there although this fails.
   Status Put(std::string_view key, SharedBytes data, const std::vector<Attribute>& attributes,
-             const CancelCheck* cancel, uint32_t* crc) const;
+             const TransferOptions& options, uint32_t* crc) const;
 
   // Reads the whole object into the beginning of `space`; the rest of that is untouched, on failure
-  // all of it is unspecified. `verify`: compute the checksum and compare.
+  // all of it is unspecified. Sets what is stored with the object in `*info`: length, checksum and
+  // attributes.
   //   EMSGSIZE  the object is larger than `space`; the text begins with its length
-  //   EBADMSG   key, length or checksum are not what the attributes say, or it changed meanwhile
-  Status Get(std::string_view key, SharedBytes space, bool verify, const CancelCheck* cancel,
+  //   EBADMSG   key, length or checksum are not what the record says, or it changed meanwhile
+  Status Get(std::string_view key, SharedBytes space, const TransferOptions& options,
              ObjectInfo* info) const;
 
-  // Without reading the content, hence without EBADMSG.
+  // Without reading the content, hence without EBADMSG for it.
   Status Stat(std::string_view key, ObjectInfo* info) const;
   Status Exists(std::string_view key, bool* exists) const;
 
   // `*removed` is false if there was no object. Removes the sidecar in either case.
   Status Remove(std::string_view key, bool* removed) const;
 
-  // The key of an object of kind kHashed: from its sidecar or its attribute, and only if that key
+  // The key of an object of kind kHashed: from its sidecar or its record, and only if that key
   // belongs there. False if neither says.
   bool KeyOfHashed(const std::string& file_name, std::string* key) const;
 
  private:
-  Status Open(std::string_view key, const KeyFile& file, const char* verb, UniqueFd* fd,
-              ObjectInfo* info) const;
-  // Splits what is stored with the file into the client's and ours. `checks` as key and length.
-  Status ReadAttributes(int fd, std::string_view key, const char* verb, ObjectInfo* info,
-                        std::vector<Attribute>* ours) const;
-  int StoreSidecar(const KeyFile& file, std::string_view key) const;
-  std::string ReadSidecar(const std::string& name) const;
+  // What is stored with a file. `has_length` is false for a file of others.
+  struct Stored {
+    bool has_length = false;
+    uint64_t length = 0;
+    std::optional<uint32_t> crc32c;
+    std::vector<Attribute> attributes;
+    std::string mismatch;  // what does not fit, in words; empty: all does
+  };
+
+  Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
+  Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
+  Status ReadOldStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
+  Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
+                  const Stored& stored, Moved* moved) const;
+  Status GetLarge(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
+                  const Stored& stored, const struct stat& before, Moved* moved) const;
+  Status CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
+                  const Stored& stored) const;
 
   const int root_fd_;
-  const bool attributes_;
+  const StorageFacts facts_;
+  mutable IoCounters counters_;
+  const ObjectIo io_;
 };
 
 }  // namespace lmshm

@@ -5,16 +5,23 @@
 // This file only puts the parts together, in the order that matters: everything that needs wide
 // rights first (the root, the secret, the sockets), then the fence, then threads and clients.
 //
-//     status, text, unique_fd, log, cancel     <- nothing
+//     status, text, unique_fd, log, cancel, wake_up, figures     <- nothing
 //     request, line_reader, listen_address     pure text
-//     file_io, atomic_file, object_path, beneath -> object_dir     storage, knows no client
+//     file_io, atomic_file, storage_error, durable                 storage, knows no client
+//     object_path, beneath -> object_dir       storage by path
 //     attachment                               shared memory, knows no file
 //     session                                  requests to actions, version 1
 //     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
-//     fault_guard, checked_io, attributes -> key_store -> key_listing     storage by key
-//     operation -> session_v2                  requests to actions, version 2
+//     attributes, storage_facts                what the root's file system can do
+//     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
+//     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
+//     operation                                requests to actions, version 2
+//     parallel, priority -> engine             threads and whose turn it is, knows no request
+//     wire -> outbox                           answers on their way out
+//     operation, engine -> request_task, outbox -> pipeline     requests in flight
+//     answer_v2, info, pipeline -> session_v2
 //     conversation, dialogue                   either version
-//     wire -> connection -> server             bytes to sessions
+//     connection -> server                     bytes to sessions
 //     options, secret, listener, sandbox, shutdown                 the process
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -29,12 +36,13 @@
 #include <vector>
 
 #include "include/lmshm.h"
-#include "worker/attributes.h"
+#include "worker/atomic_file.h"
 #include "worker/beneath.h"
 #include "worker/boot_id.h"
 #include "worker/connection.h"
 #include "worker/crc32c.h"
-#include "worker/dialogue.h"
+#include "worker/engine.h"
+#include "worker/figures.h"
 #include "worker/key_store.h"
 #include "worker/listener.h"
 #include "worker/log.h"
@@ -45,6 +53,7 @@
 #include "worker/server.h"
 #include "worker/session.h"
 #include "worker/shutdown.h"
+#include "worker/storage_facts.h"
 #include "worker/wire.h"
 
 namespace {
@@ -60,6 +69,8 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kLoginTime(10);
 constexpr std::chrono::seconds kSendPatience(30);
+// Nobody takes that long from creating a temporary to locking it.
+constexpr std::chrono::seconds kDeadTemporaryAge(60);
 
 // Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
 bool OpenMissingStandardDescriptors() {
@@ -115,16 +126,22 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
 }
 
 // What version 2 of the protocol needs: a directory to keep keys in.
-Status OpenKeys(const lmshm::ObjectDir& objects, std::unique_ptr<lmshm::KeyStore>* keys,
-                Service* service) {
+Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
+                std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
-  const bool attributes = lmshm::DetectAttributes(objects.root_fd());
-  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), attributes);
+  const lmshm::StorageFacts facts = lmshm::ProbeStorage(objects.root_fd());
+  const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
+  if (dead > 0)
+    Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
+  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts);
   service->keys = keys->get();
   Log(LogLevel::kInfo,
       "version 2: boot " + service->boot_id + ", checksums by " + lmshm::Crc32cMethod() + ", " +
-          (attributes ? "with" : "without (the file system has none)") + " attributes");
+          (facts.attributes ? "with" : "without (the file system has none)") + " attributes");
+  Log(LogLevel::kInfo, "io: " + std::string(lmshm::IoModeName(options.io)) +
+                           ", sync: " + std::string(lmshm::DurabilityName(options.durability)) +
+                           ", past the page cache: " + lmshm::DescribeDirect(facts));
   return status;
 }
 
@@ -155,10 +172,9 @@ void Fence(const Options& options, const lmshm::ObjectDir& objects,
 
 int ServePipe(const Service& service, const Shutdown& shutdown) {
   lmshm::Wire wire(STDIN_FILENO, STDOUT_FILENO, shutdown);
-  lmshm::Dialogue session(service, nullptr, "parent");
   // No limits: the parent may take its time, and this process ends when the parent does.
   const lmshm::ConnectionEnd end =
-      lmshm::ServeConnection(&wire, &session, lmshm::ConnectionLimits(), shutdown);
+      lmshm::ServeClient(&wire, service, nullptr, "parent", lmshm::ConnectionLimits(), shutdown);
   std::string text = std::string("end: ") + lmshm::ConnectionEndText(end);
   if (end != lmshm::ConnectionEnd::kBroken) {
     Log(LogLevel::kInfo, text);
@@ -238,13 +254,28 @@ int main(int argc, char** argv) {
 
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
+  lmshm::Figures figures;
   Service service;
+  service.figures = &figures;
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
   service.cancel = &shutdown;
   std::unique_ptr<lmshm::KeyStore> keys;
-  status = OpenKeys(*objects, &keys, &service);
+  status = OpenKeys(options, *objects, &keys, &service);
   if (!status.ok()) return CannotStart(status);
+  service.io = options.io;
+  service.sync = options.durability;
+  // After the fence, which later threads inherit.
+  std::unique_ptr<lmshm::Engine> engine;
+  if (keys != nullptr) {
+    lmshm::EngineLimits limits;
+    limits.threads = options.io_threads;
+    limits.bytes = options.max_bytes_in_flight;
+    engine = std::make_unique<lmshm::Engine>(limits);
+    status = engine->Start();
+    if (!status.ok()) return CannotStart(status);
+    service.engine = engine.get();
+  }
   return listeners.empty() ? ServePipe(service, shutdown)
                            : ServeSockets(service, secret.get(), options, &listeners, shutdown);
 }

@@ -9,40 +9,19 @@
 #include <vector>
 
 #include "worker/atomic_file.h"
+#include "worker/storage_error.h"
 #include "worker/text.h"
 
 namespace lmshm {
 
 namespace {
 
-// Nothing but a regular file is an object.
 Status CheckType(mode_t mode, std::string_view verb, std::string_view path) {
-  if (S_ISREG(mode)) return Status::OK();
-  const std::string action = std::string(verb) + " " + Printable(path);
-  if (S_ISDIR(mode)) return Status::System(EISDIR, action);
-  if (S_ISLNK(mode)) return Status::System(ELOOP, action, "a symbolic link is no object");
-  return Status::Error(EINVAL, action + ": not a regular file");
+  return CheckObjectType(mode, std::string(verb) + " " + Printable(path));
 }
 
-// An error with what usually is behind it.
 Status Explain(int error, std::string_view verb, std::string_view path) {
-  const std::string action = std::string(verb) + " " + Printable(path);
-  switch (error) {
-    case EFAULT:
-      return Status::System(error, action,
-                            "the shared memory is shorter than when it was attached, or its file "
-                            "system is full: recreate the segment and ATTACH again");
-    case ELOOP:
-      return Status::System(error, action, "symbolic links are not followed here");
-    case ECANCELED:
-      return Status::System(error, action, "the worker is ending");
-    case EROFS:
-    case EACCES:
-    case EPERM:
-      return Status::System(error, action, "the worker runs as user " + std::to_string(geteuid()));
-    default:
-      return Status::System(error, action);
-  }
+  return ExplainStorage(error, std::string(verb) + " " + Printable(path));
 }
 
 std::string RealPath(const std::string& path) {

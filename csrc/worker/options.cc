@@ -28,6 +28,18 @@ socket. Without --listen it serves one client on stdin and stdout.
   --max-clients N       clients at one time (default 64, at most 4096)
   --idle-timeout S      drop a socket client that sends nothing for S seconds
                         (default 0: never)
+  --io-threads N        threads that carry out the requests of all clients of
+                        version 2 (default 4, at most 256); small ones are also
+                        carried out by a client's own thread
+  --max-bytes-in-flight N
+                        requests of version 2 that are carried out at one time
+                        move at most N bytes (default 1073741824); a larger one
+                        runs alone
+  --io MODE             how objects go to and from their files: direct (past the
+                        page cache, where the file system can), cached, or auto
+                        (default). For protocol version 2.
+  --sync WHAT           what is on the disk before a PUT is answered: none
+                        (default), data, or full (also the file's name)
   --no-sandbox          do not fence this process in with Landlock
   --log-level LEVEL     error, warn (default), info or debug, on stderr
   -h, --help            print this and exit
@@ -42,6 +54,7 @@ while serving; 2 wrong usage; 3 could not start.
 namespace {
 
 constexpr uint64_t kMaxClients = 4096;
+constexpr uint64_t kMaxIoThreads = 256;
 constexpr uint64_t kMaxIdleSeconds = 365 * 24 * 3600;
 
 Status Wrong(std::string text) { return Status::Error(EINVAL, std::move(text)); }
@@ -104,6 +117,24 @@ constexpr OptionRule kRules[] = {
     {"--idle-timeout", true,
      [](const std::string& option, const std::string& value, Options* o) {
        return ParseBounded(option, value, 0, kMaxIdleSeconds, &o->idle_timeout_s);
+     }},
+    {"--io-threads", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       return ParseBounded(option, value, 1, kMaxIoThreads, &o->io_threads);
+     }},
+    {"--max-bytes-in-flight", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       return ParseBounded(option, value, 1, INT64_MAX, &o->max_bytes_in_flight);
+     }},
+    {"--io", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       if (ParseIoMode(value, &o->io)) return Status::OK();
+       return Wrong(option + " " + Printable(value) + ": expected auto, direct or cached");
+     }},
+    {"--sync", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       if (ParseDurability(value, &o->durability)) return Status::OK();
+       return Wrong(option + " " + Printable(value) + ": expected none, data or full");
      }},
     {"--no-sandbox", false,
      [](const std::string&, const std::string&, Options* o) {

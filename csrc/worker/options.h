@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/io_mode.h"
 #include "worker/listen_address.h"
 #include "worker/log.h"
 #include "worker/status.h"
@@ -28,7 +29,11 @@ struct Options {
   bool no_auth = false;
   uint64_t max_clients = 64;
   uint64_t idle_timeout_s = 0;  // 0: none
+  uint64_t io_threads = 4;
+  uint64_t max_bytes_in_flight = 1 << 30;
   bool sandbox = true;
+  IoMode io = IoMode::kAuto;                  // where a request says nothing
+  Durability durability = Durability::kNone;  // as well
   LogLevel log_level = LogLevel::kWarn;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "worker/object_key.h"
 #include "worker/percent.h"
@@ -25,16 +26,30 @@ struct Form {
 constexpr size_t kAny = SIZE_MAX;
 constexpr Form kForms[] = {
     {"ATTACH", Verb::kAttach, 2, 2, "<id> ATTACH <shm_name> <size>"},
-    {"PUT", Verb::kPut, 3, kAny, "<id> PUT <key> <offset> <length> [crc=0] [<name>=<value>]..."},
-    {"GET", Verb::kGet, 3, 4, "<id> GET <key> <offset> <capacity> [verify=0]"},
-    {"STAT", Verb::kStat, 1, 1, "<id> STAT <key>"},
+    {"PUT", Verb::kPut, 3, kAny,
+     "<id> PUT <key> <offset> <length> [crc=0] [io=<mode>] [sync=<s>] [prio=<p>] "
+     "[<name>=<value>]... [; <key> <offset> <length> ...]..."},
+    {"GET", Verb::kGet, 3, kAny,
+     "<id> GET <key> <offset> <capacity> [verify=0] [io=<mode>] [prio=<p>] "
+     "[; <key> <offset> <capacity> ...]..."},
+    {"STAT", Verb::kStat, 1, 2, "<id> STAT <key> [prio=<p>]"},
     {"EXISTS", Verb::kExists, 1, kAny, "<id> EXISTS <key>..."},
+    {"CONTAINS", Verb::kContains, 1, kAny, "<id> CONTAINS <key>..."},
     {"REMOVE", Verb::kRemove, 1, kAny, "<id> REMOVE <key>..."},
-    {"LIST", Verb::kList, 2, 3, "<id> LIST <limit> <cursor|-> [<prefix>]"},
+    {"LIST", Verb::kList, 2, 4, "<id> LIST <limit> <cursor|-> [<prefix>] [prio=<p>]"},
+    {"CANCEL", Verb::kCancel, 1, 1, "<id> CANCEL <id>"},
+    {"INFO", Verb::kInfo, 0, 0, "<id> INFO"},
     {"AUTH", Verb::kAuth, 1, 1, "<id> AUTH <secret>"},
     {"PING", Verb::kPing, 0, 0, "<id> PING"},
     {"QUIT", Verb::kQuit, 0, 0, "<id> QUIT"},
 };
+constexpr std::string_view kVerbs =
+    "ATTACH, PUT, GET, STAT, EXISTS, CONTAINS, REMOVE, LIST, CANCEL, INFO, AUTH, PING, QUIT";
+
+constexpr std::string_view kSeparator = ";";
+constexpr std::string_view kPrio = "prio";
+// In the order of the enumerators.
+constexpr std::string_view kPriorityNames[kPriorities] = {"high", "normal", "low"};
 
 Status Expected(const Form& form, const std::string& why) {
   return Status::Error(EINVAL, why + "; expected: " + form.usage);
@@ -72,37 +87,51 @@ Status Decode(std::string_view word, const char* what, const Form& form, std::st
                             "not ASCII are written as %XX");
 }
 
-Status ParseKeys(const Words& words, size_t count, const Form& form, RequestV2* request) {
-  for (size_t i = 0; i < count; i++) {
-    std::string key;
-    Status status = Decode(words[i], "key", form, &key);
-    if (status.ok()) status = CheckKey(key);
+Status ParseKey(std::string_view word, const Form& form, std::string* key) {
+  Status status = Decode(word, "key", form, key);
+  return status.ok() ? CheckKey(*key) : status;
+}
+
+Status ParseKeys(const Words& words, const Form& form, RequestV2* request) {
+  request->keys.resize(words.size());
+  for (size_t i = 0; i < words.size(); i++) {
+    Status status = ParseKey(words[i], form, &request->keys[i]);
     if (!status.ok()) return status;
-    request->keys.push_back(std::move(key));
   }
   return Status::OK();
 }
 
+std::string Quoted(std::string_view word) { return "\"" + Printable(word.substr(0, 200)) + "\""; }
+
 // "0" and "1" as a switch.
 Status ParseSwitch(std::string_view word, std::string_view value, const Form& form, bool* on) {
   if (value != "0" && value != "1") {
-    return Expected(form, "\"" + Printable(word) + "\" is neither 0 nor 1");
+    return Expected(form, Quoted(word) + " is neither 0 nor 1");
   }
   *on = value == "1";
   return Status::OK();
 }
 
+Status ParsePriority(std::string_view value, const Form& form, Priority* priority) {
+  for (size_t i = 0; i < kPriorities; i++) {
+    if (kPriorityNames[i] != value) continue;
+    *priority = static_cast<Priority>(i);
+    return Status::OK();
+  }
+  return Expected(form, "prio=" + Printable(value.substr(0, 200)) +
+                            " is none of prio=high, prio=normal, prio=low");
+}
+
 Status ParseAttribute(std::string_view name, std::string_view value, const Form& form,
-                      RequestV2* request) {
+                      TransferItem* item) {
   if (!IsAttributeName(name)) {
-    return Expected(form, "attribute name \"" + Printable(name.substr(0, 200)) +
-                              "\" is not 1 to 32 of a-z 0-9 _");
+    return Expected(form, "attribute name " + Quoted(name) + " is not 1 to 32 of a-z 0-9 _");
   }
   if (IsReservedAttribute(name)) {
     return Status::Error(
         EINVAL, "attribute name " + std::string(name) + " is the worker's own; choose another");
   }
-  for (const Attribute& attribute : request->attributes) {
+  for (const Attribute& attribute : item->attributes) {
     if (attribute.name == name) {
       return Status::Error(EINVAL, "attribute " + std::string(name) + " is given twice");
     }
@@ -110,56 +139,127 @@ Status ParseAttribute(std::string_view name, std::string_view value, const Form&
   Attribute attribute;
   attribute.name = std::string(name);
   Status status = Decode(value, "attribute value", form, &attribute.value);
-  if (status.ok()) request->attributes.push_back(std::move(attribute));
+  if (status.ok()) item->attributes.push_back(std::move(attribute));
   return status;
 }
 
-// crc=, verify= and attributes.
-Status ParseOptions(const Words& words, size_t from, const Form& form, RequestV2* request) {
+// Options of one object that were given already.
+struct Given {
+  bool checksum = false;
+  bool priority = false;
+};
+
+// One name=value: an option, or an attribute.
+Status ParseOption(std::string_view word, const Form& form, bool first, Given* given,
+                   TransferItem* item, Priority* priority) {
+  const size_t equals = word.find('=');
+  if (equals == std::string_view::npos) return Expected(form, Quoted(word) + " is not name=value");
+  const std::string_view name = word.substr(0, equals);
+  const std::string_view value = word.substr(equals + 1);
+  const bool put = form.verb == Verb::kPut;
+  bool twice = false;
+  if (name == (put ? "crc" : "verify")) {
+    twice = std::exchange(given->checksum, true);
+    if (!twice) return ParseSwitch(word, value, form, &item->checksum);
+  } else if (name == "io") {
+    IoMode mode;
+    twice = item->io.has_value();
+    if (!ParseIoMode(value, &mode)) {
+      return Expected(form, Quoted(word) + " is none of io=auto, io=direct, io=cached");
+    }
+    item->io = mode;
+  } else if (name == "sync" && put) {
+    Durability sync;
+    twice = item->sync.has_value();
+    if (!ParseDurability(value, &sync)) {
+      return Expected(form, Quoted(word) + " is none of sync=none, sync=data, sync=full");
+    }
+    item->sync = sync;
+  } else if (name == kPrio) {
+    if (!first) {
+      return Expected(form, "prio= counts for the whole line and is given with its first object");
+    }
+    twice = std::exchange(given->priority, true);
+    if (!twice) return ParsePriority(value, form, priority);
+  } else if (put) {
+    return ParseAttribute(name, value, form, item);
+  } else {
+    return Expected(form, Quoted(word) + " is no option of GET");
+  }
+  return twice ? Expected(form, std::string(name) + "= is given twice") : Status::OK();
+}
+
+// The words of one object.
+Status ParseItem(const std::string_view* words, size_t count, const Form& form,
+                 RequestV2* request) {
+  if (count < form.min_words) return Expected(form, "words are missing");
+  const bool first = request->items.empty();
+  TransferItem& item = request->items.emplace_back();
+  Status status = ParseKey(words[0], form, &item.key);
+  if (status.ok()) status = ParseNumber(words[1], "offset", form, &item.offset);
+  const char* const what = form.verb == Verb::kPut ? "length" : "capacity";
+  if (status.ok()) status = ParseNumber(words[2], what, form, &item.size);
+  Given given;
   size_t bytes = 0;
-  bool switched = false;
-  const std::string_view name_of_switch = request->verb == Verb::kPut ? "crc" : "verify";
-  for (size_t i = from; i < words.size(); i++) {
-    const size_t equals = words[i].find('=');
-    if (equals == std::string_view::npos) {
-      return Expected(form, "\"" + Printable(words[i].substr(0, 200)) + "\" is not name=value");
+  for (size_t i = 3; status.ok() && i < count; i++) {
+    const size_t attributes = item.attributes.size();
+    status = ParseOption(words[i], form, first, &given, &item, &request->priority);
+    if (item.attributes.size() == attributes) continue;
+    bytes += item.attributes.back().name.size() + item.attributes.back().value.size();
+    if (item.attributes.size() > kMaxAttributes || bytes > kMaxAttributeBytes) {
+      return Status::Error(
+          E2BIG, "more than " + std::to_string(kMaxAttributes) + " attributes, or more than " +
+                     std::to_string(kMaxAttributeBytes) + " bytes of them, with one object");
     }
-    const std::string_view name = words[i].substr(0, equals);
-    const std::string_view value = words[i].substr(equals + 1);
-    Status status;
-    if (name == name_of_switch) {
-      if (switched) return Expected(form, std::string(name) + "= is given twice");
-      switched = true;
-      status = ParseSwitch(words[i], value, form, &request->checksum);
-    } else if (request->verb == Verb::kPut) {
-      status = ParseAttribute(name, value, form, request);
-      if (status.ok()) bytes += name.size() + request->attributes.back().value.size();
-    } else {
-      status = Expected(form, "\"" + Printable(words[i].substr(0, 200)) + "\" is no option of GET");
+  }
+  return status;
+}
+
+Status ParseItems(const Words& words, const Form& form, RequestV2* request) {
+  const auto separators = std::count(words.begin(), words.end(), kSeparator);
+  request->items.reserve(std::min(static_cast<size_t>(separators) + 1, kMaxBatchObjects));
+  for (size_t begin = 0; begin <= words.size();) {
+    size_t end = begin;
+    while (end < words.size() && words[end] != kSeparator) end++;
+    if (request->items.size() == kMaxBatchObjects) {
+      return Status::Error(
+          E2BIG, "more than " + std::to_string(kMaxBatchObjects) + " objects in one line");
     }
+    Status status = ParseItem(words.data() + begin, end - begin, form, request);
     if (!status.ok()) return status;
-    if (request->attributes.size() > kMaxAttributes || bytes > kMaxAttributeBytes) {
-      return Status::Error(E2BIG, "more than " + std::to_string(kMaxAttributes) +
-                                      " attributes, or more than " +
-                                      std::to_string(kMaxAttributeBytes) + " bytes of them");
-    }
+    begin = end + 1;
   }
   return Status::OK();
 }
 
-Status ParseTransfer(const Words& words, const Form& form, RequestV2* request) {
-  Status status = ParseKeys(words, 1, form, request);
-  if (status.ok()) status = ParseNumber(words[1], "offset", form, &request->first);
-  const char* const what = request->verb == Verb::kPut ? "length" : "capacity";
-  if (status.ok()) status = ParseNumber(words[2], what, form, &request->second);
-  return status.ok() ? ParseOptions(words, 3, form, request) : status;
+// Takes a last word prio= off `words`.
+Status TakePriority(const Form& form, Words* words, Priority* priority) {
+  const std::string_view last = words->back();
+  const bool is_one = last.size() > kPrio.size() && last[kPrio.size()] == '=' &&
+                      last.substr(0, kPrio.size()) == kPrio;
+  if (!is_one) return Status::OK();
+  words->pop_back();
+  return ParsePriority(last.substr(kPrio.size() + 1), form, priority);
 }
 
-Status ParseList(const Words& words, const Form& form, RequestV2* request) {
-  Status status = ParseNumber(words[0], "limit", form, &request->first);
+Status ParseStat(Words words, const Form& form, RequestV2* request) {
+  // With one word it is the key, whatever it looks like.
+  Status status;
+  if (words.size() > 1) status = TakePriority(form, &words, &request->priority);
+  if (status.ok() && words.size() > 1) {
+    return Expected(form, Quoted(words[1]) + " is no option of STAT");
+  }
+  return status.ok() ? ParseKeys(words, form, request) : status;
+}
+
+Status ParseList(Words words, const Form& form, RequestV2* request) {
+  Status status;
+  if (words.size() > 2) status = TakePriority(form, &words, &request->priority);
+  if (status.ok() && words.size() > 3) return Expected(form, "there are more words than expected");
+  if (status.ok()) status = ParseNumber(words[0], "limit", form, &request->number);
   if (!status.ok()) return status;
-  if (request->first < 1 || request->first > kMaxListKeys) {
-    return Status::Error(ERANGE, "limit " + std::to_string(request->first) + " is not from 1 to " +
+  if (request->number < 1 || request->number > kMaxListKeys) {
+    return Status::Error(ERANGE, "limit " + std::to_string(request->number) + " is not from 1 to " +
                                      std::to_string(kMaxListKeys));
   }
   if (words[1] != "-") status = Decode(words[1], "cursor", form, &request->text);
@@ -167,24 +267,35 @@ Status ParseList(const Words& words, const Form& form, RequestV2* request) {
   return status;
 }
 
+Status ParseCancel(std::string_view word, const Form& form, RequestV2* request) {
+  Status status = ParseNumber(word, "id", form, &request->number);
+  if (status.ok() && request->number == 0) return Expected(form, "id 0 is no request's");
+  return status;
+}
+
 Status ParseWords(const Words& words, const Form& form, RequestV2* request) {
   switch (request->verb) {
     case Verb::kAttach: {
       Status status = Decode(words[0], "shm_name", form, &request->text);
-      return status.ok() ? ParseNumber(words[1], "size", form, &request->first) : status;
+      return status.ok() ? ParseNumber(words[1], "size", form, &request->number) : status;
     }
     case Verb::kPut:
     case Verb::kGet:
-      return ParseTransfer(words, form, request);
+      return ParseItems(words, form, request);
     case Verb::kStat:
+      return ParseStat(words, form, request);
     case Verb::kExists:
+    case Verb::kContains:
     case Verb::kRemove:
-      return ParseKeys(words, words.size(), form, request);
+      return ParseKeys(words, form, request);
     case Verb::kList:
       return ParseList(words, form, request);
+    case Verb::kCancel:
+      return ParseCancel(words[0], form, request);
     case Verb::kAuth:
       request->text = std::string(words[0]);
       return Status::OK();
+    case Verb::kInfo:
     case Verb::kPing:
     case Verb::kQuit:
       break;
@@ -209,14 +320,14 @@ Status ParseRequestV2(std::string_view line, RequestV2* request) {
   }
 
   Words words;
+  words.reserve(static_cast<size_t>(std::count(line.begin(), line.end(), ' ')));
   const bool split = Split(line.substr(space + 1), &words);
   const std::string_view verb = words.empty() ? std::string_view() : words.front();
   const auto* const form = std::find_if(std::begin(kForms), std::end(kForms),
                                         [&](const Form& f) { return f.word == verb; });
   if (form == std::end(kForms)) {
     return Status::Error(EINVAL, "unknown verb \"" + Printable(verb.substr(0, 64)) +
-                                     "\"; this worker knows ATTACH, PUT, GET, STAT, EXISTS, "
-                                     "REMOVE, LIST, AUTH, PING, QUIT");
+                                     "\"; this worker knows " + std::string(kVerbs));
   }
   if (!split) return Expected(*form, "words are separated by exactly one space");
   words.erase(words.begin());
@@ -236,6 +347,10 @@ std::string_view VerbName(Verb verb) {
     if (form.verb == verb) return form.word;
   }
   return "";
+}
+
+std::string_view PriorityName(Priority priority) {
+  return kPriorityNames[static_cast<size_t>(priority)];
 }
 
 }  // namespace lmshm

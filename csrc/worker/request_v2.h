@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Requests of protocol version 2 as text, and nothing of what they mean. docs/protocol.md is the
+// Requests of protocol version 2 as text, and nothing of what they mean. docs/protocol_v2.md is the
 // description; this is its twin in code. Pure functions.
 //
 //     <id> ATTACH <shm_name> <size>
-//     <id> PUT <key> <offset> <length> [crc=0] [<name>=<value>]...
-//     <id> GET <key> <offset> <capacity> [verify=0]
-//     <id> STAT <key>
+//     <id> PUT <object> [; <object>]...       <key> <offset> <length> [<option>|<name>=<value>]...
+//     <id> GET <object> [; <object>]...       <key> <offset> <capacity> [<option>]...
+//     <id> STAT <key> [prio=<p>]
 //     <id> EXISTS <key>...
+//     <id> CONTAINS <key>...
 //     <id> REMOVE <key>...
-//     <id> LIST <limit> <cursor|-> [<prefix>]
+//     <id> LIST <limit> <cursor|-> [<prefix>] [prio=<p>]
+//     <id> CANCEL <id>
+//     <id> INFO
 //     <id> AUTH <secret>
 //     <id> PING
 //     <id> QUIT
+//
+// Options: crc=0|1 (PUT), verify=0|1 (GET), io=auto|direct|cached, sync=none|data|full (PUT),
+// prio=high|normal|low (of a line: with its first object only).
 //
 // Words are separated by exactly one space. Names, keys, values, cursors and prefixes are
 // percent-encoded (percent.h); numbers are decimal, below 2^64.
@@ -21,42 +27,73 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "worker/attributes.h"
+#include "worker/io_mode.h"
+#include "worker/priority.h"
 #include "worker/status.h"
 
 namespace lmshm {
 
-enum class Verb { kAttach, kPut, kGet, kStat, kExists, kRemove, kList, kAuth, kPing, kQuit };
+enum class Verb {
+  kAttach,
+  kPut,
+  kGet,
+  kStat,
+  kExists,
+  kContains,
+  kRemove,
+  kList,
+  kCancel,
+  kInfo,
+  kAuth,
+  kPing,
+  kQuit
+};
 
 inline constexpr uint64_t kMaxListKeys = 1000;
+inline constexpr size_t kMaxBatchObjects = 1024;
+
+// One object of a PUT or a GET.
+struct TransferItem {
+  std::string key;  // decoded, checked
+  uint64_t offset = 0;
+  uint64_t size = 0;                  // length (PUT), capacity (GET)
+  bool checksum = true;               // PUT: crc=0 was not given; GET: verify=0 was not given
+  std::optional<IoMode> io;           // absent: the worker's default
+  std::optional<Durability> sync;     // PUT; absent: the worker's default
+  std::vector<Attribute> attributes;  // PUT
+};
 
 // Refers to nothing: it may outlive its line.
 struct RequestV2 {
   uint64_t id = 0;  // 0: the line had none
   Verb verb = Verb::kPing;
-  std::vector<std::string> keys;      // one, or any number (EXISTS, REMOVE); decoded, checked
-  std::string text;                   // shm_name (ATTACH), secret (AUTH), cursor (LIST; "": none)
-  std::string prefix;                 // LIST
-  uint64_t first = 0;                 // size (ATTACH), offset (PUT, GET), limit (LIST)
-  uint64_t second = 0;                // length (PUT), capacity (GET)
-  bool checksum = true;               // PUT: crc=0 was not given; GET: verify=0 was not given
-  std::vector<Attribute> attributes;  // PUT
+  Priority priority = Priority::kNormal;
+  std::vector<TransferItem> items;  // PUT, GET: one, or more (a batch)
+  std::vector<std::string> keys;    // STAT: one; EXISTS, CONTAINS, REMOVE: one or more; as above
+  std::string text;                 // shm_name (ATTACH), secret (AUTH), cursor (LIST; "": none)
+  std::string prefix;               // LIST
+  uint64_t number = 0;              // size (ATTACH), limit (LIST), id (CANCEL)
 };
 
 // Parses `line`, which has no line ending. On failure only `request->id` is set: to 0 when the line
 // does not begin with an id.
 //   EINVAL        no id, unknown verb, missing or surplus words, no number, bad coding, bad key
 //   ERANGE        a number above 2^64-1, or LIST's limit
-//   E2BIG         too many attributes, or too much of them
+//   E2BIG         too many attributes, or too much of them; more than kMaxBatchObjects objects
 //   ENAMETOOLONG  a key
 Status ParseRequestV2(std::string_view line, RequestV2* request);
 
 // "PUT" and so on, for logs.
 std::string_view VerbName(Verb verb);
+
+// "high", "normal" or "low".
+std::string_view PriorityName(Priority priority);
 
 }  // namespace lmshm
 

@@ -14,7 +14,6 @@
 #include <system_error>
 #include <utility>
 
-#include "worker/dialogue.h"
 #include "worker/log.h"
 
 namespace lmshm {
@@ -163,8 +162,8 @@ void Server::Serve(Client* client) {
   Log(LogLevel::kInfo, client->peer + ": connected");
   {
     Wire wire(client->fd.get(), client->fd.get(), shutdown_);
-    Dialogue session(service_, client->secret, client->peer);
-    const ConnectionEnd end = ServeConnection(&wire, &session, limits_.connection, shutdown_);
+    const ConnectionEnd end =
+        ServeClient(&wire, service_, client->secret, client->peer, limits_.connection, shutdown_);
     std::string text = client->peer + ": ended: " + ConnectionEndText(end);
     if (end == ConnectionEnd::kBroken) text += ": " + ErrnoName(wire.error());
     const bool unusual = end == ConnectionEnd::kRejected || end == ConnectionEnd::kStuck ||

@@ -15,6 +15,9 @@
 #include "worker/attachment.h"
 #include "worker/cancel.h"
 #include "worker/conversation.h"
+#include "worker/engine.h"
+#include "worker/figures.h"
+#include "worker/io_mode.h"
 #include "worker/key_store.h"
 #include "worker/object_dir.h"
 #include "worker/request.h"
@@ -34,6 +37,10 @@ struct Service {
   // For version 2 of the protocol.
   const KeyStore* keys = nullptr;  // null: version 2 is not served
   std::string boot_id;             // see boot_id.h
+  Figures* figures = nullptr;      // may be null: nothing is counted
+  Engine* engine = nullptr;        // null: requests are carried out where they are read
+  IoMode io = IoMode::kAuto;       // where a request does not say
+  Durability sync = Durability::kNone;
 };
 
 // In version 1 of the protocol.

@@ -4,40 +4,43 @@
 #include <cerrno>
 #include <utility>
 
+#include "worker/info.h"
 #include "worker/line_reader.h"
 #include "worker/log.h"
-#include "worker/operation.h"
-#include "worker/text.h"
+#include "worker/request_task.h"
 
 namespace lmshm {
 
 namespace {
 
-constexpr size_t kMaxResultBytes = kMaxAnswerV2Bytes - 32;  // less "<id> OK" and '\n'
-constexpr size_t kMaxErrorBytes = 8 * 1024;
-
-void AppendError(uint64_t id, const Status& status, std::string* answer) {
-  answer->append(std::to_string(id));
-  answer->append(" ERROR ");
-  AppendPrintable(status.ToString(), kMaxErrorBytes, answer);
-  answer->push_back('\n');
+Status NotAuthenticated() {
+  return Status::Error(EACCES, "not authenticated: send <id> AUTH <secret> first");
 }
 
-void AppendOk(uint64_t id, const std::string& result, std::string* answer) {
-  answer->append(std::to_string(id));
-  answer->append(" OK");
-  answer->append(result);
-  answer->push_back('\n');
+// Whether a request is answered at once, by the thread that reads.
+bool IsImmediate(Verb verb) {
+  switch (verb) {
+    case Verb::kAttach:
+    case Verb::kCancel:
+    case Verb::kInfo:
+    case Verb::kAuth:
+    case Verb::kPing:
+    case Verb::kQuit:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
 
 SessionV2::SessionV2(const Service& service, const Secret* secret, std::string peer,
-                     bool authenticated)
+                     bool authenticated, Pipeline* pipeline)
     : service_(service),
       secret_(secret),
       peer_(std::move(peer)),
       authenticated_(authenticated),
+      pipeline_(pipeline),
       listing_(*service.keys) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
@@ -46,7 +49,18 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
   RequestV2 request;
   Status status = ParseRequestV2(line, &request);
   const bool parsed = status.ok();
-  if (parsed) status = Dispatch(request, &result, &next);
+  uint64_t id = request.id;
+  if (id != 0 && pipeline_ != nullptr && pipeline_->Has(id)) {
+    // Under its own id this answer would be taken for the other request's.
+    status = Status::Error(EEXIST, "request id " + std::to_string(id) + " is in flight already");
+    id = 0;
+  } else if (parsed && !IsImmediate(request.verb) && authenticated()) {
+    if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, peer_ + ": " + std::string(line));
+    Begin(std::move(request), line.size(), answer);
+    return next;
+  } else if (parsed) {
+    status = Dispatch(request, &result, &next);
+  }
 
   // Never what came with AUTH, and nothing of a line that might have been meant as one.
   if (LogEnabled(LogLevel::kDebug)) {
@@ -55,9 +69,9 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
                               (status.ok() ? "OK" + result : status.ToString()));
   }
   if (status.ok()) {
-    AppendOk(request.id, result, answer);
+    AppendOk(id, result, answer);
   } else {
-    AppendError(request.id, status, answer);
+    AppendError(id, status, answer);
   }
   return next;
 }
@@ -67,6 +81,25 @@ void SessionV2::HandleTooLong(std::string* answer) {
               Status::Error(E2BIG, "the line is longer than " + std::to_string(kMaxLineBytes) +
                                        " bytes; all of it was ignored"),
               answer);
+}
+
+void SessionV2::Begin(RequestV2 request, size_t line_bytes, std::string* answers) {
+  OperationContext context;
+  context.store = service_.keys;
+  context.listing = &listing_;
+  context.memory = attachment_;
+  context.cancel = service_.cancel;
+  context.parallel = service_.engine;
+  context.figures = service_.figures;
+  context.io = service_.io;
+  context.sync = service_.sync;
+  auto task =
+      std::make_unique<RequestTask>(std::move(request), std::move(context), peer_, line_bytes);
+  if (pipeline_ != nullptr) {
+    pipeline_->Accept(std::move(task));
+  } else {
+    task->Run(answers);
+  }
 }
 
 Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* next) {
@@ -80,18 +113,23 @@ Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* 
     case Verb::kAuth:
       return Authenticate(request, next);
     default:
-      break;
+      return authenticated() ? DispatchAllowed(request, result) : NotAuthenticated();
   }
-  if (!authenticated()) {
-    return Status::Error(EACCES, "not authenticated: send <id> AUTH <secret> first");
+}
+
+Status SessionV2::DispatchAllowed(const RequestV2& request, std::string* result) {
+  switch (request.verb) {
+    case Verb::kAttach:
+      return Attach(request);
+    case Verb::kCancel:
+      *result = pipeline_ != nullptr && pipeline_->Cancel(request.number) ? " 1" : " 0";
+      return Status::OK();
+    case Verb::kInfo:
+      *result = DescribeService(service_);
+      return Status::OK();
+    default:
+      return Status::Error(EINVAL, "not answered at once");
   }
-  if (request.verb == Verb::kAttach) return Attach(request);
-  OperationContext context;
-  context.store = service_.keys;
-  context.listing = &listing_;
-  context.memory = attachment_;
-  context.cancel = service_.cancel;
-  return RunOperation(request, context, kMaxResultBytes, result);
 }
 
 Status SessionV2::Authenticate(const RequestV2& request, Next* next) {
@@ -105,11 +143,12 @@ Status SessionV2::Authenticate(const RequestV2& request, Next* next) {
 
 Status SessionV2::Attach(const RequestV2& request) {
   std::unique_ptr<Attachment> attached;
-  Status status = Attachment::Open(request.text, request.first, 0, service_.segment_fds, &attached);
+  Status status =
+      Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached);
   if (!status.ok()) return status;
   attachment_ = std::move(attached);
   Log(LogLevel::kInfo,
-      peer_ + ": attached " + request.text + ", " + std::to_string(request.first) + " bytes");
+      peer_ + ": attached " + request.text + ", " + std::to_string(request.number) + " bytes");
   return Status::OK();
 }
 

@@ -2,9 +2,9 @@
 //
 // SessionV2: a client's conversation in protocol version 2, from the line after HELLO on.
 //
-// The session itself keeps what belongs to the client (is it authenticated, what is attached);
-// operations on objects are carried out by operation.h and need nothing of it. At present one is
-// carried out after the other, on the thread that calls Handle().
+// The session itself keeps what belongs to the client (is it authenticated, what is attached) and
+// answers what concerns only that at once. Requests on objects go through a pipeline, which answers
+// them later; without one they are carried out where they are said, one after the other.
 #ifndef LMSHM_WORKER_SESSION_V2_H_
 #define LMSHM_WORKER_SESSION_V2_H_
 
@@ -12,9 +12,11 @@
 #include <string>
 #include <string_view>
 
+#include "worker/answer_v2.h"
 #include "worker/attachment.h"
 #include "worker/conversation.h"
 #include "worker/key_listing.h"
+#include "worker/pipeline.h"
 #include "worker/request_v2.h"
 #include "worker/secret.h"
 #include "worker/session.h"
@@ -22,21 +24,23 @@
 
 namespace lmshm {
 
-// An answer has at most this many bytes, its '\n' included.
-inline constexpr size_t kMaxAnswerV2Bytes = 64 * 1024;
-
 class SessionV2 : public Conversation {
  public:
   // `service.keys` is not null. `secret` is null when this client need not authenticate;
-  // `authenticated`: it already has.
-  SessionV2(const Service& service, const Secret* secret, std::string peer, bool authenticated);
+  // `authenticated`: it already has. `pipeline` (may be null) is open; nothing of this session may
+  // be in flight in it when the session goes.
+  SessionV2(const Service& service, const Secret* secret, std::string peer, bool authenticated,
+            Pipeline* pipeline);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override;
   bool authenticated() const override { return secret_ == nullptr || authenticated_; }
 
  private:
+  // Of what is answered at once.
   Status Dispatch(const RequestV2& request, std::string* result, Next* next);
+  Status DispatchAllowed(const RequestV2& request, std::string* result);
+  void Begin(RequestV2 request, size_t line_bytes, std::string* answers);
   Status Authenticate(const RequestV2& request, Next* next);
   Status Attach(const RequestV2& request);
 
@@ -45,6 +49,7 @@ class SessionV2 : public Conversation {
   const std::string peer_;
   bool authenticated_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
+  Pipeline* const pipeline_;
   KeyListing listing_;
 };
 

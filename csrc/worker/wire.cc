@@ -21,38 +21,78 @@ constexpr size_t kPipePieceBytes = 4096;
 // For poll(): rounded up, at least 0, -1 for never.
 int PollMs(Clock::time_point deadline) {
   if (deadline == Clock::time_point::max()) return -1;
-  const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now()).count();
+  const Clock::time_point now = Clock::now();
+  if (deadline <= now) return 0;  // the difference to the earliest time would overflow
+  const auto left = std::chrono::ceil<milliseconds>(deadline - now).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60 * 60 * 1000));
 }
 
 }  // namespace
 
 Wire::Result Wire::Broken(int error) {
-  error_ = error;
+  error_.store(error);
   return Result::kBroken;
 }
 
-Wire::Result Wire::Read(char* to, size_t size, Clock::time_point deadline, size_t* got) {
+Wire::Result Wire::Wait(const Wanted& wanted, Clock::time_point deadline, Event* event) {
+  const bool out = wanted.writable || wanted.watch_gone;
+  struct pollfd p[4] = {{wanted.readable ? in_ : -1, POLLIN, 0},
+                        {wanted.heed_shutdown ? shutdown_.fd() : -1, POLLIN, 0},
+                        {wanted.wake_fd, POLLIN, 0},
+                        {out ? out_ : -1, 0, 0}};
+  if (wanted.writable) p[3].events = POLLOUT;
   for (;;) {
-    struct pollfd p[2] = {{in_, POLLIN, 0}, {shutdown_.fd(), POLLIN, 0}};
-    const int ready = poll(p, 2, PollMs(deadline));
+    const int ready = poll(p, 4, PollMs(deadline));
     if (ready < 0 && errno != EINTR) return Broken(errno);
-    if (shutdown_.requested()) return Result::kShutdown;
+    if (wanted.heed_shutdown && shutdown_.requested()) return Result::kShutdown;
     if (ready < 0) continue;
     if (ready == 0) {
       if (Clock::now() >= deadline) return Result::kTimeout;
       continue;
     }
-    if ((p[0].revents & POLLNVAL) != 0) return Broken(EBADF);
-    if (p[0].revents == 0) continue;
-    const ssize_t n = read(in_, to, size);
-    if (n > 0) {
-      *got = static_cast<size_t>(n);
-      return Result::kOk;
+    for (const struct pollfd& polled : p) {
+      if ((polled.revents & POLLNVAL) != 0) return Broken(EBADF);
     }
-    if (n == 0 || errno == ECONNRESET) return Result::kEnd;
-    if (errno != EAGAIN && errno != EINTR) return Broken(errno);
+    event->readable = p[0].revents != 0;
+    event->woken = p[2].revents != 0;
+    event->writable = p[3].revents != 0;
+    event->gone = wanted.watch_gone && (p[3].revents & (POLLERR | POLLHUP)) != 0;
+    return Result::kOk;
   }
+}
+
+Wire::Result Wire::ReadNow(char* to, size_t size, size_t* got) {
+  *got = 0;
+  const ssize_t n = read(in_, to, size);
+  if (n > 0) *got = static_cast<size_t>(n);
+  if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return Result::kOk;
+  return n == 0 || errno == ECONNRESET ? Result::kEnd : Broken(errno);
+}
+
+Wire::Result Wire::WriteNow(std::string_view* text) {
+  while (!text->empty()) {
+    ssize_t n = -1;
+    errno = ENOTSOCK;
+    if (out_is_socket_) n = send(out_, text->data(), text->size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == ENOTSOCK) {
+      out_is_socket_ = false;
+      struct pollfd p = {out_, POLLOUT, 0};
+      if (poll(&p, 1, 0) == 1 && p.revents != 0) {
+        if ((p.revents & POLLNVAL) != 0) return Broken(EBADF);
+        n = write(out_, text->data(), std::min(text->size(), kPipePieceBytes));
+      } else {
+        errno = EAGAIN;
+      }
+    }
+    if (n > 0) {
+      text->remove_prefix(static_cast<size_t>(n));
+    } else if (n < 0 && errno == EAGAIN) {
+      break;
+    } else if (n < 0 && errno != EINTR) {
+      return Broken(errno);
+    }
+  }
+  return Result::kOk;
 }
 
 Wire::Result Wire::Write(std::string_view text, milliseconds patience) {
@@ -60,40 +100,29 @@ Wire::Result Wire::Write(std::string_view text, milliseconds patience) {
     return patience.count() == 0 ? Clock::time_point::max() : Clock::now() + patience;
   };
   Clock::time_point deadline = limit();
-  while (!text.empty()) {
+  for (;;) {
     // Try first, wait only if need be: the usual answer fits.
-    ssize_t n = -1;
-    errno = ENOTSOCK;
-    if (out_is_socket_) n = send(out_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0 && errno == ENOTSOCK) {
-      out_is_socket_ = false;
-      struct pollfd p = {out_, POLLOUT, 0};
-      if (poll(&p, 1, 0) == 1 && p.revents != 0) {
-        if ((p.revents & POLLNVAL) != 0) return Broken(EBADF);
-        n = write(out_, text.data(), std::min(text.size(), kPipePieceBytes));
-      } else {
-        errno = EAGAIN;
-      }
-    }
-    if (n > 0) {
-      text.remove_prefix(static_cast<size_t>(n));
-      deadline = limit();
-      continue;
-    }
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno != EAGAIN) return Broken(errno);
-
-    // In slices, because a shutdown puts an end to patience.
-    if (shutdown_.Cancelled()) return Result::kShutdown;
-    if (Clock::now() >= deadline) return Result::kTimeout;
-    struct pollfd p = {out_, POLLOUT, 0};
-    const int slice = shutdown_.requested() ? 50 : 500;
-    const int left = PollMs(deadline);
-    if (poll(&p, 1, left < 0 ? slice : std::min(left, slice)) < 0 && errno != EINTR) {
-      return Broken(errno);
-    }
+    const size_t before = text.size();
+    if (WriteNow(&text) != Result::kOk) return Result::kBroken;
+    if (text.empty()) return Result::kOk;
+    if (text.size() < before) deadline = limit();
+    const Result result = WaitForPeer(deadline);
+    if (result != Result::kOk) return result;
   }
-  return Result::kOk;
+}
+
+Wire::Result Wire::WaitForPeer(Clock::time_point deadline) {
+  // In slices, because a shutdown puts an end to patience.
+  if (shutdown_.Cancelled()) return Result::kShutdown;
+  const Clock::time_point now = Clock::now();
+  if (now >= deadline) return Result::kTimeout;
+  Wanted wanted;
+  wanted.writable = true;
+  wanted.heed_shutdown = false;
+  Event event;
+  const milliseconds slice(shutdown_.requested() ? 50 : 500);
+  const Result result = Wait(wanted, std::min(deadline, now + slice), &event);
+  return result == Result::kTimeout ? Result::kOk : result;
 }
 
 Wire::Result Wire::Sleep(milliseconds time) const {

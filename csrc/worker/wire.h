@@ -6,6 +6,7 @@
 #ifndef LMSHM_WORKER_WIRE_H_
 #define LMSHM_WORKER_WIRE_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <string_view>
@@ -16,7 +17,7 @@ namespace lmshm {
 
 using Clock = std::chrono::steady_clock;
 
-// Not thread safe. Does not own the descriptors.
+// Not thread safe but for WriteNow(). Does not own the descriptors.
 class Wire {
  public:
   enum class Result {
@@ -29,19 +30,48 @@ class Wire {
 
   Wire(int in, int out, const Shutdown& shutdown) : in_(in), out_(out), shutdown_(shutdown) {}
 
-  // Waits until something can be read, and reads up to `size` bytes. `deadline` may be
-  // Clock::time_point::max(). `*got` is set when kOk.
-  Result Read(char* to, size_t size, Clock::time_point deadline, size_t* got);
+  // What to wait for, and what has come. Of the parts that are not asked for nothing is said.
+  struct Event {
+    bool readable = false;  // something to read, or its end
+    bool writable = false;
+    bool woken = false;  // `wake_fd` is readable
+    bool gone = false;   // nobody will read what is written; only when `watch_gone`
+  };
+  struct Wanted {
+    bool readable = false;
+    bool writable = false;
+    int wake_fd = -1;
+    bool watch_gone = false;
+    bool heed_shutdown = true;  // else a shutdown does not end the wait
+  };
+
+  // Waits until something of `wanted` comes: kOk; or kTimeout, kShutdown, kBroken.
+  Result Wait(const Wanted& wanted, Clock::time_point deadline, Event* event);
+
+  // Reads what is there, up to `size` bytes, after `readable`: kOk (`*got` may be 0), kEnd,
+  // kBroken.
+  Result ReadNow(char* to, size_t size, size_t* got);
+
+  // Writes what is taken at once, and removes it from `*text`: kOk, even if that is nothing, or
+  // kBroken. May be called on another thread than the others, by one at a time.
+  Result WriteNow(std::string_view* text);
 
   // Writes all of `text`. kTimeout when the peer takes nothing for `patience`; zero waits for as
   // long as the peer lives. During a shutdown it still writes, for the grace period at most.
   Result Write(std::string_view text, std::chrono::milliseconds patience);
 
+  // One wait of Write(): until the peer takes something, or for a moment. kOk in both cases;
+  // kTimeout at `deadline`, kShutdown when the grace period is over.
+  Result WaitForPeer(Clock::time_point deadline);
+
   // Sleeps; kOk, or kShutdown as soon as that is requested.
   Result Sleep(std::chrono::milliseconds time) const;
 
   // The errno value behind kBroken.
-  int error() const { return error_; }
+  int error() const { return error_.load(); }
+  bool broken() const { return error() != 0; }
+  // For a peer of whom something else said that it is gone.
+  void SetBroken(int error) { error_.store(error); }
 
  private:
   Result Broken(int error);
@@ -50,7 +80,7 @@ class Wire {
   const int out_;
   const Shutdown& shutdown_;
   bool out_is_socket_ = true;  // until it turns out not to be
-  int error_ = 0;
+  std::atomic<int> error_{0};
 };
 
 }  // namespace lmshm

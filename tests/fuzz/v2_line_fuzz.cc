@@ -19,6 +19,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "worker/dialogue.h"
 #include "worker/line_reader.h"
@@ -90,13 +91,18 @@ uint64_t CheckParse(std::string_view line) {
   request.id = 77;
   if (!lmshm::ParseRequestV2(line, &request).ok()) return request.id;
   HOLDS(request.id > 0);
-  size_t bytes = 0;
-  for (const lmshm::Attribute& attribute : request.attributes) {
-    HOLDS(lmshm::IsAttributeName(attribute.name) && !lmshm::IsReservedAttribute(attribute.name));
-    bytes += attribute.name.size() + attribute.value.size();
+  std::vector<std::string> keys = request.keys;
+  HOLDS(request.items.size() <= lmshm::kMaxBatchObjects);
+  for (const lmshm::TransferItem& item : request.items) {
+    keys.push_back(item.key);
+    size_t bytes = 0;
+    for (const lmshm::Attribute& attribute : item.attributes) {
+      HOLDS(lmshm::IsAttributeName(attribute.name) && !lmshm::IsReservedAttribute(attribute.name));
+      bytes += attribute.name.size() + attribute.value.size();
+    }
+    HOLDS(item.attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
   }
-  HOLDS(request.attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
-  for (const std::string& key : request.keys) {
+  for (const std::string& key : keys) {
     lmshm::KeyFile file;
     HOLDS(lmshm::FindKeyFile(key, &file).ok());
     HOLDS(file.file_name.size() <= 255 && file.file_name.find('/') == std::string::npos);

@@ -76,6 +76,36 @@ TEST(a_full_disk_is_said_and_the_old_object_stays) {
   CHECK_EQ(dir.Names().size(), 1u);
 }
 
+TEST(a_full_disk_is_said_in_version_2_as_well) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  const SmallMount mounted(dir.path(), "1m");
+  TestSegment segment(8 << 20);
+  segment.FillPattern(1);
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  LineClient& c = worker.client();
+  CHECK_STARTS(c.Call("HELLO 2"), "OK 2 ");
+  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 8388608"), "1 OK");
+  CHECK_STARTS(c.Call("2 PUT f 0 500000"), "2 OK 500000");
+  for (const char* mode : {"auto", "direct", "cached"}) {
+    CHECK_STARTS(c.Call(std::string("3 PUT f 0 4194304 io=") + mode),
+                 "3 ERROR ENOSPC put f: reserve 4194304 bytes: No space left on device");
+  }
+  CHECK(ReadFile(dir / "f.data") == segment.Bytes(0, 500000));
+  // So full that a sidecar has no place: then the object is not stored, and nothing is left.
+  const std::string fill(4096, 'x');
+  {
+    std::ofstream filler(dir / "filler", std::ios::binary);
+    while (filler.write(fill.data(), 4096).flush()) {
+    }
+  }
+  CHECK_STARTS(c.Call("4 PUT " + std::string(300, 'k') + " 0 0"), "4 ERROR ENOSPC ");
+  CHECK_EQ(dir.Names().size(), 2u);
+}
+
 TEST(a_segment_without_pages_behind_it_is_survived) {
   const std::string why = EnterNamespace();
   if (!why.empty()) SKIP(why);

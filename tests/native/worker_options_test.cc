@@ -40,8 +40,11 @@ TEST(nothing_given_is_pipe_mode) {
 
 TEST(values_with_and_without_an_equals_sign) {
   CHECK_EQ(Parse({"--root", "/a=b", "--max-clients=7", "--idle-timeout", "9", "--segment-fd=3",
-                  "--segment-fd", "12", "--no-sandbox", "--log-level=debug"}),
+                  "--segment-fd", "12", "--no-sandbox", "--log-level=debug", "--io-threads=11",
+                  "--max-bytes-in-flight", "4096"}),
            "");
+  CHECK_EQ(g_options.io_threads, 11u);
+  CHECK_EQ(g_options.max_bytes_in_flight, 4096u);
   CHECK_EQ(g_options.root, "/a=b");
   CHECK_EQ(g_options.max_clients, 7u);
   CHECK_EQ(g_options.idle_timeout_s, 9u);
@@ -50,6 +53,11 @@ TEST(values_with_and_without_an_equals_sign) {
   CHECK(!g_options.sandbox);
   CHECK_EQ(Parse({"--root=/a=b"}), "");
   CHECK_EQ(g_options.root, "/a=b");
+  CHECK(g_options.io == lmshm::IoMode::kAuto);
+  CHECK(g_options.durability == lmshm::Durability::kNone);
+  CHECK_EQ(Parse({"--io=direct", "--sync", "full"}), "");
+  CHECK(g_options.io == lmshm::IoMode::kDirect);
+  CHECK(g_options.durability == lmshm::Durability::kFull);
 }
 
 TEST(what_is_wrong_is_named) {
@@ -64,6 +72,10 @@ TEST(what_is_wrong_is_named) {
   CHECK_CONTAINS(Parse({"--max-clients", "0"}), "from 1 to 4096");
   CHECK_CONTAINS(Parse({"--max-clients", "99999999999999999999"}), "from 1 to 4096");
   CHECK_CONTAINS(Parse({"--idle-timeout=-1"}), "from 0 to");
+  CHECK_CONTAINS(Parse({"--io", "fast"}), "--io fast: expected auto, direct or cached");
+  CHECK_CONTAINS(Parse({"--sync="}), "expected none, data or full");
+  CHECK_CONTAINS(Parse({"--io-threads=0"}), "from 1 to 256");
+  CHECK_CONTAINS(Parse({"--max-bytes-in-flight=0"}), "from 1 to");
   CHECK_CONTAINS(Parse({"--segment-fd=2"}), "from 3 to");
   CHECK_CONTAINS(Parse({"--log-level", "loud"}), "error, warn, info or debug");
   CHECK_CONTAINS(Parse({"--bad\noption"}), "--bad\\x0aoption");

@@ -164,6 +164,29 @@ TEST(any_other_bus_error_still_kills) {
   }
 }
 
+TEST(checksums_of_parts_are_joined) {
+  const std::string data = Noise(300000);
+  const uint32_t whole = Crc32cPortable(0, data.data(), data.size());
+  uint64_t state = 1;
+  for (int round = 0; round < 200; round++) {
+    uint32_t joined = 0;
+    for (size_t at = 0; at < data.size();) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      // Of every order of magnitude, 0 included.
+      const size_t limit = size_t{1} << ((state >> 40) % 19);
+      const size_t size = std::min<size_t>((state >> 20) % limit, data.size() - at);
+      joined = lmshm::Crc32cCombine(joined, Crc32c(0, data.data() + at, size), size);
+      at += size;
+    }
+    CHECK_EQ(joined, whole);
+  }
+  // Zeros behind it, as many as no memory holds: appending them in one step or in many is the same.
+  uint32_t steps = 0x12345678;
+  const uint64_t size = (uint64_t{1} << 40) + 4097;
+  for (int i = 0; i < 16; i++) steps = lmshm::Crc32cCombine(steps, 0, size);
+  CHECK_EQ(steps, lmshm::Crc32cCombine(0x12345678, 0, 16 * size));
+}
+
 TEST(checked_transfers_move_and_sum) {
   const TempDir dir;
   TestSegment segment(3 << 20);
@@ -173,19 +196,34 @@ TEST(checked_transfers_move_and_sum) {
   const uint32_t expected = Crc32cPortable(0, before.data(), before.size());
   const int fd = open((dir / "f").c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   REQUIRE(fd >= 0);
-  uint32_t crc = 1;
-  CHECK_EQ(lmshm::WriteChecked(fd, {segment.data() + 5, size}, nullptr, &crc), 0);
+  lmshm::RangeIo range;
+  range.data = {segment.data() + 5, size};
+  uint32_t crc = 0;
+  CHECK_EQ(lmshm::WriteRange(fd, range, &crc), 0);
   CHECK_EQ(crc, expected);
   CHECK(ReadFile(dir / "f") == before);
   segment.FillPattern(10);
   uint64_t done = 0;
-  CHECK_EQ(lmshm::ReadChecked(fd, {segment.data(), 3 << 20}, nullptr, &done, &crc), 0);
+  crc = 0;
+  range.data = {segment.data(), 3 << 20};
+  CHECK_EQ(lmshm::ReadRange(fd, range, &done, &crc), 0);
   CHECK_EQ(done, size);
   CHECK_EQ(crc, expected);
   CHECK(segment.Bytes(0, size) == before);
+  // A range of it, without a checksum.
+  segment.FillPattern(11);
+  range.data.size = 1000;
+  range.offset = 4097;
+  CHECK_EQ(lmshm::ReadRange(fd, range, &done, nullptr), 0);
+  CHECK_EQ(done, 1000u);
+  CHECK(segment.Bytes(0, 1000) == before.substr(4097, 1000));
   REQUIRE_EQ(ftruncate(segment.fd(), 1 << 20), 0);
-  CHECK_EQ(lmshm::ReadChecked(fd, {segment.data(), 3 << 20}, nullptr, &done, &crc), EFAULT);
-  CHECK_EQ(lmshm::WriteChecked(fd, {segment.data(), 3 << 20}, nullptr, &crc), EFAULT);
+  range.offset = 0;
+  range.data.size = 3 << 20;
+  for (uint32_t* const sum : {&crc, static_cast<uint32_t*>(nullptr)}) {
+    CHECK_EQ(lmshm::ReadRange(fd, range, &done, sum), EFAULT);
+    CHECK_EQ(lmshm::WriteRange(fd, range, sum), EFAULT);
+  }
   close(fd);
 }
 

@@ -13,6 +13,18 @@ std::string CrcOf(const std::string& bytes) {
   return lmshm::Crc32cHex(lmshm::Crc32cPortable(0, bytes.data(), bytes.size()));
 }
 
+// "" when there is none.
+std::string GetRecord(const std::string& path) {
+  std::string value(8192, '\0');
+  const ssize_t size = getxattr(path.c_str(), "user.lmshm", value.data(), value.size());
+  value.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return value;
+}
+
+bool SetRecord(const std::string& path, const std::string& record) {
+  return setxattr(path.c_str(), "user.lmshm", record.data(), record.size(), 0) == 0;
+}
+
 #define NEEDS_ATTRIBUTES(talk) \
   if (!(talk).has_attributes) SKIP("the temporary directory's file system has no attributes")
 
@@ -30,11 +42,8 @@ TEST(an_object_comes_back_with_its_attributes) {
            "2 OK 1048576 crc32c=" + crc);
   const std::string path = talk.root / "a-SEP-b@1.data";
   CHECK(ReadFile(path) == before);
-  CHECK_EQ(GetXattr(path, "key"), "a/b@1");
-  CHECK_EQ(GetXattr(path, "length"), "1048576");
-  CHECK_EQ(GetXattr(path, "crc32c"), crc);
-  CHECK_EQ(GetXattr(path, "shape"), "2,3");
-  CHECK_EQ(GetXattr(path, "note"), std::string(" \0\xff", 3));
+  CHECK_EQ(GetRecord(path),
+           "1048576 " + crc + " " + CrcOf("a/b@1") + " shape=2,3 note=%20%00\xff dtype=bfloat16");
 
   segment.FillPattern(2);
   const std::string beyond = segment.Bytes((2 << 20) + (1 << 20), 4096);
@@ -108,7 +117,72 @@ TEST(the_file_of_another_key_is_noticed) {
   CHECK_STARTS(talk.Say("2 PUT k 0 5000"), "2 OK 5000");
   REQUIRE_EQ(rename((talk.root / "k.data").c_str(), (talk.root / "other.data").c_str()), 0);
   CHECK_STARTS(talk.Say("3 GET other 0 8192"),
-               "3 ERROR EBADMSG get other: the file was stored for the key k");
+               "3 ERROR EBADMSG get other: the file was stored for another key");
+}
+
+// As the first workers stored them: an attribute for each thing.
+TEST(objects_with_an_attribute_for_each_thing_are_read) {
+  TalkV2 talk;
+  NEEDS_ATTRIBUTES(talk);
+  TestSegment segment(8192);
+  talk.Begin(segment);
+  const std::string path = talk.root / "k.data";
+  WriteFile(path, "hello");
+  REQUIRE(SetXattr(path, "length", "5"));
+  REQUIRE(SetXattr(path, "crc32c", CrcOf("hello")));
+  REQUIRE(SetXattr(path, "key", "k"));
+  REQUIRE(SetXattr(path, "shape", "5"));
+  CHECK_EQ(talk.Say("2 GET k 100 8000"), "2 OK 5 crc32c=" + CrcOf("hello") + " shape=5");
+  CHECK_EQ(segment.Bytes(100, 5), "hello");
+  CHECK_CONTAINS(talk.Say("3 STAT k"), " crc32c=" + CrcOf("hello") + " shape=5");
+  REQUIRE(SetXattr(path, "key", "other"));
+  CHECK_STARTS(talk.Say("4 GET k 0 8000"),
+               "4 ERROR EBADMSG get k: the file was stored for another key: other");
+  REQUIRE(SetXattr(path, "key", "k"));
+  REQUIRE(SetXattr(path, "length", "6"));
+  CHECK_STARTS(talk.Say("5 GET k 0 8000"), "5 ERROR EBADMSG get k: the file has 5 bytes");
+  REQUIRE(SetXattr(path, "length", "5"));
+  REQUIRE(SetXattr(path, "crc32c", "00000000"));
+  CHECK_STARTS(talk.Say("6 GET k 0 8000"), "6 ERROR EBADMSG get k: its checksum is ");
+  // Replaced, it has a record like any other.
+  CHECK_STARTS(talk.Say("7 PUT k 0 10"), "7 OK 10 ");
+  CHECK_EQ(GetXattr(path, "length"), "");
+  CHECK_STARTS(GetRecord(path), "10 ");
+}
+
+TEST(a_record_that_cannot_be_read_is_a_mismatch) {
+  TalkV2 talk;
+  NEEDS_ATTRIBUTES(talk);
+  TestSegment segment(8192);
+  talk.Begin(segment);
+  const std::string path = talk.root / "k.data";
+  const std::string check = CrcOf("k");
+  WriteFile(path, "hello");
+  const std::string wrong[] = {" ",
+                               "5",
+                               "5 -",
+                               "5 - " + check + " x",
+                               "5 - " + check + "  a=b",
+                               "x - " + check,
+                               "5 0 " + check,
+                               "5 - " + check + " a=%2",
+                               "5 - " + check + " A=b",
+                               "-5 - " + check,
+                               "5 - " + check + std::string(" a=b\0", 5),
+                               std::string(3000, '1')};
+  for (const std::string& record : wrong) {
+    REQUIRE(SetRecord(path, record));
+    CHECK_STARTS(talk.Say("2 GET k 0 8000"), "2 ERROR EBADMSG get k: its record ");
+    CHECK_EQ(talk.Say("3 EXISTS k"), "3 OK 1");
+  }
+  REQUIRE(SetRecord(path, "5 - " + check));
+  CHECK_EQ(talk.Say("4 GET k 0 8000"), "4 OK 5");
+  REQUIRE(SetRecord(path, "6 - " + check));
+  CHECK_STARTS(talk.Say("5 GET k 0 8000"), "5 ERROR EBADMSG get k: the file has 5 bytes");
+  REQUIRE(SetRecord(path, "4 - " + check));
+  const std::string before = segment.Bytes(0, 8192);
+  CHECK_STARTS(talk.Say("6 GET k 0 8000"), "6 ERROR EBADMSG get k: the file has 5 bytes");
+  CHECK(segment.Bytes(4, 8188) == before.substr(4));
 }
 
 TEST(attributes_that_no_worker_sets) {
@@ -144,11 +218,11 @@ TEST(without_attributes_everything_else_works) {
   TalkV2 talk(nullptr, Attributes::kNone);
   TestSegment segment(8192);
   segment.FillPattern(6);
-  CHECK_CONTAINS(talk.Say("HELLO 2"), " features=crc32c auth=none");
+  CHECK_CONTAINS(talk.Say("HELLO 2"), " features=batch,cancel,crc32c window=1024 auth=none");
   CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192"), "1 OK");
   const std::string before = segment.Bytes(0, 5000);
   CHECK_EQ(talk.Say("2 PUT k 0 5000 shape=1"), "2 OK 5000 crc32c=" + CrcOf(before));
-  CHECK_EQ(GetXattr(talk.root / "k.data", "length"), "");
+  CHECK_EQ(GetRecord(talk.root / "k.data"), "");
   segment.FillPattern(7);
   CHECK_EQ(talk.Say("3 GET k 0 8192"), "3 OK 5000");
   CHECK(segment.Bytes(0, 5000) == before);

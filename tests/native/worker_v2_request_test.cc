@@ -20,6 +20,26 @@ void Add(const std::string& name, const std::string& value, std::string* text) {
   text->append(" ").append(name).append("=").append(value);
 }
 
+void AddPriority(const RequestV2& r, std::string* text) {
+  if (r.priority != lmshm::Priority::kNormal)
+    Add("prio", std::string(PriorityName(r.priority)), text);
+}
+
+void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, std::string* text) {
+  if (!first) text->append(" ;");
+  const bool put = r.verb == Verb::kPut;
+  Add("key", PercentEncode(item.key), text);
+  Add("offset", std::to_string(item.offset), text);
+  Add(put ? "length" : "capacity", std::to_string(item.size), text);
+  Add(put ? "crc" : "verify", item.checksum ? "1" : "0", text);
+  if (item.io.has_value()) Add("io", std::string(IoModeName(*item.io)), text);
+  if (item.sync.has_value()) Add("sync", std::string(DurabilityName(*item.sync)), text);
+  if (first) AddPriority(r, text);
+  for (const lmshm::Attribute& attribute : item.attributes) {
+    Add("attr." + attribute.name, PercentEncode(attribute.value), text);
+  }
+}
+
 // As the golden file's second column has it.
 std::string Describe(const RequestV2& r) {
   std::string text = "id=" + std::to_string(r.id) + " verb=" + std::string(VerbName(r.verb));
@@ -27,30 +47,30 @@ std::string Describe(const RequestV2& r) {
   switch (r.verb) {
     case Verb::kAttach:
       Add("shm_name", PercentEncode(r.text), &text);
-      Add("size", std::to_string(r.first), &text);
+      Add("size", std::to_string(r.number), &text);
       break;
     case Verb::kPut:
     case Verb::kGet:
-      Add("offset", std::to_string(r.first), &text);
-      Add(r.verb == Verb::kPut ? "length" : "capacity", std::to_string(r.second), &text);
-      Add(r.verb == Verb::kPut ? "crc" : "verify", r.checksum ? "1" : "0", &text);
-      for (const lmshm::Attribute& attribute : r.attributes) {
-        Add("attr." + attribute.name, PercentEncode(attribute.value), &text);
+      for (const lmshm::TransferItem& item : r.items) {
+        AddItem(r, item, &item == &r.items.front(), &text);
       }
       break;
     case Verb::kList:
-      Add("limit", std::to_string(r.first), &text);
+      Add("limit", std::to_string(r.number), &text);
       Add("cursor", PercentEncode(r.text), &text);
       Add("prefix", PercentEncode(r.prefix), &text);
+      AddPriority(r, &text);
+      break;
+    case Verb::kCancel:
+      Add("request", std::to_string(r.number), &text);
       break;
     case Verb::kAuth:
       Add("secret", r.text, &text);
       break;
     case Verb::kStat:
-    case Verb::kExists:
-    case Verb::kRemove:
-    case Verb::kPing:
-    case Verb::kQuit:
+      AddPriority(r, &text);
+      break;
+    default:
       break;
   }
   return text;

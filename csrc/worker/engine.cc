@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/engine.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "worker/log.h"
+
+namespace lmshm {
+
+namespace {
+
+constexpr size_t kMaxPassedOver = 8;
+// Small tasks in one lot. The fewer wait, the fewer are taken, so that all threads are done at
+// about the same time.
+constexpr size_t kMaxLot = 32;
+constexpr size_t kMinLot = 8;
+// Waking a thread costs about as much as this many small tasks, and takes it as long to come.
+constexpr size_t kWorthWaking = 16;
+
+}  // namespace
+
+Engine::Engine(const EngineLimits& limits)
+    : limits_(limits), low_limit_(std::max<size_t>(limits.threads, 2) - 1) {}
+
+Engine::~Engine() {
+  {
+    const Lock lock(mutex_);
+    ending_ = true;
+  }
+  work_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Status Engine::Start() {
+  try {
+    while (threads_.size() < limits_.threads) threads_.emplace_back([this] { ThreadMain(); });
+  } catch (const std::system_error& error) {
+    const std::string text = "start I/O thread " + std::to_string(threads_.size() + 1) + " of " +
+                             std::to_string(limits_.threads) + ": " + error.what();
+    if (threads_.empty()) return Status::Error(EAGAIN, text);
+    Log(LogLevel::kWarn, text + "; going on with fewer");
+  }
+  return Status::OK();
+}
+
+void Engine::Wake(size_t threads) {
+  threads = std::min(threads, idle_);
+  for (size_t i = 0; i < threads; i++) work_.notify_one();
+}
+
+void Engine::List(Client* client, size_t level) {
+  if (client->waiting_[level].listed) return;
+  client->waiting_[level].listed = true;
+  turns_[level].push_back(client);
+}
+
+void Engine::Enqueue(Client* client, std::unique_ptr<Task> task) {
+  const auto level = static_cast<size_t>(task->priority());
+  TaskLot& queue = client->waiting_[level].Of(*task);
+  queue.push_back(std::move(task));
+  queued_.fetch_add(1, std::memory_order_relaxed);
+  List(client, level);
+}
+
+// What the client left of a lot goes before what waits.
+void Engine::GiveBack(Hand* hand) {
+  Client::Waiting* const waiting = hand->client->waiting_;
+  TaskLot behind[kPriorities][2];
+  for (size_t level = 0; level < kPriorities; level++) {
+    behind[level][0].swap(waiting[level].small);
+    behind[level][1].swap(waiting[level].large);
+  }
+  while (!hand->lot.empty()) Enqueue(hand->client, hand->lot.pop_front());
+  for (size_t level = 0; level < kPriorities; level++) {
+    waiting[level].small.append(&behind[level][0]);
+    waiting[level].large.append(&behind[level][1]);
+  }
+}
+
+void Engine::Submit(Client* client, TaskLot* tasks) {
+  size_t small = 0;
+  size_t large = 0;
+  const Lock lock(mutex_);
+  while (!tasks->empty()) {
+    (tasks->front()->small() ? small : large)++;
+    Enqueue(client, tasks->pop_front());
+  }
+  // With the first of the small ones this thread can be done before another has come. If they turn
+  // out to be slow, Carry() wakes others.
+  Wake(large + small / kWorthWaking);
+}
+
+void Engine::Grasp(Client* client, Hand* hand) {
+  hand->client = client;
+  hand->tasks = hand->lot.size();
+  hand->lot.for_each([&](const Task& task) { hand->bytes += task.bytes(); });
+  running_ += hand->tasks;
+  bytes_ += hand->bytes;
+  if (hand->low) low_lots_++;
+  client->lots_++;
+}
+
+void Engine::Carry(Hand* hand, Lock* lock) {
+  lock->unlock();
+  hand->client->RunLot(&hand->lot);
+  lock->lock();
+  running_ -= hand->tasks;
+  bytes_ -= hand->bytes;
+  if (hand->low) low_lots_--;
+  const bool rest = !hand->lot.empty();
+  if (rest) GiveBack(hand);
+  if (bytes_wanted_ && hand->bytes > 0) {
+    bytes_wanted_ = false;
+    work_.notify_all();
+  } else if (rest || (low_wanted_ && hand->low)) {
+    Wake(1);
+  }
+  if (--hand->client->lots_ == 0) left_.notify_all();
+}
+
+bool Engine::RunNow(Client* client, TaskLot* tasks) {
+  Hand hand;
+  uint64_t bytes = 0;
+  bool small = true;
+  tasks->for_each([&](const Task& task) {
+    bytes += task.bytes();
+    small = small && task.small();
+  });
+  Lock lock(mutex_);
+  if (!Fits(bytes)) return false;
+  for (const Client::Waiting& waiting : client->waiting_) {
+    if (!waiting.small.empty() || (!small && !waiting.large.empty())) return false;
+  }
+  hand.lot.swap(*tasks);
+  Grasp(client, &hand);
+  Carry(&hand, &lock);
+  return true;
+}
+
+bool Engine::Help(Client* client) {
+  Hand hand;
+  Lock lock(mutex_);
+  if (client->Held()) return false;
+  for (Client::Waiting& waiting : client->waiting_) {
+    if (waiting.small.empty()) continue;
+    if (!Fits(waiting.small.front()->bytes())) {
+      bytes_wanted_ = true;  // nobody else may know of this task
+      continue;
+    }
+    TakeLot(&waiting.small, &hand);
+    Grasp(client, &hand);
+    Carry(&hand, &lock);
+    return true;
+  }
+  return false;
+}
+
+std::unique_ptr<Task> Engine::Take(Client* client, const Task* task) {
+  const Lock lock(mutex_);
+  const auto level = static_cast<size_t>(task->priority());
+  std::unique_ptr<Task> taken = client->waiting_[level].Of(*task).remove(task);
+  if (taken != nullptr) queued_.fetch_sub(1, std::memory_order_relaxed);
+  return taken;
+}
+
+TaskLot Engine::TakeAll(Client* client) {
+  const Lock lock(mutex_);
+  TaskLot all;
+  for (Client::Waiting& waiting : client->waiting_) {
+    all.append(&waiting.small);
+    all.append(&waiting.large);
+  }
+  queued_.fetch_sub(all.size(), std::memory_order_relaxed);
+  return all;
+}
+
+void Engine::Resume() {
+  const Lock lock(mutex_);
+  work_.notify_all();
+}
+
+void Engine::Leave(Client* client) {
+  Lock lock(mutex_);
+  left_.wait(lock, [&] { return client->lots_ == 0; });
+  for (size_t level = 0; level < kPriorities; level++) {
+    if (!client->waiting_[level].listed) continue;
+    std::deque<Client*>& turns = turns_[level];
+    turns.erase(std::find(turns.begin(), turns.end(), client));
+  }
+}
+
+void Engine::TakeLot(TaskLot* queue, Hand* hand) {
+  const size_t limit = queue->front()->small()
+                           ? std::clamp(queue->size() / (limits_.threads + 1), kMinLot, kMaxLot)
+                           : 1;
+  uint64_t bytes = 0;
+  do {
+    bytes += queue->front()->bytes();
+    hand->lot.push_back(queue->pop_front());
+  } while (!queue->empty() && hand->lot.size() < limit && Fits(bytes + queue->front()->bytes()));
+  queued_.fetch_sub(hand->lot.size(), std::memory_order_relaxed);
+}
+
+bool Engine::Fits(uint64_t bytes) const {
+  return bytes == 0 || bytes_ == 0 || (bytes_ <= limits_.bytes && bytes <= limits_.bytes - bytes_);
+}
+
+// One of `level` whose turn it is.
+Engine::Picked Engine::PickLevel(size_t level, Hand* hand) {
+  std::deque<Client*>& turns = turns_[level];
+  for (size_t left = turns.size(); left > 0; left--) {
+    Client* const client = turns.front();
+    Client::Waiting& waiting = client->waiting_[level];
+    if (waiting.empty()) {
+      waiting.listed = false;
+      turns.pop_front();
+      continue;
+    }
+    if (client->Held()) {
+      turns.pop_front();
+      turns.push_back(client);
+      continue;
+    }
+    TaskLot& queue = waiting.Next();
+    const bool low = level == static_cast<size_t>(Priority::kLow);
+    if (low && low_lots_ >= low_limit_) return Picked::kTooManyLow;
+    if (!Fits(queue.front()->bytes())) return Picked::kNoBytes;
+    waiting.large_next = queue.front()->small();
+    turns.pop_front();
+    TakeLot(&queue, hand);
+    hand->low = low;
+    Grasp(client, hand);
+    waiting.listed = !waiting.empty();
+    if (waiting.listed) turns.push_back(client);
+    return Picked::kOne;
+  }
+  return Picked::kNone;
+}
+
+bool Engine::Pick(Hand* hand) {
+  low_wanted_ = false;
+  // The order of levels: first one that was passed over too often, then by priority.
+  size_t first = 0;
+  for (size_t level = 1; level < kPriorities; level++) {
+    if (passed_over_[level] >= kMaxPassedOver) first = level;
+  }
+  for (size_t i = 0; i <= kPriorities; i++) {
+    const size_t level = i == 0 ? first : i - 1;
+    if (i > 0 && level == first) continue;
+    const Picked picked = PickLevel(level, hand);
+    if (picked == Picked::kNone) continue;
+    if (picked == Picked::kOne) {
+      passed_over_[level] = 0;
+      for (size_t lower = level + 1; lower < kPriorities; lower++) {
+        passed_over_[lower] = turns_[lower].empty() ? 0 : passed_over_[lower] + 1;
+      }
+      return true;
+    }
+    (picked == Picked::kNoBytes ? bytes_wanted_ : low_wanted_) = true;
+    // What comes later must not take the bytes that this one waits for.
+    if (picked == Picked::kNoBytes) return false;
+  }
+  return false;
+}
+
+bool Engine::JoinHelp(Lock* lock) {
+  for (HelpWanted* const wanted : help_) {
+    if (wanted->helpers >= wanted->seats) continue;
+    if (wanted->next.load(std::memory_order_relaxed) >= wanted->parts) continue;
+    wanted->helpers++;
+    lock->unlock();
+    for (;;) {
+      const size_t part = wanted->next.fetch_add(1, std::memory_order_relaxed);
+      if (part >= wanted->parts) break;
+      (*wanted->part)(part);
+      if (queued_.load(std::memory_order_relaxed) > 0) break;  // somebody's turn
+    }
+    lock->lock();
+    // With the lock held: the condition variable goes when its owner sees the number.
+    if (--wanted->helpers == 0) wanted->done.notify_one();
+    return true;
+  }
+  return false;
+}
+
+void Engine::ThreadMain() {
+  Lock lock(mutex_);
+  while (!ending_) {
+    Hand hand;
+    if (Pick(&hand)) {
+      Carry(&hand, &lock);
+      continue;
+    }
+    if (JoinHelp(&lock)) continue;
+    idle_++;
+    work_.wait(lock);
+    idle_--;
+  }
+}
+
+void Engine::Run(size_t parts, size_t at_once, const std::function<void(size_t)>& part) {
+  HelpWanted wanted;
+  wanted.part = &part;
+  wanted.parts = parts;
+  wanted.seats = std::min(at_once, parts);
+  const bool alone = wanted.seats <= 1;
+  std::list<HelpWanted*>::iterator place;
+  if (!alone) {
+    wanted.seats--;  // this thread's
+    const Lock lock(mutex_);
+    place = help_.insert(help_.end(), &wanted);
+    Wake(wanted.seats);
+  }
+  for (;;) {
+    const size_t next = wanted.next.fetch_add(1, std::memory_order_relaxed);
+    if (next >= parts) break;
+    part(next);
+  }
+  if (alone) return;
+  Lock lock(mutex_);
+  help_.erase(place);
+  wanted.done.wait(lock, [&] { return wanted.helpers == 0; });
+}
+
+Engine::Counts Engine::counts() const {
+  const Lock lock(mutex_);
+  Counts counts;
+  counts.threads = threads_.size();
+  counts.max_bytes = limits_.bytes;
+  counts.queued = queued_.load(std::memory_order_relaxed);
+  counts.running = running_;
+  counts.bytes = bytes_;
+  return counts;
+}
+
+}  // namespace lmshm

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RequestTask: one request on objects that is on its way through the engine, with all it needs, how
+// it is cancelled, and how it is answered.
+#ifndef LMSHM_WORKER_REQUEST_TASK_H_
+#define LMSHM_WORKER_REQUEST_TASK_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "worker/cancel.h"
+#include "worker/engine.h"
+#include "worker/operation.h"
+#include "worker/request_v2.h"
+
+namespace lmshm {
+
+class RequestTask : public Task, private CancelCheck {
+ public:
+  // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
+  // and must outlive this. The request's line had `line_bytes`.
+  RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
+              size_t line_bytes);
+
+  uint64_t id() const { return request_.id; }
+
+  size_t line_bytes() const { return line_bytes_; }
+
+  // How much work it is, as bytes that could be moved in the same time.
+  uint64_t cost() const { return cost_; }
+
+  // Carries it out and appends its answer, one line. Blocks. Call once, from any thread.
+  void Run(std::string* answers);
+
+  // Tells it to stop as soon as it can. Any thread, at any time.
+  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+
+ private:
+  bool Cancelled() const override;
+  const char* Reason() const override;
+
+  const RequestV2 request_;
+  const size_t line_bytes_;
+  const uint64_t cost_;
+  const CancelCheck* const ending_;
+  OperationContext context_;
+  const std::string& peer_;
+  std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_REQUEST_TASK_H_

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/sidecar.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "worker/atomic_file.h"
+#include "worker/durable.h"
+#include "worker/file_io.h"
+#include "worker/object_key.h"
+
+namespace lmshm {
+
+namespace {
+
+// A lock is held for a few system calls. Whoever holds it longer has been stopped, and is not
+// waited for: at worst an object is listed by its record, or a sidecar is left.
+constexpr std::chrono::milliseconds kPatience(2000);
+constexpr std::chrono::milliseconds kPause(1);
+constexpr int kAttempts = 16;
+
+UniqueFd OpenForReading(int dir_fd, const std::string& name) {
+  UniqueFd fd(
+      openat(dir_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  struct stat st;
+  if (fd.valid() && (fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))) fd.Reset();
+  return fd;
+}
+
+std::string Content(int fd) {
+  std::string text(kMaxKeyBytes + 1, '\0');
+  uint64_t done = 0;
+  if (ReadFully(fd, {text.data(), text.size()}, nullptr, &done) != 0) return std::string();
+  text.resize(done);
+  return text;
+}
+
+}  // namespace
+
+std::string ReadSidecar(int dir_fd, const std::string& name) {
+  const UniqueFd fd = OpenForReading(dir_fd, name);
+  return fd.valid() ? Content(fd.get()) : std::string();
+}
+
+Sidecar::~Sidecar() {
+  if (!made_ || HasObject()) return;
+  // Somebody else may be storing the object: then the sidecar is theirs.
+  if (!fd_.valid() || flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 || !IsCurrent()) return;
+  // Again, now that nobody can be between sidecar and object.
+  if (!HasObject()) unlinkat(dir_fd_, name_.c_str(), 0);
+}
+
+// True if it cannot be told.
+bool Sidecar::HasObject() const {
+  struct stat st;
+  if (fstatat(dir_fd_, object_name_.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+    return errno != ENOENT;
+  }
+  return S_ISREG(st.st_mode);
+}
+
+bool Sidecar::Open() {
+  fd_ = OpenForReading(dir_fd_, name_);
+  return fd_.valid();
+}
+
+bool Sidecar::Lock(int how) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (flock(fd_.get(), how | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(kPause);
+  }
+  return true;
+}
+
+bool Sidecar::IsCurrent() const {
+  struct stat own, named;
+  return fstat(fd_.get(), &own) == 0 &&
+         fstatat(dir_fd_, name_.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+         own.st_dev == named.st_dev && own.st_ino == named.st_ino;
+}
+
+int Sidecar::Write(std::string_view key, bool sync) {
+  AtomicFile file;
+  int error = file.Create(dir_fd_, name_);
+  if (error != 0) return error;
+  std::string copy(key);
+  error = WriteFully(file.fd(), {copy.data(), copy.size()}, nullptr);
+  if (error == 0 && sync) error = SyncData(file.fd());
+  return error != 0 ? error : file.Publish();
+}
+
+int Sidecar::Store(std::string_view key, bool sync) {
+  if (name_.empty()) return 0;
+  for (int attempt = 0; attempt < kAttempts; attempt++) {
+    if (!Open() || Content(fd_.get()) != key) {
+      const int error = Write(key, sync);
+      if (error != 0) return error;
+      made_ = true;
+      if (!Open()) continue;  // removed again, at once
+    }
+    if (!Lock(LOCK_SH)) return 0;
+    if (IsCurrent()) return 0;  // else it was removed before the lock was there
+  }
+  return 0;  // somebody removes it all the time; Confirm() will look
+}
+
+int Sidecar::Confirm(std::string_view key) {
+  if (name_.empty() || (fd_.valid() && IsCurrent())) return 0;
+  const int error = Write(key, false);
+  if (error != 0) return error;
+  // Whoever found no sidecar to lock may have removed the object by now: the destructor looks.
+  made_ = true;
+  Open();
+  return 0;
+}
+
+void Sidecar::LockForRemoval() {
+  if (name_.empty()) return;
+  for (int attempt = 0; attempt < kAttempts; attempt++) {
+    if (!Open() || !Lock(LOCK_EX) || IsCurrent()) return;
+  }
+}
+
+int Sidecar::Remove() {
+  if (name_.empty() || unlinkat(dir_fd_, name_.c_str(), 0) == 0 || errno == ENOENT) return 0;
+  return errno;
+}
+
+}  // namespace lmshm

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The engine: whose turn it is, what it bounds, and that nothing is lost or done twice. Tasks here
+// touch no file.
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "worker/engine.h"
+#include "worker_check.hh"
+
+using lmshm::Engine;
+using lmshm::EngineLimits;
+using lmshm::Priority;
+using lmshm::Task;
+using lmshm::TaskLot;
+
+namespace {
+
+using std::chrono::milliseconds;
+
+class TestTask : public Task {
+ public:
+  TestTask(std::function<void()> run, Priority priority, uint64_t bytes, bool small)
+      : Task(priority, bytes, small), run_(std::move(run)) {}
+  void Run() { run_(); }
+
+ private:
+  std::function<void()> run_;
+};
+
+std::unique_ptr<Task> Large(std::function<void()> run, Priority priority = Priority::kNormal,
+                            uint64_t bytes = 0) {
+  return std::make_unique<TestTask>(std::move(run), priority, bytes, false);
+}
+
+std::unique_ptr<Task> Small(std::function<void()> run, Priority priority = Priority::kNormal) {
+  return std::make_unique<TestTask>(std::move(run), priority, 0, true);
+}
+
+class TestClient : public Engine::Client {
+ public:
+  explicit TestClient(Engine* engine) : engine_(engine) {}
+  ~TestClient() override { engine_->Leave(this); }
+
+  void Submit(std::unique_ptr<Task> task) {
+    TaskLot lot;
+    lot.push_back(std::move(task));
+    engine_->Submit(this, &lot);
+  }
+
+  void RunLot(TaskLot* lot) override {
+    lots++;
+    size_t done = 0;
+    while (!lot->empty() && done++ < at_once) {
+      static_cast<TestTask*>(lot->front())->Run();
+      lot->pop_front();
+    }
+  }
+  bool Held() const override { return held; }
+
+  std::atomic<size_t> lots{0};
+  std::atomic<size_t> at_once{1000};
+  std::atomic<bool> held{false};
+
+ private:
+  Engine* const engine_;
+};
+
+// Opened once, from any thread.
+class Gate {
+ public:
+  void Open() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  // False if it is not opened for a long time.
+  bool Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(20), [&] { return open_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+};
+
+bool Eventually(const std::function<bool()>& holds) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!holds()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  return true;
+}
+
+EngineLimits Threads(size_t threads, uint64_t bytes = 1 << 30) {
+  EngineLimits limits;
+  limits.threads = threads;
+  limits.bytes = bytes;
+  return limits;
+}
+
+// What was run, in order.
+class Journal {
+ public:
+  std::function<void()> Note(const std::string& name) {
+    return [this, name] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      names_ += name;
+    };
+  }
+  std::string names() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return names_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string names_;
+};
+
+// Keeps all threads of `engine` busy until the gate opens.
+void Occupy(TestClient* client, Gate* gate, size_t threads) {
+  auto busy = std::make_shared<std::atomic<size_t>>(0);
+  for (size_t i = 0; i < threads; i++) {
+    client->Submit(Large([gate, busy] {
+      (*busy)++;
+      CHECK(gate->Wait());
+    }));
+  }
+  CHECK(Eventually([&] { return *busy == threads; }));
+}
+
+}  // namespace
+
+TEST(everything_is_run_exactly_once) {
+  Engine engine(Threads(4));
+  CHECK_OK(engine.Start());
+  constexpr size_t kClients = 5;
+  constexpr size_t kTasks = 2000;
+  std::vector<std::atomic<int>> runs(kClients * kTasks);
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (size_t c = 0; c < kClients; c++) clients.push_back(std::make_unique<TestClient>(&engine));
+  std::vector<std::thread> threads;
+  for (size_t c = 0; c < kClients; c++) {
+    threads.emplace_back([&, c] {
+      TaskLot lot;
+      for (size_t i = 0; i < kTasks; i++) {
+        std::atomic<int>& count = runs[c * kTasks + i];
+        const auto priority = static_cast<Priority>(i % 3);
+        lot.push_back(i % 7 == 0 ? Large([&count] { count++; }, priority, i)
+                                 : Small([&count] { count++; }, priority));
+        if (lot.size() < i % 50) continue;
+        if (i % 2 == 0 && engine.RunNow(clients[c].get(), &lot)) continue;
+        engine.Submit(clients[c].get(), &lot);
+        if (i % 3 == 0) engine.Help(clients[c].get());
+      }
+      engine.Submit(clients[c].get(), &lot);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(Eventually([&] {
+    const Engine::Counts counts = engine.counts();
+    return counts.queued == 0 && counts.running == 0;
+  }));
+  for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
+  CHECK_EQ(engine.counts().bytes, 0u);
+}
+
+TEST(the_more_urgent_is_first) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient client(&engine);
+  Occupy(&client, &gate, 1);
+  client.Submit(Large(journal.Note("l"), Priority::kLow));
+  client.Submit(Large(journal.Note("n"), Priority::kNormal));
+  client.Submit(Large(journal.Note("h"), Priority::kHigh));
+  client.Submit(Large(journal.Note("H"), Priority::kHigh));
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 4; }));
+  CHECK_EQ(journal.names(), "hHnl");
+}
+
+TEST(the_less_urgent_does_not_starve) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient client(&engine);
+  Occupy(&client, &gate, 1);
+  for (int i = 0; i < 100; i++) client.Submit(Large(journal.Note("h"), Priority::kHigh));
+  client.Submit(Large(journal.Note("n"), Priority::kNormal));
+  client.Submit(Large(journal.Note("l"), Priority::kLow));
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 102; }));
+  CHECK(journal.names().find('n') <= 10);
+  CHECK(journal.names().find('l') <= 10);
+}
+
+TEST(clients_take_turns) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient busy(&engine), a(&engine), b(&engine), c(&engine);
+  Occupy(&busy, &gate, 1);
+  for (int i = 0; i < 4; i++) a.Submit(Large(journal.Note("a")));
+  for (int i = 0; i < 2; i++) b.Submit(Large(journal.Note("b")));
+  for (int i = 0; i < 3; i++) c.Submit(Large(journal.Note("c")));
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 9; }));
+  CHECK_EQ(journal.names(), "abcabcaca");
+}
+
+TEST(small_tasks_come_in_lots_and_large_ones_alone) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient client(&engine);
+  Occupy(&client, &gate, 1);
+  const size_t before = client.lots;
+  TaskLot lot;
+  for (int i = 0; i < 20; i++) lot.push_back(Small(journal.Note("s")));
+  lot.push_back(Large(journal.Note("L")));
+  lot.push_back(Large(journal.Note("L")));
+  lot.push_back(Small(journal.Note("s")));
+  engine.Submit(&client, &lot);
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 23; }));
+  const size_t lots = client.lots - before;
+  CHECK(lots >= 4 && lots <= 10);
+  // Neither waits behind all of the others.
+  CHECK(journal.names().find('L') < 15);
+  CHECK(journal.names().rfind('L') < 21);
+}
+
+TEST(what_a_lot_leaves_goes_back_in_front) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient client(&engine);
+  client.at_once = 1;
+  Occupy(&client, &gate, 1);
+  TaskLot lot;
+  for (const char* name : {"1", "2", "3", "4", "5", "6", "7", "8"}) {
+    lot.push_back(Small(journal.Note(name)));
+  }
+  engine.Submit(&client, &lot);
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 8; }));
+  CHECK_EQ(journal.names(), "12345678");
+}
+
+TEST(bytes_in_flight_are_bounded_and_a_larger_task_runs_alone) {
+  Engine engine(Threads(8, 100));
+  CHECK_OK(engine.Start());
+  std::atomic<uint64_t> in_flight{0};
+  std::atomic<uint64_t> most{0};
+  std::atomic<bool> alone{true};
+  std::atomic<int> done{0};
+  TestClient a(&engine), b(&engine);
+  const auto task = [&](uint64_t bytes) {
+    return Large(
+        [&, bytes] {
+          const uint64_t now = in_flight.fetch_add(bytes) + bytes;
+          if (bytes > 100 && now != bytes) alone = false;
+          if (bytes <= 100) {
+            uint64_t old = most;
+            while (now > old && !most.compare_exchange_weak(old, now)) {
+            }
+          }
+          std::this_thread::sleep_for(milliseconds(1));
+          in_flight.fetch_sub(bytes);
+          done++;
+        },
+        Priority::kNormal, bytes);
+  };
+  for (int i = 0; i < 50; i++) {
+    a.Submit(task(40));
+    b.Submit(task(i % 10 == 0 ? 1000 : 30));
+  }
+  CHECK(Eventually([&] { return done == 100; }));
+  CHECK(alone);
+  CHECK(most <= 100);
+  CHECK(most > 40);
+}
+
+TEST(a_client_that_is_held_waits_and_others_do_not) {
+  Engine engine(Threads(2));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  TestClient held(&engine), other(&engine);
+  held.held = true;
+  held.Submit(Large(journal.Note("x")));
+  held.Submit(Small(journal.Note("y")));
+  CHECK(!engine.Help(&held));
+  for (int i = 0; i < 5; i++) other.Submit(Large(journal.Note("o")));
+  CHECK(Eventually([&] { return journal.names().size() == 5; }));
+  CHECK_EQ(journal.names(), "ooooo");
+  held.held = false;
+  engine.Resume();
+  CHECK(Eventually([&] { return journal.names().size() == 7; }));
+}
+
+TEST(a_lone_task_runs_on_the_thread_that_has_it) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  TestClient client(&engine);
+  std::thread::id id;
+  TaskLot lot;
+  lot.push_back(Small([&] { id = std::this_thread::get_id(); }));
+  CHECK(engine.RunNow(&client, &lot));
+  CHECK(id == std::this_thread::get_id());
+  CHECK(lot.empty());
+
+  // Past large ones that wait, not past small ones.
+  Gate gate;
+  Occupy(&client, &gate, 1);
+  Journal journal;
+  client.Submit(Large(journal.Note("L")));
+  lot.push_back(Large(journal.Note("M")));
+  CHECK(!engine.RunNow(&client, &lot));
+  CHECK_EQ(lot.size(), 1u);
+  engine.Submit(&client, &lot);
+  lot.push_back(Small(journal.Note("1")));
+  CHECK(engine.RunNow(&client, &lot));
+  CHECK_EQ(journal.names(), "1");
+  client.Submit(Small(journal.Note("2")));
+  lot.push_back(Small(journal.Note("3")));
+  CHECK(!engine.RunNow(&client, &lot));
+  engine.Submit(&client, &lot);
+  CHECK(engine.Help(&client));
+  CHECK_EQ(journal.names(), "123");
+  CHECK(!engine.Help(&client));  // what is left is large
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names() == "123LM"; }));
+}
+
+TEST(a_client_helps_with_its_own_small_tasks_only) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient mine(&engine), other(&engine);
+  Occupy(&other, &gate, 1);
+  other.Submit(Small(journal.Note("o")));
+  mine.Submit(Small(journal.Note("m")));
+  CHECK(engine.Help(&mine));
+  CHECK(!engine.Help(&mine));
+  CHECK_EQ(journal.names(), "m");
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names() == "mo"; }));
+}
+
+TEST(a_small_task_that_found_no_room_for_its_bytes_is_not_forgotten) {
+  Engine engine(Threads(1, 100));
+  CHECK(engine.Start().ok());
+  TestClient first(&engine), second(&engine);
+  Gate begun, gate;
+  std::thread own([&] {
+    TaskLot lot;
+    lot.push_back(Large([&] { begun.Open(), gate.Wait(); }, Priority::kNormal, 80));
+    CHECK(engine.RunNow(&first, &lot));
+  });
+  CHECK(begun.Wait());
+  std::atomic<bool> done{false};
+  second.Submit(std::make_unique<TestTask>([&] { done = true; }, Priority::kNormal, 50, true));
+  CHECK(!engine.Help(&second));
+  gate.Open();
+  own.join();
+  CHECK(Eventually([&] { return done.load(); }));
+}
+
+TEST(what_waits_can_be_taken_back) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient client(&engine);
+  Occupy(&client, &gate, 1);
+  std::vector<const Task*> tasks;
+  for (const char* name : {"1", "2", "3", "4"}) {
+    std::unique_ptr<Task> task = Large(journal.Note(name));
+    tasks.push_back(task.get());
+    client.Submit(std::move(task));
+  }
+  const std::unique_ptr<Task> taken = engine.Take(&client, tasks[1]);
+  CHECK(taken.get() == tasks[1]);
+  CHECK(engine.Take(&client, tasks[1]) == nullptr);
+  CHECK_EQ(engine.counts().queued, 3u);
+  CHECK_EQ(engine.TakeAll(&client).size(), 3u);
+  CHECK_EQ(engine.counts().queued, 0u);
+  gate.Open();
+  CHECK(Eventually([&] { return engine.counts().running == 0; }));
+  CHECK_EQ(journal.names(), "");
+}
+
+TEST(low_priority_leaves_a_thread_to_the_others) {
+  Engine engine(Threads(3));
+  CHECK_OK(engine.Start());
+  Gate gate;
+  TestClient client(&engine);
+  std::atomic<int> begun{0};
+  for (int i = 0; i < 6; i++) {
+    client.Submit(Large(
+        [&] {
+          begun++;
+          CHECK(gate.Wait());
+        },
+        Priority::kLow));
+  }
+  CHECK(Eventually([&] { return begun == 2; }));
+  Gate urgent;
+  client.Submit(Large([&] { urgent.Open(); }));
+  CHECK(urgent.Wait());
+  CHECK_EQ(begun.load(), 2);
+  gate.Open();
+  CHECK(Eventually([&] { return begun == 6; }));
+}
+
+TEST(parts_are_each_done_once_by_several_threads) {
+  Engine engine(Threads(3));
+  CHECK_OK(engine.Start());
+  for (const size_t parts : {0, 1, 2, 7, 100}) {
+    std::vector<std::atomic<int>> runs(parts);
+    engine.Run(parts, parts, [&](size_t part) { runs[part]++; });
+    for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
+  }
+  // Others do join: each of two parts waits for the other.
+  Gate gates[2];
+  engine.Run(2, 2, [&](size_t part) {
+    gates[part].Open();
+    CHECK(gates[1 - part].Wait());
+  });
+}
+
+TEST(no_more_threads_work_on_parts_than_allowed) {
+  Engine engine(Threads(8));
+  CHECK_OK(engine.Start());
+  std::atomic<int> now{0};
+  std::atomic<int> most{0};
+  engine.Run(60, 3, [&](size_t) {
+    const int working = ++now;
+    int old = most;
+    while (working > old && !most.compare_exchange_weak(old, working)) {
+    }
+    std::this_thread::sleep_for(milliseconds(1));
+    now--;
+  });
+  CHECK(most <= 3);
+}
+
+TEST(parts_of_parts_on_all_threads_at_once) {
+  Engine engine(Threads(2));
+  CHECK_OK(engine.Start());
+  TestClient client(&engine);
+  std::atomic<int> parts{0};
+  std::atomic<int> tasks{0};
+  for (int i = 0; i < 20; i++) {
+    client.Submit(Large([&] {
+      engine.Run(5, 5, [&](size_t) { engine.Run(5, 5, [&](size_t) { parts++; }); });
+      tasks++;
+    }));
+  }
+  engine.Run(10, 10, [&](size_t) { parts++; });
+  CHECK(Eventually([&] { return tasks == 20; }));
+  CHECK_EQ(parts.load(), 20 * 25 + 10);
+}
+
+CHECK_MAIN
