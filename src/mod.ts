@@ -63,15 +63,27 @@ export {
   parseCacheKey,
 } from "./storage/key.ts";
 export { fileNameToKey, keyToFileName } from "./storage/key_file.ts";
+export {
+  checkChunk,
+  type ChunkCheck,
+  layoutMetadata,
+  type Metadata,
+} from "./storage/chunk_metadata.ts";
 export type {
   CallOptions,
   ConnectorStats,
   ListOptions,
+  LoadedObject,
+  ObjectStat,
+  Priority,
   RemoteConnector,
+  StoreOptions,
 } from "./storage/remote_connector.ts";
 export type { DirectoryQuotaStats } from "./storage/directory_quota.ts";
 export { type OtherOptions, ShmFileConnector } from "./storage/shm_file_connector.ts";
-export type { ShmFileConnectorOptions } from "./storage/shm_file_options.ts";
+export type { ProtocolChoice, ShmFileConnectorOptions } from "./storage/shm_file_options.ts";
+export type { StoreSettings } from "./storage/shm_file_sources.ts";
+export type { Durability, IoMode } from "./worker/protocol_v2.ts";
 export {
   type AllocateAsyncOptions,
   type AllocateOptions,
@@ -85,6 +97,7 @@ export {
 export {
   type ChunkLayout,
   type PutOptions,
+  type TieredSettings,
   TieredStore,
   type TieredStoreOptions,
   type TieredStoreStats,

@@ -4,11 +4,14 @@
 // do not, each of which must be told by the exit status and leave nothing behind.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
 import { uniqueName } from "./support/leaks.ts";
-import { type Ended, runFixture } from "./support/process.ts";
-import { startWorker, TempDir } from "./support/worker.ts";
+import { type Ended, fixtureCommand, runFixture } from "./support/process.ts";
+import { eventually, startWorker, TempDir } from "./support/worker.ts";
 
 const MAIN = "../../src/cli/main.ts";
 /** Of the test's own configuration alone, whatever the environment says. */
@@ -87,6 +90,7 @@ for (const writeMode of ["through", "behind"]) {
       "exists",
       "list",
       "get from the store",
+      "metadata",
       "get from the pool",
       "check the pool's books",
       "remove",
@@ -121,6 +125,95 @@ checkTest("a pool without a store, and a store whose pool keeps nothing", async 
   assert.ok(stepsOf(store).get("get from the store")?.ok);
   assert.equal(stepsOf(store).get("make the pool")?.bytes, 4 * 2 ** 20);
 });
+
+checkTest("what is asked of the worker reaches it, and is shown", async (dir, check) => {
+  const ended = await check({
+    extra_config: {
+      "shmfs.storage_dir": dir.file("kv"),
+      "lmshm.fsync": "full",
+      "lmshm.io_mode": "direct",
+      "lmshm.checksum": false,
+      "lmshm.protocol": 2,
+    },
+  });
+  assert.equal(ended.code, 0, ended.stdout + ended.stderr);
+  assert.match(
+    ended.stdout,
+    /^worker {3}started, over pipes, protocol 2, io direct, durability full, no checksums$/m,
+  );
+  assert.match(
+    ended.stdout,
+    /^note {5}the worker: protocol 2, io direct, direct I\/O .*, durability full, metadata (not )?kept$/m,
+  );
+  assert.match(ended.stdout, /^note {5}objects went .*: puts: \d+ direct, \d+ cached; gets: \d+/m);
+  const refused = await check({
+    extra_config: {
+      "shmfs.storage_dir": dir.file("kv"),
+      "lmshm.fsync": true,
+      "lmshm.protocol": 1,
+    },
+  }, "--json");
+  assert.equal(refused.code, 1);
+  assert.match(stepsOf(refused).get("connect the worker")!.detail, /durability "data" needs/);
+});
+
+checkTest("a worker of version 1 is told to be one", async (dir, check) => {
+  const ended = await check({
+    extra_config: { "shmfs.storage_dir": dir.file("kv"), "lmshm.protocol": 1 },
+  }, "--json");
+  assert.equal(ended.code, 0, ended.stdout + ended.stderr);
+  const step = stepsOf(ended).get("metadata");
+  assert.equal(step?.ok, null);
+  assert.match(step!.detail, /version 1 keeps none/);
+  assert.match(stepsOf(ended).get("connect the worker")!.detail, /protocol 1, metadata not kept/);
+});
+
+test("lmshm check interrupted removes what it made", { timeout: 120_000 }, async () => {
+  using dir = new TempDir();
+  const name = uniqueName("check");
+  // Each object takes its time, so that there is something to interrupt.
+  const worker = workerScript(
+    dir,
+    `head -c "$length" /dev/zero > "$path"; sleep 0.3; echo "OK $length"`,
+    `echo "OK $(($(wc -c < "$path")))"`,
+  );
+  const file = dir.file("config.yaml");
+  writeFileSync(
+    file,
+    JSON.stringify({
+      max_local_cpu_size: 1 / 64,
+      extra_config: {
+        shm_name: name,
+        "shmfs.storage_dir": dir.file("kv"),
+        "shmfs.worker_binary": worker,
+        "lmshm.protocol": 1,
+      },
+    }),
+  );
+  const [command, line] = fixtureCommand(MAIN, "check", "--config", file);
+  const child = spawn(command, line, {
+    env: { ...process.env, ...ENV },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const closed = once(child, "close");
+  let said = "";
+  child.stdout.on("data", (data) => said += data);
+  child.stderr.on("data", (data) => said += data);
+  const objects = () =>
+    existsSync(dir.file("kv")) ? readdirSync(dir.file("kv")).filter(isObject).length : 0;
+  await eventually("the first objects are written", () => objects() > 0, 60_000);
+  child.kill("SIGINT");
+  const [code, signal] = await closed;
+  // Exit status 130; Deno's child_process reports that as if a signal had ended the process.
+  assert.ok(code === 130 || signal === "SIGINT", `${code} ${signal} ${said}`);
+  assert.match(said, /interrupted; everything was removed/);
+  assert.deepEqual(readdirSync(dir.path).sort(), ["config.yaml", "worker.sh"]);
+  assert.ok(!segmentExists(name));
+});
+
+function isObject(name: string): boolean {
+  return name.endsWith(".data");
+}
 
 checkTest("a running worker is connected to", async (dir, check) => {
   const name = uniqueName("check");

@@ -144,7 +144,7 @@ test("loadConfig() reads every variable that LMCache has for these keys", () => 
   assert.equal(config.storageDir, "/data");
   assert.equal(config.cachePolicy, "LFU");
   assert.equal(config.shmName, "/kv");
-  assert.equal(config.fsync, true);
+  assert.equal(config.durability, "data");
 });
 
 test("loadConfig() prefers code to variables, variables to the file, the file to defaults", () => {
@@ -163,7 +163,7 @@ test("LMCACHE_EXTRA_CONFIG replaces the file's extra_config as a whole, and says
   const replaced = fromText(text, { LMCACHE_EXTRA_CONFIG: '{"lmshm.fsync": true}' });
   assert.equal(replaced.config.shmName, null);
   assert.equal(replaced.config.pin, "auto");
-  assert.equal(replaced.config.fsync, true);
+  assert.equal(replaced.config.durability, "data");
   assert.equal(replaced.notices.length, 1);
   assert.match(replaced.notices[0]!, /shm_name \(configuration text:2\), lmshm\.pin/);
   assert.equal(fromText(text, { LMCACHE_EXTRA_CONFIG: "" }).config.shmName, "/kv");

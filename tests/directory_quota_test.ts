@@ -430,7 +430,9 @@ connectorTest(
   "a connector with maxBytes keeps to it, oldest-used first",
   async (_dir, segment, store) => {
     const maxBytes = 8 * BLOCK;
-    await using connector = await ShmFileConnector.open({ segment, storageDir: store, maxBytes });
+    // Version 1 stores nothing beside the bytes, so that the sizes are known exactly.
+    const options = { segment, storageDir: store, maxBytes, protocol: 1 } as const;
+    await using connector = await ShmFileConnector.open(options);
     const range = segment.range(0, 2 * BLOCK);
     for (const key of ["a", "b", "c", "d"]) await connector.put(key, range);
     assert.ok(await connector.get("a", segment.range(32 * BLOCK, 2 * BLOCK)));
@@ -480,11 +482,30 @@ connectorTest(
   },
 );
 
+connectorTest(
+  "what an object's attributes take of the disk counts",
+  async (_dir, segment, store) => {
+    // Objects of two blocks, and one for attributes: where those were forgotten, a fourth would fit.
+    const maxBytes = 11 * BLOCK;
+    const options = { segment, storageDir: store, maxBytes, protocol: 2 } as const;
+    await using connector = await ShmFileConnector.open(options);
+    const metadata = { note: "x".repeat(500) };
+    for (let index = 0; index < 12; index++) {
+      await connector.put(`k${index}`, segment.range(0, 2 * BLOCK), { metadata });
+      assert.equal(connector.stats.quota?.usedBytes, diskBytes(store));
+      assert.ok(diskBytes(store) <= maxBytes, `${diskBytes(store)} of ${maxBytes}`);
+      assert.ok(await connector.exists(`k${index}`));
+    }
+    assert.ok(connector.stats.quota!.objects >= 3);
+  },
+);
+
 connectorTest("a put that fails gives its room back", async (_dir, segment, store) => {
   await using connector = await ShmFileConnector.open({
     segment,
     storageDir: store,
     maxBytes: 8 * BLOCK,
+    protocol: 1,
   });
   mkdirSync(`${store}/taken.data`);
   const range = segment.range(0, 3 * BLOCK);
@@ -560,7 +581,7 @@ connectorTest(
     for (const size of ["much", -1, 0]) {
       await assert.rejects(
         ShmFileConnector.fromConfig({ ...extra, "lmshm.max_storage_size": size }, { segment }),
-        /RangeError: extra_config: lmshm\.max_storage_size is /,
+        shmError("ECONFIG", /extra_config's lmshm\.max_storage_size is /),
       );
     }
     for (const maxBytes of [100, 1.5]) {

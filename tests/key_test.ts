@@ -12,6 +12,7 @@ import {
   parseCacheKey,
 } from "../src/storage/key.ts";
 import { fileNameToKey, keyFile, keyToFileName, sidecarOf } from "../src/storage/key_file.ts";
+import { shmError } from "./support/assertions.ts";
 
 const fields = {
   model: "meta-llama/Llama-3.1-8B",
@@ -190,6 +191,15 @@ test("fileNameToKey() passes over what is no object", () => {
       `sha256-${"0".repeat(64)}.data`,
     ]
   ) assert.equal(fileNameToKey(name), null, JSON.stringify(name));
+});
+
+test("keyFile() takes keys of up to 16,384 bytes, however many characters that are", () => {
+  for (const key of ["k".repeat(16_384), "\u20ac".repeat(5_461), "\u{1f600}".repeat(4_096)]) {
+    assert.match(keyFile(key).fileName, /^sha256-/);
+  }
+  for (const key of ["k".repeat(16_385), "\u20ac".repeat(5_462), "\u{1f600}".repeat(4_097)]) {
+    assert.throws(() => keyFile(key), shmError("ENAMETOOLONG", /more than 16384/));
+  }
 });
 
 test("keyFile() refuses keys that no file name can hold", () => {

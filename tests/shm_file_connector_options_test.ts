@@ -11,7 +11,7 @@ import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { nearest } from "../src/nearest.ts";
 import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
-import { optionsFromConfig, optionsFromUrl } from "../src/storage/shm_file_options.ts";
+import { optionsFromExtra, optionsFromUrl } from "../src/storage/shm_file_sources.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
@@ -67,6 +67,11 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
     [{ maxRestarts: -1 }, /maxRestarts/],
     [{ onLog: "stderr" }, /onLog must be a function/],
     [{ storageVisible: "yes" }, /storageVisible must be a boolean/],
+    [{ protocol: 3 }, /protocol must be "auto", 1 or 2, got 3/],
+    [{ protocol: "2" }, /protocol must be/],
+    [{ ioMode: "fast" }, /ioMode must be one of "auto", "direct", "cached", got "fast"/],
+    [{ durability: true }, /durability must be one of "none", "data", "full", got true/],
+    [{ checksum: "crc32c" }, /checksum must be a boolean/],
     [{ secret: "0123456789abcdef" }, /secret is for a worker at "host:port"/],
     [{ workerAddr: "/w", secretFile: "/s" }, /checks the user instead/],
     [{ workerAddr: "h:1", secret: "short" }, /16 to 1,024/],
@@ -181,18 +186,27 @@ scene(
   },
 );
 
+/** What was said: the options that are not undefined. */
+function said(named: ReturnType<typeof optionsFromUrl>): Record<string, unknown> {
+  const options = Object.entries(named.options).filter(([, value]) => value !== undefined);
+  return { ...Object.fromEntries(options), shmName: named.shmName };
+}
+
 test("optionsFromUrl() understands LMCache's URLs and ours", () => {
-  assert.deepEqual(optionsFromUrl("shmfile:///data/kv?shm_name=/kv&worker_bin=/opt/w"), {
-    options: { storageDir: "/data/kv", workerBinary: "/opt/w" },
+  assert.deepEqual(said(optionsFromUrl("shmfile:///data/kv?shm_name=/kv&worker_bin=/opt/w")), {
+    storageDir: "/data/kv",
+    workerBinary: "/opt/w",
     shmName: "/kv",
   });
-  assert.deepEqual(optionsFromUrl("shmfile://127.0.0.1:9800/data/a%20b?shm_name=kv"), {
-    options: { storageDir: "/data/a b", workerAddr: "127.0.0.1:9800" },
-    shmName: "kv",
+  assert.deepEqual(said(optionsFromUrl("shmfile://127.0.0.1:9800/data/a%20b?shm_name=kv")), {
+    storageDir: "/data/a b",
+    workerAddr: "127.0.0.1:9800",
+    shmName: "/kv",
   });
   assert.deepEqual(optionsFromUrl("shmfile://[::1]:9800/d").options.workerAddr, "[::1]:9800");
-  assert.deepEqual(optionsFromUrl("shmfile:///d?worker_addr=unix:/run/w.sock"), {
-    options: { storageDir: "/d", workerAddr: "unix:/run/w.sock" },
+  assert.deepEqual(said(optionsFromUrl("shmfile:///d?worker_addr=unix:/run/w.sock")), {
+    storageDir: "/d",
+    workerAddr: "unix:/run/w.sock",
     shmName: null,
   });
 });
@@ -201,60 +215,81 @@ test("optionsFromUrl() names what is wrong with a URL", () => {
   const wrong: [string, RegExp][] = [
     ["", /is no URL/],
     ["/data/kv", /is no URL/],
-    ["file:///data/kv", /begins with "file:"/],
-    ["shmfile:/data", /has no "\/\/"/],
-    ["shmfile://host/data", /host without a port/],
-    ["shmfile://127.0.0.1:9800", /no directory/],
-    ["shmfile:///", /no directory/],
+    ["file:///data/kv", /scheme file:/],
+    ["shmfile:/data", /is no URL/],
+    ["shmfile://host/data", /has "host" where the host:port/],
+    ["shmfile://127.0.0.1:9800", /names no directory/],
+    ["shmfile:///", /names no directory/],
     ["shmfile:///d?shmname=/kv", /did you mean "shm_name"/],
-    ["shmfile:///d?colour=red", /no parameter "colour"/],
+    ["shmfile:///d?colour=red", /unknown parameter "colour"/],
     ["shmfile:///d?shm_name=/a&shm_name=/b", /more than once/],
-    ["shmfile://u:p@h:1/d", /user or password/],
+    ["shmfile://u:p@h:1/d", /has "u:p@h:1" where the host:port/],
+    ["shmfile://u@h:1/d", /has "u@h:1" where the host:port/],
     ["shmfile:///d#x", /fragment/],
     ["shmfile:///d%zz", /percent-encoding/],
     ["shmfile://h:1/d?worker_addr=/w", /both a host and worker_addr/],
   ];
   for (const [url, pattern] of wrong) assert.throws(() => optionsFromUrl(url), pattern, url);
+  assert.throws(() => optionsFromUrl(null as unknown as string), TypeError);
 });
 
-test("optionsFromConfig() takes LMCache's keys, and passes over those of others", () => {
+test("optionsFromExtra() takes LMCache's keys, and passes over those of its other parts", () => {
   assert.deepEqual(
-    optionsFromConfig({
+    said(optionsFromExtra({
       "shmfs.storage_dir": "/data/kv",
       "shmfs.worker_binary": "/opt/w",
       "shmfs.shm_name": "/kv",
       "shm_name": "/kv",
       "save_chunk_meta": false,
       "lookup_backoff_time": 0.01,
-    }),
-    { options: { storageDir: "/data/kv", workerBinary: "/opt/w" }, shmName: "/kv" },
+    })),
+    { storageDir: "/data/kv", workerBinary: "/opt/w", protocol: "auto", shmName: "/kv" },
   );
   assert.deepEqual(
-    optionsFromConfig({
+    said(optionsFromExtra({
       "shmfs.storage_dir": "/d",
       "shmfs.worker_addr": "127.0.0.1:9800",
       "shmfs.worker_binary": "/opt/w",
       "shmfs.shm_name": null,
       "shm_name": "kv",
-    }),
-    { options: { storageDir: "/d", workerAddr: "127.0.0.1:9800" }, shmName: "kv" },
+      "lmshm.worker_secret_file": "/s",
+      "lmshm.fsync": "full",
+      "lmshm.io_mode": "direct",
+      "lmshm.checksum": false,
+      "lmshm.protocol": 2,
+    })),
+    {
+      storageDir: "/d",
+      workerAddr: "127.0.0.1:9800",
+      secretFile: "/s",
+      durability: "full",
+      ioMode: "direct",
+      checksum: false,
+      protocol: 2,
+      shmName: "/kv",
+    },
   );
 });
 
-test("optionsFromConfig() names a misspelled key, a missing one and a wrong value", () => {
+test("optionsFromExtra() names a misspelled key, a missing one and a wrong value", () => {
   const good = { "shmfs.storage_dir": "/d" };
   const wrong: [Record<string, unknown>, RegExp][] = [
     [{}, /no shmfs\.storage_dir/],
-    [{ "shmfs.storage_dri": "/d" }, /did you mean "shmfs\.storage_dir"/],
-    [{ ...good, "shmfs.colour": "red" }, /no key "shmfs\.colour"; it has/],
-    [{ ...good, "shm_nam": "/kv" }, /did you mean "shm_name"/],
-    [{ ...good, "shmsf.worker_addr": "/w" }, /did you mean "shmfs\.worker_addr"/],
-    [{ "shmfs.storage_dir": 7 }, /shmfs\.storage_dir must be a string, got 7/],
+    [{ "shmfs.storage_dri": "/d" }, /did you mean shmfs\.storage_dir/],
+    [{ ...good, "shmfs.colour": "red" }, /extra_config's shmfs\.colour is no key/],
+    [{ ...good, "shm_nam": "/kv" }, /did you mean shm_name/],
+    [{ ...good, "shmsf.worker_addr": "/w" }, /did you mean shmfs\.worker_addr/],
+    [{ "shmfs.storage_dir": 7 }, /shmfs\.storage_dir is 7; accepted is a path/],
+    [{ ...good, "lmshm.fsync": "maybe" }, /lmshm\.fsync is "maybe"; accepted is true/],
+    [{ ...good, "lmshm.protocol": 3 }, /lmshm\.protocol is 3; accepted is auto, 1 or 2/],
   ];
   for (const [extra, pattern] of wrong) {
-    assert.throws(() => optionsFromConfig(extra), pattern, JSON.stringify(extra));
+    assert.throws(() => optionsFromExtra(extra), pattern, JSON.stringify(extra));
   }
-  assert.throws(() => optionsFromConfig(null as unknown as Record<string, unknown>), TypeError);
+  assert.throws(
+    () => optionsFromExtra(null as unknown as Record<string, unknown>),
+    shmError("ECONFIG", /accepted is an object/),
+  );
 });
 
 scene("fromUrl() and fromConfig() open what they describe", async (segment, dir) => {

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One suite for every way to reach a worker: each test runs over a pipe with a named and with an
-// anonymous segment, over a Unix socket, over TCP with and without a secret, and with a worker that
-// knows version 1 alone.
+// anonymous segment, over a Unix socket, over TCP with and without a secret, in version 2 of the
+// protocol and in version 1, and with a worker that knows version 1 alone.
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { CacheEngineKey } from "../src/storage/key.ts";
@@ -40,6 +47,7 @@ interface Mode {
   readonly anonymous: boolean;
   /** Whether the worker replaces objects at once and understands every path. */
   readonly extended: boolean;
+  readonly protocol: 1 | 2;
   /** Starts what is needed and tells how to reach it. */
   start(
     dir: TempDir,
@@ -54,18 +62,21 @@ const MODES: readonly Mode[] = [
     name: "pipe",
     anonymous: false,
     extended: true,
+    protocol: 2,
     start: () => Promise.resolve({}),
   },
   {
     name: "pipe, anonymous segment",
     anonymous: true,
     extended: true,
+    protocol: 2,
     start: () => Promise.resolve({}),
   },
   {
     name: "unix",
     anonymous: false,
     extended: true,
+    protocol: 2,
     start: async (dir, store, _segment, stack) => {
       const worker = stack.use(await startWorker(dir.file("w.sock"), store));
       return { workerAddr: worker.address };
@@ -75,6 +86,7 @@ const MODES: readonly Mode[] = [
     name: "tcp, secret",
     anonymous: false,
     extended: true,
+    protocol: 2,
     start: async (dir, store, _segment, stack) => {
       const secretFile = dir.file("secret");
       writeFileSync(secretFile, `${SECRET}\n`, { mode: 0o600 });
@@ -87,8 +99,37 @@ const MODES: readonly Mode[] = [
     name: "tcp, no secret",
     anonymous: false,
     extended: true,
+    protocol: 2,
     start: async (_dir, store, _segment, stack) => {
       const worker = stack.use(await startWorker("127.0.0.1:0", store, ["--no-auth"]));
+      return { workerAddr: worker.address };
+    },
+  },
+  {
+    name: "pipe, version 1",
+    anonymous: true,
+    extended: true,
+    protocol: 1,
+    start: () => Promise.resolve({ protocol: 1 }),
+  },
+  {
+    name: "unix, version 1",
+    anonymous: false,
+    extended: true,
+    protocol: 1,
+    start: async (dir, store, _segment, stack) => {
+      const worker = stack.use(await startWorker(dir.file("w.sock"), store));
+      return { workerAddr: worker.address, protocol: 1 };
+    },
+  },
+  {
+    // Objects lie below its root, which paths can say and keys cannot.
+    name: "unix, directory below the root",
+    anonymous: false,
+    extended: true,
+    protocol: 1,
+    start: async (dir, _store, _segment, stack) => {
+      const worker = stack.use(await startWorker(dir.file("w.sock"), dir.path));
       return { workerAddr: worker.address };
     },
   },
@@ -96,6 +137,7 @@ const MODES: readonly Mode[] = [
     name: "version 1 alone",
     anonymous: false,
     extended: false,
+    protocol: 1,
     start: async (dir, _store, segment, stack) => {
       const worker = stack.use(await ScriptedWorker.listen(dir, plainWorker(segment)));
       return { workerAddr: worker.path };
@@ -182,6 +224,8 @@ conformance("get() refuses an object longer than the range, naming both sizes", 
 
 conformance("a miss is null, false and 0, not an error", async (s) => {
   const { connector, segment } = s;
+  assert.equal(await connector.load("none", segment.range(0, 4096)), null);
+  assert.equal(await connector.stat("none"), null);
   assert.equal(await connector.get("none", segment.range(0, 4096)), null);
   assert.equal(await connector.exists("none"), false);
   assert.equal(connector.existsSync("none"), false);
@@ -231,6 +275,32 @@ conformance("files have LMCache's names and exactly the payload", async (s) => {
   writeFileSync(`${store}/org-SEP-model@2@1@beef@half.data`, "hello");
   const found = await connector.get("org/model@2@1@beef@half", segment.range(MIB, 100));
   assert.equal(new TextDecoder().decode(segment.bytes(MIB, found!.byteLength).slice()), "hello");
+});
+
+conformance("stat() and load() tell what was stored with an object", async (s, mode) => {
+  const { connector, segment, store } = s;
+  const kept = mode.protocol === 2;
+  assert.equal(connector.keepsMetadata, kept);
+  const before = Date.now();
+  segment.bytes(0, 9).set(new TextEncoder().encode("123456789"));
+  const metadata = { model: "org/\u6a21\u578b", note: "two words; a%b=c" };
+  await connector.put("k", segment.range(0, 9), { metadata });
+  const stat = await connector.stat("k");
+  assert.equal(stat?.byteLength, 9);
+  assert.ok(Math.abs(stat!.mtimeMs - before) < 60_000, `${stat!.mtimeMs} and ${before}`);
+  assert.equal(stat!.diskBytes, lstatSync(`${store}/k.data`).blocks * 512);
+  assert.equal(stat!.crc32c, kept ? 0xe306_9283 : null, "the check value of CRC-32C");
+  assert.deepEqual(stat!.metadata, kept ? metadata : {});
+  const loaded = await connector.load("k", segment.range(100, 50), { priority: "high" });
+  assert.deepEqual([loaded?.range.offset, loaded?.range.byteLength], [100, 9]);
+  assert.equal(loaded!.crc32c, stat!.crc32c);
+  assert.deepEqual(loaded!.metadata, stat!.metadata);
+  await connector.put("k", segment.range(0, 5), { priority: "low" });
+  assert.deepEqual((await connector.stat("k"))?.metadata, {}, "replaced with the object");
+  // Somebody else's file has none.
+  writeFileSync(`${store}/theirs.data`, "hello");
+  const theirs = await connector.load("theirs", segment.range(0, 50));
+  assert.deepEqual([theirs?.crc32c, theirs?.metadata], [null, {}]);
 });
 
 conformance("keys of every kind are kept apart and listed as they were given", async (s, mode) => {
@@ -305,6 +375,8 @@ conformance("list() passes over what is no object", async (s) => {
   assert.equal(await connector.exists("directory"), false);
   assert.equal(await connector.exists("link"), false);
   assert.equal(await connector.get("directory", segment.range(0, 8)), null);
+  assert.equal(await connector.stat("directory"), null);
+  assert.equal(await connector.stat("link"), null);
 });
 
 conformance("200 concurrent puts and gets never mix their data", async (s) => {
@@ -423,6 +495,7 @@ conformance("signal and timeoutMs are obeyed, and a used-up one sends nothing", 
   await assert.rejects(connector.ping({ signal }), /not now/);
   await assert.rejects(connector.put("k", range, { timeoutMs: 0 }), RangeError);
   await assert.rejects(connector.put("k", range, { timeoutMs: NaN }), RangeError);
+  await assert.rejects(connector.put("k", range, { priority: "urgent" as "high" }), /"urgent"/);
   await connector.put("k", range, { timeoutMs: 2 ** 40, signal: new AbortController().signal });
   assert.equal(await connector.exists("k"), true);
 });
@@ -431,8 +504,12 @@ conformance("ping() answers, and the worker is known for what it is", async (s, 
   const { connector } = s;
   assert.ok(await connector.ping() >= 0);
   assert.equal(connector.workerExtended, mode.extended);
+  assert.equal(connector.protocol, mode.protocol);
   assert.equal(connector.storageVisible, true);
   assert.equal(connector.mode, mode.name.startsWith("version") ? "unix" : mode.name.split(",")[0]);
+  const info = await connector.workerInfo();
+  if (mode.protocol === 2) assert.match(info["worker"]!, /^lmshm-worker\//);
+  else assert.deepEqual(info, {});
   assert.equal(connector.workerPid !== null, connector.mode === "pipe");
 });
 

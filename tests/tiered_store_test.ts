@@ -4,8 +4,9 @@
 // lost whatever goes wrong. Over a store in memory that can be held back, and once over a worker.
 
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { test } from "node:test";
+import { createConfig } from "../src/config/config.ts";
 import { ShmError } from "../src/errors.ts";
 import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
@@ -14,7 +15,7 @@ import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
 import { TieredStore, type TieredStoreOptions } from "../src/storage/tiered_store.ts";
 import { shmError } from "./support/assertions.ts";
-import { withoutLeaks } from "./support/leaks.ts";
+import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { MemoryConnector } from "./support/memory_connector.ts";
 import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
@@ -134,6 +135,100 @@ tiered("what cannot have the layout is a counted miss, and takes no memory", asy
   assert.equal(await store.get("hot", { ...CHUNK, dtype: "half" }), null, "another dtype");
   assert.equal(store.stats.mismatches, 4);
   assert.equal(store.stats.misses, 4);
+});
+
+tiered("what was stored as something else is a counted miss that says why", async (scene) => {
+  const { store, cold, pool } = scene;
+  const stored = (key: string, metadata: Record<string, string>, byteLength = PAGE) => {
+    inStore(cold, key, 1, byteLength);
+    cold.metadata.set(key, metadata);
+  };
+  const good = { shape: "2,1,8,128", dtype: "bfloat16", format: "KV_2LTD" };
+  stored("dtype", { ...good, dtype: "half" });
+  stored("format", { ...good, format: "UNDEFINED" });
+  stored("shape", { ...good, shape: "2,2,8,64" });
+  stored("cut", { ...good }, 7 * 512);
+  stored("nonsense", { ...good, shape: "many" });
+  const faults: [string, RegExp][] = [
+    ["dtype", /dtype is half, not bfloat16/],
+    ["format", /format is UNDEFINED/],
+    ["shape", /\[2, 2, 8, 64\]/],
+    ["cut", /has 4096 bytes, and the object 3584/],
+    ["nonsense", /no list of sizes/],
+  ];
+  for (const [index, [key, fault]] of faults.entries()) {
+    assert.equal(await store.get(key, CHUNK), null, key);
+    assert.equal(store.stats.mismatches, index + 1, key);
+    assert.equal(store.stats.lastMismatch?.key, key);
+    assert.match(store.stats.lastMismatch!.fault, fault);
+  }
+  assert.equal(store.stats.misses, faults.length);
+  assert.equal(pool.stats().liveObjects, 0);
+  stored("full", good);
+  stored("part", { ...good, shape: "2,1,3,128" }, 3 * 512);
+  using full = await store.get("full", CHUNK);
+  using part = await store.get("part", CHUNK);
+  assert.deepEqual([full?.shape, part?.shape], [[2, 1, 8, 128], [2, 1, 3, 128]]);
+});
+
+tiered("what is put carries its layout, and comes back with it", async (scene) => {
+  const { store, cold, hot } = scene;
+  const several = {
+    shape: [[2, 1, 8, 64], [2, 3, 8, 16]],
+    dtype: ["half", "uint8"],
+    format: "KV_2LTD",
+  } as const;
+  using obj = hot.allocateOrThrow(several.shape, several.dtype, several.format);
+  obj.truncateTokens(5).bytes.fill(3);
+  await store.put("k", obj);
+  assert.deepEqual(cold.metadata.get("k"), {
+    shape: "2,1,5,64+2,3,5,16",
+    dtype: "half+uint8",
+    format: "KV_2LTD",
+  });
+  hot.remove("k");
+  using found = await store.get("k", several);
+  assert.deepEqual(found?.shapes, [[2, 1, 5, 64], [2, 3, 5, 16]]);
+  assert.deepEqual(found?.dtypes, ["half", "uint8"]);
+});
+
+tiered("who waits goes first: gets are high, what is behind or ahead is low", async (scene) => {
+  const { store, cold } = scene;
+  for (const key of ["a", "b", "c"]) inStore(cold, key, 1);
+  const found = [
+    await store.get("a", CHUNK),
+    await store.get("b", CHUNK, { priority: "normal" }),
+  ];
+  await store.prefetch(["c"], CHUNK);
+  await put(scene, "d", 1, "behind");
+  await store.flush();
+  await put(scene, "e", 1, "through");
+  assert.deepEqual(cold.priorities, ["get a high", "get b normal", "get c low", "put d low"]);
+  for (const obj of found) obj!.refCountDown();
+});
+
+tiered("a partial chunk takes no more of a full pool than it needs", async (scene) => {
+  const { store, cold, hot } = scene;
+  for (const key of ["a", "b", "c"]) await put(scene, key, 1);
+  const { bytes } = hot.stats();
+  inStore(cold, "tail", 5, 2 * PAGE);
+  const large = { shape: [2, 1, 24, 128], dtype: "bfloat16", format: "KV_2LTD" } as const;
+  using tail = await store.get("tail", large);
+  assert.equal(tail?.byteLength, 2 * PAGE);
+  assert.equal(hot.stats().evictions, 2, "not three");
+  assert.equal(hot.stats().bytes, bytes);
+  inStore(cold, "odd", 1, 700);
+  assert.equal(await store.get("odd", CHUNK), null);
+  assert.equal(hot.stats().evictions, 2, "nothing is evicted for what is another object");
+}, { pages: 3 });
+
+tiered("batchedPut() puts each pair", async (scene) => {
+  const { store, cold } = scene;
+  using a = newChunk(scene, 1);
+  using b = newChunk(scene, 2);
+  await store.batchedPut(["a", "b"], [a, b]);
+  assert.deepEqual([cold.objects.get("a")?.[0], cold.objects.get("b")?.[0]], [1, 2]);
+  await assert.rejects(store.batchedPut(["a"], [a, b]), RangeError);
 });
 
 tiered("concurrent gets of one key load it once, and each has a reference", async (scene) => {
@@ -533,6 +628,87 @@ test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, asy
   await assert.rejects(store.get("a", null as unknown as number), /a chunk is a layout/);
   await assert.rejects(store.get(1 as unknown as string, 5), /a key is/);
 });
+
+test("tiered store: create() makes what a configuration describes, and close() ends it", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    const name = uniqueName("tiered");
+    const config = createConfig({
+      maxLocalCpuSizeBytes: 16 * PAGE,
+      shmName: `/${name}`,
+      storageDir: dir.file("kv"),
+      writeMode: "behind",
+      writeQueueSizeBytes: 2 * PAGE,
+      blockingTimeoutMs: 2_000,
+      durability: "data",
+      maxStorageSizeBytes: 100 * PAGE,
+    });
+    const store = await TieredStore.create(config);
+    assert.equal(store.writeMode, "behind");
+    assert.equal(store.hot.segment.name, `/${name}`);
+    assert.equal(store.stats.cold.quota?.maxBytes, 100 * PAGE);
+    for (let i = 0; i < 20; i++) {
+      using obj = await store.hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+      obj.bytes.fill(i);
+      await store.put(`k${i}`, obj);
+    }
+    assert.ok(store.stats.putWaits > 0, "the queue has two pages");
+    await store.close();
+    assert.ok(store.hot.closed);
+    await using again = await TieredStore.create(config, {}, { writeMode: "through" });
+    assert.equal(again.writeMode, "through");
+    for (let i = 0; i < 20; i++) {
+      using obj = await again.get(`k${i}`, CHUNK);
+      assert.ok(isFilled(obj, i), `k${i}`);
+    }
+    await assert.rejects(
+      TieredStore.create({ ...config, shmName: null, storageDir: null }),
+      /no shmfs\.storage_dir/,
+    );
+    await assert.rejects(
+      TieredStore.create({ ...config, shmName: null, workerBinary: dir.file("none") }),
+      shmError("ENOENT"),
+    );
+  }));
+
+for (const protocol of [1, 2] as const) {
+  test(
+    `tiered store: a directory that is gone is told, and nothing is lost (version ${protocol})`,
+    { timeout: 60_000 },
+    () =>
+      withoutWorkers(async () => {
+        await using stack = new AsyncDisposableStack();
+        const dir = stack.use(new TempDir());
+        const segment = stack.use(await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }));
+        const pool = new TensorMemoryAllocator(segment);
+        const hot = stack.use(new LocalCpuBackend({ allocator: pool }));
+        const storageDir = dir.file("kv");
+        const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, protocol }));
+        const store = new TieredStore({ hot, cold, writeMode: "behind" });
+        const putOne = async (key: string, mode?: "through" | "behind") => {
+          using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+          await store.put(key, obj, { mode });
+        };
+        await putOne("before");
+        await store.flush();
+        rmSync(storageDir, { recursive: true });
+        await putOne("behind");
+        await assert.rejects(store.flush(), shmError("ENOENT", /1 object was not stored.*behind/));
+        await assert.rejects(putOne("through", "through"), shmError("ENOENT", /put through/));
+        for (const key of ["before", "behind", "through"]) {
+          using obj = await store.get(key, CHUNK);
+          assert.ok(obj !== null, `${key} is in the pool still`);
+        }
+        assert.equal(await store.get("never", CHUNK), null);
+        hot.clear();
+        assert.equal(await store.get("before", CHUNK), null);
+        await store.close();
+        assert.equal(pool.stats().liveObjects, 0);
+      }),
+  );
+}
 
 test(
   "tiered store: bytes survive pool, worker and files",

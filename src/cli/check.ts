@@ -6,9 +6,9 @@
 import console from "node:console";
 import process from "node:process";
 import { type LmshmConfig, loadConfig, version } from "../mod.ts";
-import { type Command, interruptible, parseOptions, UsageError } from "./command.ts";
+import { type Command, interruptible, parseOptions, sizeOption, UsageError } from "./command.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
-import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
+import { formatBytes, formatRate, formatTime } from "./format.ts";
 import { tableRow } from "./terminal.ts";
 
 const WIDTHS = [24, 6, 7, 9, 9, 13];
@@ -17,8 +17,9 @@ const HELP = `Usage: lmshm check --config FILE [OPTION]...
 
 Makes what the configuration describes (the pool, its worker, the storage directory), sends a few
 chunks of the configured number of tokens through it, the last one half full, and compares every
-byte: put, exists, list, get from the store and from the pool, remove. Removes what it made. Exit
-status 0 only if everything held.
+byte: put, exists, list, get from the store and from the pool, metadata, remove. Says how the worker
+really does it (protocol, I/O, durability). Removes what it made, also when it is interrupted (exit
+status 130). Exit status 0 only if everything held.
 
 A full storage directory with lmshm.max_storage_size gives up its oldest objects for the chunks.
 
@@ -44,13 +45,7 @@ function settings(args: string[]): Settings {
   if (file === "" || (file === undefined && !process.env.LMCACHE_CONFIG_FILE)) {
     throw new UsageError("check needs --config FILE; see lmshm check --help");
   }
-  const size = values["pool-size"];
-  try {
-    const poolBytes = size === undefined ? undefined : parseSize("--pool-size", size);
-    return { file, poolBytes, json: values.json };
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
+  return { file, poolBytes: sizeOption("pool-size", values["pool-size"]), json: values.json };
 }
 
 function stepRow({ name, ok, objects, bytes, milliseconds }: CheckStep): string {
@@ -64,12 +59,25 @@ function stepRow({ name, ok, objects, bytes, milliseconds }: CheckStep): string 
   ], WIDTHS);
 }
 
+/** What the worker is asked for beyond the usual: ", io direct, durability full". */
+function requests({ protocol, ioMode, durability, checksum }: LmshmConfig): string {
+  const asked = [
+    protocol === "auto" ? "" : `, protocol ${protocol}`,
+    ioMode === "auto" ? "" : `, io ${ioMode}`,
+    durability === "none" ? "" : `, durability ${durability}`,
+    checksum ? "" : ", no checksums",
+  ];
+  return asked.join("");
+}
+
 function describe(config: LmshmConfig): string[] {
   return [
     `pool     ${config.shmName ?? "private"}, ${formatBytes(config.maxLocalCpuSizeBytes)}, ` +
     `${config.localCpu ? config.cachePolicy : "keeps nothing"}`,
     `worker   ${
-      config.storageDir === null ? "none" : config.workerAddress ?? "started, over pipes"
+      config.storageDir === null
+        ? "none"
+        : (config.workerAddress ?? "started, over pipes") + requests(config)
     }`,
     `storage  ${config.storageDir ?? "none"}${
       config.maxStorageSizeBytes === null

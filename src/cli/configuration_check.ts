@@ -12,11 +12,10 @@ import { rmdir, stat } from "node:fs/promises";
 import process from "node:process";
 import {
   CacheEngineKey,
+  type CallOptions,
   type LmshmConfig,
   LocalCpuBackend,
   MemoryFormat,
-  MixedMemoryAllocator,
-  type RemoteConnector,
   ShmFileConnector,
   type ShmSegment,
   TensorLayout,
@@ -62,16 +61,47 @@ function expect(holds: boolean, what: string): void {
   if (!holds) throw new Fault(what);
 }
 
+/** Whether list() and remove() work: the worker does it, or this process. */
+function canList({ protocol, storageVisible }: ShmFileConnector): boolean {
+  return protocol === 2 || storageVisible;
+}
+
 /** A chunk of the configured number of tokens, of about CHUNK_BYTES. */
 function chunkLayout(tokens: number): TensorLayout {
   const hidden = Math.max(1, Math.min(HIDDEN, Math.floor(CHUNK_BYTES / 4 / tokens)));
   return TensorLayout.of([2, 1, tokens, hidden], "bfloat16", MemoryFormat.KV_2LTD);
 }
 
-/** Of a backend that was made by create(). */
-function segmentOf({ allocator }: LocalCpuBackend): ShmSegment {
-  if (allocator instanceof MixedMemoryAllocator) return allocator.segment;
-  throw new TypeError("the pool has no segment of its own");
+type WorkerInfo = Readonly<Record<string, string>>;
+
+/** How the worker does it, in a line. */
+function effectiveMode(cold: ShmFileConnector, info: WorkerInfo, config: LmshmConfig): string {
+  const { direct } = info;
+  const io = config.ioMode === "auto" ? info["io"] : config.ioMode;
+  const durability = config.durability === "none" ? info["sync"] : config.durability;
+  const facts = [
+    `protocol ${cold.protocol}`,
+    io === undefined ? "" : `io ${io}`,
+    direct === undefined
+      ? ""
+      : direct === "no"
+      ? `direct I/O impossible (${info["direct_reason"] ?? "no reason given"})`
+      : `direct I/O possible (aligned to ${direct})`,
+    durability === undefined ? "" : `durability ${durability}`,
+    cold.keepsMetadata ? "metadata kept" : "metadata not kept",
+    cold.storageVisible ? "" : "directory not seen from here",
+  ];
+  return facts.filter((fact) => fact !== "").join(", ");
+}
+
+/** Which way the objects went between two times; null where the worker does not count. */
+function waysTaken(before: WorkerInfo, after: WorkerInfo): string | null {
+  const names = ["puts_direct", "puts_cached", "gets_direct", "gets_cached"];
+  if (names.some((name) => before[name] === undefined || after[name] === undefined)) return null;
+  const counts = names.map((name) => `${Number(after[name]) - Number(before[name])}`);
+  return `puts: ${counts[0]} direct, ${counts[1]} cached; gets: ${counts[2]} direct, ${
+    counts[3]
+  } cached`;
 }
 
 /** One run. A step that fails ends it; what was made is removed all the same. */
@@ -88,6 +118,8 @@ export class ConfigurationCheck {
   /** What the chunks contain. */
   readonly #data: Uint8Array[] = [];
   readonly #keys: CacheEngineKey[] = [];
+  /** When the check began. */
+  #info: WorkerInfo = {};
 
   constructor(config: LmshmConfig, signal: AbortSignal, onStep: (step: CheckStep) => void) {
     this.#config = config;
@@ -122,7 +154,7 @@ export class ConfigurationCheck {
       await this.#checkPool(hot, null);
       return;
     }
-    const cold = await this.#openStore(segmentOf(hot), this.#config.storageDir);
+    const cold = await this.#openStore(hot.segment, this.#config.storageDir);
     await this.#checkStore(hot, cold);
   }
 
@@ -135,7 +167,7 @@ export class ConfigurationCheck {
       const hot = await LocalCpuBackend.create(config, { signal: this.#signal });
       this.#cleanup.push(() => hot.close());
       made = hot;
-      const segment = segmentOf(hot);
+      const segment = hot.segment;
       if (segment.facts.message) this.notes.push(segment.facts.message);
       const name = segment.name ?? "private memory";
       return { bytes: segment.sizeBytes, detail: `${name}, pinned by ${segment.facts.pinnedBy}` };
@@ -149,23 +181,17 @@ export class ConfigurationCheck {
     if (!existed && config.workerAddress === null) {
       this.#cleanup.push(() => rmdir(storageDir).catch(() => {}));
     }
-    if (config.fsync || config.ioMode !== "auto") {
-      this.notes.push("lmshm.fsync and lmshm.io_mode have no effect: the worker decides");
-    }
     let opened: ShmFileConnector | undefined;
     await this.#step("connect the worker", async () => {
-      const cold = await ShmFileConnector.open({
-        segment,
-        storageDir,
-        workerBinary: config.workerAddress === null ? config.workerBinary ?? undefined : undefined,
-        workerAddr: config.workerAddress ?? undefined,
-        secretFile: config.workerSecretFile ?? undefined,
-        maxBytes: config.maxStorageSizeBytes ?? undefined,
-      });
+      const cold = await ShmFileConnector.create(config, { segment });
       this.#cleanup.push(() => cold.close());
       opened = cold;
-      await cold.ping({ timeoutMs: config.blockingTimeoutMs });
-      return { detail: `${config.workerAddress ?? "started, over pipes"}; ${storageDir}` };
+      const limit = { signal: this.#signal, timeoutMs: config.blockingTimeoutMs };
+      await cold.ping(limit);
+      this.#info = await cold.workerInfo(limit);
+      const mode = effectiveMode(cold, this.#info, config);
+      this.notes.push(`the worker: ${mode}`);
+      return { detail: `${config.workerAddress ?? "started, over pipes"}; ${storageDir}; ${mode}` };
     });
     return opened!;
   }
@@ -202,7 +228,8 @@ export class ConfigurationCheck {
 
   async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
     const { writeMode, writeQueueSizeBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
-    const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes });
+    const queueTimeoutMs = blockingTimeoutMs;
+    const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes, queueTimeoutMs });
     // The store is closed first, so that nothing is written after the removal.
     this.#cleanup.push(() => this.#removeAll(cold), () => store.close());
     const keys = this.#keys;
@@ -236,7 +263,10 @@ export class ConfigurationCheck {
       const found = await store.batchedGet(keys, this.#layout, limit);
       return this.#compare(found);
     });
+    await this.#metadataStep(hot, cold, store, limit);
     await this.#checkPool(hot, store);
+    const ways = waysTaken(this.#info, await cold.workerInfo(limit));
+    if (ways !== null) this.notes.push(`objects went through the worker so: ${ways}`);
     await this.#removeStep(store, cold);
   }
 
@@ -279,8 +309,50 @@ export class ConfigurationCheck {
     });
   }
 
+  /** Shape, dtype, format and checksum are stored, and another chunk is not taken for this one. */
+  async #metadataStep(
+    hot: LocalCpuBackend,
+    cold: ShmFileConnector,
+    store: TieredStore,
+    limit: CallOptions,
+  ): Promise<void> {
+    if (!cold.keepsMetadata) {
+      this.#untried(
+        "metadata",
+        cold.protocol === 1
+          ? "a worker of protocol version 1 keeps none"
+          : "the storage directory's file system has no extended attributes",
+      );
+      return;
+    }
+    await this.#step("metadata", async () => {
+      const { format, dtype } = this.#layout;
+      for (const [i, key] of this.#keys.entries()) {
+        const { shape } = this.#layout.withByteLength(this.#data[i]!.length);
+        const wanted = `${format} ${shape.join()} ${dtype}`;
+        const stat = await cold.stat(key, limit);
+        const metadata = stat?.metadata ?? {};
+        const found = `${metadata["format"]} ${metadata["shape"]} ${metadata["dtype"]}`;
+        expect(found === wanted, `${key} is stored as ${found}, not as ${wanted}`);
+        expect(
+          stat?.crc32c !== null || !this.#config.checksum,
+          `${key} is stored without a checksum`,
+        );
+      }
+      // As many bytes, and other numbers. From the store: the pool would know by itself.
+      const key = this.#keys[0]!;
+      hot.remove(key);
+      const other = TensorLayout.of(this.#layout.shapes, "half", format);
+      using wrong = await store.get(key, other, limit);
+      expect(wrong === null, `${key} is ${dtype}, and was given as half`);
+      using right = await store.get(key, this.#layout, limit);
+      expect(right !== null, `${key} was not found`);
+      return { objects: this.#keys.length };
+    });
+  }
+
   async #listStep(cold: ShmFileConnector, expected: number): Promise<void> {
-    if (!cold.storageVisible) {
+    if (!canList(cold)) {
       this.#untried("list", "the worker's directory cannot be seen from here");
       return;
     }
@@ -294,7 +366,7 @@ export class ConfigurationCheck {
   }
 
   async #removeStep(store: TieredStore, cold: ShmFileConnector): Promise<void> {
-    if (!cold.storageVisible) {
+    if (!canList(cold)) {
       this.#untried(
         "remove",
         `the worker's directory cannot be seen from here; remove ${this.#model}* there`,
@@ -337,8 +409,8 @@ export class ConfigurationCheck {
     };
   }
 
-  async #removeAll(cold: RemoteConnector & { storageVisible: boolean }): Promise<void> {
-    if (!cold.storageVisible) return;
+  async #removeAll(cold: ShmFileConnector): Promise<void> {
+    if (!canList(cold)) return;
     for (const key of this.#keys) await cold.remove(key);
   }
 

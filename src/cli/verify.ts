@@ -12,8 +12,15 @@ import { join } from "node:path";
 import process from "node:process";
 import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
-import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
-import { formatBytes, formatRate, formatTime, parseSize } from "./format.ts";
+import {
+  type Command,
+  integerOption,
+  interruptible,
+  parseOptions,
+  sizeOption,
+  UsageError,
+} from "./command.ts";
+import { formatBytes, formatRate, formatTime } from "./format.ts";
 import { progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
@@ -88,14 +95,8 @@ function settings(args: string[]): Settings {
     "in-flight": { type: "string", default: "4" },
     json: { type: "boolean", default: false },
   });
-  const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) => {
-    const text = values[name];
-    try {
-      return text === undefined ? fallback : parseSize(`--${name}`, text);
-    } catch (error) {
-      throw new UsageError((error as Error).message);
-    }
-  };
+  const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) =>
+    sizeOption(name, values[name]) ?? fallback;
   const { pin } = values;
   if (pin !== "auto" && pin !== "require" && pin !== "none") {
     throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);

@@ -79,6 +79,20 @@ export function createConfig(fields: Partial<LmshmConfig> = {}): LmshmConfig {
   return resolve([], checkObject(fields)).config;
 }
 
+/**
+ * What LMCache's extra_config alone describes, as an object that is there already.
+ * @throws {ShmError} ECONFIG as loadConfig().
+ */
+export function configFromExtra(extra: Readonly<Record<string, unknown>>): LmshmConfig {
+  if (typeof extra !== "object" || extra === null || Array.isArray(extra)) {
+    throw configError(`extra_config is ${show(extra)}; accepted is an object`, []);
+  }
+  const entries = Object.entries(extra).map(([key, value]): Entry => (
+    { section: "extra_config", key, value, place: "extra_config" }
+  ));
+  return resolve([entries], {}).config;
+}
+
 /** The environment variables and keys that set a field, for messages: "chunk_size". */
 export function keyOfField(field: keyof LmshmConfig): string {
   return SETTINGS[field].key;

@@ -114,6 +114,26 @@ export function choice<T extends string>(...names: readonly T[]): Kind<T> {
   };
 }
 
+const levels = choice("none", "data", "full");
+
+/** How an object reaches stable storage before it is published; files may also say true or false. */
+export const durability: Kind<"none" | "data" | "full"> = {
+  accepts: "true (data), false (none), or one of none, data, full",
+  read(value) {
+    const flag = boolean.read(value);
+    return flag === undefined ? levels.read(value) : flag ? "data" : "none";
+  },
+  acceptsInCode: "one of none, data, full",
+  check: (value) => levels.check(value),
+};
+
+/** A version of the worker's protocol, or "auto". */
+export const protocol: Kind<"auto" | 1 | 2> = plain("auto, 1 or 2", (value) => {
+  if (value === 1 || value === "1") return 1;
+  if (value === 2 || value === "2") return 2;
+  return value === "auto" ? "auto" : undefined;
+});
+
 function text(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" && !value.includes("\0") ? value : undefined;
 }
@@ -142,7 +162,7 @@ export const workerAddress: Kind<string> = plain(
     const address = text(value);
     if (address === undefined) return undefined;
     if (/^(unix:)?\/./.test(address)) return address;
-    const port = /^(?:\[[0-9A-Fa-f:.%]+\]|[^:[\]\s/]+):(\d{1,5})$/.exec(address)?.[1];
+    const port = /^(?:\[[0-9A-Fa-f:.%]+\]|[^:@[\]\s/]+):(\d{1,5})$/.exec(address)?.[1];
     return port !== undefined && Number(port) >= 1 && Number(port) <= 65_535 ? address : undefined;
   },
 );

@@ -7,6 +7,7 @@
 import {
   boolean,
   choice,
+  durability,
   gigabytes,
   gpuToNumaMapping,
   integer,
@@ -16,6 +17,7 @@ import {
   numaPlacement,
   path,
   powerOfTwo,
+  protocol,
   seconds,
   segmentName,
   url,
@@ -69,9 +71,17 @@ export interface LmshmConfig {
   readonly writeMode: "through" | "behind";
   /** The most that is queued with writeMode "behind"; more waits. */
   readonly writeQueueSizeBytes: number;
-  /** Flush objects to stable storage before they are published. */
-  readonly fsync: boolean;
+  /**
+   * What is on stable storage before an object is published: nothing, its data, or its directory's
+   * entry as well. "none": as the worker was started.
+   */
+  readonly durability: "none" | "data" | "full";
+  /** Past the page cache, or through it. "auto": as the worker was started. */
   readonly ioMode: "auto" | "direct" | "cached";
+  /** The worker stores a checksum with each object, and verifies it when the object is read. */
+  readonly checksum: boolean;
+  /** The version of the worker's protocol; "auto": 2 where the worker has it. */
+  readonly protocol: "auto" | 1 | 2;
   /** Holds the secret of a worker that is connected to over TCP. */
   readonly workerSecretFile: string | null;
 }
@@ -107,6 +117,8 @@ function extra<T, Fallback>(key: string, kind: Kind<T>, fallback: Fallback) {
 
 const GIB = 1024 ** 3;
 const MIN_POOL_BYTES = 4096;
+/** The smallest object takes as much of the disk. */
+const MIN_QUOTA_BYTES = 4096;
 const MAX_TIMER_MS = 0x7fff_ffff;
 
 export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettings[Name]> } = {
@@ -134,11 +146,13 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   ifExists: extra("lmshm.if_exists", choice("reclaim", "fail", "replace"), "reclaim"),
   zeroOnFree: extra("lmshm.zero_on_free", boolean, false),
   trackAllocations: extra("lmshm.track_allocations", boolean, false),
-  maxStorageSizeBytes: extra("lmshm.max_storage_size", gigabytes(1), null),
+  maxStorageSizeBytes: extra("lmshm.max_storage_size", gigabytes(MIN_QUOTA_BYTES), null),
   writeMode: extra("lmshm.write_mode", choice("through", "behind"), "behind"),
   writeQueueSizeBytes: extra("lmshm.write_queue_size", gigabytes(1), GIB / 4),
-  fsync: extra("lmshm.fsync", boolean, false),
+  durability: extra("lmshm.fsync", durability, "none"),
   ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
+  checksum: extra("lmshm.checksum", boolean, true),
+  protocol: extra("lmshm.protocol", protocol, "auto"),
   workerSecretFile: extra("lmshm.worker_secret_file", path, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };

@@ -20,7 +20,7 @@ import { join } from "node:path";
 import { ShmError } from "../errors.ts";
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
 import { fileNameToKey, sidecarOf } from "./key_file.ts";
-import { fileError } from "./storage_directory.ts";
+import { BLOCK_BYTES, fileError } from "./storage_directory.ts";
 
 export interface DirectoryQuotaOptions {
   /** What the objects may take of the disk together; at least 4096. */
@@ -54,7 +54,6 @@ export interface Reservation {
   cancel(): void;
 }
 
-const BLOCK_BYTES = 512;
 const ALLOCATION_BYTES = 4096;
 const STATS_AT_A_TIME = 32;
 /** How many known objects a refresh looks at again, in case that somebody replaced them. */
@@ -73,6 +72,7 @@ function isObject(name: string): boolean {
 
 interface Found {
   readonly name: string;
+  readonly byteLength: number;
   readonly diskBytes: number;
   readonly usedMs: number;
 }
@@ -134,11 +134,17 @@ export class DirectoryQuota {
   /**
    * Makes room for an object of `byteLength` bytes, by removing others where it must. An object of
    * the same name counts as one of those until it is replaced.
+   * @param withAttributes it comes with extended attributes, for which some file systems take a
+   *   block more.
    * @throws {ShmError} EFBIG when it alone is larger than the limit, ENOSPC when what is being
    *   written at the moment, or cannot be removed, fills it.
    */
-  async reserve(fileName: string, byteLength: number): Promise<Reservation> {
-    const needs = neededBytes(fileName, byteLength);
+  async reserve(
+    fileName: string,
+    byteLength: number,
+    withAttributes = false,
+  ): Promise<Reservation> {
+    const needs = neededBytes(fileName, byteLength) + (withAttributes ? ALLOCATION_BYTES : 0);
     if (needs > this.maxBytes) {
       throw new ShmError(
         `the object takes ${needs} bytes, and ${this.#path} may take ${this.maxBytes}`,
@@ -174,7 +180,7 @@ export class DirectoryQuota {
           // In one go: in between, nobody may find the room free.
           end();
           this.#forget(fileName);
-          if (found) this.#remember(found);
+          if (found) this.#remember(asWritten(found, byteLength));
           this.#committed.add(fileName);
         }
       },
@@ -331,6 +337,7 @@ export class DirectoryQuota {
     const keyBlocks = sidecar === null ? 0 : (await this.#lstat(sidecar))?.blocks ?? 0;
     return {
       name,
+      byteLength: object.size,
       diskBytes: (object.blocks + keyBlocks) * BLOCK_BYTES,
       usedMs: Math.max(object.atimeMs, object.mtimeMs),
     };
@@ -367,6 +374,15 @@ export class DirectoryQuota {
     if (Date.now() - found.mtimeMs < limitMs) return;
     if (await this.#unlink(temporary).catch(() => false)) this.#staleTemporaries++;
   }
+}
+
+/**
+ * An object that was written just now, of `byteLength` bytes: file systems that allocate later may
+ * not know yet what it takes. A later look corrects what they save by compression.
+ */
+function asWritten(found: Found, byteLength: number): Found {
+  if (found.byteLength !== byteLength || byteLength === 0) return found;
+  return { ...found, diskBytes: Math.max(found.diskBytes, neededBytes(found.name, byteLength)) };
 }
 
 /** Of the disk, as far as that can be known beforehand. */

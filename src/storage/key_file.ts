@@ -6,13 +6,14 @@
 // - A key that would not come back unchanged (it contains "-SEP-", or looks like the names below),
 //   or whose name has more than 255 bytes, is stored as "sha256-<64 hex digits of the key>.data",
 //   and the key itself beside it, in a file of the same name with ".key" instead.
-// - A key that no file name or protocol line can carry (control characters, half a surrogate pair),
-//   and the empty one, is refused.
+// - A key that no file name or protocol line can carry (control characters, half a surrogate pair,
+//   more than 16,384 bytes), and the empty one, is refused.
 //
 // So two different keys never share a file, and a directory can be listed. Pure functions.
 
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
+import { ShmError } from "../errors.ts";
 import { CacheEngineKey, type Key } from "./key.ts";
 
 const SEPARATOR = "-SEP-";
@@ -21,6 +22,8 @@ const SIDECAR = ".key";
 const HASHED = /^sha256-[0-9a-f]{64}$/;
 /** NAME_MAX of every Linux file system that matters. */
 const MAX_NAME_BYTES = 255;
+/** A longer key could not be listed by a worker: coded, it must fit into a line. */
+const MAX_KEY_BYTES = 16_384;
 /** What a decoder puts in place of bytes that are no UTF-8. */
 const REPLACEMENT = "\ufffd";
 
@@ -34,7 +37,7 @@ export interface KeyFile {
   readonly sidecarName: string | null;
 }
 
-/** The key as text, if it can be stored. @throws {TypeError | RangeError} */
+/** The key as text, if it can be stored. @throws {TypeError | RangeError | ShmError} */
 function checkKey(key: Key): string {
   if (typeof key !== "string" && !(key instanceof CacheEngineKey)) {
     throw new TypeError(`a key must be a string or a CacheEngineKey, got ${key}`);
@@ -48,7 +51,24 @@ function checkKey(key: Key): string {
     ? "contains half of a surrogate pair, which a file name cannot hold"
     : "";
   if (fault) throw new RangeError(`key ${JSON.stringify(text.slice(0, 200))} ${fault}`);
+  // A UTF-16 unit is at most 3 bytes of UTF-8: usual keys need not be measured.
+  if (text.length * 3 > MAX_KEY_BYTES) checkLength(text);
   return text;
+}
+
+function checkLength(key: string): void {
+  const keyBytes = Buffer.byteLength(key);
+  if (keyBytes <= MAX_KEY_BYTES) return;
+  throw new ShmError(
+    `the key ${JSON.stringify(`${key.slice(0, 80)}...`)} has ${keyBytes} bytes, more than ` +
+      `${MAX_KEY_BYTES}`,
+    {
+      code: "ENAMETOOLONG",
+      operation: "name object",
+      hint: "Use a hash of it as the key",
+      details: { keyBytes, maxKeyBytes: MAX_KEY_BYTES },
+    },
+  );
 }
 
 function plainName(key: string): string {
@@ -70,7 +90,8 @@ function hashedStem(key: string): string {
 
 /**
  * Where `key` is stored.
- * @throws {RangeError} when it cannot be: empty, control characters, half a surrogate pair.
+ * @throws {RangeError} when it cannot be: empty, control characters, half a surrogate pair;
+ *   {ShmError} ENAMETOOLONG beyond 16,384 bytes.
  */
 export function keyFile(key: Key): KeyFile {
   const text = checkKey(key);

@@ -8,6 +8,33 @@ import { ShmError } from "../errors.ts";
 /** 24.8 days; a longer timer rings at once. */
 const MAX_TIMER_MS = 0x7fff_ffff;
 
+/**
+ * Resolves as `work` does; rejects with what `expired` gives after `limitMs`, or with the signal's
+ * reason. The work itself goes on.
+ * @param limitMs Infinity for none.
+ */
+export function within<T>(
+  work: Promise<T>,
+  limitMs: number,
+  signal: AbortSignal | undefined,
+  expired: () => ShmError,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => end(() => reject(signal?.reason));
+    const timer = limitMs <= MAX_TIMER_MS
+      ? setTimeout(() => end(() => reject(expired())), limitMs)
+      : undefined;
+    const end = (settle: () => void) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+      settle();
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) onAbort();
+    work.then((value) => end(() => resolve(value)), (error) => end(() => reject(error)));
+  });
+}
+
 /** What is left of a caller's patience. */
 export class Deadline {
   readonly #at: number;
@@ -40,18 +67,7 @@ export class Deadline {
    */
   wait<T>(work: Promise<T>, what: string, atMostMs: number): Promise<T> {
     const limitMs = Math.min(atMostMs, this.leftMs ?? Infinity);
-    const { signal } = this;
-    return new Promise((resolve, reject) => {
-      const onAbort = () => end(() => reject(signal?.reason));
-      const timer = setTimeout(() => end(() => reject(this.#timedOut(what, limitMs))), limitMs);
-      const end = (settle: () => void) => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", onAbort);
-        settle();
-      };
-      signal?.addEventListener("abort", onAbort, { once: true });
-      work.then((value) => end(() => resolve(value)), (error) => end(() => reject(error)));
-    });
+    return within(work, limitMs, this.signal, () => this.#timedOut(what, limitMs));
   }
 
   #timedOut(what: string, limitMs: number): ShmError {

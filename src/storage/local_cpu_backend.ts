@@ -15,7 +15,14 @@ import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
 import { MixedMemoryAllocator } from "../memory/mixed_allocator.ts";
-import type { CreateOptions, IfExists, OpenHooks, PageMode, PinMode } from "../memory/segment.ts";
+import type {
+  CreateOptions,
+  IfExists,
+  OpenHooks,
+  PageMode,
+  PinMode,
+  ShmSegment,
+} from "../memory/segment.ts";
 import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type { RefusalReason } from "./allocation_refusal.ts";
 import {
@@ -187,6 +194,15 @@ export class LocalCpuBackend implements AsyncDisposable {
     });
     backend.#owned = allocator;
     return backend;
+  }
+
+  /**
+   * The segment of a pool that create() made, or of a MixedMemoryAllocator.
+   * @throws {TypeError} for another allocator, which need not have one.
+   */
+  get segment(): ShmSegment {
+    if (this.allocator instanceof MixedMemoryAllocator) return this.allocator.segment;
+    throw new TypeError("the allocator of this hot tier has no segment of its own");
   }
 
   /** Objects that it holds. */

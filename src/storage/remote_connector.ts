@@ -4,14 +4,49 @@
 // between the store and ranges of a shared segment; a connector never gives bytes to JavaScript.
 
 import type { ShmRange } from "../memory/segment.ts";
+import type { Priority } from "../worker/protocol_v2.ts";
+import type { Metadata } from "./chunk_metadata.ts";
 import type { DirectoryQuotaStats } from "./directory_quota.ts";
 import type { Key } from "./key.ts";
+
+export type { Priority };
 
 export interface CallOptions {
   /** Rejects the call with the signal's reason. Its memory stays held until nobody uses it. */
   signal?: AbortSignal | undefined;
   /** Rejects the call with ETIMEDOUT after so many milliseconds, likewise. */
   timeoutMs?: number | undefined;
+  /** What somebody waits for overtakes what can wait. Default "normal". Stores that know no priorities treat all calls alike. */
+  priority?: Priority | undefined;
+}
+
+export interface StoreOptions extends CallOptions {
+  /**
+   * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
+   * memory object brings its shape, dtype and format by itself.
+   */
+  metadata?: Metadata | undefined;
+}
+
+/** What a store knows of an object without reading it. */
+export interface ObjectStat {
+  readonly byteLength: number;
+  /** When it was stored, in milliseconds since 1970. */
+  readonly mtimeMs: number;
+  /** What it takes of the disk. */
+  readonly diskBytes: number;
+  /** CRC-32C of its bytes; null where none was stored. */
+  readonly crc32c: number | null;
+  /** What was stored with it; empty where the store keeps none. */
+  readonly metadata: Metadata;
+}
+
+/** An object in memory, with what was stored with it. */
+export interface LoadedObject {
+  /** Exactly the object's bytes. */
+  readonly range: ShmRange;
+  readonly metadata: Metadata;
+  readonly crc32c: number | null;
 }
 
 export interface ListOptions extends CallOptions {
@@ -27,7 +62,7 @@ export interface ConnectorStats {
   readonly hits: number;
   /** Gets that did not, mismatches included. */
   readonly misses: number;
-  /** Gets that found an object whose length kept changing. */
+  /** Gets that found something else than was stored: its length, key or checksum do not match. */
   readonly mismatches: number;
   readonly bytesPut: number;
   readonly bytesGot: number;
@@ -59,8 +94,17 @@ export interface RemoteConnector extends AsyncDisposable {
    */
   get(key: Key, into?: ShmRange, options?: CallOptions): Promise<ShmRange | null>;
 
+  /** get() with what was stored beside the bytes. */
+  load(key: Key, into?: ShmRange, options?: CallOptions): Promise<LoadedObject | null>;
+
+  /**
+   * Null on a miss. Reads no content, and so verifies none.
+   * @throws {ShmError} ENOTSUP where the store cannot tell, which holds for list() and remove() too.
+   */
+  stat(key: Key, options?: CallOptions): Promise<ObjectStat | null>;
+
   /** Stores the bytes of `range`; they must not change until it has resolved. */
-  put(key: Key, range: ShmRange, options?: CallOptions): Promise<void>;
+  put(key: Key, range: ShmRange, options?: StoreOptions): Promise<void>;
 
   /** All keys, in no order. Objects that come or go meanwhile may or may not be listed. */
   list(options?: ListOptions): Promise<string[]>;

@@ -7,12 +7,14 @@ import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { release } from "./local_cpu_backend.ts";
-import type { CallOptions } from "./remote_connector.ts";
+import type { CallOptions, Priority } from "./remote_connector.ts";
 
 /** A load as the one who carries it out sees it. */
 export interface Load {
   readonly key: string;
   readonly layout: TensorLayout;
+  /** That of the first who wanted it. */
+  readonly priority: Priority | undefined;
   /** The object was removed meanwhile: what is loaded is nobody's any more. */
   readonly stale: boolean;
 }
@@ -68,7 +70,7 @@ export class SharedLoads {
     if (signal?.aborted) return Promise.reject(signal.reason);
     const present = this.#byKey.get(key);
     if (present) this.#shared++;
-    const load = present ?? this.#start(key, layout);
+    const load = present ?? this.#start(key, layout, options.priority);
     return new Promise((resolve, reject) => {
       const end = () => {
         clearTimeout(timer);
@@ -107,8 +109,8 @@ export class SharedLoads {
     await Promise.all(this.#running);
   }
 
-  #start(key: string, layout: TensorLayout): OwnLoad {
-    const load: OwnLoad = { key, layout, stale: false, waiters: new Set() };
+  #start(key: string, layout: TensorLayout, priority: Priority | undefined): OwnLoad {
+    const load: OwnLoad = { key, layout, priority, stale: false, waiters: new Set() };
     this.#byKey.set(key, load);
     this.#started++;
     const running = this.#run(load).finally(() => this.#running.delete(running));

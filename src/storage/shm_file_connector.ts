@@ -2,46 +2,54 @@
 //
 // One file for each key below a directory, read and written by a worker process straight from and
 // to a shared segment. JavaScript sees keys, offsets and lengths only. A drop-in for LMCache's
-// connector of the same name: same files, same configuration, any worker of protocol version 1.
+// connector of the same name: same files, same configuration, any worker.
 //
-// Version 1 has commands for data alone. Whether an object exists, how long it is, which there are,
-// and removing one, are asked of the file system here, where the directory can be seen. A worker in
-// another container may see it where this process does not: then existence is asked by reading zero
-// bytes, and what cannot be asked (list, remove, long keys) is refused.
-//
-// "Which object did I read?" A file may be replaced by a longer one between looking up its length
-// and reading it, and the reply alone cannot tell a whole object from the beginning of a longer
-// one. So when an object fills its range, the file is looked at again afterwards.
+// How a request is put to the worker is a transport's business, one for each version of the
+// protocol; open_transport.ts chooses. Here is what is the same for all: who may call when, what is
+// counted, what the directory may hold, where memory comes from.
 
 import { ShmError } from "../errors.ts";
 import { describe } from "../arguments.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
-import { locateWorker } from "../native/locate.ts";
-import { WorkerClient } from "../worker/client.ts";
-import type { AttachRequest, Reply } from "../worker/protocol.ts";
-import { replyError } from "../worker/reply_error.ts";
-import { SocketTransport } from "../worker/socket_transport.ts";
-import { SpawnTransport } from "../worker/spawn_transport.ts";
-import { type OpenTransport, settlesWithin } from "../worker/transport.ts";
+import { settlesWithin } from "../worker/transport.ts";
+import { metadataOf } from "./chunk_metadata.ts";
 import { DirectoryQuota, type Reservation } from "./directory_quota.ts";
 import type { Key } from "./key.ts";
 import { type KeyFile, keyFile } from "./key_file.ts";
 import { Deadline } from "./limit.ts";
+import {
+  allSettled,
+  type FoundObject,
+  type ObjectTransport,
+  shownKey,
+  type TransportCall,
+} from "./object_transport.ts";
+import { openTransport } from "./open_transport.ts";
+import { disposeOf, OwnRange } from "./own_range.ts";
 import type {
   CallOptions,
   ConnectorStats,
   ListOptions,
+  LoadedObject,
+  ObjectStat,
   RemoteConnector,
+  StoreOptions,
 } from "./remote_connector.ts";
 import {
   checkOptions,
-  checkShmName,
-  optionsFromConfig,
-  optionsFromUrl,
   type ShmFileConnectorOptions,
   type ShmFileSettings,
 } from "./shm_file_options.ts";
-import { type ObjectFacts, StorageDirectory } from "./storage_directory.ts";
+import {
+  checkShmName,
+  type NamedOptions,
+  optionsFromConfig,
+  optionsFromExtra,
+  optionsFromUrl,
+  type StoreSettings,
+} from "./shm_file_sources.ts";
+import { StorageDirectory } from "./storage_directory.ts";
+import { unseen } from "./transport_v1.ts";
 
 export type { ShmFileConnectorOptions };
 
@@ -51,42 +59,13 @@ export type OtherOptions = Omit<
   "storageDir" | "workerBinary" | "workerAddr"
 >;
 
-/** The child's number of an anonymous segment's descriptor; stdio has 0 to 2. */
-const CHILD_SEGMENT_FD = 3;
-/** How many existence checks batchedContains() makes at a time. */
-const CONTAINS_WINDOW = 64;
 /** Until the storage directory is counted: some million files. */
 const QUOTA_OPEN_MS = 600_000;
-/** How often get() tries an object whose length changes under it. */
-const GET_ATTEMPTS = 2;
-
-/** Connects to the worker that the settings name, or starts it. */
-function transportOf(settings: ShmFileSettings): OpenTransport {
-  const { address, connectTimeoutMs, segment, storageDir, workerArgs, onLog } = settings;
-  if (address !== null) {
-    return (handlers) => new SocketTransport({ address, connectTimeoutMs }, handlers);
-  }
-  const binary = locateWorker(settings.workerBinary);
-  const passFd = segment.fd;
-  const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
-  const args = ["--root", storageDir, ...grant, ...workerArgs];
-  return (handlers) => new SpawnTransport({ binary, args, passFd, onLog }, handlers);
-}
-
-function attachRequest(segment: ShmSegment): AttachRequest {
-  const name = segment.name ?? (segment.fd === null ? null : `fd:${CHILD_SEGMENT_FD}`);
-  if (name === null) {
-    throw new TypeError("the segment has neither a name nor a descriptor that a worker can attach");
-  }
-  return { name, sizeBytes: BigInt(segment.sizeBytes), baseAddress: segment.address };
-}
+/** How often load() without a range asks for the length of an object that grows. */
+const LOAD_ATTEMPTS = 2;
 
 function segmentName(segment: ShmSegment): string {
   return segment.name ?? "an anonymous segment";
-}
-
-function shownKey(file: KeyFile): string {
-  return file.key.length > 120 ? `${file.key.slice(0, 120)}...` : file.key;
 }
 
 /** The first `byteLength` bytes of a range. */
@@ -94,20 +73,16 @@ function headOf(range: ShmRange, byteLength: number): ShmRange {
   return byteLength === range.byteLength ? range : range.segment.range(range.offset, byteLength);
 }
 
-function disposeOf(range: ShmRange): void {
-  (range as Partial<Disposable>)[Symbol.dispose]?.();
-}
-
-/** See the file's head. Made by open(), fromUrl() or fromConfig(). */
+/** See the file's head. Made by open(), create(), fromUrl() or fromConfig(). */
 export class ShmFileConnector implements RemoteConnector {
   readonly segment: ShmSegment;
   /** Absolute. */
   readonly storageDir: string;
   /** How the worker is reached. */
   readonly mode: "pipe" | "unix" | "tcp";
-  /** Whether list(), remove() and existsSync() work: this process sees the worker's directory. */
+  /** Whether this process sees the worker's directory: existsSync() and maxBytes need that. */
   readonly storageVisible: boolean;
-  readonly #client: WorkerClient;
+  readonly #transport: ObjectTransport;
   readonly #directory: StorageDirectory;
   readonly #settings: ShmFileSettings;
   readonly #quota: DirectoryQuota | null;
@@ -126,7 +101,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   private constructor(
     settings: ShmFileSettings,
-    client: WorkerClient,
+    transport: ObjectTransport,
     storageVisible: boolean,
     quota: DirectoryQuota | null,
   ) {
@@ -135,7 +110,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.mode = settings.address?.kind ?? "pipe";
     this.storageVisible = storageVisible;
     this.#settings = settings;
-    this.#client = client;
+    this.#transport = transport;
     this.#quota = quota;
     this.#directory = new StorageDirectory(settings.storageDir);
   }
@@ -145,37 +120,25 @@ export class ShmFileConnector implements RemoteConnector {
    * connector before the segment is freed.
    * @throws {TypeError | RangeError} naming the option at fault; {ShmError} ENOENT, EACCES, ENOEXEC
    *   (the program cannot be run), ECONNREFUSED, ETIMEDOUT, EACCES (secret), the worker's reason for
-   *   not attaching, or ENOTSUP: maxBytes for a directory that cannot be seen from here.
+   *   not attaching, EPROTONOSUPPORT: it has not the version that was asked for, or ENOTSUP:
+   *   maxBytes for a directory that cannot be seen from here, or an option that needs version 2.
    */
   static async open(options: ShmFileConnectorOptions): Promise<ShmFileConnector> {
     const settings = checkOptions(options);
-    const { segment, secret, limits, onWorkerLost } = settings;
-    const attach = attachRequest(segment);
-    const directory = new StorageDirectory(settings.storageDir);
-    if (settings.address === null) await directory.create();
-    const client = await WorkerClient.open({
-      open: transportOf(settings),
-      handshake: { attach, secret, limitMs: limits.controlTimeoutMs },
-      limits,
-      onLost: onWorkerLost,
-    });
+    if (settings.address === null) await new StorageDirectory(settings.storageDir).create();
+    const { transport, visible } = await openTransport(settings);
     try {
-      if (!client.facts.extended) checkPlainPath(settings.storageDir);
-      const visible = settings.storageVisible ?? (settings.address === null ||
-        await isVisible(directory, client, segment));
       const quota = await openQuota(settings, visible);
-      return new ShmFileConnector(settings, client, visible, quota);
+      return new ShmFileConnector(settings, transport, visible, quota);
     } catch (error) {
-      await client.close();
+      await transport.close(settings.limits.closeTimeoutMs);
       throw error;
     }
   }
 
   /** open() by `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path]`. */
   static async fromUrl(url: string, others: OtherOptions): Promise<ShmFileConnector> {
-    const { options, shmName } = optionsFromUrl(url);
-    checkShmName(shmName, others.segment);
-    return await ShmFileConnector.open({ ...others, ...options });
+    return await ShmFileConnector.#openNamed(optionsFromUrl(url), others);
   }
 
   /** open() by LMCache's extra_config: shmfs.storage_dir, shmfs.worker_addr and so on. */
@@ -183,15 +146,31 @@ export class ShmFileConnector implements RemoteConnector {
     extraConfig: Readonly<Record<string, unknown>>,
     others: OtherOptions,
   ): Promise<ShmFileConnector> {
-    const { options, shmName } = optionsFromConfig(extraConfig);
+    return await ShmFileConnector.#openNamed(optionsFromExtra(extraConfig), others);
+  }
+
+  /** open() by a configuration, such as loadConfig() gives. */
+  static async create(settings: StoreSettings, others: OtherOptions): Promise<ShmFileConnector> {
+    return await ShmFileConnector.#openNamed(optionsFromConfig(settings), others);
+  }
+
+  /** What `others` says wins. */
+  static async #openNamed(
+    { options, shmName }: NamedOptions,
+    others: OtherOptions,
+  ): Promise<ShmFileConnector> {
     checkShmName(shmName, others.segment);
-    return await ShmFileConnector.open({ ...others, ...options });
+    const said = Object.entries(others).filter(([, value]) => value !== undefined);
+    return await ShmFileConnector.open({
+      ...options,
+      ...Object.fromEntries(said),
+    } as ShmFileConnectorOptions);
   }
 
   get stats(): ConnectorStats {
     return {
       ...this.#counts,
-      restarts: this.#client.restarts,
+      restarts: this.#transport.restarts,
       inFlight: this.#inFlight,
       quota: this.#quota?.stats ?? null,
     };
@@ -199,28 +178,49 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** Process id of the worker that was started here; null for others and while there is none. */
   get workerPid(): number | null {
-    return this.#client.pid;
+    return this.#transport.pid;
   }
 
   /** Whether the worker is lmshm-worker; others write in place and know no paths with spaces. */
   get workerExtended(): boolean {
-    return this.#client.facts.extended;
+    return this.#transport.extended;
+  }
+
+  /** The version of the worker's protocol that is spoken. */
+  get protocol(): 1 | 2 {
+    return this.#transport.protocol;
+  }
+
+  /**
+   * Whether metadata and checksums are stored: with version 2, where the directory's file system
+   * has extended attributes.
+   */
+  get keepsMetadata(): boolean {
+    return this.#transport.keepsMetadata;
+  }
+
+  /**
+   * What the worker says of itself and its directory, by name, such as `io`: which way objects go.
+   * Empty with version 1.
+   */
+  async workerInfo(options: CallOptions = {}): Promise<Readonly<Record<string, string>>> {
+    return await this.#call("ask worker", options, (call) => this.#transport.info(call));
   }
 
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
     const file = keyFile(key);
-    return await this.#call("exists", options, async (deadline) => {
-      if (this.storageVisible) return await this.#facts(file, deadline) !== null;
-      const nothing = this.segment.range(0, 0);
-      const found = await this.#readRange("exists", file, nothing, deadline);
-      return found !== null;
-    });
+    return await this.#call("exists", options, (call) => this.#transport.exists(file, call));
+  }
+
+  async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
+    const file = keyFile(key);
+    return await this.#call("stat", options, (call) => this.#transport.stat(file, call));
   }
 
   existsSync(key: Key): boolean {
     const file = keyFile(key);
     this.#mustBeOpen("exists");
-    this.#mustSee("existsSync");
+    if (!this.storageVisible) throw unseen("existsSync", this.storageDir);
     return this.#directory.existsSync(file.fileName);
   }
 
@@ -229,36 +229,45 @@ export class ShmFileConnector implements RemoteConnector {
    * is disposed of on a miss, where it can be. Null also when it gave none.
    */
   async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
+    return (await this.load(key, into, options))?.range ?? null;
+  }
+
+  /** As get(). */
+  async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
     const file = keyFile(key);
     if (into !== undefined) this.#checkRange("get", into);
     const release = into?.hold(`get ${shownKey(file)}`);
     try {
-      return await this.#call("get", options, async (deadline) => {
+      return await this.#call("get", options, async (call) => {
         this.#counts.gets++;
-        const found = into === undefined
-          ? await this.#getAllocated(file, deadline)
-          : await this.#getInto(file, into, deadline);
-        if (found === null) {
+        const loaded = await this.#loadOrMiss(file, into, call);
+        if (loaded === null) {
           this.#counts.misses++;
         } else {
           this.#quota?.touch(file.fileName);
           this.#counts.hits++;
-          this.#counts.bytesGot += found.byteLength;
+          this.#counts.bytesGot += loaded.range.byteLength;
         }
-        return found;
+        return loaded;
       });
     } finally {
       release?.();
     }
   }
 
-  async put(key: Key, range: ShmRange, options: CallOptions = {}): Promise<void> {
+  async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
     const file = keyFile(key);
     this.#checkRange("put", range);
+    const metadata = metadataOf(range, options.metadata);
     const release = range.hold(`put ${shownKey(file)}`);
     try {
-      await this.#call("put", options, async (deadline) => {
-        await this.#store(file, range, deadline);
+      await this.#call("put", options, async (call) => {
+        await this.#limited(
+          file,
+          range.byteLength,
+          call,
+          (onOver) => this.#transport.put(file, range, metadata, call, onOver),
+        );
         this.#counts.puts++;
         this.#counts.bytesPut += range.byteLength;
       });
@@ -268,27 +277,17 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async list(options: ListOptions = {}): Promise<string[]> {
-    const { prefix = "", ...call } = options;
+    const { prefix = "", ...rest } = options;
     if (typeof prefix !== "string") {
       throw new TypeError(`prefix must be a string, got ${describe(prefix)}`);
     }
-    return await this.#call("list", call, async (deadline) => {
-      this.#mustSee("list");
-      const found: string[] = [];
-      const keys = this.#directory.keys();
-      for (;;) {
-        const next = await this.#inTime(keys.next(), "list objects", deadline);
-        if (next.done) return found;
-        if (next.value.startsWith(prefix)) found.push(next.value);
-      }
-    });
+    return await this.#call("list", rest, (call) => this.#transport.list(prefix, call));
   }
 
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
     const file = keyFile(key);
-    return await this.#call("remove", options, async (deadline) => {
-      this.#mustSee("remove");
-      const removed = await this.#inTime(this.#directory.remove(file), "remove object", deadline);
+    return await this.#call("remove", options, async (call) => {
+      const removed = await this.#transport.remove(file, call);
       this.#quota?.removed(file.fileName);
       return removed;
     });
@@ -313,22 +312,16 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
-    for (let start = 0; start < keys.length; start += CONTAINS_WINDOW) {
-      const window = keys.slice(start, start + CONTAINS_WINDOW);
-      const found = await allSettled(window.map((key) => this.exists(key, options)));
-      const missing = found.indexOf(false);
-      if (missing >= 0) return start + missing;
-    }
-    return keys.length;
+    const files = keys.map(keyFile);
+    return await this.#call(
+      "contains",
+      options,
+      async (call) => files.length === 0 ? 0 : await this.#transport.contains(files, call),
+    );
   }
 
   async ping(options: CallOptions = {}): Promise<number> {
-    return await this.#call(
-      "ping",
-      options,
-      async (deadline) =>
-        await this.#client.ping({ signal: deadline.signal, timeoutMs: deadline.leftMs }),
-    );
+    return await this.#call("ping", options, (call) => this.#transport.ping(call));
   }
 
   /** See RemoteConnector; calls in flight have closeTimeoutMs. Never rejects. */
@@ -347,187 +340,132 @@ export class ShmFileConnector implements RemoteConnector {
     const { promise: idle, resolve } = Promise.withResolvers<void>();
     this.#onIdle = resolve;
     if (this.#inFlight > 0) await settlesWithin(idle, closeTimeoutMs);
-    await this.#client.close(closeTimeoutMs - (performance.now() - start));
+    await this.#transport.close(closeTimeoutMs - (performance.now() - start));
   }
-
-  // --- calls
 
   async #call<T>(
     operation: string,
     options: CallOptions,
-    work: (deadline: Deadline) => Promise<T>,
+    work: (call: TransportCall) => Promise<T>,
   ): Promise<T> {
     this.#mustBeOpen(operation);
-    const deadline = new Deadline(options.timeoutMs ?? Infinity, options.signal);
+    const { timeoutMs = Infinity, signal, priority } = options;
+    checkPriority(priority);
+    const deadline = new Deadline(timeoutMs, signal);
     this.#inFlight++;
     try {
-      return await work(deadline);
+      return await work({ deadline, priority });
     } finally {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#onIdle?.();
     }
   }
 
-  #inTime<T>(work: Promise<T>, what: string, deadline: Deadline): Promise<T> {
-    return deadline.wait(work, what, this.#settings.limits.controlTimeoutMs);
+  // --- load
+
+  async #loadOrMiss(
+    file: KeyFile,
+    into: ShmRange | undefined,
+    call: TransportCall,
+  ): Promise<LoadedObject | null> {
+    try {
+      if (into === undefined) return await this.#loadAllocated(file, call);
+      return loadedInto(into, await this.#transport.load(file, into, call));
+    } catch (error) {
+      // Wrong data is no data.
+      if (!(error instanceof ShmError) || error.code !== "EBADMSG") throw error;
+      this.#counts.mismatches++;
+      return null;
+    }
   }
 
-  #facts(file: KeyFile, deadline: Deadline): Promise<ObjectFacts | null> {
-    return this.#inTime(this.#directory.facts(file.fileName), "look up object", deadline);
-  }
-
-  // --- get
-
-  async #getAllocated(file: KeyFile, deadline: Deadline): Promise<ShmRange | null> {
+  async #loadAllocated(file: KeyFile, call: TransportCall): Promise<LoadedObject | null> {
     const { allocate } = this.#settings;
     if (allocate === undefined) {
       throw new TypeError("get() without a range needs the connector's option allocate");
     }
-    this.#mustSee("get without a range");
-    const facts = await this.#facts(file, deadline);
-    if (facts === null) return null;
-    const into = allocate(facts.byteLength);
-    if (into === null) return null;
-    let found: ShmRange | null = null;
-    let release: (() => void) | undefined;
-    try {
-      this.#checkRange("get", into);
-      release = into.hold(`get ${shownKey(file)}`);
-      found = await this.#getInto(file, into, deadline);
-      return found;
-    } finally {
-      release?.();
-      if (found === null) disposeOf(into);
-    }
-  }
-
-  async #getInto(file: KeyFile, into: ShmRange, deadline: Deadline): Promise<ShmRange | null> {
-    if (!this.storageVisible) {
-      const byteLength = await this.#readRange("get", file, into, deadline);
-      return byteLength === null ? null : headOf(into, byteLength);
-    }
-    for (let attempt = 0; attempt < GET_ATTEMPTS; attempt++) {
-      const before = await this.#facts(file, deadline);
-      if (before === null) return null;
-      if (before.byteLength > into.byteLength) throw tooLong(file, before.byteLength, into);
-      if (before.byteLength === 0) return headOf(into, 0);
-      const byteLength = await this.#readRange("get", file, into, deadline);
-      if (byteLength === null) return null;
-      if (byteLength !== before.byteLength) continue;
-      if (byteLength < into.byteLength || await this.#unchanged(file, before, deadline)) {
-        return headOf(into, byteLength);
+    for (let attempt = 1;; attempt++) {
+      const facts = await this.#transport.stat(file, call);
+      if (facts === null) return null;
+      const into = allocate(facts.byteLength);
+      if (into === null) return null;
+      try {
+        return await this.#fill(file, into, call);
+      } catch (error) {
+        // A longer one has taken its place.
+        const grown = error instanceof ShmError && error.code === "EMSGSIZE";
+        if (!grown || attempt === LOAD_ATTEMPTS) throw error;
       }
     }
-    this.#counts.mismatches++;
-    return null;
   }
 
-  async #unchanged(file: KeyFile, before: ObjectFacts, deadline: Deadline): Promise<boolean> {
-    const after = await this.#facts(file, deadline);
-    return after !== null && after.byteLength === before.byteLength &&
-      after.inode === before.inode && after.changedMs === before.changedMs;
-  }
-
-  /** How many bytes the worker has read; null when there is no object. */
-  async #readRange(
-    operation: string,
-    file: KeyFile,
-    into: ShmRange,
-    deadline: Deadline,
-  ): Promise<number | null> {
-    const reply = await this.#transfer("read", file, into, deadline);
-    if (reply.ok) return reply.count;
-    if (reply.code === "ENOENT") return null;
-    throw replyError(reply, `${operation} ${shownKey(file)}`, this.#detailsOf(file, into));
+  /** Loads into memory of our own, which is given back on a miss and on a failure. */
+  async #fill(file: KeyFile, into: ShmRange, call: TransportCall): Promise<LoadedObject | null> {
+    try {
+      this.#checkRange("get", into);
+    } catch (error) {
+      disposeOf(into);
+      throw error;
+    }
+    const own = new OwnRange(into);
+    let loaded: LoadedObject | null = null;
+    let release: (() => void) | undefined;
+    try {
+      release = own.hold(`get ${shownKey(file)}`);
+      loaded = loadedInto(into, await this.#transport.load(file, own, call));
+      return loaded;
+    } finally {
+      release?.();
+      if (loaded === null) own.discard();
+    }
   }
 
   // --- put
 
-  async #store(file: KeyFile, range: ShmRange, deadline: Deadline): Promise<void> {
-    const room = await this.#makeRoom(file, range.byteLength, deadline);
-    // Whether this call waits for it or has given up: the room is taken until the worker is done.
-    const over = Promise.withResolvers<void>();
-    const counted = over.promise.then(() => room?.commit());
-    counted.catch(() => {});
-    let writing: Promise<Reply> | undefined;
-    try {
-      if (file.sidecarName !== null) await this.#storeKey(file, deadline);
-      writing = this.#transfer("write", file, range, deadline, over.resolve);
-    } finally {
-      if (writing === undefined) room?.cancel();
-    }
-    const reply = await writing;
-    if (!reply.ok) {
-      if (room !== null) await this.#inTime(counted, "count object", deadline).catch(() => {});
-      throw replyError(reply, `put ${shownKey(file)}`, this.#detailsOf(file, range));
-    }
-    // A remove() of the same key in between may have taken the file with the key along.
-    if (file.sidecarName !== null) await this.#storeKey(file, deadline);
-    if (room !== null) await this.#inTime(counted, "count object", deadline);
-  }
-
-  /** Null when there is no limit. */
-  async #makeRoom(
+  /** Has `store` write an object within the directory's limit. */
+  async #limited(
     file: KeyFile,
     byteLength: number,
-    deadline: Deadline,
-  ): Promise<Reservation | null> {
-    if (this.#quota === null) return null;
-    const reserving = this.#quota.reserve(file.fileName, byteLength);
+    call: TransportCall,
+    store: (onOver: () => void) => Promise<void>,
+  ): Promise<void> {
+    if (this.#quota === null) return await store(() => {});
+    const room = await this.#makeRoom(this.#quota, file, byteLength, call);
+    // Whether this call waits for it or has given up: the room is taken until the worker is done.
+    let counted: Promise<void> | null = null;
+    const onOver = () => {
+      counted = room.commit();
+      counted.catch(() => {});
+    };
+    const settle = async () => {
+      if (counted !== null) await this.#inTime(counted, "count object", call);
+    };
     try {
-      return await this.#inTime(reserving, "make room in the storage directory", deadline);
+      await store(onOver);
+    } catch (error) {
+      await settle().catch(() => {});
+      throw error;
+    }
+    await settle();
+  }
+
+  async #makeRoom(
+    quota: DirectoryQuota,
+    file: KeyFile,
+    byteLength: number,
+    call: TransportCall,
+  ): Promise<Reservation> {
+    const reserving = quota.reserve(file.fileName, byteLength, this.keepsMetadata);
+    try {
+      return await this.#inTime(reserving, "make room in the storage directory", call);
     } catch (error) {
       reserving.then((room) => room.cancel(), () => {});
       throw error;
     }
   }
 
-  // --- both
-
-  /** @param onOver called once, when the worker can no longer touch memory and file. */
-  #transfer(
-    command: "read" | "write",
-    file: KeyFile,
-    range: ShmRange,
-    deadline: Deadline,
-    onOver: () => void = () => {},
-  ): Promise<Reply> {
-    const path = this.#directory.fileOf(file.fileName);
-    if (!this.#client.facts.extended) checkPlainPath(path);
-    // An empty range may begin where the segment ends, which some workers refuse.
-    const offset = range.byteLength === 0 ? 0 : range.offset;
-    const release = range.hold(`${command} ${shownKey(file)}`);
-    return this.#client[command]({
-      path,
-      address: this.segment.address + BigInt(offset),
-      byteLength: range.byteLength,
-      release: () => {
-        release();
-        onOver();
-      },
-      signal: deadline.signal,
-      timeoutMs: deadline.leftMs,
-    });
-  }
-
-  async #storeKey(file: KeyFile, deadline: Deadline): Promise<void> {
-    if (!this.storageVisible) {
-      throw new ShmError(
-        `key ${JSON.stringify(shownKey(file))} is too long for a file name, or its name would be ` +
-          "another key's, and the file that keeps it cannot be written from here",
-        {
-          code: "ENAMETOOLONG",
-          operation: "put",
-          hint: "Use another key, or make the storage directory visible to this process",
-        },
-      );
-    }
-    await this.#inTime(this.#directory.writeSidecar(file), "store key", deadline);
-  }
-
-  #detailsOf(file: KeyFile, range: ShmRange): Record<string, unknown> {
-    const { offset, byteLength } = range;
-    return { key: file.key, path: this.#directory.fileOf(file.fileName), offset, byteLength };
+  #inTime<T>(work: Promise<T>, what: string, { deadline }: TransportCall): Promise<T> {
+    return deadline.wait(work, what, this.#settings.limits.controlTimeoutMs);
   }
 
   // --- checks
@@ -558,42 +496,19 @@ export class ShmFileConnector implements RemoteConnector {
       hint: "Open a new one",
     });
   }
-
-  #mustSee(operation: string): void {
-    if (this.storageVisible) return;
-    throw new ShmError(
-      `${this.storageDir} of the worker cannot be seen from here, and a worker of protocol ` +
-        "version 1 has no command for it",
-      {
-        code: "ENOTSUP",
-        operation,
-        hint: "Mount the directory at the same path here; storageVisible says that it is",
-      },
-    );
-  }
 }
 
-/** Workers other than ours cut a path at its first space. */
-function checkPlainPath(path: string): void {
-  if (!path.includes(" ")) return;
-  throw new ShmError(`the path ${JSON.stringify(path)} contains a space`, {
-    code: "EINVAL",
-    operation: "name object",
-    hint: "This worker cuts paths at spaces: use lmshm-worker, or another directory and other keys",
-    details: { path },
-  });
+/** `found` is at the beginning of `into`. */
+function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | null {
+  if (found === null) return null;
+  const { byteLength, metadata, crc32c } = found;
+  return { range: headOf(into, byteLength), metadata, crc32c };
 }
 
-function tooLong(file: KeyFile, byteLength: number, into: ShmRange): ShmError {
-  return new ShmError(
-    `the object has ${byteLength} bytes and the range only ${into.byteLength}`,
-    {
-      code: "EMSGSIZE",
-      operation: `get ${shownKey(file)}`,
-      hint: "Give a range of at least the object's size",
-      details: { key: file.key, objectBytes: byteLength, rangeBytes: into.byteLength },
-    },
-  );
+function checkPriority(priority: unknown): void {
+  if (priority === undefined || priority === "high" || priority === "normal") return;
+  if (priority === "low") return;
+  throw new TypeError(`priority must be "high", "normal" or "low", got ${describe(priority)}`);
 }
 
 /** Null when there is no limit. */
@@ -618,31 +533,7 @@ async function openQuota(
   return await new Deadline(QUOTA_OPEN_MS).wait(opening, "count objects", QUOTA_OPEN_MS);
 }
 
-/** Whether a running worker finds a file that is made here. */
-async function isVisible(
-  directory: StorageDirectory,
-  client: WorkerClient,
-  segment: ShmSegment,
-): Promise<boolean> {
-  const found = await directory.withProbe(async (path) => {
-    const reply = await client.read({
-      path,
-      address: segment.address,
-      byteLength: 0,
-      release: () => {},
-    });
-    return reply.ok;
-  });
-  return found ?? false;
-}
-
 function checkPairs(operation: string, keys: readonly Key[], ranges: readonly ShmRange[]): void {
   if (keys.length === ranges.length) return;
   throw new RangeError(`${operation}: ${keys.length} keys and ${ranges.length} ranges`);
-}
-
-/** All values, or the first error once nothing is in flight any more. */
-async function allSettled<T>(work: readonly Promise<T>[]): Promise<T[]> {
-  await Promise.allSettled(work);
-  return await Promise.all(work);
 }

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a ShmFileConnector is configured: options in code, a URL, or LMCache's extra_config. Checks
-// all of it and names what is wrong; opens nothing.
+// How a ShmFileConnector is configured. Checks all of it and names what is wrong; opens nothing.
 
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import process from "node:process";
-import { checkInteger, describe } from "../arguments.ts";
+import { checkChoice, checkInteger, describe } from "../arguments.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
 import type { WorkerLimits } from "../worker/client.ts";
 import { checkSecret } from "../worker/protocol.ts";
+import type { Durability, IoMode } from "../worker/protocol_v2.ts";
 import { fileError } from "./storage_directory.ts";
-import { checkKnown, nearest } from "../nearest.ts";
+import { checkKnown } from "../nearest.ts";
+
+/** Version of the worker's protocol; "auto": 2 where the worker has it. */
+export type ProtocolChoice = "auto" | 1 | 2;
 
 export interface ShmFileConnectorOptions {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */
@@ -43,6 +46,24 @@ export interface ShmFileConnectorOptions {
    * has to see it: see storageVisible.
    */
   maxBytes?: number | undefined;
+  /**
+   * Default "auto". With version 2 the directory need not be seen from here, metadata is kept, and
+   * checksums are verified; workers other than lmshm-worker have version 1 alone. With 2, objects
+   * are directly below the worker's --root, whatever storageDir says.
+   */
+  protocol?: ProtocolChoice | undefined;
+  /**
+   * Default: as the worker was started ("auto"). This option and the next two need version 2: with
+   * a worker that has version 1 alone open() refuses them, unless they ask for nothing.
+   */
+  ioMode?: IoMode | undefined;
+  /** Default: as the worker was started ("none"). */
+  durability?: Durability | undefined;
+  /**
+   * The worker stores a checksum with each object, and verifies it on get(): what does not match is
+   * a miss. Default true, where the worker can.
+   */
+  checksum?: boolean | undefined;
   /** Memory for get() without a range; null: none is free. Called with the object's length. */
   allocate?: ((byteLength: number) => ShmRange | null) | undefined;
   /** Requests that the worker has not answered; default 64. */
@@ -79,6 +100,10 @@ const OPTION_NAMES = [
   "secretFile",
   "storageVisible",
   "maxBytes",
+  "protocol",
+  "ioMode",
+  "durability",
+  "checksum",
   "allocate",
   "maxInFlight",
   "maxInFlightBytes",
@@ -105,6 +130,11 @@ export interface ShmFileSettings {
   readonly secret: string | null;
   readonly storageVisible: boolean | undefined;
   readonly maxBytes: number | undefined;
+  readonly protocol: ProtocolChoice;
+  /** Undefined, like the next two: it was not said. */
+  readonly ioMode: IoMode | undefined;
+  readonly durability: Durability | undefined;
+  readonly checksum: boolean | undefined;
   readonly allocate: ((byteLength: number) => ShmRange | null) | undefined;
   readonly connectTimeoutMs: number;
   readonly limits: WorkerLimits;
@@ -153,7 +183,9 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   if (!Array.isArray(workerArgs) || workerArgs.some((arg) => typeof arg !== "string")) {
     throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);
   }
-  checkType("storageVisible", options.storageVisible, "boolean");
+  for (const name of ["storageVisible", "checksum"] as const) {
+    checkType(name, options[name], "boolean");
+  }
   for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
     checkType(name, options[name], "function");
   }
@@ -183,12 +215,29 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     maxBytes: options.maxBytes === undefined
       ? undefined
       : checkInteger("maxBytes", options.maxBytes, MIN_QUOTA_BYTES),
+    protocol: checkProtocol(options.protocol),
+    ioMode: choiceOf("ioMode", options.ioMode, ["auto", "direct", "cached"]),
+    durability: choiceOf("durability", options.durability, ["none", "data", "full"]),
+    checksum: options.checksum,
     allocate: options.allocate,
     connectTimeoutMs: timeout("connectTimeoutMs", options.connectTimeoutMs, 10_000),
     limits: checkLimits(options),
     onLog: options.onLog,
     onWorkerLost: options.onWorkerLost,
   };
+}
+
+function choiceOf<T extends string>(
+  name: string,
+  value: T | undefined,
+  choices: readonly T[],
+): T | undefined {
+  return value === undefined ? undefined : checkChoice(name, value, choices, choices[0]!);
+}
+
+function checkProtocol(protocol: unknown = "auto"): ProtocolChoice {
+  if (protocol === "auto" || protocol === 1 || protocol === 2) return protocol;
+  throw new TypeError(`protocol must be "auto", 1 or 2, got ${describe(protocol)}`);
 }
 
 function checkLimits(options: ShmFileConnectorOptions): WorkerLimits {
@@ -238,131 +287,4 @@ function readSecret(path: string): string {
   } catch (cause) {
     throw fileError(cause, "read secretFile", path);
   }
-}
-
-/** The part of the options that a URL or LMCache's configuration can tell. */
-export interface NamedOptions {
-  options: Pick<
-    ShmFileConnectorOptions,
-    "storageDir" | "workerBinary" | "workerAddr" | "maxBytes"
-  >;
-  /** The segment's name, as configured; null when it is not. */
-  shmName: string | null;
-}
-
-const URL_FORM = "shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path";
-const URL_PARAMETERS = ["shm_name", "worker_bin", "worker_addr"] as const;
-
-/**
- * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`, with
- * percent-encoding where it is needed.
- */
-export function optionsFromUrl(text: string): NamedOptions {
-  if (typeof text !== "string") throw new TypeError(`the URL must be a string, got ${text}`);
-  const refuse = (why: string): never => {
-    throw new RangeError(`connector URL ${JSON.stringify(text)} ${why}; expected ${URL_FORM}`);
-  };
-  if (!URL.canParse(text)) refuse("is no URL");
-  const url = new URL(text);
-  if (url.protocol !== "shmfile:") refuse(`begins with "${url.protocol}"`);
-  if (!text.slice("shmfile:".length).startsWith("//")) refuse(`has no "//"`);
-  if (url.username || url.password) refuse("has a user or password, which have no meaning here");
-  if (url.hash) refuse("has a fragment, which has no meaning here");
-  if (url.host && !url.port) refuse("has a host without a port");
-  checkKnown("a connector URL", "parameter", [...url.searchParams.keys()], URL_PARAMETERS);
-  for (const name of URL_PARAMETERS) {
-    if (url.searchParams.getAll(name).length > 1) refuse(`has ${name} more than once`);
-  }
-  let storageDir = "";
-  try {
-    storageDir = decodeURIComponent(url.pathname);
-  } catch {
-    refuse("has a malformed percent-encoding in its path");
-  }
-  if (storageDir === "" || storageDir === "/") refuse("has no directory");
-  const parameter = url.searchParams.get("worker_addr") ?? "";
-  if (url.host && parameter) refuse("has both a host and worker_addr");
-  const workerAddr = url.host || parameter;
-  const workerBinary = url.searchParams.get("worker_bin");
-  return {
-    options: {
-      storageDir,
-      ...(workerAddr ? { workerAddr } : {}),
-      ...(workerBinary ? { workerBinary } : {}),
-    },
-    shmName: url.searchParams.get("shm_name") || null,
-  };
-}
-
-const GIB = 1024 ** 3;
-const CONFIG_KEYS = [
-  "shmfs.storage_dir",
-  "shmfs.shm_name",
-  "shmfs.worker_binary",
-  "shmfs.worker_addr",
-  "shm_name",
-  "lmshm.max_storage_size",
-] as const;
-
-/**
- * LMCache's extra_config. Keys that are not ours belong to other parts of LMCache and are passed
- * over, unless they begin with "shmfs." or look like a misspelling of one of ours.
- */
-export function optionsFromConfig(extra: Readonly<Record<string, unknown>>): NamedOptions {
-  if (typeof extra !== "object" || extra === null) {
-    throw new TypeError(`extra_config must be an object, got ${describe(extra)}`);
-  }
-  const suspects = Object.keys(extra).filter((key) =>
-    key.startsWith("shmfs.") || nearest(key, CONFIG_KEYS) !== null
-  );
-  checkKnown("extra_config", "key", suspects, CONFIG_KEYS);
-  const text = (key: typeof CONFIG_KEYS[number]): string | null => {
-    const value = extra[key];
-    if (value === undefined || value === null || value === "") return null;
-    if (typeof value === "string") return value;
-    throw new TypeError(`extra_config: ${key} must be a string, got ${describe(value)}`);
-  };
-  const storageDir = text("shmfs.storage_dir");
-  if (storageDir === null) {
-    throw new TypeError(
-      "extra_config has no shmfs.storage_dir; set it to the directory that keeps the objects",
-    );
-  }
-  const maxBytes = storageSize(extra["lmshm.max_storage_size"]);
-  const workerBinary = text("shmfs.worker_binary");
-  const workerAddr = text("shmfs.worker_addr");
-  return {
-    options: {
-      storageDir,
-      // As in LMCache, an address wins over a program to start.
-      ...(workerAddr === null ? {} : { workerAddr }),
-      ...(workerAddr === null && workerBinary !== null ? { workerBinary } : {}),
-      ...(maxBytes === null ? {} : { maxBytes }),
-    },
-    shmName: text("shmfs.shm_name") ?? text("shm_name"),
-  };
-}
-
-/** Bytes of a number of GB; null when there is none. */
-function storageSize(gigabytes: unknown): number | null {
-  if (gigabytes === undefined || gigabytes === null || gigabytes === "") return null;
-  const bytes = typeof gigabytes === "number" || typeof gigabytes === "string"
-    ? Math.floor(Number(gigabytes) * GIB)
-    : NaN;
-  if (Number.isSafeInteger(bytes) && bytes >= MIN_QUOTA_BYTES) return bytes;
-  throw new RangeError(
-    `extra_config: lmshm.max_storage_size is ${describe(gigabytes)}; accepted is a number of GB ` +
-      `(1024^3 bytes) that makes ${MIN_QUOTA_BYTES} bytes or more`,
-  );
-}
-
-/** Throws unless `shmName`, where it is configured, is the segment's name. */
-export function checkShmName(shmName: string | null, segment: ShmSegment): void {
-  if (shmName === null) return;
-  const wanted = shmName.startsWith("/") ? shmName : `/${shmName}`;
-  if (segment.name === wanted) return;
-  throw new RangeError(
-    `shm_name is ${JSON.stringify(shmName)}, but the segment is ` +
-      (segment.name === null ? "anonymous" : JSON.stringify(segment.name)),
-  );
 }

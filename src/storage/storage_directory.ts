@@ -26,7 +26,11 @@ export interface ObjectFacts {
   readonly byteLength: number;
   readonly inode: number;
   readonly changedMs: number;
+  readonly diskBytes: number;
 }
+
+/** What st_blocks counts. */
+export const BLOCK_BYTES = 512;
 
 function errnoOf(error: unknown): { code: string; errno: number | undefined } {
   const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
@@ -90,7 +94,12 @@ export class StorageDirectory {
     try {
       const found = await lstat(path);
       if (!found.isFile()) return null;
-      return { byteLength: found.size, inode: found.ino, changedMs: found.mtimeMs };
+      return {
+        byteLength: found.size,
+        inode: found.ino,
+        changedMs: found.mtimeMs,
+        diskBytes: found.blocks * BLOCK_BYTES,
+      };
     } catch (cause) {
       if (isMissing(cause)) return null;
       throw fileError(cause, "look up object", path);
@@ -148,18 +157,17 @@ export class StorageDirectory {
   }
 
   /**
-   * Makes an empty file of an unused name, for `use`, and removes it. Null when this process
+   * Makes an empty file of the unused name `name`, for `use`, and removes it. Null when this process
    * cannot, for instance because the directory is not here.
    */
-  async withProbe<T>(use: (path: string) => Promise<T>): Promise<T | null> {
-    const name = `.lmshm-probe.${process.pid}.${randomBytes(8).toString("hex")}.tmp`;
+  async withProbe<T>(name: string, use: () => Promise<T>): Promise<T | null> {
     try {
       await this.#writeNew(name, "");
     } catch {
       return null;
     }
     try {
-      return await use(this.fileOf(name));
+      return await use();
     } finally {
       await this.#unlink(name).catch(() => false);
     }

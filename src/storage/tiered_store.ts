@@ -8,104 +8,50 @@
 // The bytes move between store and pool directly; every object that is on its way has a reference
 // of the store's own, and is held while I/O uses its memory.
 //
-// One thread at a time. It owns neither tier: close it before them.
+// What waits for whom is told to the store: what a get() waits for goes before everything else, what
+// is written behind or loaded ahead goes last.
+//
+// One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
-import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
+import { checkInteger } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
-import type { MemoryFormat } from "../memory/memory_format.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import type { OpenHooks } from "../memory/segment.ts";
+import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { settlesWithin } from "../worker/transport.ts";
+import { checkChunk, type Metadata } from "./chunk_metadata.ts";
 import type { Key } from "./key.ts";
-import { type LocalCpuBackend, type LocalCpuBackendStats, release } from "./local_cpu_backend.ts";
-import type { CallOptions, ConnectorStats, RemoteConnector } from "./remote_connector.ts";
+import { within } from "./limit.ts";
+import { allSettled } from "./object_transport.ts";
+import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
+import type { CallOptions, RemoteConnector } from "./remote_connector.ts";
 import { type Load, SharedLoads } from "./shared_loads.ts";
+import { ShmFileConnector } from "./shm_file_connector.ts";
+import {
+  checkMode,
+  checkTieredOptions,
+  type ChunkLayout,
+  keyText,
+  layoutOf,
+  layoutsOf,
+  matches,
+  MAX_TIMER_MS,
+  type PutOptions,
+  type TieredSettings,
+  type TieredStoreOptions,
+  type TieredStoreStats,
+  type WriteMode,
+} from "./tiered_store_options.ts";
 import { WriteQueue } from "./write_queue.ts";
 
-/** Whether put() returns when the store has the object, or when it is queued for it. */
-export type WriteMode = "through" | "behind";
-
-export interface TieredStoreOptions {
-  /** The pool; its objects must be in the segment of `cold`. */
-  hot: LocalCpuBackend;
-  /** The store behind it. */
-  cold: RemoteConnector;
-  /** For puts that say nothing else; default "through". */
-  writeMode?: WriteMode | undefined;
-  /** Objects that are queued or being written; default 1024. A put behind waits for room. */
-  maxQueuedObjects?: number | undefined;
-  /** Bytes of those; default 256 MiB. A larger object goes alone. */
-  maxQueuedBytes?: number | undefined;
-  /** Queued objects that are written at a time; default 16. */
-  writeConcurrency?: number | undefined;
-  /** Objects that prefetch() loads at a time; default 16. */
-  prefetchConcurrency?: number | undefined;
-  /** How long a put behind waits for room unless it is told; default 60 s. */
-  queueTimeoutMs?: number | undefined;
-  /** How long close() waits for what is queued and loading; default 60 s. */
-  closeTimeoutMs?: number | undefined;
-  /** Each object that was accepted behind and not stored; flush() and close() say so, too. */
-  onError?: ((error: unknown, key: string) => void) | undefined;
-}
-
-export interface PutOptions extends CallOptions {
-  mode?: WriteMode | undefined;
-}
-
-/**
- * What a full chunk looks like: a layout, its parts, or a number of bytes (BINARY). An object in
- * the store may have fewer tokens, or bytes.
- */
-export type ChunkLayout =
-  | TensorLayout
-  | number
-  | { shape: ShapeArgument; dtype?: DTypeArgument; format?: MemoryFormat | undefined };
-
-/** Counted since the store was made. */
-export interface TieredStoreStats {
-  /** Gets that found the object in the pool, or queued for the store. */
-  readonly hotHits: number;
-  /** Gets that found it in the store. */
-  readonly coldHits: number;
-  /** Gets that found none, mismatches included. */
-  readonly misses: number;
-  /** Objects that were found and cannot have the layout that was asked for. */
-  readonly mismatches: number;
-  /** Objects that were asked of the store. */
-  readonly loads: number;
-  /** Gets that waited for the load of another one. */
-  readonly sharedLoads: number;
-  /** Loads that go on now. */
-  readonly loading: number;
-  /** Objects queued or being written behind, and their bytes. */
-  readonly queuedObjects: number;
-  readonly queuedBytes: number;
-  /** Puts that wait for room in the queue now, and that ever had to. */
-  readonly waitingPuts: number;
-  readonly putWaits: number;
-  /** Objects that were written behind. */
-  readonly written: number;
-  /** Queued objects that a newer one of the same key replaced. */
-  readonly replaced: number;
-  /** Objects that were accepted behind and not stored. */
-  readonly writeErrors: number;
-  readonly hot: LocalCpuBackendStats;
-  readonly cold: ConnectorStats;
-}
-
-const OPTIONS = [
-  "hot",
-  "cold",
-  "writeMode",
-  "maxQueuedObjects",
-  "maxQueuedBytes",
-  "writeConcurrency",
-  "prefetchConcurrency",
-  "queueTimeoutMs",
-  "closeTimeoutMs",
-  "onError",
-];
-const MAX_TIMER_MS = 0x7fff_ffff;
+export type {
+  ChunkLayout,
+  PutOptions,
+  TieredSettings,
+  TieredStoreOptions,
+  TieredStoreStats,
+  WriteMode,
+};
 
 /** See the file's head. */
 export class TieredStore implements AsyncDisposable {
@@ -119,7 +65,10 @@ export class TieredStore implements AsyncDisposable {
   readonly #closeTimeoutMs: number;
   /** Puts through that go on now. */
   readonly #writing = new Set<Promise<void>>();
+  /** What create() made. */
+  #owned: AsyncDisposableStack | null = null;
   #closing: Promise<void> | null = null;
+  #lastMismatch: TieredStoreStats["lastMismatch"] = null;
   #hotHits = 0;
   #coldHits = 0;
   #misses = 0;
@@ -127,36 +76,49 @@ export class TieredStore implements AsyncDisposable {
 
   /** @throws {TypeError | RangeError} naming the option at fault. */
   constructor(options: TieredStoreOptions) {
-    checkKnownOptions("TieredStore", options, OPTIONS);
+    const limits = checkTieredOptions(options);
     const { hot, cold, onError } = options;
-    if (typeof hot?.allocateLayoutAsync !== "function") {
-      throw new TypeError(`hot must be a LocalCpuBackend, got ${describe(hot)}`);
-    }
-    if (typeof cold?.batchedContains !== "function") {
-      throw new TypeError(`cold must be a connector, got ${describe(cold)}`);
-    }
-    if (onError !== undefined && typeof onError !== "function") {
-      throw new TypeError(`onError must be a function, got ${describe(onError)}`);
-    }
-    const integer = (
-      name: Exclude<keyof TieredStoreOptions, "hot" | "cold" | "writeMode" | "onError">,
-      fallback: number,
-      max?: number,
-    ) => checkInteger(name, options[name] ?? fallback, 1, max);
     this.hot = hot;
     this.cold = cold;
-    this.writeMode = checkMode("writeMode", options.writeMode ?? "through");
-    this.#prefetchConcurrency = integer("prefetchConcurrency", 16);
-    this.#queueTimeoutMs = integer("queueTimeoutMs", 60_000, MAX_TIMER_MS);
-    this.#closeTimeoutMs = integer("closeTimeoutMs", 60_000, MAX_TIMER_MS);
+    this.writeMode = limits.writeMode;
+    this.#prefetchConcurrency = limits.prefetchConcurrency;
+    this.#queueTimeoutMs = limits.queueTimeoutMs;
+    this.#closeTimeoutMs = limits.closeTimeoutMs;
     this.#loads = new SharedLoads((load) => this.#fetch(load));
     this.#queue = new WriteQueue({
-      write: (key, obj) => cold.put(key, obj),
-      maxObjects: integer("maxQueuedObjects", 1024),
-      maxBytes: integer("maxQueuedBytes", 256 * 2 ** 20),
-      concurrency: integer("writeConcurrency", 16),
+      write: (key, obj) => cold.put(key, obj, { priority: "low" }),
+      maxObjects: limits.maxQueuedObjects,
+      maxBytes: limits.maxQueuedBytes,
+      concurrency: limits.writeConcurrency,
       onError,
     });
+  }
+
+  /**
+   * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
+   * store over both, which owns them: close() closes them, too.
+   * @param others limits and onError, as the constructor takes them.
+   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.create(). Nothing is left
+   *   behind then.
+   */
+  static async create(
+    settings: TieredSettings,
+    hooks: OpenHooks = {},
+    others: Omit<TieredStoreOptions, "hot" | "cold"> = {},
+  ): Promise<TieredStore> {
+    await using stack = new AsyncDisposableStack();
+    const hot = stack.use(await LocalCpuBackend.create(settings, hooks));
+    const cold = stack.use(await ShmFileConnector.create(settings, { segment: hot.segment }));
+    const store = new TieredStore({
+      hot,
+      cold,
+      writeMode: settings.writeMode,
+      maxQueuedBytes: settings.writeQueueSizeBytes,
+      queueTimeoutMs: settings.blockingTimeoutMs,
+      ...others,
+    });
+    store.#owned = stack.move();
+    return store;
   }
 
   /**
@@ -238,6 +200,21 @@ export class TieredStore implements AsyncDisposable {
     await writing;
   }
 
+  /**
+   * put() of each pair.
+   * @throws the first error, after all have ended.
+   */
+  async batchedPut(
+    keys: readonly Key[],
+    objs: readonly TensorMemoryObj[],
+    options: PutOptions = {},
+  ): Promise<void> {
+    if (keys.length !== objs.length) {
+      throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
+    }
+    await allSettled(keys.map((key, i) => this.put(key, objs[i]!, options)));
+  }
+
   /** Whether get() would find an object, whatever its layout. */
   async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
     this.#mustBeOpen("contains");
@@ -279,7 +256,8 @@ export class TieredStore implements AsyncDisposable {
             found++;
             continue;
           }
-          const obj = await this.#loads.get(texts[i]!, layouts[i]!, options);
+          const { priority = "low" } = options;
+          const obj = await this.#loads.get(texts[i]!, layouts[i]!, { ...options, priority });
           if (obj === null) continue;
           found++;
           release(obj);
@@ -315,7 +293,21 @@ export class TieredStore implements AsyncDisposable {
    */
   async flush(options: CallOptions = {}): Promise<void> {
     this.#mustBeOpen("flush");
-    await within(this.#queue.settled(), "flush", options);
+    const { signal, timeoutMs = Infinity } = options;
+    if (timeoutMs !== Infinity) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
+    signal?.throwIfAborted();
+    await within(
+      this.#queue.settled(),
+      timeoutMs,
+      signal,
+      () =>
+        new ShmError(`not done within ${timeoutMs} ms`, {
+          code: "ETIMEDOUT",
+          operation: "flush",
+          hint: "The writing goes on; call flush() again",
+          details: { timeoutMs },
+        }),
+    );
     this.#queue.throwFailures("flush");
   }
 
@@ -326,6 +318,7 @@ export class TieredStore implements AsyncDisposable {
       coldHits: this.#coldHits,
       misses: this.#misses,
       mismatches: this.#mismatches,
+      lastMismatch: this.#lastMismatch,
       loads: this.#loads.started,
       sharedLoads: this.#loads.shared,
       loading: this.#loads.running,
@@ -343,7 +336,7 @@ export class TieredStore implements AsyncDisposable {
 
   /**
    * Finishes what was begun, within closeTimeoutMs: loads, puts, and everything that is queued. The
-   * tiers stay open. Idempotent: each call gives the same result.
+   * tiers stay open, unless create() made them. Idempotent: each call gives the same result.
    * @throws {ShmError} with what was accepted behind and not stored, and not reported by flush().
    */
   close(): Promise<void> {
@@ -361,7 +354,12 @@ export class TieredStore implements AsyncDisposable {
     await this.#queue.close(leftMs());
     await settlesWithin(Promise.allSettled(this.#writing), leftMs());
     await settlesWithin(this.#loads.settled(), leftMs());
-    this.#queue.throwFailures("close");
+    try {
+      await this.#owned?.disposeAsync();
+    } finally {
+      // What was lost matters more than what could not be closed.
+      this.#queue.throwFailures("close");
+    }
   }
 
   #isNear(key: string): boolean {
@@ -395,11 +393,12 @@ export class TieredStore implements AsyncDisposable {
     options: CallOptions,
   ): Promise<TensorMemoryObj | null> {
     if (this.#isNear(key)) {
-      this.#mismatches++;
+      this.#mismatch(key, `the pool has another layout than ${layout}`);
       this.#misses++;
       return null;
     }
-    const obj = await this.#loads.get(key, layout, options);
+    const { priority = "high" } = options;
+    const obj = await this.#loads.get(key, layout, { ...options, priority });
     if (obj === null) {
       this.#misses++;
       return null;
@@ -408,8 +407,8 @@ export class TieredStore implements AsyncDisposable {
       this.#coldHits++;
       return obj;
     }
+    this.#mismatch(key, `it is ${obj.layout}, and ${layout} was asked for`);
     release(obj);
-    this.#mismatches++;
     this.#misses++;
     return null;
   }
@@ -419,13 +418,14 @@ export class TieredStore implements AsyncDisposable {
     const { key, layout } = load;
     let obj = this.hot.allocateLayout(layout, { evict: false });
     if (obj === null) {
-      // Nothing is evicted for an object that does not exist.
-      if (!await this.cold.exists(key)) return null;
-      obj = await this.hot.allocateLayoutAsync(layout);
+      // Nothing is evicted for an object that does not exist, or is another one.
+      const stored = await this.#storedLayout(load);
+      if (stored === null) return null;
+      obj = await this.hot.allocateLayoutAsync(stored);
     }
     let keep = false;
     try {
-      if (!await this.#fill(key, obj)) return null;
+      if (!await this.#fill(load, obj)) return null;
       if (!load.stale && !this.hot.closed) this.hot.put(key, obj);
       keep = true;
       return obj;
@@ -434,27 +434,50 @@ export class TieredStore implements AsyncDisposable {
     }
   }
 
-  /** False: there is no object, or none that can look so. */
-  async #fill(key: string, obj: TensorMemoryObj): Promise<boolean> {
-    let byteLength: number;
+  /** How the object looks that is to be loaded; null if there is none, or another one. */
+  async #storedLayout({ key, layout, priority }: Load): Promise<TensorLayout | null> {
     try {
-      const found = await this.cold.get(key, obj);
-      if (found === null) return false;
-      byteLength = found.byteLength;
+      const stored = await this.cold.stat(key, { priority });
+      return stored && this.#checked(key, stored.metadata, stored.byteLength, layout);
     } catch (error) {
-      if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") throw error;
-      this.#mismatches++;
-      return false;
+      // A worker of version 1 whose directory cannot be seen from here.
+      if (!(error instanceof ShmError) || error.code !== "ENOTSUP") throw error;
+      return await this.cold.exists(key, { priority }) ? layout : null;
     }
+  }
+
+  /** False: there is no object, or none that looks so. */
+  async #fill({ key, layout, priority }: Load, obj: TensorMemoryObj): Promise<boolean> {
     try {
+      const found = await this.cold.load(key, obj, { priority });
+      if (found === null) return false;
+      const { byteLength } = found.range;
+      const stored = this.#checked(key, found.metadata, byteLength, layout);
+      if (stored === null) return false;
       obj.truncateBytes(byteLength);
       return true;
     } catch (error) {
-      // No whole number of tokens has that size.
-      if (!(error instanceof RangeError || error instanceof TypeError)) throw error;
-      this.#mismatches++;
+      if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") throw error;
+      this.#mismatch(key, error.message);
       return false;
     }
+  }
+
+  /** The layout of an object in the store; null, and counted, if it is not what is `wanted`. */
+  #checked(
+    key: string,
+    metadata: Metadata,
+    byteLength: number,
+    wanted: TensorLayout,
+  ): TensorLayout | null {
+    const { layout, fault } = checkChunk(metadata, byteLength, wanted);
+    if (fault !== null) this.#mismatch(key, fault);
+    return layout;
+  }
+
+  #mismatch(key: string, fault: string): void {
+    this.#mismatches++;
+    this.#lastMismatch = { key, fault };
   }
 
   async #writeThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
@@ -470,78 +493,4 @@ export class TieredStore implements AsyncDisposable {
     if (this.#closing === null) return;
     throw new ShmError("the store is closed", { code: "EBADF", operation });
   }
-}
-
-function checkMode(name: string, mode: unknown): WriteMode {
-  if (mode === "through" || mode === "behind") return mode;
-  throw new TypeError(`${name} must be "through" or "behind", got ${describe(mode)}`);
-}
-
-function keyText(key: Key): string {
-  if (typeof key === "string") return key;
-  if (typeof key === "object" && key !== null) return key.toString();
-  throw new TypeError(`a key is a string or a CacheEngineKey, got ${describe(key)}`);
-}
-
-function layoutOf(chunk: ChunkLayout): TensorLayout {
-  if (chunk instanceof TensorLayout) return chunk;
-  if (typeof chunk === "number") return TensorLayout.ofBytes(chunk);
-  if (typeof chunk === "object" && chunk !== null) {
-    return TensorLayout.of(chunk.shape, chunk.dtype, chunk.format);
-  }
-  throw new TypeError(
-    `a chunk is a layout, { shape, dtype, format } or a number of bytes, got ${describe(chunk)}`,
-  );
-}
-
-function layoutsOf(
-  chunks: ChunkLayout | readonly ChunkLayout[],
-  count: number,
-): readonly TensorLayout[] {
-  if (!Array.isArray(chunks)) {
-    const layout = layoutOf(chunks as ChunkLayout);
-    return Array.from({ length: count }, () => layout);
-  }
-  if (chunks.length !== count) {
-    throw new RangeError(`${count} keys and ${chunks.length} layouts are no pairs`);
-  }
-  return (chunks as readonly ChunkLayout[]).map(layoutOf);
-}
-
-/** Whether an object of the layout `actual` is a full or partial chunk of `wanted`. */
-function matches(actual: TensorLayout, wanted: TensorLayout): boolean {
-  if (actual.byteLength > wanted.byteLength) return false;
-  try {
-    return wanted.withByteLength(actual.byteLength).equals(actual);
-  } catch {
-    return false;
-  }
-}
-
-/** As `work` does, unless the caller's patience ends before; the work goes on then. */
-async function within(work: Promise<void>, what: string, options: CallOptions): Promise<void> {
-  const { signal, timeoutMs } = options;
-  if (timeoutMs !== undefined) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
-  signal?.throwIfAborted();
-  await new Promise<void>((resolve, reject) => {
-    const end = (settle: () => void) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-      settle();
-    };
-    const onAbort = () => end(() => reject(signal?.reason));
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() =>
-      end(() =>
-        reject(
-          new ShmError(`not done within ${timeoutMs} ms`, {
-            code: "ETIMEDOUT",
-            operation: what,
-            hint: "The writing goes on; call flush() again",
-            details: { timeoutMs },
-          }),
-        )
-      ), timeoutMs);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    work.then(() => end(resolve), (error) => end(() => reject(error)));
-  });
 }

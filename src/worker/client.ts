@@ -9,14 +9,18 @@
 // the same memory. Everything else fails with the reason. A new worker is started when somebody
 // needs one, within limits.
 
-import { ShmError } from "../errors.ts";
+import type { ShmError } from "../errors.ts";
 import { Call, type CallRequest } from "./call.ts";
 import { Connection } from "./connection.ts";
 import { Fifo } from "./fifo.ts";
 import { type Handshake, shakeHands, type WorkerFacts } from "./handshake.ts";
+import { closedError, Keeper } from "./keeper.ts";
+import { BYTES_PER_MS, type WorkerLimits } from "./limits.ts";
+import type { PendingOwner } from "./pending.ts";
 import { encodePing, encodeRead, encodeWrite, type OkReply, type Reply } from "./protocol.ts";
-import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
-import { type OpenTransport, settlesWithin } from "./transport.ts";
+import type { OpenTransport } from "./transport.ts";
+
+export type { WorkerLimits };
 
 export interface WorkerClientOptions {
   readonly open: OpenTransport;
@@ -24,20 +28,6 @@ export interface WorkerClientOptions {
   readonly limits: WorkerLimits;
   /** Called whenever a worker that worked is lost. */
   readonly onLost?: ((error: ShmError) => void) | undefined;
-}
-
-export interface WorkerLimits {
-  /** Requests sent and not answered. */
-  readonly maxInFlight: number;
-  /** Bytes that those move together; a larger request goes alone. */
-  readonly maxInFlightBytes: number;
-  /** For PING and the handshake. */
-  readonly controlTimeoutMs: number;
-  /** For a transfer, and on top of it one millisecond for each 1,000 bytes. */
-  readonly ioTimeoutMs: number;
-  /** For what was begun before close(). */
-  readonly closeTimeoutMs: number;
-  readonly restarts: RestartLimits;
 }
 
 export interface TransferOptions {
@@ -57,31 +47,34 @@ export interface Transfer extends TransferOptions {
   readonly release: () => void;
 }
 
-/** How long each step of ending a worker may take. */
-const GRACE_MS = 2_000;
-const BYTES_PER_MS = 1_000;
-/** Losses after which trying again makes sense; others will be the same next time. */
-const TRANSIENT = new Set(["ECONNREFUSED", "ECONNRESET", "EPIPE", "EWORKER"]);
-
 export class WorkerClient implements AsyncDisposable {
   readonly #options: WorkerClientOptions;
-  readonly #limiter: RestartLimiter;
+  readonly #keeper: Keeper<Connection>;
   readonly #queue = new Fifo<Call>();
-  readonly #live = new Set<Connection>();
-  #connection: Connection | null = null;
+  readonly #outstanding = new Set<Call>();
+  readonly #owner: PendingOwner;
   #facts: WorkerFacts = { extended: false };
-  #connecting = false;
-  #outstanding = new Set<Call>();
-  #waiters = new Set<() => void>();
-  #restarts = 0;
-  #lastLoss: ShmError | null = null;
   #accepting = true;
-  #ended = false;
   #closing: Promise<void> | null = null;
 
   private constructor(options: WorkerClientOptions) {
     this.#options = options;
-    this.#limiter = new RestartLimiter(options.limits.restarts);
+    this.#owner = {
+      // A caller who gives up before the request was sent takes the memory back at once.
+      abandoned: (call) => call.sent || call.free(),
+      finished: (call) => this.#onFinished(call as Call),
+    };
+    this.#keeper = new Keeper<Connection>(
+      {
+        make: () => this.#makeConnection(),
+        greet: (connection) => this.#greet(connection),
+        needed: () => [...this.#queue].some((call) => !call.settled),
+        pump: () => this.#pump(),
+        refuse: (error) => this.#failQueue(error),
+      },
+      options.limits.restarts,
+      options.onLost,
+    );
   }
 
   /**
@@ -90,7 +83,7 @@ export class WorkerClient implements AsyncDisposable {
    */
   static async open(options: WorkerClientOptions): Promise<WorkerClient> {
     const client = new WorkerClient(options);
-    client.#connection = await client.#connect();
+    await client.#keeper.start();
     return client;
   }
 
@@ -101,12 +94,12 @@ export class WorkerClient implements AsyncDisposable {
 
   /** Process id of the worker that was started here; null for others and while there is none. */
   get pid(): number | null {
-    return this.#connection?.pid ?? null;
+    return this.#keeper.connection?.pid ?? null;
   }
 
   /** Workers that replaced a lost one. */
   get restarts(): number {
-    return this.#restarts;
+    return this.#keeper.restarts;
   }
 
   /** Requests whose caller waits, or whose memory is held. */
@@ -212,22 +205,16 @@ export class WorkerClient implements AsyncDisposable {
       request.release?.();
       return Promise.reject(request.signal.reason);
     }
-    const call: Call = new Call(request, () => this.#onCallChange(call));
+    const call = new Call(request, this.#owner);
     this.#outstanding.add(call);
     this.#queue.push(call);
     this.#pump();
-    return call.reply;
+    return call.promise;
   }
 
-  #onCallChange(call: Call): void {
-    // A caller who gives up before the request was sent takes the memory back at once.
-    if (call.settled && !call.freed && call.attempts === 0) {
-      call.free();
-      return;
-    }
-    if (!call.settled || !call.freed) return;
+  #onFinished(call: Call): void {
     this.#outstanding.delete(call);
-    if (this.#outstanding.size === 0) this.#changed();
+    if (this.#outstanding.size === 0) this.#keeper.changed();
   }
 
   #pump(): void {
@@ -239,13 +226,14 @@ export class WorkerClient implements AsyncDisposable {
         call.free();
         continue;
       }
-      if (this.#connection === null) {
-        void this.#reconnect();
+      const { connection } = this.#keeper;
+      if (connection === null) {
+        this.#keeper.need();
         return;
       }
-      if (!this.#fits(this.#connection, call)) return;
+      if (!this.#fits(connection, call)) return;
       this.#queue.shift();
-      this.#connection.send(call);
+      connection.send(call);
     }
   }
 
@@ -256,162 +244,36 @@ export class WorkerClient implements AsyncDisposable {
       connection.bytesInFlight + call.request.bytes <= maxInFlightBytes;
   }
 
+  #failQueue(error: unknown): void {
+    for (const call of this.#queue.takeAll()) call.refuse(error);
+  }
+
   // --- connections
 
-  async #connect(): Promise<Connection> {
-    const connection = new Connection(this.#options.open, {
+  #makeConnection(): Connection {
+    return new Connection(this.#options.open, {
       progress: () => this.#pump(),
-      down: (lost, error) => this.#onDown(lost, error),
-      gone: (lost, calls, error) => this.#onGone(lost, calls, error),
+      down: (connection, error) => this.#keeper.down(connection, error),
+      gone: (connection, calls, error) => this.#onGone(connection, calls, error),
     });
-    this.#live.add(connection);
-    try {
-      await connection.ready;
-      this.#facts = await shakeHands(connection, this.#options.handshake);
-    } catch (error) {
-      connection.discard(error as ShmError);
-      await this.#until(() => !this.#live.has(connection), GRACE_MS);
-      throw error;
-    }
-    return connection;
   }
 
-  async #reconnect(): Promise<void> {
-    if (this.#connecting) return;
-    this.#connecting = true;
-    try {
-      for (;;) {
-        const pauseMs = this.#limiter.take();
-        if (pauseMs === null) throw this.#limitError();
-        if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
-        if (this.#ended || ![...this.#queue].some((call) => !call.settled)) return;
-        try {
-          const connection = await this.#connect();
-          if (this.#ended || !connection.open) {
-            connection.discard(closedError("connect"));
-            continue;
-          }
-          this.#connection = connection;
-          this.#restarts++;
-          return;
-        } catch (error) {
-          if (!isTransient(error)) throw error;
-          this.#lastLoss = error as ShmError;
-        }
-      }
-    } catch (error) {
-      this.#failQueue(error);
-    } finally {
-      this.#connecting = false;
-      this.#pump();
-    }
-  }
-
-  #onDown(connection: Connection, error: ShmError): void {
-    if (this.#connection !== connection) return;
-    this.#connection = null;
-    this.#lastLoss = error;
-    const { onLost } = this.#options;
-    // Later, so that what it throws does not interrupt the clean-up that goes on here.
-    if (onLost) queueMicrotask(() => onLost(error));
-    this.#pump();
+  async #greet(connection: Connection): Promise<null> {
+    this.#facts = await shakeHands(connection, this.#options.handshake);
+    return null;
   }
 
   #onGone(connection: Connection, calls: readonly Call[], error: ShmError): void {
-    this.#live.delete(connection);
-    this.#changed();
-    const again: Call[] = [];
-    for (const call of calls) {
-      if (!call.settled && call.request.retriable && call.attempts < 2 && !this.#ended) {
-        again.push(call);
-        continue;
-      }
-      call.fail(error);
-      call.free();
-    }
+    const again = this.#keeper.gone(connection, calls, error);
     if (again.length === 0) return;
     this.#queue.prepend(again);
     this.#pump();
-  }
-
-  #failQueue(error: unknown): void {
-    for (const call of this.#queue.takeAll()) {
-      call.fail(error);
-      call.free();
-    }
-  }
-
-  #limitError(): ShmError {
-    const { max, windowMs } = this.#options.limits.restarts;
-    const waitMs = this.#limiter.availableInMs;
-    const last = this.#lastLoss;
-    const times = max === 1 ? "once" : `${max} times`;
-    return new ShmError(
-      max === 0
-        ? `the worker was lost and must not be replaced (maxRestarts is 0): ${last?.message}`
-        : `the worker was replaced ${times} within ${windowMs} ms and lost again; last: ` +
-          `${last?.message ?? "no reason known"}`,
-      {
-        code: "EWORKER",
-        operation: "restart worker",
-        hint: Number.isFinite(waitMs)
-          ? `Repair its cause; the next attempt is allowed in ${Math.ceil(waitMs)} ms`
-          : "Repair its cause and open the connector again",
-        details: { max, windowMs, waitMs },
-        cause: last,
-      },
-    );
   }
 
   // --- the end
 
   async #close(timeoutMs: number): Promise<void> {
     this.#accepting = false;
-    const idle = () => this.#outstanding.size === 0;
-    await this.#until(idle, Math.max(0, timeoutMs));
-    this.#ended = true;
-    const error = closedError("finish the request");
-    this.#failQueue(error);
-    const connection = this.#connection;
-    this.#connection = null;
-    for (const other of this.#live) {
-      if (other !== connection) other.discard(error);
-    }
-    await connection?.close(GRACE_MS, error);
-    for (const call of this.#outstanding) call.fail(error);
-    // The end of a worker that was given up frees the memory. At a socket it may take longer than
-    // this; the memory stays held until then.
-    await this.#until(() => idle() && this.#live.size === 0, GRACE_MS);
+    await this.#keeper.end(this.#outstanding, timeoutMs);
   }
-
-  /** Resolves when `test` holds, at the latest after `ms`. */
-  async #until(test: () => boolean, ms: number): Promise<void> {
-    if (test()) return;
-    let waiter: () => void = () => {};
-    const reached = new Promise<void>((resolve) => {
-      waiter = () => test() && resolve();
-      this.#waiters.add(waiter);
-    });
-    await settlesWithin(reached, ms);
-    this.#waiters.delete(waiter);
-  }
-
-  #changed(): void {
-    for (const waiter of this.#waiters) waiter();
-  }
-}
-
-function isTransient(error: unknown): boolean {
-  if (!(error instanceof ShmError)) return false;
-  // A Unix socket that is not there yet: the worker is about to be started again.
-  return TRANSIENT.has(error.code) ||
-    (error.code === "ENOENT" && error.operation === "connect to worker");
-}
-
-function closedError(what: string): ShmError {
-  return new ShmError(`the connector is closed: cannot ${what}`, {
-    code: "EBADF",
-    operation: "talk to worker",
-    hint: "Open a new one",
-  });
 }

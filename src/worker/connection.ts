@@ -8,13 +8,13 @@
 // of bytes that cannot be. A worker that answers too late only ends up abandoned: its replies still
 // are in order, and are used to let go of memory.
 
-import { ShmError } from "../errors.ts";
+import type { ShmError } from "../errors.ts";
 import { Call } from "./call.ts";
-import { errnoNumber } from "./errno_text.ts";
 import { Fifo } from "./fifo.ts";
-import { LineSplitter } from "./line_splitter.ts";
-import { encodeQuit, MAX_LINE_BYTES, parseReply, printable, type Reply } from "./protocol.ts";
-import { type OpenTransport, settlesWithin, type Transport } from "./transport.ts";
+import { Link } from "./link.ts";
+import { encodeQuit, parseReply, printable, type Reply } from "./protocol.ts";
+import { type OpenTransport, settlesWithin } from "./transport.ts";
+import { SECOND_LOOK_MS, Watchdog } from "./watchdog.ts";
 
 export interface ConnectionOwner {
   /** A request was answered: there is room for another. */
@@ -28,60 +28,43 @@ export interface ConnectionOwner {
   gone(connection: Connection, calls: readonly Call[], error: ShmError): void;
 }
 
-/** How long callers wait for a worker that was given up to be gone, until they are told so. */
-const PATIENCE_MS = 5_000;
-/** After the limit: time for a reply that arrived while the event loop was busy. */
-const SECOND_LOOK_MS = 100;
-/** A longer timer rings at once; an alarm that is too early is looked at again. */
-const MAX_TIMER_MS = 0x7fff_ffff;
-
-type State =
-  | "open"
-  /** Given up, but what it answers is still believed. */
-  | "draining"
-  /** Given up, and not believed. */
-  | "distrusted"
-  /** Ending by our own wish. */
-  | "closing"
-  | "gone";
-
 export class Connection {
   readonly #owner: ConnectionOwner;
-  readonly #transport: Transport;
-  readonly #splitter = new LineSplitter(MAX_LINE_BYTES);
+  readonly #link: Link;
+  readonly #watchdog = new Watchdog(() => this.#onWatchdog());
   readonly #inFlight = new Fifo<Call>();
   #bytesInFlight = 0;
   #outbox: string[] = [];
   #flushPlanned = false;
-  #blocked = false;
-  #state: State = "open";
-  #error: ShmError | null = null;
   #headSince = 0;
-  #watchdog: ReturnType<typeof setTimeout> | undefined;
-  #watchdogAt = Infinity;
   #suspect = false;
-  #patience: ReturnType<typeof setTimeout> | undefined;
 
   constructor(open: OpenTransport, owner: ConnectionOwner) {
     this.#owner = owner;
-    this.#transport = open({
-      data: (chunk) => this.#onData(chunk),
-      drain: () => this.#onDrain(),
+    this.#link = new Link(open, {
+      line: (text) => this.#onLine(text),
+      sliced: () => this.#onAnswered(),
+      drained: () => this.#flush(),
+      garbled: (fault) => this.#violation(fault),
+      busy: () => this.#inFlight.size > 0,
+      holdsMemory: () => [...this.#inFlight].some((call) => !call.freed && call.request.bytes > 0),
+      down: (error) => this.#onDown(error),
+      impatient: (error) => this.#failAll(error),
       gone: (error) => this.#onGone(error),
     });
   }
 
   /** Resolves when requests can be sent; rejects with a ShmError. */
   get ready(): Promise<void> {
-    return this.#transport.ready;
+    return this.#link.ready;
   }
 
   get peer(): string {
-    return this.#transport.peer;
+    return this.#link.peer;
   }
 
   get pid(): number | null {
-    return this.#transport.pid;
+    return this.#link.pid;
   }
 
   get requestsInFlight(): number {
@@ -93,12 +76,13 @@ export class Connection {
   }
 
   get open(): boolean {
-    return this.#state === "open";
+    return this.#link.open;
   }
 
   /** Sends a request. Its end comes through the call itself, or through gone(). */
   send(call: Call): void {
     call.attempts++;
+    call.sent = true;
     this.#inFlight.push(call);
     this.#bytesInFlight += call.request.bytes;
     if (this.#inFlight.size === 1) this.#newHead();
@@ -108,7 +92,7 @@ export class Connection {
 
   /** Ends a connection that moves no data, such as one whose handshake failed. */
   discard(error: ShmError): void {
-    this.#giveUp(error, "distrusted");
+    this.#link.giveUp(error, "distrusted");
   }
 
   /**
@@ -117,12 +101,10 @@ export class Connection {
    */
   async close(graceMs: number, error: ShmError): Promise<void> {
     if (this.#inFlight.size > 0) {
-      this.#giveUp(error, "draining");
+      this.#link.giveUp(error, "draining");
       return;
     }
-    if (this.#state !== "open") return;
-    this.#state = "closing";
-    this.#error = error;
+    if (!this.#link.beginClose(error)) return;
     const quit = new Call({
       what: "QUIT",
       line: encodeQuit(),
@@ -133,8 +115,8 @@ export class Connection {
     });
     this.send(quit);
     this.#flush();
-    await settlesWithin(quit.reply, graceMs);
-    await this.#transport.close(graceMs);
+    await settlesWithin(quit.promise, graceMs);
+    await this.#link.finishClose(graceMs);
   }
 
   // --- out
@@ -153,36 +135,15 @@ export class Connection {
   }
 
   #flush(): void {
-    if (this.#blocked || this.#outbox.length === 0 || this.#state === "gone") return;
+    if (this.#link.blocked || this.#outbox.length === 0) return;
     const text = this.#outbox.join("");
     this.#outbox = [];
-    this.#blocked = !this.#transport.write(text);
-  }
-
-  #onDrain(): void {
-    this.#blocked = false;
-    this.#flush();
+    this.#link.write(text);
   }
 
   // --- in
 
-  #onData(chunk: Uint8Array): void {
-    if (this.#state === "distrusted" || this.#state === "gone") return;
-    let lines: string[];
-    try {
-      lines = this.#splitter.push(chunk);
-    } catch (cause) {
-      this.#violation(`it sent ${(cause as RangeError).message}`);
-      return;
-    }
-    for (const line of lines) {
-      if (!this.#onLine(line)) return;
-    }
-    if (lines.length > 0) this.#onAnswered();
-  }
-
-  /** False when the connection has ended with it. */
-  #onLine(line: string): boolean {
+  #onLine(line: string): number {
     const reply = parseReply(line);
     const call = this.#inFlight.peek();
     const fault = reply === null
@@ -192,22 +153,18 @@ export class Connection {
       : this.#mismatch(call, reply);
     if (fault !== null) {
       this.#violation(fault);
-      return false;
+      return 1;
     }
     this.#inFlight.shift();
     this.#bytesInFlight -= call!.request.bytes;
     call!.answer(reply!);
-    return true;
+    return 1;
   }
 
   #onAnswered(): void {
-    if (this.#state === "draining") {
-      if (this.#inFlight.size === 0) this.#transport.destroy();
-      return;
-    }
     if (this.#inFlight.size > 0) this.#newHead();
-    else this.#noHead();
-    if (this.#state === "open") this.#owner.progress(this);
+    else this.#watchdog.rest();
+    if (this.#link.open) this.#owner.progress(this);
   }
 
   #mismatch(call: Call, reply: Reply): string | null {
@@ -219,107 +176,64 @@ export class Connection {
   }
 
   #violation(fault: string): void {
-    const error = new ShmError(`the ${this.peer} does not keep to the protocol: ${fault}`, {
-      code: "EPROTO",
-      operation: "talk to worker",
-      errno: errnoNumber("EPROTO")!,
-      hint: "Check that the program or the address really is a worker",
-    });
+    const error = this.#link.violation(fault);
     // The reply at fault was for the first in line; the others may get theirs elsewhere.
     this.#inFlight.peek()?.fail(error);
-    this.#giveUp(error, "distrusted");
+    this.#link.giveUp(error, "distrusted");
   }
 
   // --- watching
 
+  #watched(): boolean {
+    return this.#link.state === "open" || this.#link.state === "closing";
+  }
+
   #newHead(): void {
+    if (!this.#watched()) return;
     this.#headSince = performance.now();
     this.#suspect = false;
-    const limitMs = this.#inFlight.peek()!.request.limitMs;
-    // A later alarm than needed is harmless: it is looked at again when it rings.
-    if (this.#headSince + limitMs < this.#watchdogAt) this.#arm(limitMs);
-  }
-
-  #noHead(): void {
-    clearTimeout(this.#watchdog);
-    this.#watchdogAt = Infinity;
-  }
-
-  /** The timer also keeps the program alive while requests are in flight. */
-  #arm(ms: number): void {
-    clearTimeout(this.#watchdog);
-    this.#watchdogAt = performance.now() + ms;
-    this.#watchdog = setTimeout(() => this.#onWatchdog(), Math.min(ms, MAX_TIMER_MS));
+    this.#watchdog.expect(this.#headSince + this.#inFlight.peek()!.request.limitMs);
   }
 
   #onWatchdog(): void {
-    this.#watchdogAt = Infinity;
     const head = this.#inFlight.peek();
-    if (head === undefined || (this.#state !== "open" && this.#state !== "closing")) return;
-    const leftMs = this.#headSince + head.request.limitMs - performance.now();
-    if (leftMs > 0) {
-      this.#arm(leftMs);
+    if (head === undefined || !this.#watched()) return;
+    const now = performance.now();
+    const dueAt = this.#headSince + head.request.limitMs;
+    if (dueAt > now) {
+      this.#watchdog.expect(dueAt);
     } else if (!this.#suspect) {
       this.#suspect = true;
-      this.#arm(SECOND_LOOK_MS);
+      this.#watchdog.expect(now + SECOND_LOOK_MS);
     } else {
-      this.#timedOut(head);
+      const { what, limitMs } = head.request;
+      const error = this.#link.lateness(what, limitMs);
+      head.fail(error);
+      this.#link.giveUpLate(what, limitMs, error);
     }
-  }
-
-  #timedOut(head: Call): void {
-    const { what, limitMs } = head.request;
-    const error = new ShmError(`the ${this.peer} has not answered ${what} within ${limitMs} ms`, {
-      code: "ETIMEDOUT",
-      operation: "talk to worker",
-      errno: errnoNumber("ETIMEDOUT")!,
-      hint: "Check the storage below it; ioTimeoutMs and controlTimeoutMs set the limits",
-      details: { limitMs, pid: this.pid },
-    });
-    head.fail(error);
-    this.#giveUp(
-      new ShmError(`the ${this.peer} was given up: no answer to ${what} within ${limitMs} ms`, {
-        code: "ECONNRESET",
-        operation: "talk to worker",
-        errno: errnoNumber("ECONNRESET")!,
-        details: { limitMs, pid: this.pid },
-        cause: error,
-      }),
-      "draining",
-    );
   }
 
   // --- the end
 
-  #giveUp(error: ShmError, state: "draining" | "distrusted"): void {
-    if (this.#state !== "open" && this.#state !== "closing") return;
-    const wasOpen = this.#state === "open";
-    this.#state = state;
-    this.#error = error;
-    this.#noHead();
+  #failAll(error: ShmError): void {
+    for (const call of this.#inFlight) call.fail(error);
+  }
+
+  #onDown(error: ShmError): void {
+    this.#stop();
+    this.#owner.down(this, error);
+  }
+
+  #stop(): void {
+    this.#watchdog.stop();
     this.#outbox = [];
-    if (this.#inFlight.size > 0) {
-      this.#patience = setTimeout(() => {
-        for (const call of this.#inFlight) call.fail(error);
-      }, PATIENCE_MS);
-    }
-    const holdsMemory = [...this.#inFlight].some((call) => !call.freed && call.request.bytes > 0);
-    if (wasOpen) this.#owner.down(this, error);
-    if (holdsMemory) this.#transport.abandon();
-    else this.#transport.destroy();
   }
 
   #onGone(error: ShmError): void {
-    if (this.#state === "gone") return;
-    const wasOpen = this.#state === "open";
-    this.#state = "gone";
-    this.#error ??= error;
-    this.#noHead();
-    clearTimeout(this.#patience);
-    this.#outbox = [];
+    this.#stop();
     const calls = this.#inFlight.takeAll();
+    for (const call of calls) call.sent = false;
     this.#bytesInFlight = 0;
-    if (wasOpen) this.#owner.down(this, this.#error);
-    this.#owner.gone(this, calls, this.#error);
+    this.#owner.gone(this, calls, error);
   }
 }

@@ -39,7 +39,7 @@ export async function shakeHands(
     const { limitMs } = handshake;
     const call = new Call({ what, line, bytes: 0, limitMs, retriable: false });
     connection.send(call);
-    return call.reply;
+    return call.promise;
   };
   const { attach, secret } = handshake;
   const auth = secret === null ? null : ask("AUTH", encodeAuth(secret));
@@ -47,19 +47,22 @@ export async function shakeHands(
   const ping = ask("PING", encodePing());
 
   const authReply = await auth;
-  if (authReply && !authReply.ok) throw authError(authReply, connection);
+  if (authReply && !authReply.ok) throw authError(authReply, connection.peer);
   const attachReply = await attached;
   const pingReply = await ping.catch(() => null);
-  if (!attachReply.ok) throw attachError(attachReply, attach, pingReply?.ok ?? false, connection);
+  if (!attachReply.ok) {
+    throw attachError(attachReply, attach, pingReply?.ok ?? false, connection.peer);
+  }
   if (pingReply === null) await ping;
   return { extended: pingReply?.ok ?? false };
 }
 
-function authError(reply: ErrorReply, connection: Connection): ShmError {
+/** The worker refused AUTH. */
+export function authError(reply: ErrorReply, peer: string): ShmError {
   const unknown = reply.code === "ENOSYS" || /unknown command/i.test(reply.message);
   return replyError(
     reply,
-    `authenticate to the ${connection.peer}`,
+    `authenticate to the ${peer}`,
     {},
     unknown
       ? "This worker has no authentication: it is not lmshm-worker. Leave the secret out " +
@@ -68,11 +71,12 @@ function authError(reply: ErrorReply, connection: Connection): ShmError {
   );
 }
 
-function attachError(
+/** The worker refused ATTACH. @param extended whether it is lmshm-worker */
+export function attachError(
   reply: ErrorReply,
   attach: AttachRequest,
   extended: boolean,
-  connection: Connection,
+  peer: string,
 ): ShmError {
   const anonymous = attach.name.startsWith("fd:");
   const hint = anonymous && !extended
@@ -86,10 +90,5 @@ function attachError(
     ? "The worker attaches segments of its own user only: run both as one user"
     : undefined;
   const details = { name: attach.name, sizeBytes: attach.sizeBytes };
-  return replyError(
-    reply,
-    `attach segment ${attach.name} in the ${connection.peer}`,
-    details,
-    hint,
-  );
+  return replyError(reply, `attach segment ${attach.name} in the ${peer}`, details, hint);
 }

@@ -40,3 +40,14 @@ export function replyError(
     details: { ...details, reply: reply.message },
   });
 }
+
+/** An option that a worker does not know and must not pass over. */
+export function unsupported(option: string, operation: string): ShmError {
+  const errno = errnoNumber("ENOTSUP");
+  return new ShmError(`the worker does not know ${option}`, {
+    code: "ENOTSUP",
+    operation,
+    ...(errno === undefined ? {} : { errno }),
+    hint: "Use a newer lmshm-worker, or leave the option out",
+  });
+}

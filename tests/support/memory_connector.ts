@@ -5,11 +5,23 @@
 
 import type { ShmRange } from "../../src/memory/segment.ts";
 import { ShmError } from "../../src/errors.ts";
+import { type Metadata, metadataOf, NO_METADATA } from "../../src/storage/chunk_metadata.ts";
 import type { Key } from "../../src/storage/key.ts";
-import type { ConnectorStats, RemoteConnector } from "../../src/storage/remote_connector.ts";
+import type {
+  CallOptions,
+  ConnectorStats,
+  LoadedObject,
+  ObjectStat,
+  RemoteConnector,
+  StoreOptions,
+} from "../../src/storage/remote_connector.ts";
 
 export class MemoryConnector implements RemoteConnector {
   readonly objects = new Map<string, Uint8Array>();
+  /** What was stored with them. */
+  readonly metadata = new Map<string, Metadata>();
+  /** "get a high": the priority of each call that had one. */
+  readonly priorities: string[] = [];
   /** "get a", "put a": in the order in which they began. */
   readonly calls: string[] = [];
   /** Calls that use a range now, and the most at once. */
@@ -33,22 +45,43 @@ export class MemoryConnector implements RemoteConnector {
     return this.objects.has(`${key}`);
   }
 
-  async get(key: Key, into?: ShmRange): Promise<ShmRange | null> {
-    return await this.#use(`get ${key}`, into!, () => {
+  async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
+    return (await this.load(key, into, options))?.range ?? null;
+  }
+
+  async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
+    return await this.#use(`get ${key}`, into!, options, () => {
       const bytes = this.objects.get(`${key}`);
       if (bytes === undefined) return null;
       if (bytes.length > into!.byteLength) {
         throw new ShmError("too long", { code: "EMSGSIZE", operation: "get" });
       }
       into!.segment.bytes(into!.offset, bytes.length).set(bytes);
-      return into!.segment.range(into!.offset, bytes.length);
+      const range = into!.segment.range(into!.offset, bytes.length);
+      return { range, metadata: this.#metadataOf(key), crc32c: null };
     });
   }
 
-  async put(key: Key, range: ShmRange): Promise<void> {
-    await this.#use(`put ${key}`, range, () => {
+  stat(key: Key): Promise<ObjectStat | null> {
+    this.calls.push(`stat ${key}`);
+    const bytes = this.objects.get(`${key}`);
+    if (bytes === undefined) return Promise.resolve(null);
+    const metadata = this.#metadataOf(key);
+    const { length: byteLength } = bytes;
+    return Promise.resolve({
+      byteLength,
+      mtimeMs: 0,
+      diskBytes: byteLength,
+      crc32c: null,
+      metadata,
+    });
+  }
+
+  async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
+    await this.#use(`put ${key}`, range, options, () => {
       const bytes = range.segment.bytes(range.offset, range.byteLength);
       this.objects.set(`${key}`, bytes.slice());
+      this.metadata.set(`${key}`, metadataOf(range, options.metadata));
     });
   }
 
@@ -58,6 +91,7 @@ export class MemoryConnector implements RemoteConnector {
 
   remove(key: Key): Promise<boolean> {
     this.calls.push(`remove ${key}`);
+    this.metadata.delete(`${key}`);
     return Promise.resolve(this.objects.delete(`${key}`));
   }
 
@@ -86,9 +120,19 @@ export class MemoryConnector implements RemoteConnector {
     return this.close();
   }
 
-  async #use<T>(call: string, range: ShmRange, move: () => T): Promise<T> {
+  #metadataOf(key: Key): Metadata {
+    return this.metadata.get(`${key}`) ?? NO_METADATA;
+  }
+
+  async #use<T>(
+    call: string,
+    range: ShmRange,
+    { priority }: CallOptions,
+    move: () => T,
+  ): Promise<T> {
     const release = range.hold(call);
     this.calls.push(call);
+    if (priority !== undefined) this.priorities.push(`${call} ${priority}`);
     this.mostActive = Math.max(this.mostActive, ++this.active);
     try {
       await this.before(call);

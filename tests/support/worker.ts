@@ -215,6 +215,11 @@ export class ScriptedWorker implements AsyncDisposable {
     });
   }
 
+  /** To every client. */
+  sendAll(text: string): void {
+    for (const socket of this.#sockets) socket.write(text);
+  }
+
   /** Closes every connection, from this side. */
   dropClients(): void {
     for (const socket of this.#sockets) socket.destroy();

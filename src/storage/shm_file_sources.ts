@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Where a connector's options come from if not from code: a configuration, LMCache's extra_config,
+// a URL. What those mean is decided in config/; here it is only put into the options' words.
+
+import { configFromExtra, type LmshmConfig } from "../config/config.ts";
+import { parseRemoteUrl } from "../config/remote_url.ts";
+import type { ShmSegment } from "../memory/segment.ts";
+import type { ShmFileConnectorOptions } from "./shm_file_options.ts";
+
+/** The part of a configuration that describes a connector, by the same names. */
+export type StoreSettings = Pick<
+  LmshmConfig,
+  | "storageDir"
+  | "shmName"
+  | "workerBinary"
+  | "workerAddress"
+  | "workerSecretFile"
+  | "maxStorageSizeBytes"
+  | "durability"
+  | "ioMode"
+  | "checksum"
+  | "protocol"
+>;
+
+/** What a source says. */
+export interface NamedOptions {
+  readonly options: Omit<ShmFileConnectorOptions, "segment">;
+  /** The segment's name, "/kv"; null where none is named. */
+  readonly shmName: string | null;
+}
+
+/**
+ * "none" and "auto" are what every worker does unless it was started otherwise, so they are not
+ * insisted on; nor is the checksum, which a worker of version 1 cannot keep.
+ * @throws {TypeError} without a storage directory.
+ */
+export function optionsFromConfig(settings: StoreSettings): NamedOptions {
+  const { storageDir, shmName, workerBinary, workerAddress, workerSecretFile } = settings;
+  const { maxStorageSizeBytes, durability, ioMode, checksum, protocol } = settings;
+  if (storageDir === null) {
+    throw new TypeError(
+      "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
+        "keeps the objects",
+    );
+  }
+  return {
+    options: {
+      storageDir,
+      // As in LMCache, an address wins over a program to start.
+      workerAddr: workerAddress ?? undefined,
+      workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
+      secretFile: workerSecretFile ?? undefined,
+      maxBytes: maxStorageSizeBytes ?? undefined,
+      durability: durability === "none" ? undefined : durability,
+      ioMode: ioMode === "auto" ? undefined : ioMode,
+      checksum: checksum ? undefined : false,
+      protocol,
+    },
+    shmName,
+  };
+}
+
+/**
+ * The same of LMCache's extra_config alone.
+ * @throws {ShmError} ECONFIG for keys and values, as loadConfig().
+ */
+export function optionsFromExtra(extra: Readonly<Record<string, unknown>>): NamedOptions {
+  return optionsFromConfig(configFromExtra(extra));
+}
+
+/**
+ * The same of `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`.
+ * @throws {RangeError} saying what is wrong with it.
+ */
+export function optionsFromUrl(text: string): NamedOptions {
+  if (typeof text !== "string") throw new TypeError(`the URL must be a string, got ${text}`);
+  const parts = parseRemoteUrl(text);
+  if (typeof parts === "string") {
+    throw new RangeError(`connector URL ${JSON.stringify(text.slice(0, 200))} ${parts}`);
+  }
+  const { storageDir, workerAddress, workerBinary, shmName } = parts;
+  return {
+    options: {
+      storageDir,
+      workerAddr: workerAddress ?? undefined,
+      workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
+    },
+    shmName,
+  };
+}
+
+/** Throws unless `shmName`, where it is configured, is the segment's name. */
+export function checkShmName(shmName: string | null, segment: ShmSegment): void {
+  if (shmName === null || segment.name === shmName) return;
+  throw new RangeError(
+    `shm_name is ${JSON.stringify(shmName)}, but the segment is ` +
+      (segment.name === null ? "anonymous" : JSON.stringify(segment.name)),
+  );
+}

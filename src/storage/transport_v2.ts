@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Objects over protocol version 2: the worker knows keys, keeps metadata and checksums, and answers
+// what there is; this process need not see the directory. Calls of one turn of the event loop share
+// lines, which is the client's business.
+
+import { ShmError } from "../errors.ts";
+import type { ShmRange } from "../memory/segment.ts";
+import type { ObjectClient, RequestOptions } from "../worker/object_client.ts";
+import type { Durability, IoMode } from "../worker/protocol_v2.ts";
+import type { Metadata } from "./chunk_metadata.ts";
+import type { KeyFile } from "./key_file.ts";
+import {
+  type FoundObject,
+  type ObjectTransport,
+  shownKey,
+  tooLong,
+  type TransportCall,
+} from "./object_transport.ts";
+import type { ObjectStat } from "./remote_connector.ts";
+
+export interface TransportV2Options {
+  readonly client: ObjectClient;
+  /** Undefined, like the next two: as the worker does it. */
+  readonly ioMode: IoMode | undefined;
+  readonly durability: Durability | undefined;
+  readonly checksum: boolean | undefined;
+}
+
+export class TransportV2 implements ObjectTransport {
+  readonly protocol = 2;
+  readonly extended = true;
+  readonly #client: ObjectClient;
+  readonly #options: TransportV2Options;
+
+  constructor(options: TransportV2Options) {
+    this.#client = options.client;
+    this.#options = options;
+  }
+
+  get keepsMetadata(): boolean {
+    return this.#client.facts.features.has("xattr");
+  }
+
+  get pid(): number | null {
+    return this.#client.pid;
+  }
+
+  get restarts(): number {
+    return this.#client.restarts;
+  }
+
+  async put(
+    file: KeyFile,
+    range: ShmRange,
+    metadata: Metadata,
+    call: TransportCall,
+    onOver: () => void,
+  ): Promise<void> {
+    const { ioMode: io, durability: sync, checksum } = this.#options;
+    await this.#client.put({
+      ...this.#place("put", file, range, onOver),
+      ...limitsOf(call),
+      attributes: metadata,
+      checksum,
+      io,
+      sync,
+    });
+  }
+
+  async load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null> {
+    const { ioMode: io, checksum: verify } = this.#options;
+    try {
+      const found = await this.#client.get({
+        ...this.#place("get", file, into),
+        ...limitsOf(call),
+        verify,
+        io,
+      });
+      if (found === null) return null;
+      const { byteLength, crc32c, attributes: metadata } = found;
+      return { byteLength, crc32c, metadata };
+    } catch (error) {
+      if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") return noObject(error);
+      throw tooLong(file, error.details["objectBytes"] as number, into);
+    }
+  }
+
+  async stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null> {
+    const found = await this.#client.stat(file.key, limitsOf(call)).catch(noObject);
+    if (found === null) return null;
+    const { byteLength, mtimeMs, diskBytes, crc32c, attributes: metadata } = found;
+    return { byteLength, mtimeMs, diskBytes, crc32c, metadata };
+  }
+
+  async exists(file: KeyFile, call: TransportCall): Promise<boolean> {
+    return (await this.#client.exists([file.key], limitsOf(call)))[0]!;
+  }
+
+  contains(files: readonly KeyFile[], call: TransportCall): Promise<number> {
+    return this.#client.contains(files.map(({ key }) => key), limitsOf(call));
+  }
+
+  async list(prefix: string, call: TransportCall): Promise<string[]> {
+    const { deadline, priority } = call;
+    const pages = this.#client.list({ prefix, signal: deadline.signal, priority });
+    const listed: string[] = [];
+    for (;;) {
+      const page = await deadline.wait(pages.next(), "list objects", Infinity);
+      if (page.done) return listed;
+      for (const key of page.value) listed.push(key);
+    }
+  }
+
+  async remove(file: KeyFile, call: TransportCall): Promise<boolean> {
+    return (await this.#client.remove([file.key], limitsOf(call)))[0]!;
+  }
+
+  ping(call: TransportCall): Promise<number> {
+    return this.#client.ping(limitsOf(call));
+  }
+
+  async info(call: TransportCall): Promise<Readonly<Record<string, string>>> {
+    const { worker, features } = this.#client.facts;
+    // An older worker has no INFO.
+    const said = features.has("batch") ? await this.#client.info(limitsOf(call)) : {};
+    return { worker, features: [...features].join(), ...said };
+  }
+
+  close(timeoutMs: number): Promise<void> {
+    return this.#client.close(timeoutMs);
+  }
+
+  /** Where the bytes are, held until the worker is done with them. */
+  #place(what: string, file: KeyFile, range: ShmRange, onOver: () => void = () => {}) {
+    let release: () => void;
+    try {
+      release = range.hold(`${what} ${shownKey(file)}`);
+    } catch (error) {
+      onOver();
+      throw error;
+    }
+    return {
+      key: file.key,
+      // An empty range may begin where the segment ends.
+      offset: range.byteLength === 0 ? 0 : range.offset,
+      byteLength: range.byteLength,
+      release: () => {
+        release();
+        onOver();
+      },
+    };
+  }
+}
+
+/** Null for a directory or a link of an object's name: what is no object is a miss. */
+function noObject(error: unknown): null {
+  if (error instanceof ShmError && (error.code === "EISDIR" || error.code === "ELOOP")) return null;
+  throw error;
+}
+
+function limitsOf({ deadline, priority }: TransportCall): RequestOptions {
+  return { signal: deadline.signal, timeoutMs: deadline.leftMs, priority };
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a client of a worker is allowed, whichever version of the protocol it speaks.
+
+import type { RestartLimits } from "./restart_limiter.ts";
+
+export interface WorkerLimits {
+  /** Requests sent and not answered. */
+  readonly maxInFlight: number;
+  /** Bytes that those move together; a larger request goes alone. */
+  readonly maxInFlightBytes: number;
+  /** For PING and the handshake. */
+  readonly controlTimeoutMs: number;
+  /** For a transfer, and on top of it one millisecond for each 1,000 bytes. */
+  readonly ioTimeoutMs: number;
+  /** For what was begun before close(). */
+  readonly closeTimeoutMs: number;
+  readonly restarts: RestartLimits;
+}
+
+/** The slowest storage that is waited for. */
+export const BYTES_PER_MS = 1_000;
+/** How long each step of ending a worker may take. */
+export const GRACE_MS = 2_000;

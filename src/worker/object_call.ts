@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A request of version 2: what is written, what an answer to it can be, and what that means to the
+// caller. One class for each kind, in transfer_calls.ts and query_calls.ts. When they are sent, and
+// what becomes of them when the worker is lost, is object_client.ts.
+
+import type { ShmError } from "../errors.ts";
+import { Pending, type PendingOptions, type PendingOwner } from "./pending.ts";
+import type { ErrorReply } from "./protocol.ts";
+import type { Priority, RequestWords } from "./protocol_v2.ts";
+import { replyError } from "./reply_error.ts";
+import type { RequestLine } from "./request_line.ts";
+
+export interface ObjectCallOptions extends PendingOptions {
+  readonly priority?: Priority | undefined;
+}
+
+/** The part of a key that a message shows. */
+export function shownKey(key: string): string {
+  return key.length > 120 ? `${key.slice(0, 120)}...` : key;
+}
+
+export abstract class ObjectCall<T = unknown> extends Pending<T> implements RequestWords {
+  abstract readonly verb: string;
+  readonly words: string;
+  readonly tail: string = "";
+  readonly priority: Priority;
+  /** Bytes that the worker moves. */
+  readonly bytes: number;
+  /** Not to be put into one line with others. */
+  alone: boolean;
+  /** The line that it was sent with last. */
+  line: RequestLine | null = null;
+
+  constructor(
+    owner: PendingOwner | null,
+    words: string,
+    bytes: number,
+    alone: boolean,
+    options: ObjectCallOptions,
+  ) {
+    super(owner, options);
+    this.words = words;
+    this.bytes = bytes;
+    this.alone = alone;
+    this.priority = options.priority ?? "normal";
+  }
+
+  override get retriable(): boolean {
+    return true;
+  }
+
+  /** Whether `prio` may be said. */
+  get ranked(): boolean {
+    return true;
+  }
+
+  /** Answered at once by a worker that lives, however much it has to do. */
+  get immediate(): boolean {
+    return false;
+  }
+
+  /** Takes what follows "OK "; returns why it cannot be the answer, or null. */
+  abstract accept(text: string): string | null;
+
+  /** Takes an ERROR. */
+  reject(reply: ErrorReply): void {
+    this.refuse(this.errorOf(reply));
+  }
+
+  protected errorOf(reply: ErrorReply): ShmError {
+    return replyError(reply, this.what);
+  }
+}

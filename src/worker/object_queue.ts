@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls that wait for their turn, and whose turn it is: high priority before normal before low, and
+// in one priority the oldest first. Small objects next to each other that want the same go together
+// in one line.
+
+import { Fifo } from "./fifo.ts";
+import type { ObjectCall } from "./object_call.ts";
+import type { Priority } from "./protocol_v2.ts";
+
+/** Objects of one line. More would make the first wait for the last, and gain little. */
+const MAX_LINE_OBJECTS = 64;
+/** Length of their words. */
+const MAX_LINE_CHARS = 16_384;
+/** Bytes that one line moves; a worker carries out several lines at a time. */
+const MAX_LINE_MOVED_BYTES = 1 << 20;
+/** So often the lowest priority that waits has its turn. */
+const LOWEST_TURN = 16;
+
+/** What may be sent now. */
+export interface Room {
+  /** Whether a line of that priority may be sent that moves so many bytes. */
+  fits(priority: Priority, bytes: number): boolean;
+  /** Whether any line may be sent, whatever it moves. */
+  place(): boolean;
+  /** Whether several objects may go in one line. */
+  batches(): boolean;
+}
+
+const ORDER: readonly Priority[] = ["high", "normal", "low"];
+const REVERSE: readonly Priority[] = ["low", "normal", "high"];
+
+export class ObjectQueue {
+  readonly #waiting: Readonly<Record<Priority, Fifo<ObjectCall>>> = {
+    high: new Fifo(),
+    normal: new Fifo(),
+    low: new Fifo(),
+  };
+  #turns = 0;
+
+  push(call: ObjectCall): void {
+    this.#waiting[call.priority].push(call);
+  }
+
+  /** Before all others of their priority, in their order. */
+  prepend(calls: readonly ObjectCall[]): void {
+    for (const priority of ORDER) {
+      const these = calls.filter((call) => call.priority === priority);
+      if (these.length > 0) this.#waiting[priority].prepend(these);
+    }
+  }
+
+  /** Whether a caller waits. Forgets those who have gone, as take() does. */
+  get empty(): boolean {
+    return ORDER.every((priority) => this.#first(priority) === undefined);
+  }
+
+  /** The calls of the next line; null when there is none, or no room. */
+  take(room: Room): ObjectCall[] | null {
+    const highest = ORDER.find((priority) => this.#first(priority) !== undefined);
+    if (highest === undefined) return null;
+    const lowest = REVERSE.find((priority) => this.#first(priority) !== undefined)!;
+    if (lowest !== highest && this.#turns % LOWEST_TURN === LOWEST_TURN - 1) {
+      // What the others leave free would never be enough for a large one.
+      return room.place() ? this.#takeFrom(lowest, room) : null;
+    }
+    // If there is no room for it, there is none for others: they would keep it waiting.
+    const { bytes } = this.#first(highest)!;
+    return room.fits(highest, bytes) ? this.#takeFrom(highest, room) : null;
+  }
+
+  /** Empties the queue. */
+  takeAll(): ObjectCall[] {
+    return ORDER.flatMap((priority) => this.#waiting[priority].takeAll());
+  }
+
+  #takeFrom(priority: Priority, room: Room): ObjectCall[] {
+    this.#turns++;
+    const first = this.#waiting[priority].shift()!;
+    return first.alone || !room.batches() ? [first] : this.#batch(first, room);
+  }
+
+  #first(priority: Priority): ObjectCall | undefined {
+    const fifo = this.#waiting[priority];
+    for (;;) {
+      const call = fifo.peek();
+      if (call === undefined || !call.settled) return call;
+      fifo.shift();
+      call.free();
+    }
+  }
+
+  #batch(first: ObjectCall, room: Room): ObjectCall[] {
+    const { priority, verb } = first;
+    const calls = [first];
+    let { bytes } = first;
+    let chars = lengthOf(first);
+    while (calls.length < MAX_LINE_OBJECTS) {
+      const next = this.#first(priority);
+      if (next === undefined || next.alone || next.verb !== verb) break;
+      bytes += next.bytes;
+      chars += 3 + lengthOf(next);
+      if (chars > MAX_LINE_CHARS || bytes > MAX_LINE_MOVED_BYTES) break;
+      if (!room.fits(priority, bytes)) break;
+      this.#waiting[priority].shift();
+      calls.push(next);
+    }
+    return calls;
+  }
+}
+
+function lengthOf(call: ObjectCall): number {
+  return call.words.length + call.tail.length;
+}
