@@ -198,8 +198,8 @@ function measureLoad(load: Load, batchMs: number, timed: number): Sample {
 }
 
 async function operations(live: number, { quick, show }: Context): Promise<Table> {
-  const rounds = quick ? 1 : 5;
-  const [batchMs, timed] = quick ? [30, 5_000] : [300, 50_000];
+  const rounds = quick ? 1 : 3;
+  const [batchMs, timed] = quick ? [30, 5_000] : [150, 30_000];
   const contenders: Contender[] = LOADS.map(({ name, note, make }) => {
     let round = 0;
     return {
@@ -253,7 +253,7 @@ async function cache(
   fill: (book: Book<unknown>, seed: number) => CacheOutcome,
   { quick, show }: Context,
 ): Promise<Table> {
-  const rounds = quick ? 1 : 5;
+  const rounds = quick ? 1 : 3;
   const contenders: Contender[] = BOOKS.map(({ name, note, make }) => {
     let round = 0;
     return {

@@ -121,7 +121,7 @@ function copyContender(segment: ShmSegment, label: string, bytes: number): Conte
 async function run({ quick, show }: Context): Promise<Section> {
   const notes: string[] = [];
   const tables: Table[] = [];
-  const rounds = quick ? 5 : 15;
+  const rounds = quick ? 5 : 9;
   const batchMs = quick ? 5 : 20;
   const calls = [{ key: "call", label: "a call", unit: "ns" }] as const;
   const conditions = `${rounds} rounds of as many calls as take ${batchMs} ms`;
@@ -152,7 +152,7 @@ async function run({ quick, show }: Context): Promise<Section> {
       { key: "make", label: "make", unit: "us" },
       { key: "revoke", label: "revoke", unit: "us" },
     ] as const;
-    const viewRounds = quick ? 10 : 30;
+    const viewRounds = quick ? 10 : 15;
     const how =
       `${viewRounds} rounds of ${VIEWS} views that live together; copies as many, or 64 MiB`;
     tables.push(await table("Views", how, metrics, views, viewRounds, show));

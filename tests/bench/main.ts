@@ -6,6 +6,7 @@
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
+import { spawnSync } from "node:child_process";
 import console from "node:console";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
@@ -15,16 +16,23 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { allocatorBenchmark } from "./allocator_bench.ts";
 import { callsBenchmark } from "./calls_bench.ts";
+import { largeBenchmark } from "./data_plane/large_bench.ts";
+import { smallBenchmark } from "./data_plane/small_bench.ts";
+import { latencyBenchmark } from "./data_plane/latency_bench.ts";
+import { loadBenchmark } from "./data_plane/load_bench.ts";
+import { growthBenchmark } from "./data_plane/growth_bench.ts";
+import { tieredBenchmark } from "./data_plane/tiered_bench.ts";
+import { noCopyBenchmark } from "./data_plane/no_copy_bench.ts";
 import { hotTierBenchmark } from "./hot_tier_bench.ts";
 import { policyBenchmark } from "./policy_bench.ts";
 import { segmentBenchmark } from "./segment_bench.ts";
 import type { Benchmark } from "./support/benchmark.ts";
-import { writeDocument } from "./support/document.ts";
+import { type FurtherReading, writeDocument } from "./support/document.ts";
 import { describeEnvironment, environment } from "./support/environment.ts";
-import { terminalProgress } from "./support/progress.ts";
+import { syncFileSystem } from "./support/page_cache.ts";
+import { type Progress, terminalProgress } from "./support/progress.ts";
 import { fromJson, type RunResult, SCHEMA, type Section, toJson } from "./support/results.ts";
 import { cellsOf, toText } from "./support/text_table.ts";
-import { transferBenchmark } from "./transfer_bench.ts";
 
 /** All of them, in the order of running. */
 const BENCHMARKS: readonly Benchmark[] = [
@@ -33,7 +41,19 @@ const BENCHMARKS: readonly Benchmark[] = [
   policyBenchmark,
   hotTierBenchmark,
   callsBenchmark,
-  transferBenchmark,
+  latencyBenchmark,
+  loadBenchmark,
+  smallBenchmark,
+  noCopyBenchmark,
+  largeBenchmark,
+  growthBenchmark,
+  tieredBenchmark,
+];
+
+/** Documents with measurements of their own; those that are there are named. */
+const FURTHER: readonly FurtherReading[] = [
+  { file: "io_engines.md", about: "threads against io_uring, as engines of the worker" },
+  { file: "gpu.md", about: "copies between a GPU and pinned memory" },
 ];
 
 const USAGE = `Usage: main.ts [OPTION]...
@@ -50,6 +70,8 @@ Runs the benchmarks in this runtime. Minutes; keep the machine quiet meanwhile.
   --list            names of the benchmarks
 `;
 
+/** Several times what the slowest benchmark takes on a busy machine. */
+const SECTION_LIMIT_MS = 15 * 60_000;
 const REMOVE_ATTEMPTS = 40;
 const REMOVE_PAUSE_MS = 50;
 
@@ -139,9 +161,74 @@ function removeFolder(path: string): void {
   }
 }
 
-async function runAll({ chosen, quick, dir }: Settings): Promise<RunResult> {
+/**
+ * Asks ext4 to place each folder that is made in here far from the others (chattr +T). Otherwise new
+ * files come to where thousands were removed a minute ago, which is slow: see data_plane/arena.ts.
+ * Without an effect on other file systems.
+ */
+function spreadFolders(directory: string): void {
+  spawnSync("chattr", ["+T", directory]);
+}
+
+/** The section of a benchmark that could not be carried out: a note that says why. */
+function failedSection({ name, summary }: Benchmark, error: unknown): Section {
+  const why = error instanceof Error ? error.message : String(error);
+  console.error(`bench: ${name} FAILED: ${why}`);
+  if (process.env.LMSHM_DEBUG && error instanceof Error) console.error(error.stack);
+  return { title: name, intro: summary, tables: [], aims: [], notes: [`FAILED: ${why}`] };
+}
+
+class TimeoutError extends Error {}
+
+function within<T>(work: Promise<T>, limitMs: number): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const fail = () => reject(new TimeoutError(`it did not end within ${limitMs / 1000} s`));
+    timer = setTimeout(fail, limitMs);
+  });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
+
+/**
+ * One after the other. What one of them fails with does not keep the others from their turn; but
+ * after one that hangs nothing can be measured any more.
+ * @returns what there is, and how many failed
+ */
+async function runSections(
+  { chosen, quick }: Settings,
+  directory: string,
+  progress: Progress,
+): Promise<{ sections: Record<string, Section>; failed: number }> {
+  const sections: Record<string, Section> = {};
+  let failed = 0;
+  for (const benchmark of chosen) {
+    progress.show(benchmark.summary);
+    const started = performance.now();
+    let hangs = false;
+    let section: Section;
+    try {
+      const running = benchmark.run({ quick, directory, show: progress.show });
+      section = await within(running, SECTION_LIMIT_MS);
+    } catch (error) {
+      progress.clear();
+      section = failedSection(benchmark, error);
+      hangs = error instanceof TimeoutError;
+      failed++;
+    }
+    progress.clear();
+    printSection(section);
+    console.log(`\n  ${((performance.now() - started) / 1000).toFixed(1)} s`);
+    sections[benchmark.name] = section;
+    if (hangs) break;
+  }
+  return { sections, failed };
+}
+
+async function runAll(settings: Settings): Promise<{ result: RunResult; failed: number }> {
+  const { quick, dir } = settings;
   const started = performance.now();
   const directory = await mkdtemp(join(dir, "lmshm-bench-"));
+  spreadFolders(directory);
   const cleanUp = () => removeFolder(directory);
   // On Ctrl-C the segments go by their own exit hook.
   process.on("exit", cleanUp);
@@ -154,21 +241,14 @@ async function runAll({ chosen, quick, dir }: Settings): Promise<RunResult> {
     for (const [name, value] of describeEnvironment(found)) {
       console.log(`${name.padEnd(22)} ${value}`);
     }
-    const sections: Record<string, Section> = {};
-    for (const benchmark of chosen) {
-      progress.show(benchmark.summary);
-      const sectionStarted = performance.now();
-      const section = await benchmark.run({ quick, directory, show: progress.show });
-      progress.clear();
-      printSection(section);
-      console.log(`\n  ${((performance.now() - sectionStarted) / 1000).toFixed(1)} s`);
-      sections[benchmark.name] = section;
-    }
+    const { sections, failed } = await runSections(settings, directory, progress);
     const seconds = Math.round((performance.now() - started) / 1000);
-    return { schema: SCHEMA, environment: found, quick, seconds, sections };
+    return { result: { schema: SCHEMA, environment: found, quick, seconds, sections }, failed };
   } finally {
     progress.clear();
     cleanUp();
+    // The next run starts with a disk that has nothing left to do for this one.
+    syncFileSystem(dir);
   }
 }
 
@@ -190,8 +270,13 @@ function renderDocument(path: string): void {
     throw new Error(`there are no results in ${folder}: run without --render first`);
   }
   const results = files.map((name) => fromJson(name, readFileSync(join(folder, name), "utf8")));
-  const { markdown, charts } = writeDocument(results, relative(dirname(path), folder));
+  const further = FURTHER.filter(({ file }) => existsSync(join(dirname(path), file)));
+  const { markdown, charts } = writeDocument(results, relative(dirname(path), folder), further);
   writeFileSync(path, markdown);
+  // Pictures of benchmarks that are no more.
+  for (const name of readdirSync(folder)) {
+    if (name.endsWith(".svg") && !charts.has(name)) rmSync(join(folder, name));
+  }
   for (const [name, svg] of charts) writeFileSync(join(folder, name), svg);
   console.log(`\nwrote ${path} from ${files.join(", ")}`);
 }
@@ -200,18 +285,21 @@ async function main(args: string[]): Promise<number> {
   const settings = readArguments(args);
   if (settings === null) return 0;
   const { json, write, render } = settings;
+  let status = 0;
   if (!render) {
-    const result = await runAll(settings);
+    const { result, failed } = await runAll(settings);
+    if (failed > 0) status = 1;
     console.log(`\n${result.seconds} s`);
     if (json !== null) console.log(`raw samples in ${store(result, json)}`);
     if (write !== null) store(result, join(dirname(write), "bench", "/"));
   }
   if (write !== null) renderDocument(write);
-  return 0;
+  return status;
 }
 
 try {
-  process.exitCode = await main(process.argv.slice(2));
+  // What hangs, if anything does, must not keep the process.
+  process.exit(await main(process.argv.slice(2)));
 } catch (error) {
   const text = error instanceof Error ? error.message : String(error);
   console.error(`bench: ${text}`);

@@ -203,8 +203,8 @@ function contenders(requests: (round: number) => Requests, capacity: number): Co
 
 async function tableOf(trace: TraceMaker, part: number, context: Context): Promise<Table> {
   const { quick, show } = context;
-  const rounds = quick ? 2 : 5;
-  const length = quick ? 100_000 : 1_000_000;
+  const rounds = quick ? 2 : 3;
+  const length = quick ? 100_000 : 500_000;
   const made = new Map<number, Requests>();
   const requests = (round: number): Requests => {
     const known = made.get(round);

@@ -3,7 +3,7 @@
 // Contenders written in C: compiled once into build/bench when they are stale, then run as programs
 // of their own that time themselves and print one JSON object.
 
-import { spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
@@ -65,6 +65,11 @@ export class CProgram {
       writeFileSync(stamp, hash);
     }
     return new CProgram(path);
+  }
+
+  /** Starts it, with pipes to its stdin and stdout. The caller ends it by closing its stdin. */
+  start(args: readonly string[] = []): ChildProcess {
+    return spawn(this.#path, [...args], { stdio: ["pipe", "pipe", "inherit"] });
   }
 
   /**

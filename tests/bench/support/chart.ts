@@ -2,7 +2,7 @@
 //
 // Draws tables as bars, in SVG: for each contender one metric on the left, and on the right the
 // metrics that add up. Medians, with a line from the lowest to the highest sample on the left.
-// Bars of one table share a scale over all runtimes, so that those can be compared too.
+// Bars of one group of one table share a scale over all runtimes, so that those can be compared too.
 
 import { isOurs } from "./compare.ts";
 import type { Metric, Row, Table } from "./results.ts";
@@ -56,13 +56,14 @@ function stack(row: Row, keys: readonly string[]): number {
   return keys.reduce((sum, key) => sum + median(row, key), 0);
 }
 
-/** The greatest values of a table's chart over all runtimes. */
-function scales(title: string, panels: readonly Panel[]) {
+/** The greatest values of a group of a table's chart over all runtimes. */
+function scales(title: string, group: string, panels: readonly Panel[]) {
   let left = 0;
   let right = 0;
   for (const { table } of panels) {
     if (table.title !== title || !table.chart) continue;
     for (const row of table.rows) {
+      if (row.group !== group) continue;
       const samples = row.samples[table.chart.left];
       if (samples) left = Math.max(left, spread(samples).max);
       right = Math.max(right, stack(row, table.chart.right));
@@ -77,10 +78,11 @@ function metricOf(table: Table, key: string): Metric | undefined {
 
 function heading({ runtime, table }: Panel, top: number): string[] {
   const chart = table.chart!;
-  const left = metricOf(table, chart.left);
+  const metric = metricOf(table, chart.left);
+  const left = chart.leftTitle ?? (metric ? `${metric.label}, ${unitName(metric.unit)}` : "");
   return [
     text(MARGIN, top + 22, `${table.title} - ${runtime}`, 'font-size="15" font-weight="bold"'),
-    text(LEFT_AT, top + 46, left ? `${left.label}, ${unitName(left.unit)}` : "", `fill="${FAINT}"`),
+    text(LEFT_AT, top + 46, left, `fill="${FAINT}"`),
     text(RIGHT_AT, top + 46, chart.rightTitle, `fill="${FAINT}"`),
   ];
 }
@@ -89,7 +91,12 @@ function drawRow(panel: Panel, row: Row, y: number, scale: { left: number; right
   const { left, right } = panel.table.chart!;
   const ours = isOurs(panel.table, row);
   const drawn = [
-    text(MARGIN + LABEL_WIDTH, y + 12, row.contender, 'text-anchor="end"'),
+    text(
+      MARGIN + LABEL_WIDTH,
+      y + 12,
+      row.group ? `${row.group}: ${row.contender}` : row.contender,
+      'text-anchor="end"',
+    ),
   ];
   const samples = row.samples[left];
   if (samples) {
@@ -119,10 +126,10 @@ export function drawChart(title: string, panels: readonly Panel[]): string {
   const drawn: string[] = [];
   let top = 10;
   for (const panel of charted) {
-    const scale = scales(panel.table.title, charted);
     drawn.push(...heading(panel, top));
     top += HEAD_HEIGHT - 6;
     for (const row of panel.table.rows) {
+      const scale = scales(panel.table.title, row.group, charted);
       drawn.push(...drawRow(panel, row, top, scale));
       top += ROW_HEIGHT;
     }

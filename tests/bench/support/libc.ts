@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The few C library functions that measuring needs and the runtimes do not offer: the CPU clock of
-// another process, and control of the page cache. Called through the project's own FFI boundary,
+// another process, control of the page cache, and on which CPU a process runs. Called through the project's own FFI boundary,
 // outside of what is timed.
 
 import { ffi } from "../../../src/native/ffi.ts";
@@ -34,6 +34,16 @@ const SYMBOLS = {
   mincore: {
     c: "int mincore(void *addr, size_t length, unsigned char *vec)",
     args: ["usize", "usize", "bytes"],
+    result: "i32",
+  },
+  sched_setaffinity: {
+    c: "int sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *mask)",
+    args: ["i32", "usize", "bytes"],
+    result: "i32",
+  },
+  sched_getaffinity: {
+    c: "int sched_getaffinity(pid_t thread, size_t size, cpu_set_t *mask)",
+    args: ["i32", "usize", "bytes"],
     result: "i32",
   },
 } as const satisfies SymbolTable;

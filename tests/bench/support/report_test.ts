@@ -4,12 +4,23 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { best, describeLimit, describeResult, isMet, judged, numberAim, ratioAim } from "./aims.ts";
+import { drawChart } from "./chart.ts";
 import { losses, ratioSamples } from "./compare.ts";
 import { writeDocument } from "./document.ts";
 import type { Environment } from "./environment.ts";
 import { interleave } from "./interleave.ts";
-import { fromJson, rowOf, type RunResult, SCHEMA, type Table, toJson } from "./results.ts";
+import {
+  type Aim,
+  fromJson,
+  rowOf,
+  type RunResult,
+  SCHEMA,
+  type Table,
+  toJson,
+} from "./results.ts";
 import { formatNumber, formatSpread, quantile, ratios } from "./statistics.ts";
+import { parseTrace } from "./system_calls.ts";
 import { cellsOf, toText } from "./text_table.ts";
 
 const RATES: Table = {
@@ -52,13 +63,14 @@ function environment(runtime: string): Environment {
   };
 }
 
+function aim(some: Partial<Aim> = {}): Aim {
+  const samples = [0.4];
+  const rest = { what: "time", better: "less", limit: 0.5, unit: "", basis: "a : b" } as const;
+  return { ...rest, judge: "median", samples, ...some };
+}
+
 function result(runtime: string): RunResult {
-  const aims = [{
-    what: "time",
-    limit: 0.5,
-    unit: "" as const,
-    got: runtime === "bun" ? 0.4 : 0.6,
-  }];
+  const aims = [aim({ samples: runtime === "bun" ? [0.4, 0.3, 0.45] : [0.6] })];
   const section = { title: "Transfers", intro: "Intro.", tables: [RATES], aims, notes: ["a note"] };
   const sections = { transfer: section };
   return { schema: SCHEMA, environment: environment(runtime), quick: false, seconds: 1, sections };
@@ -108,6 +120,78 @@ test("losses() compares within a group only", () => {
   assert.deepEqual(losses([{ ...RATES, rows: grouped }]), []);
 });
 
+test("losses() holds others against the best of ours where ours are named", () => {
+  const rows = [
+    rowOf("ours, slow", "", [{ rate: 10 }, { rate: 10 }]),
+    rowOf("ours, fast", "", [{ rate: 30 }, { rate: 30 }]),
+    rowOf("between", "", [{ rate: 20 }, { rate: 20 }]),
+    rowOf("ahead", "", [{ rate: 60 }, { rate: 45 }]),
+    rowOf("not measured", "", [{ other: 1 }]),
+  ];
+  const compare = { ...RATES.compare!, baseline: "ours, slow", ours: ["ours, slow", "ours, fast"] };
+  const found = losses([{ ...RATES, rows, compare }]);
+  assert.deepEqual(found.map(({ row, against, ratios }) => [row.contender, against, ratios]), [
+    ["ahead", "ours, fast", [2, 1.5]],
+  ]);
+});
+
+test("best() picks row and column by the median", () => {
+  const rows = [
+    rowOf("a", "", [{ rate1: 1, rate4: 9 }, { rate1: 2, rate4: 1 }, { rate1: 3, rate4: 1 }]),
+    rowOf("b", "", [{ rate1: 4 }]),
+  ];
+  const names = ["a", "b", "absent"];
+  assert.equal(best(rows, ["a"], ["rate1", "rate4"])!.key, "rate1");
+  assert.equal(best(rows, names, ["rate1", "rate4"])!.row.contender, "b");
+  assert.equal(best(rows, names, ["rate1", "rate4"], "less")!.key, "rate4");
+  assert.equal(best(rows, ["absent"], ["rate1"]), null);
+  assert.equal(best(rows, ["b"], ["rate4"]), null);
+});
+
+test("ratioAim() divides round by round, tells what, and is absent where one is", () => {
+  const rows = [rowOf("a", "", [{ rate4: 2 }, { rate4: 9 }]), rowOf("b", "", [{ ops: 4 }])];
+  const mine = best(rows, ["a"], ["rate4"]);
+  const other = best(rows, ["b"], ["ops"]);
+  const [made] = ratioAim("speed", mine, other, "more", 0.6);
+  assert.deepEqual([made!.samples, made!.basis], [[0.5], "a, 4 at a time : b"]);
+  assert.deepEqual(ratioAim("speed", mine, null, "more", 1), []);
+  assert.deepEqual(numberAim("speed", null, "more", 1, "us"), []);
+});
+
+test("an aim is met or missed by what its judge says, and tells how far", () => {
+  const samples = [1, 2, 4];
+  assert.equal(judged(aim({ samples })), 2);
+  assert.equal(judged(aim({ samples, judge: "worst" })), 4);
+  assert.equal(judged(aim({ samples, judge: "worst", better: "more" })), 1);
+  assert.ok(isMet(aim({ samples, limit: 2 })) && isMet(aim({ samples, limit: 2, better: "more" })));
+  assert.ok(!isMet(aim({ samples, limit: 1.9 })));
+  assert.equal(
+    describeResult(aim({ samples, limit: 4, better: "more" })),
+    "2.00 (1.00 - 4.00), **missed by 50.0 %**",
+  );
+  assert.equal(
+    describeResult(aim({ samples: [8], limit: 2 })),
+    "8.00, **missed by a factor of 4.00**",
+  );
+  assert.equal(describeLimit(aim({ limit: 2, unit: "us", better: "more" })), "at least 2 µs");
+});
+
+test("parseTrace() joins calls in two lines and leaves out those that failed", () => {
+  const text = [
+    "7 read(0, 0x7f10, 0x20000) = 0x17",
+    "7 pwrite64(0x5, 0x7f20, 0x1000, 0 <unfinished ...>",
+    "8 sendto(0x1, 0x55, 0x6e, 0x4040, 0, 0) = -1 ENOTSOCK (Socket operation on non-socket)",
+    "8 read(0x3, 0x7f30, 0x8)          = 0x8",
+    "7 <... pwrite64 resumed>)         = 0x1000",
+    "7 +++ exited with 0 +++",
+  ].join("\n");
+  assert.deepEqual(parseTrace(text), [
+    { thread: 7, name: "read", args: [0n, 0x7f10n, 0x20000n], result: 0x17 },
+    { thread: 8, name: "read", args: [3n, 0x7f30n, 8n], result: 8 },
+    { thread: 7, name: "pwrite64", args: [5n, 0x7f20n, 0x1000n, 0n], result: 0x1000 },
+  ]);
+});
+
 test("interleave() begins each round with another contender and drops the first round", async () => {
   const order: string[] = [];
   const contender = (name: string) => ({
@@ -120,6 +204,21 @@ test("interleave() begins each round with another contender and drops the first 
   assert.deepEqual(samples, [[{ at: 6 }, { at: 8 }], [{ at: 4 }, { at: 9 }], [{ at: 5 }, {
     at: 7,
   }]]);
+});
+
+test("drawChart() gives each group its own scale, and its name to the rows", () => {
+  const rows = [
+    rowOf("a", "", [{ rate: 1000 }], "small"),
+    rowOf("a", "", [{ rate: 1 }], "large"),
+  ];
+  const chart = { ...RATES.chart!, leftTitle: "the rate" };
+  const table = { ...RATES, rows, compare: null, chart };
+  const svg = drawChart("t", [{ runtime: "Bun", table }]);
+  assert.ok(svg.includes(">small: a<") && svg.includes(">large: a<") && svg.includes(">the rate<"));
+  const widths = [...svg.matchAll(/<rect x="280\.0"[^>]*width="([\d.]+)"/g)].map(([, width]) =>
+    width
+  );
+  assert.deepEqual(widths, ["290.0", "290.0"]);
 });
 
 test("a result comes back from its file unchanged, and another format is refused", () => {
@@ -135,9 +234,16 @@ test("toText() aligns columns", () => {
 });
 
 test("writeDocument() shows both runtimes, aims, losses and notes, and escapes text", () => {
-  const { markdown, charts } = writeDocument([result("deno"), result("bun")], "bench");
+  const further = [{ file: "more.md", about: "other things" }];
+  const { markdown, charts } = writeDocument([result("deno"), result("bun")], "bench", further);
+  assert.match(markdown, /^- \[more\.md\]\(more\.md\): other things$/m);
   assert.match(markdown, /\|\s+\| aim \| Bun \| Deno \|/);
-  assert.match(markdown, /\| time \| at most 0\.5 \| 0\.400 \| 0\.600, missed \|/);
+  assert.ok(
+    markdown.includes(
+      "| time | at most 0.5 | 0.400 (0.300 - 0.450), met | 0.600, **missed by 20.0 %** |",
+    ),
+  );
+  assert.match(markdown, /^- time: a : b$/m);
   assert.match(markdown, /- Deno, put <large> \(of ours\): always faster 1\.05/);
   assert.match(markdown, /a \\\| b/);
   assert.match(markdown, /- Bun: a note/);

@@ -7,9 +7,20 @@
 import type { Environment } from "./environment.ts";
 
 /** The version of this format; a file of another version is not read. */
-export const SCHEMA = 1;
+export const SCHEMA = 2;
 
-export type Unit = "ms" | "us" | "ns" | "MB/s" | "GiB/s" | "ops/s" | "s/GB" | "bytes" | "%";
+export type Unit =
+  | "ms"
+  | "us"
+  | "ns"
+  | "MB/s"
+  | "GiB/s"
+  | "ops/s"
+  | "s/GB"
+  | "ms/GB"
+  | "bytes"
+  | "calls"
+  | "%";
 
 /** A column. */
 export interface Metric {
@@ -39,11 +50,15 @@ export interface Comparison {
   readonly baselineIsOurs: boolean;
   /** Rows that are nevertheless not this project's. */
   readonly others?: readonly string[];
+  /** All rows that are this project's, the baseline perhaps among them; replaces both above. */
+  readonly ours?: readonly string[];
 }
 
-/** Bars: a metric on the left, and on the right metrics that are stacked. */
+/** Bars: a number on the left, and on the right numbers that are stacked. Keys of samples. */
 export interface ChartColumns {
   readonly left: string;
+  /** Absent: as the table heads that column. */
+  readonly leftTitle?: string;
   readonly right: readonly string[];
   readonly rightTitle: string;
 }
@@ -59,12 +74,20 @@ export interface Table {
   readonly chart: ChartColumns | null;
 }
 
-/** Something that the project set itself: a number that is to be at most `limit`. */
+/** Something that the project set itself. Judged by its samples, so that it can be judged again. */
 export interface Aim {
   readonly what: string;
+  /** "less": to be at most `limit`; "more": at least. */
+  readonly better: "less" | "more";
   readonly limit: number;
+  /** "": a ratio. */
   readonly unit: Unit | "";
-  readonly got: number;
+  /** In the order of the rounds. */
+  readonly samples: readonly number[];
+  /** Which of them counts. */
+  readonly judge: "median" | "worst";
+  /** What was held against what: rows and columns of the tables; "" where it goes without saying. */
+  readonly basis: string;
 }
 
 /** What one benchmark gives. */

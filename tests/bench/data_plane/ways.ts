@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ways to move a chunk between memory and a file that a TypeScript program has without this
+// The ways to move an object between memory and a file that a TypeScript program has without this
 // project: node:fs, and the runtime's own calls. The latter are the reason that this file, alone
 // among the benchmarks, asks where it runs.
 
 import { closeSync, openSync, readSync } from "node:fs";
 import { open, readFile, rename, writeFile } from "node:fs/promises";
-import type { ShmRange } from "../../src/mod.ts";
-
-/** One chunk: a place in the pool, and its file. */
-export interface Slot {
-  readonly index: number;
-  readonly key: string;
-  readonly path: string;
-  readonly range: ShmRange;
-  /** The pool's bytes of the range. */
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  /** What must be in the file, and in memory after reading; a copy of its own. */
-  readonly wanted: Uint8Array;
-}
+import type { Slot } from "./arena.ts";
 
 export interface WriteWay {
   readonly name: string;
@@ -31,6 +19,8 @@ export interface ReadWay {
   readonly note: string;
   /** @returns where the bytes are now. */
   readonly read: (slot: Slot) => Promise<Uint8Array>;
+  /** It blocks: there is never more than one under way. */
+  readonly blocks?: boolean;
 }
 
 const FS_WRITES: readonly WriteWay[] = [
@@ -91,6 +81,7 @@ const FS_READS: readonly ReadWay[] = [
   {
     name: "fs readSync",
     note: "into the pool; blocks the event loop",
+    blocks: true,
     // deno-lint-ignore require-await
     read: async ({ path, bytes }) => readIntoSync(path, bytes),
   },
