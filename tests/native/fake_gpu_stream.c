@@ -126,6 +126,8 @@ static void* run(void* argument) {
         locked_copy(&work->copy);
         break;
       case kDoRecord:
+        /* Another stream may have passed a later recording already. */
+        if (work->ticket < work->event->completed) break;
         work->event->completed = work->ticket;
         work->event->at_ns = now_ns();
         break;
