@@ -269,7 +269,13 @@ function renderDocument(path: string): void {
   if (files.length === 0) {
     throw new Error(`there are no results in ${folder}: run without --render first`);
   }
-  const results = files.map((name) => fromJson(name, readFileSync(join(folder, name), "utf8")));
+  const results: RunResult[] = [];
+  for (const name of files) {
+    const result = fromJson(name, readFileSync(join(folder, name), "utf8"));
+    if (result !== null) results.push(result);
+    else console.error(`${name} is left out: an older program wrote it; run its runtime again`);
+  }
+  if (results.length === 0) throw new Error(`no result in ${folder} is of this program's format`);
   const further = FURTHER.filter(({ file }) => existsSync(join(dirname(path), file)));
   const { markdown, charts } = writeDocument(results, relative(dirname(path), folder), further);
   writeFileSync(path, markdown);

@@ -138,13 +138,12 @@ export function toJson(result: RunResult): string {
   ) + "\n";
 }
 
-/** @throws {Error} when the text is not a result of this version. */
-export function fromJson(path: string, text: string): RunResult {
-  const found = JSON.parse(text) as RunResult;
-  if (found?.schema !== SCHEMA) {
-    throw new Error(
-      `${path} is not a benchmark result of format ${SCHEMA}: run the benchmarks again`,
-    );
-  }
-  return found;
+/**
+ * @returns null for a result of another version of this format.
+ * @throws {Error} when the text is no result at all.
+ */
+export function fromJson(path: string, text: string): RunResult | null {
+  const found = JSON.parse(text) as RunResult | null;
+  if (typeof found?.schema !== "number") throw new Error(`${path} is not a benchmark result`);
+  return found.schema === SCHEMA ? found : null;
 }
