@@ -52,6 +52,7 @@ const BENCHMARKS: readonly Benchmark[] = [
 
 /** Documents with measurements of their own; those that are there are named. */
 const FURTHER: readonly FurtherReading[] = [
+  { file: "speed_limits.md", about: "what limits each aim that was missed, and what was tried" },
   { file: "io_engines.md", about: "threads against io_uring, as engines of the worker" },
   { file: "gpu.md", about: "copies between a GPU and pinned memory" },
 ];
