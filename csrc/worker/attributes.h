@@ -2,8 +2,6 @@
 //
 // Extended attributes of an object's file. What is remembered with an object is one of them,
 // "user.lmshm" (object_record.h), so that the file's content is the payload and nothing else.
-// Objects of the first workers have one attribute "user.lmshm.<name>" for each thing instead; those
-// are still read.
 //
 // Some file systems have none (NFS before 4.2, FAT, tmpfs before Linux 6.6): the caller asks
 // DetectAttributes() once and does without. Others have little room: ext4 keeps one block, about
@@ -14,7 +12,6 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace lmshm {
 
@@ -45,11 +42,6 @@ bool DetectAttributes(int dir_fd);
 // The file's record; empty where there is none. Returns 0 or an errno value: E2BIG for one that is
 // larger than a worker would ever have stored.
 [[nodiscard]] int GetRecord(int fd, std::string* text);
-
-// All attributes "user.lmshm.<name>" of the open file, by name in byte order. None
-// where the file system has none. Returns 0 or an errno value: E2BIG if there is more than a worker
-// would ever have set.
-[[nodiscard]] int GetAttributes(int fd, std::vector<Attribute>* attributes);
 
 }  // namespace lmshm
 

@@ -20,10 +20,6 @@ namespace lmshm {
 
 namespace {
 
-// Of objects that have one attribute for each thing.
-constexpr std::string_view kKey = "key";
-constexpr std::string_view kLength = "length";
-constexpr std::string_view kCrc32c = "crc32c";
 // A longer key is not stored in the record, for want of room: its sidecar has it.
 constexpr size_t kMaxKeyAttributeBytes = 1024;
 // From here on ENOSPC is taken for "too many", not for a full disk.
@@ -52,13 +48,6 @@ std::string LengthMismatch(uint64_t now, const std::string& stored) {
 uint64_t MtimeMs(const struct stat& st) {
   const int64_t ms = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000 + st.st_mtim.tv_nsec / 1000000;
   return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
-}
-
-const std::string* Find(const std::vector<Attribute>& attributes, std::string_view name) {
-  for (const Attribute& attribute : attributes) {
-    if (attribute.name == name) return &attribute.value;
-  }
-  return nullptr;
 }
 
 std::string MakeRecord(std::string_view key, const KeyFile& names, uint64_t length,
@@ -169,7 +158,7 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
     return Status::OK();
   }
   if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
-  if (text.empty()) return ReadOldStored(fd, key, verb, stored);
+  if (text.empty()) return Status::OK();
   ObjectRecord record;
   if (!ParseRecord(text, &record)) {
     stored->mismatch = "its record cannot be read: " + Printable(text);
@@ -182,35 +171,6 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
   if (record.key_check != KeyCheck(key) || (!record.key.empty() && record.key != key)) {
     stored->mismatch = "the file was stored for another key" +
                        (record.key.empty() ? std::string() : ": " + Printable(record.key));
-  }
-  return Status::OK();
-}
-
-Status KeyStore::ReadOldStored(int fd, std::string_view key, const char* verb,
-                               Stored* stored) const {
-  std::vector<Attribute> found;
-  const int error = GetAttributes(fd, &found);
-  if (error == E2BIG) {
-    stored->mismatch = "it has more attributes than this worker would store";
-    return Status::OK();
-  }
-  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
-  for (const Attribute& attribute : found) {
-    if (!IsReservedAttribute(attribute.name)) stored->attributes.push_back(attribute);
-  }
-  const std::string* const old_key = Find(found, kKey);
-  const std::string* const length = Find(found, kLength);
-  const std::string* const crc = Find(found, kCrc32c);
-  uint32_t value;
-  if (old_key != nullptr && *old_key != key) {
-    stored->mismatch = "the file was stored for another key: " + Printable(*old_key);
-  } else if (length != nullptr && ParseU64(*length, &stored->length) != NumberError::kNone) {
-    stored->mismatch = "its attribute length is no number: " + Printable(*length);
-  } else if (crc != nullptr && !ParseCrc32cHex(*crc, &value)) {
-    stored->mismatch = "its attribute crc32c is no checksum: " + Printable(*crc);
-  } else {
-    stored->has_length = length != nullptr;
-    if (crc != nullptr) stored->crc32c = value;
   }
   return Status::OK();
 }
@@ -360,14 +320,8 @@ bool KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const
     std::string text;
     ObjectRecord record;
     if (!facts_.attributes || !fd.valid() || GetRecord(fd.get(), &text) != 0) return false;
-    if (!text.empty() && ParseRecord(text, &record)) {
-      found = std::move(record.key);
-    } else {
-      std::vector<Attribute> attributes;
-      if (GetAttributes(fd.get(), &attributes) != 0) return false;
-      const std::string* const stored = Find(attributes, kKey);
-      found = stored != nullptr ? *stored : std::string();
-    }
+    if (!ParseRecord(text, &record)) return false;
+    found = std::move(record.key);
     if (!belongs(found)) return false;
   }
   *key = std::move(found);

@@ -99,7 +99,6 @@ class KeyStore {
 
   Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
-  Status ReadOldStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
                   const Stored& stored, Moved* moved) const;
   Status GetLarge(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,

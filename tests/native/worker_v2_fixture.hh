@@ -4,27 +4,12 @@
 #ifndef LMSHM_TESTS_NATIVE_WORKER_V2_FIXTURE_H_
 #define LMSHM_TESTS_NATIVE_WORKER_V2_FIXTURE_H_
 
-#include <sys/xattr.h>
-
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "worker/dialogue.h"
 #include "worker_fixture.hh"
-
-inline bool SetXattr(const std::string& path, const std::string& name, const std::string& value) {
-  return setxattr(path.c_str(), ("user.lmshm." + name).c_str(), value.data(), value.size(), 0) == 0;
-}
-
-// "" when there is none.
-inline std::string GetXattr(const std::string& path, const std::string& name) {
-  std::string value(8192, '\0');
-  const ssize_t size =
-      getxattr(path.c_str(), ("user.lmshm." + name).c_str(), value.data(), value.size());
-  value.resize(size > 0 ? static_cast<size_t>(size) : 0);
-  return value;
-}
 
 enum class Attributes { kDetect, kNone };
 
