@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Transfers of a range of a file that compute the CRC-32C of the bytes on the way: piece by piece,
-// while a piece is in the processor's cache, which costs much less than a second pass.
+// Transfers of a range of a file, and the CRC-32C of the bytes on the way where it is asked for:
+// piece by piece, while a piece is in the processor's cache, which costs much less than a second
+// pass.
 #ifndef LMSHM_WORKER_CHECKED_IO_H_
 #define LMSHM_WORKER_CHECKED_IO_H_
 
@@ -14,8 +15,10 @@ namespace lmshm {
 
 struct RangeIo {
   SharedBytes data;
-  uint64_t offset = 0;                  // in the file
-  uint64_t piece_bytes = 512 * 1024;    // one system call moves at most this
+  uint64_t offset = 0;  // in the file
+  // One system call moves at most this. Larger pieces are slower (docs/io_engines.md), and
+  // cancelling would take effect later on a slow file system.
+  uint64_t piece_bytes = 512 * 1024;
   const CancelCheck* cancel = nullptr;  // asked before each piece; may be null
 };
 

@@ -2,8 +2,9 @@
 //
 // Server: accepts clients and gives each a thread of its own.
 //
-// A thread a client is enough for version 1, in which a client waits for one answer at a time; the
-// number of clients is bounded, so the number of threads is.
+// That thread reads the client's lines and carries out version 1, in which a client waits for one
+// answer at a time; requests of version 2 go on to the engine's threads. The number of clients is
+// bounded, so the number of threads is.
 #ifndef LMSHM_WORKER_SERVER_H_
 #define LMSHM_WORKER_SERVER_H_
 
