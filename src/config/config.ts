@@ -11,7 +11,7 @@ import type { Entry } from "./entries.ts";
 import { type Environment, FILE_VARIABLE, hasExtra, readEnvironment } from "./environment.ts";
 import { configError, show } from "./problems.ts";
 import { resolve } from "./resolve.ts";
-import { type LmshmConfig, SETTINGS } from "./settings.ts";
+import type { LmshmConfig } from "./settings.ts";
 import { parseYaml, readYamlFile } from "./yaml_file.ts";
 
 export type { ConfigProblem } from "./problems.ts";
@@ -91,11 +91,6 @@ export function configFromExtra(extra: Readonly<Record<string, unknown>>): Lmshm
     { section: "extra_config", key, value, place: "extra_config" }
   ));
   return resolve([entries], {}).config;
-}
-
-/** The environment variables and keys that set a field, for messages: "chunk_size". */
-export function keyOfField(field: keyof LmshmConfig): string {
-  return SETTINGS[field].key;
 }
 
 function checkObject(fields: unknown): Partial<LmshmConfig> {

@@ -10,7 +10,6 @@ export type GpuLibraryKind = "cuda" | "cuda-driver" | "hip";
 
 /** 0, or the library's own error. */
 export type GpuCode = number;
-export const GPU_SUCCESS: GpuCode = 0;
 /** Queries of what has not been reached yet; the same in CUDA and HIP. */
 export const GPU_NOT_READY: GpuCode = 600;
 

@@ -58,7 +58,6 @@ export const VERSION = 2;
 
 export const MAX_KEY_BYTES = 16_384;
 export const MAX_LIST_KEYS = 1_000;
-export const MAX_BATCH_OBJECTS = 1_024;
 const MAX_ATTRIBUTES = 32;
 /** Names and decoded values together. */
 const MAX_ATTRIBUTE_BYTES = 4_096;
@@ -199,7 +198,7 @@ export function encodeAttachment(name: string, sizeBytes: number | bigint): stri
 }
 
 /** The most bytes that can come before a request's words: id, verb, priority, line feed. */
-export const LINE_OVERHEAD_BYTES = 20 + 10 + 12 + 1;
+const LINE_OVERHEAD_BYTES = 20 + 10 + 12 + 1;
 /** Words of one request must not be longer, in bytes, which all are one character. */
 export const MAX_WORDS_BYTES = MAX_LINE_BYTES - LINE_OVERHEAD_BYTES;
 
