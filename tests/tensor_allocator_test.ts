@@ -3,7 +3,6 @@
 // TensorMemoryAllocator: placement, merging, batches, accounts, bad input; and a soak.
 
 import assert from "node:assert/strict";
-import process from "node:process";
 import { test } from "node:test";
 import { FreeSpace } from "../src/memory/free_space.ts";
 import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
@@ -12,6 +11,7 @@ import { TensorLayout } from "../src/memory/tensor_layout.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { shmError } from "./support/assertions.ts";
 import { withFakes } from "./support/fake_segment.ts";
+import { liveHeapBytes } from "./support/gc.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
 const KIB = 1024;
@@ -353,7 +353,7 @@ test("soak: three million objects through a full pool of 64 MiB, with flat memor
       live.pop();
       victim.refCountDown();
     };
-    const residentMiB: number[] = [];
+    const liveKiB: number[] = [];
     for (let made = 1; made <= 3_000_000; made++) {
       const layout = layouts[Math.floor(random() ** 2 * layouts.length)]!;
       let obj: TensorMemoryObj | null;
@@ -362,19 +362,16 @@ test("soak: three million objects through a full pool of 64 MiB, with flat memor
       if (made % 16 === 0) obj.bytes[0] = made;
       if (made % 250_000 === 0) {
         pool.memcheck();
-        residentMiB.push(Math.round(process.memoryUsage().rss / 2 ** 20));
-        // Gives finalizers and the collector a chance, as a real program does.
-        await new Promise((resolve) => setTimeout(resolve, 1));
+        liveKiB.push(Math.round(await liveHeapBytes() / 1024));
       }
     }
     const { allocations, failedAllocations, leakedObjects, quarantinedBytes } = pool.memcheck();
     assert.equal(allocations, 3_000_000);
     assert.ok(failedAllocations > 1_000_000, "the pool was full throughout");
     assert.equal(leakedObjects + quarantinedBytes, 0);
-    // In the first half the runtimes settle on a heap size. In the second, 50 lost bytes an object
-    // would be 71 MiB.
-    const growthMiB = residentMiB.at(-1)! - residentMiB[5]!;
-    assert.ok(growthMiB < 64, `grew by ${growthMiB} MiB in the second half: ${residentMiB}`);
+    // One lost word an object would be 11 MiB in the second half.
+    const growthKiB = liveKiB.at(-1)! - liveKiB[5]!;
+    assert.ok(growthKiB < 4096, `grew by ${growthKiB} KiB in the second half: ${liveKiB}`);
     pool.batchedFree(live);
     assert.equal(pool.memcheck().largestFreeBytes, pool.totalBytes);
   }));
