@@ -4,6 +4,9 @@
 #include <array>
 #include <cstring>
 
+#include "worker/crc32c_folding.h"
+#include "worker/crc32c_polynomial.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <nmmintrin.h>
@@ -25,7 +28,6 @@ namespace lmshm {
 
 namespace {
 
-constexpr uint32_t kPolynomial = 0x82f63b78;  // bits reversed
 // Lengths of one of three parts: long for big data, short for the rest of it.
 constexpr size_t kLongBytes = 8192;
 constexpr size_t kShortBytes = 256;
@@ -42,7 +44,7 @@ constexpr Sliced MakeSliced() {
   Sliced sliced = {};
   for (uint32_t b = 0; b < 256; b++) {
     uint32_t crc = b;
-    for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kPolynomial : 0);
+    for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kCrc32cPolynomial : 0);
     sliced[0][b] = crc;
   }
   for (size_t k = 1; k < 8; k++) {
@@ -72,26 +74,15 @@ uint32_t SlicedState(uint32_t state, const unsigned char* data, size_t size) {
   return state;
 }
 
-// A checksum is a polynomial modulo kPolynomial, the highest bit being x^0. Appending n zero bytes
-// multiplies it by x^(8n).
-constexpr uint32_t kOne = 0x80000000;
-
-uint32_t Multiply(uint32_t a, uint32_t b) {
-  uint32_t product = 0;
-  for (uint32_t bit = kOne; bit != 0; bit >>= 1) {
-    if ((a & bit) != 0) product ^= b;
-    b = (b >> 1) ^ ((b & 1) != 0 ? kPolynomial : 0);
-  }
-  return product;
-}
-
 // [k]: x^(2^k), up to what 2^64 bytes need.
 using Powers = std::array<uint32_t, 67>;
 
 Powers MakePowers() {
   Powers powers;
-  powers[0] = kOne >> 1;
-  for (size_t k = 1; k < powers.size(); k++) powers[k] = Multiply(powers[k - 1], powers[k - 1]);
+  powers[0] = kCrc32cOne >> 1;
+  for (size_t k = 1; k < powers.size(); k++) {
+    powers[k] = Crc32cMultiply(powers[k - 1], powers[k - 1]);
+  }
   return powers;
 }
 
@@ -211,6 +202,16 @@ bool UseInstruction() {
 }  // namespace
 
 uint32_t Crc32c(uint32_t crc, const void* data, size_t size) {
+  if (size >= kCrc32cFoldMinBytes && CanFoldCrc32c()) {
+    const auto* const bytes = static_cast<const unsigned char*>(data);
+    const size_t folded = size - size % kCrc32cFoldUnitBytes;
+    const uint32_t begun = ~Crc32cFold(~crc, bytes, folded);
+    return Crc32cByInstruction(begun, bytes + folded, size - folded);
+  }
+  return Crc32cByInstruction(crc, data, size);
+}
+
+uint32_t Crc32cByInstruction(uint32_t crc, const void* data, size_t size) {
 #ifdef LMSHM_CRC_TARGET
   if (UseInstruction()) {
     return ~InstructionState(~crc, static_cast<const unsigned char*>(data), size);
@@ -226,14 +227,15 @@ uint32_t Crc32cPortable(uint32_t crc, const void* data, size_t size) {
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, uint64_t size) {
   if (first == 0) return second;  // of nothing, or of what counts as much
   static const Powers powers = MakePowers();
-  uint32_t zeros = kOne;  // x^(8 * size)
+  uint32_t zeros = kCrc32cOne;  // x^(8 * size)
   for (size_t k = 3; size != 0; k++, size >>= 1) {
-    if ((size & 1) != 0) zeros = Multiply(zeros, powers[k]);
+    if ((size & 1) != 0) zeros = Crc32cMultiply(zeros, powers[k]);
   }
-  return Multiply(zeros, first) ^ second;
+  return Crc32cMultiply(zeros, first) ^ second;
 }
 
 const char* Crc32cMethod() {
+  if (CanFoldCrc32c()) return "vpclmulqdq";
 #ifdef LMSHM_CRC_TARGET
   if (UseInstruction()) return kInstruction;
 #endif
