@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <string>
 #include <system_error>
 #include <utility>
 
+#include "worker/give_way.h"
 #include "worker/log.h"
 
 namespace lmshm {
@@ -20,11 +22,13 @@ constexpr size_t kMaxLot = 32;
 constexpr size_t kMinLot = 8;
 // Waking a thread costs about as much as this many small tasks, and takes it as long to come.
 constexpr size_t kWorthWaking = 16;
+// A part of a piece of work that takes less is quick: see Parallel::Pace.
+constexpr auto kQuickPart = std::chrono::microseconds(100);
 
 }  // namespace
 
 Engine::Engine(const EngineLimits& limits)
-    : limits_(limits), low_limit_(std::max<size_t>(limits.threads, 2) - 1) {}
+    : limits_(limits), cpus_(UsableCpus()), low_limit_(std::max<size_t>(limits.threads, 2) - 1) {}
 
 Engine::~Engine() {
   {
@@ -105,9 +109,11 @@ void Engine::Grasp(Client* client, Hand* hand) {
 }
 
 void Engine::Carry(Hand* hand, Lock* lock) {
+  at_work_.fetch_add(1, std::memory_order_relaxed);
   lock->unlock();
   hand->client->RunLot(&hand->lot);
   lock->lock();
+  at_work_.fetch_sub(1, std::memory_order_relaxed);
   running_ -= hand->tasks;
   bytes_ -= hand->bytes;
   if (hand->low) low_lots_--;
@@ -272,6 +278,7 @@ bool Engine::JoinHelp(Lock* lock) {
     if (wanted->helpers >= wanted->seats) continue;
     if (wanted->next.load(std::memory_order_relaxed) >= wanted->parts) continue;
     wanted->helpers++;
+    at_work_.fetch_add(1, std::memory_order_relaxed);
     lock->unlock();
     for (;;) {
       const size_t part = wanted->next.fetch_add(1, std::memory_order_relaxed);
@@ -280,6 +287,7 @@ bool Engine::JoinHelp(Lock* lock) {
       if (queued_.load(std::memory_order_relaxed) > 0) break;  // somebody's turn
     }
     lock->lock();
+    at_work_.fetch_sub(1, std::memory_order_relaxed);
     // With the lock held: the condition variable goes when its owner sees the number.
     if (--wanted->helpers == 0) wanted->done.notify_one();
     return true;
@@ -288,6 +296,7 @@ bool Engine::JoinHelp(Lock* lock) {
 }
 
 void Engine::ThreadMain() {
+  GiveWay(limits_.nice);
   Lock lock(mutex_);
   while (!ending_) {
     Hand hand;
@@ -302,25 +311,40 @@ void Engine::ThreadMain() {
   }
 }
 
-void Engine::Run(size_t parts, size_t at_once, const std::function<void(size_t)>& part) {
+bool Engine::HasSpareCpu() const {
+  constexpr size_t kClient = 1;
+  return at_work_.load(std::memory_order_relaxed) + kClient < cpus_;
+}
+
+void Engine::Run(size_t parts, size_t at_once, Pace pace, const std::function<void(size_t)>& part) {
   HelpWanted wanted;
   wanted.part = &part;
   wanted.parts = parts;
   wanted.seats = std::min(at_once, parts);
-  const bool alone = wanted.seats <= 1;
+  bool may_call = wanted.seats > 1;
   std::list<HelpWanted*>::iterator place;
-  if (!alone) {
+  bool called = false;
+  const auto call = [&] {
     wanted.seats--;  // this thread's
     const Lock lock(mutex_);
     place = help_.insert(help_.end(), &wanted);
+    called = true;
     Wake(wanted.seats);
-  }
+  };
+  if (may_call && (pace == Pace::kSlow || HasSpareCpu())) call();
+  may_call = may_call && !called;
+  const auto begun =
+      may_call ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
   for (;;) {
     const size_t next = wanted.next.fetch_add(1, std::memory_order_relaxed);
     if (next >= parts) break;
     part(next);
+    if (!may_call || next + 2 >= parts) continue;  // for the last one nobody is called
+    if (std::chrono::steady_clock::now() - begun < kQuickPart * (next + 1)) continue;
+    call();
+    may_call = false;
   }
-  if (alone) return;
+  if (!called) return;
   Lock lock(mutex_);
   help_.erase(place);
   wanted.done.wait(lock, [&] { return wanted.helpers == 0; });
@@ -330,6 +354,7 @@ Engine::Counts Engine::counts() const {
   const Lock lock(mutex_);
   Counts counts;
   counts.threads = threads_.size();
+  counts.nice = limits_.nice;
   counts.max_bytes = limits_.bytes;
   counts.queued = queued_.load(std::memory_order_relaxed);
   counts.running = running_;

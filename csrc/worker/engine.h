@@ -37,6 +37,7 @@ namespace lmshm {
 struct EngineLimits {
   size_t threads = 0;        // at least 1
   uint64_t bytes = 1 << 30;  // in flight
+  int nice = 0;              // of the threads, see GiveWay()
 };
 
 // Thread safe, but for what is said of a client's own thread.
@@ -77,6 +78,7 @@ class Engine : public Parallel {
 
   struct Counts {
     size_t threads = 0;
+    int nice = 0;
     uint64_t max_bytes = 0;
     size_t queued = 0;   // tasks
     size_t running = 0;  // tasks that threads hold, of a lot all but one still to be begun
@@ -114,7 +116,11 @@ class Engine : public Parallel {
   // to be finished.
   void Leave(Client* client);
 
-  void Run(size_t parts, size_t at_once, const std::function<void(size_t)>& part) override;
+  void Run(size_t parts, size_t at_once, Pace pace,
+           const std::function<void(size_t)>& part) override;
+
+  // Whether a thread more would find a CPU that neither tasks nor a client use.
+  bool HasSpareCpu() const;
 
   Counts counts() const;
 
@@ -155,6 +161,7 @@ class Engine : public Parallel {
   void Wake(size_t threads);
 
   const EngineLimits limits_;
+  const size_t cpus_;
   const size_t low_limit_;  // lots of low priority at a time: one thread is kept for the others
   std::vector<std::thread> threads_;
 
@@ -164,7 +171,8 @@ class Engine : public Parallel {
   std::deque<Client*> turns_[kPriorities];
   size_t passed_over_[kPriorities] = {};
   std::list<HelpWanted*> help_;
-  std::atomic<size_t> queued_{0};  // written under the lock
+  std::atomic<size_t> queued_{0};   // written under the lock
+  std::atomic<size_t> at_work_{0};  // threads, clients' own among them; as above
   size_t running_ = 0;
   uint64_t bytes_ = 0;
   size_t low_lots_ = 0;

@@ -38,12 +38,15 @@ void AddStorage(const Service& service, Words* words) {
     words->Add("direct_reason", facts.direct_reason);
   }
   words->Add("fs", facts.file_system);
+  words->Add("kept_open", service.keys->kept_files().size());
+  words->Add("gets_kept", service.keys->kept_files().found());
 }
 
 void AddEngine(const Engine& engine, Words* words) {
   const Engine::Counts counts = engine.counts();
   words->Add("engine", "threads");
   words->Add("threads", counts.threads);
+  words->Add("nice", static_cast<uint64_t>(counts.nice));
   words->Add("window", kWindow);
   words->Add("max_bytes_in_flight", counts.max_bytes);
   words->Add("queued", counts.queued);

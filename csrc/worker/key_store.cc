@@ -82,8 +82,11 @@ StorageFacts OnlyAttributes(bool attributes) {
 
 }  // namespace
 
-KeyStore::KeyStore(int root_fd, const StorageFacts& facts)
-    : root_fd_(root_fd), facts_(facts), io_(facts_, &counters_) {}
+KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept)
+    : root_fd_(root_fd),
+      facts_(facts),
+      kept_files_(facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
+      io_(facts_, &counters_) {}
 
 KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
 
@@ -101,6 +104,9 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   how.unnamed = facts_.unnamed_files;
   how.exact_mode = facts_.exact_mode;
   int error = file.Create(root_fd_, names.file_name, how);
+  if (error == EMFILE && kept_files_.DropAll()) {
+    error = file.Create(root_fd_, names.file_name, how);
+  }
   if (error != 0) return ExplainStorage(error, action + ": create temporary file");
   error = file.Reserve(data.size);
   if (error != 0) {
@@ -125,6 +131,7 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   error = file.PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, action);
   if (error != 0) return ExplainStorage(error, action + ": publish");
+  kept_files_.Drop(names.file_name);
   error = sidecar.Confirm(key);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   if (options.durability == Durability::kFull) error = SyncNames(root_fd_);
@@ -142,7 +149,7 @@ Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* ve
   int got;
   do {
     got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
-  } while (got < 0 && errno == EINTR);
+  } while (got < 0 && (errno == EINTR || (errno == EMFILE && kept_files_.DropAll())));
   if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
   if (got < 0) return ExplainStorage(errno, Action(verb, key));
   fd->Reset(got);
@@ -180,21 +187,30 @@ Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOpti
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
+  if (const KeptFiles::File kept = kept_files_.Find(names.file_name)) {
+    if (kept->length <= space.size) return GetKept(*kept, key, space, options, info);
+  }
   UniqueFd fd;
   status = Open(key, names, "get", &fd);
   if (!status.ok()) return status;
   Stored stored;
   status = ReadStored(fd.get(), key, "get", &stored);
   if (!status.ok()) return status;
-  TransferOptions own = options;
-  own.checksum = options.checksum && stored.crc32c.has_value();
 
-  Moved moved;
   const bool small = stored.has_length && stored.mismatch.empty() &&
                      stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
   if (small) {
     info->length = stored.length;
-    status = GetSmall(fd.get(), key, {space.address, stored.length}, own, stored, &moved);
+    status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
+    if (status.ok() && kept_files_.Wants(names.file_name)) {
+      auto kept = std::make_shared<KeptFile>();
+      kept->name = std::move(names.file_name);
+      kept->fd = std::move(fd);
+      kept->length = stored.length;
+      kept->crc32c = stored.crc32c;
+      kept->attributes = stored.attributes;
+      kept_files_.Keep(std::move(kept));
+    }
   } else {
     const std::string action = Action("get", key);
     struct stat st;
@@ -211,49 +227,65 @@ Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOpti
                                          " bytes in the object, space for " +
                                          std::to_string(space.size) + ": " + action);
     }
-    status = GetLarge(fd.get(), key, {space.address, info->length}, own, stored, st, &moved);
+    status = GetLarge(fd.get(), key, {space.address, info->length}, options, stored, st);
   }
-  if (status.ok()) counters_.CountGet(info->length, moved.direct);
   info->crc32c = stored.crc32c;
   info->attributes = std::move(stored.attributes);
   return status;
 }
 
+Status KeyStore::GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
+                         const TransferOptions& options, ObjectInfo* info) const {
+  info->length = file.length;
+  info->crc32c = file.crc32c;
+  info->attributes = file.attributes;
+  return GetSmall(file.fd.get(), key, {space.address, file.length}, options, file.crc32c);
+}
+
 // Of a file that was stored with its length: the reading itself tells whether it still has it.
 Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
-                          const TransferOptions& options, const Stored& stored,
-                          Moved* moved) const {
-  const int error = io_.ReadSmall(fd, target, options.checksum, moved);
+                          const TransferOptions& options,
+                          std::optional<uint32_t> stored_crc) const {
+  Moved moved;
+  const int error = io_.ReadSmall(fd, target, options.checksum && stored_crc.has_value(), &moved);
   if (error != 0) return ExplainStorage(error, Action("get", key));
-  if (moved->bytes != target.size) {
+  if (moved.bytes != target.size) {
     struct stat st;
-    const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved->bytes;
+    const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved.bytes;
     if (now == target.size) return Changed(Action("get", key));
-    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(stored.length)));
+    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
-  return CheckSum(key, options, moved->crc32c, stored);
+  Status status = CheckSum(key, options, moved.crc32c, stored_crc);
+  if (status.ok()) counters_.CountGet(target.size, moved.direct);
+  return status;
 }
 
 Status KeyStore::GetLarge(int fd, std::string_view key, SharedBytes target,
                           const TransferOptions& options, const Stored& stored,
-                          const struct stat& before, Moved* moved) const {
-  const int error = io_.Read(fd, target, options, moved);
+                          const struct stat& before) const {
+  TransferOptions own = options;
+  own.checksum = options.checksum && stored.crc32c.has_value();
+  Moved moved;
+  const int error = io_.Read(fd, target, own, &moved);
   if (error != 0) return ExplainStorage(error, Action("get", key));
   // A file of this worker never changes its content. Others may write theirs in place.
   struct stat after;
   if (fstat(fd, &after) != 0) return ExplainStorage(errno, Action("get", key));
   const bool touched = !stored.has_length && MtimeMs(after) != MtimeMs(before);
-  if (moved->bytes != target.size || after.st_size != before.st_size || touched) {
+  if (moved.bytes != target.size || after.st_size != before.st_size || touched) {
     return Changed(Action("get", key));
   }
-  return CheckSum(key, options, moved->crc32c, stored);
+  Status status = CheckSum(key, options, moved.crc32c, stored.crc32c);
+  if (status.ok()) counters_.CountGet(target.size, moved.direct);
+  return status;
 }
 
+// `crc` counts only where one was stored and is to be looked at.
 Status KeyStore::CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
-                          const Stored& stored) const {
-  if (!options.checksum || crc == *stored.crc32c) return Status::OK();
+                          std::optional<uint32_t> stored_crc) const {
+  if (!options.checksum || !stored_crc.has_value() || crc == *stored_crc) return Status::OK();
   return Mismatch(Action("get", key), "its checksum is " + Crc32cHex(crc) +
-                                          ", and it was stored with " + Crc32cHex(*stored.crc32c));
+                                          ", and it was stored with " + Crc32cHex(*stored_crc));
 }
 
 Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
@@ -304,6 +336,7 @@ Status KeyStore::Remove(std::string_view key, bool* removed) const {
     if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
     *removed = false;  // somebody else was faster
   }
+  kept_files_.Drop(names.file_name);
   const int error = sidecar.Remove();
   if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
   return Status::OK();

@@ -23,6 +23,7 @@
 #include "worker/file_io.h"
 #include "worker/io_counters.h"
 #include "worker/io_mode.h"
+#include "worker/kept_files.h"
 #include "worker/object_io.h"
 #include "worker/object_key.h"
 #include "worker/status.h"
@@ -39,12 +40,13 @@ struct ObjectInfo {
   std::vector<Attribute> attributes;  // the client's, by name
 };
 
-// Thread safe: but for its counters it does not change after it was made.
+// Thread safe: but for its counters and kept files it does not change after it was made.
 class KeyStore {
  public:
   // Serves the directory `root_fd` (may be O_PATH), which stays the caller's and must live as long
   // as this. `facts`: of its file system, see ProbeStorage().
-  KeyStore(int root_fd, const StorageFacts& facts);
+  // Small ones stay open by the rules `kept`, where its facts allow that.
+  KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept = KeptFilesRules());
   // Without a file system's help but, if it is known to have them, `attributes`.
   KeyStore(int root_fd, bool attributes);
   KeyStore(const KeyStore&) = delete;
@@ -52,6 +54,7 @@ class KeyStore {
 
   const StorageFacts& facts() const { return facts_; }
   const IoCounters& counters() const { return counters_; }
+  const KeptFiles& kept_files() const { return kept_files_; }
   bool has_attributes() const { return facts_.attributes; }
   int root_fd() const { return root_fd_; }
 
@@ -100,15 +103,18 @@ class KeyStore {
   Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
-                  const Stored& stored, Moved* moved) const;
+                  std::optional<uint32_t> stored_crc) const;
+  Status GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
+                 const TransferOptions& options, ObjectInfo* info) const;
   Status GetLarge(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
-                  const Stored& stored, const struct stat& before, Moved* moved) const;
+                  const Stored& stored, const struct stat& before) const;
   Status CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
-                  const Stored& stored) const;
+                  std::optional<uint32_t> stored_crc) const;
 
   const int root_fd_;
   const StorageFacts facts_;
   mutable IoCounters counters_;
+  mutable KeptFiles kept_files_;
   const ObjectIo io_;
 };
 

@@ -24,6 +24,7 @@
 //     connection -> server                     bytes to sessions
 //     options, secret, listener, sandbox, shutdown                 the process
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,6 +44,7 @@
 #include "worker/crc32c.h"
 #include "worker/engine.h"
 #include "worker/figures.h"
+#include "worker/give_way.h"
 #include "worker/key_store.h"
 #include "worker/listener.h"
 #include "worker/log.h"
@@ -125,6 +127,15 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
   return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
 }
 
+// As many descriptors as this process may have; how many that is now.
+uint64_t RaiseDescriptorLimit() {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  const rlim_t before = limit.rlim_cur;
+  limit.rlim_cur = limit.rlim_max;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : before;
+}
+
 // What version 2 of the protocol needs: a directory to keep keys in.
 Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
                 std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
@@ -134,7 +145,10 @@ Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
   const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
   if (dead > 0)
     Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
-  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts);
+  // Half of the descriptors are left to clients and to what is being done for them.
+  lmshm::KeptFilesRules kept;
+  kept.limit = std::min(options.keep_open, RaiseDescriptorLimit() / 2);
+  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);
   service->keys = keys->get();
   Log(LogLevel::kInfo,
       "version 2: boot " + service->boot_id + ", checksums by " + lmshm::Crc32cMethod() + ", " +
@@ -271,6 +285,8 @@ int main(int argc, char** argv) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;
+    limits.nice = options.nice.has_value() ? static_cast<int>(*options.nice)
+                                           : lmshm::NiceFor(options.io_threads);
     engine = std::make_unique<lmshm::Engine>(limits);
     status = engine->Start();
     if (!status.ok()) return CannotStart(status);

@@ -74,7 +74,7 @@ int MoveParts(int fd, Direction direction, const RangeIo& range, Parallel* paral
     if (part.error != 0) failed.store(true, std::memory_order_relaxed);
   };
   if (parallel != nullptr && parts.size() > 1) {
-    parallel->Run(parts.size(), kDirectParts, move);
+    parallel->Run(parts.size(), kDirectParts, Parallel::Pace::kSlow, move);
   } else {
     for (size_t i = 0; i < parts.size(); i++) move(i);
   }

@@ -11,6 +11,7 @@ namespace lmshm {
 namespace {
 
 constexpr std::string_view kSeparator = "-SEP-";
+constexpr std::string_view kMiddle = "SEP";  // of the separator
 constexpr std::string_view kData = ".data";
 constexpr std::string_view kSidecar = ".key";
 constexpr std::string_view kHashPrefix = "sha256-";
@@ -44,8 +45,10 @@ bool LooksHashed(std::string_view stem) {
 }
 
 bool IsPlain(std::string_view key, std::string_view file_name) {
-  return file_name.size() <= kMaxNameBytes && !LooksHashed(key) &&
-         key.find(kReplacement) == std::string_view::npos &&
+  if (file_name.size() > kMaxNameBytes || LooksHashed(key)) return false;
+  if (key.find(kReplacement) != std::string_view::npos) return false;
+  // Only a part of the separator in the key can make another one out of it.
+  return key.find(kMiddle) == std::string_view::npos ||
          ReplaceAll(StemOf(file_name), kSeparator, "/") == key;
 }
 

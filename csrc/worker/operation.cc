@@ -156,7 +156,7 @@ Status Batch(const RequestV2& request, const OperationContext& context, size_t m
     }
   };
   if (context.parallel != nullptr) {
-    context.parallel->Run(begins.size(), begins.size(), run_part);
+    context.parallel->Run(begins.size(), begins.size(), Parallel::Pace::kUnknown, run_part);
   } else {
     for (size_t part = 0; part < begins.size(); part++) run_part(part);
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "worker/give_way.h"
 #include "worker/text.h"
 
 namespace lmshm {
@@ -31,6 +32,8 @@ socket. Without --listen it serves one client on stdin and stdout.
   --io-threads N        threads that carry out the requests of all clients of
                         version 2 (default 4, at most 256); small ones are also
                         carried out by a client's own thread
+  --nice N              nice value of these threads, 0 to 19 (default 10 where they
+                        could occupy all CPUs, else 0): clients' programs go first
   --max-bytes-in-flight N
                         requests of version 2 that are carried out at one time
                         move at most N bytes (default 1073741824); a larger one
@@ -40,6 +43,8 @@ socket. Without --listen it serves one client on stdin and stdout.
                         (default). For protocol version 2.
   --sync WHAT           what is on the disk before a PUT is answered: none
                         (default), data, or full (also the file's name)
+  --keep-open N         small objects that are got again and again stay open, at
+                        most N (default 8192; 0: none), on local file systems
   --no-sandbox          do not fence this process in with Landlock
   --log-level LEVEL     error, warn (default), info or debug, on stderr
   -h, --help            print this and exit
@@ -55,6 +60,7 @@ namespace {
 
 constexpr uint64_t kMaxClients = 4096;
 constexpr uint64_t kMaxIoThreads = 256;
+constexpr uint64_t kMaxKeptFiles = 1 << 20;
 constexpr uint64_t kMaxIdleSeconds = 365 * 24 * 3600;
 
 Status Wrong(std::string text) { return Status::Error(EINVAL, std::move(text)); }
@@ -122,6 +128,13 @@ constexpr OptionRule kRules[] = {
      [](const std::string& option, const std::string& value, Options* o) {
        return ParseBounded(option, value, 1, kMaxIoThreads, &o->io_threads);
      }},
+    {"--nice", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       uint64_t nice;
+       Status status = ParseBounded(option, value, 0, kMostNice, &nice);
+       if (status.ok()) o->nice = nice;
+       return status;
+     }},
     {"--max-bytes-in-flight", true,
      [](const std::string& option, const std::string& value, Options* o) {
        return ParseBounded(option, value, 1, INT64_MAX, &o->max_bytes_in_flight);
@@ -135,6 +148,10 @@ constexpr OptionRule kRules[] = {
      [](const std::string& option, const std::string& value, Options* o) {
        if (ParseDurability(value, &o->durability)) return Status::OK();
        return Wrong(option + " " + Printable(value) + ": expected none, data or full");
+     }},
+    {"--keep-open", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       return ParseBounded(option, value, 0, kMaxKeptFiles, &o->keep_open);
      }},
     {"--no-sandbox", false,
      [](const std::string&, const std::string&, Options* o) {

@@ -6,6 +6,7 @@
 #define LMSHM_WORKER_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,8 @@ struct Options {
   uint64_t idle_timeout_s = 0;  // 0: none
   uint64_t io_threads = 4;
   uint64_t max_bytes_in_flight = 1 << 30;
+  uint64_t keep_open = 8192;
+  std::optional<uint64_t> nice;  // none: NiceFor()
   bool sandbox = true;
   IoMode io = IoMode::kAuto;                  // where a request says nothing
   Durability durability = Durability::kNone;  // as well

@@ -47,6 +47,14 @@ size_t PercentSize(std::string_view bytes) {
 }
 
 bool PercentDecode(std::string_view word, std::string* bytes) {
+  size_t plain = 0;
+  while (plain < word.size() && word[plain] > ' ' && word[plain] <= '~' && word[plain] != '%') {
+    plain++;
+  }
+  if (plain == word.size()) {
+    bytes->assign(word);
+    return true;
+  }
   std::string result;
   result.reserve(word.size());
   for (size_t i = 0; i < word.size(); i++) {

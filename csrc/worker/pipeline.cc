@@ -11,13 +11,13 @@ namespace lmshm {
 namespace {
 
 // What is carried out on the connection's thread without asking whether others are free; and the
-// same for a request that is the only one in flight.
+// same for a request that is the only one in flight, or where there is no CPU for others anyway.
 constexpr uint64_t kInlineCost = 320 * 1024;
 constexpr uint64_t kLoneCost = 2 << 20;
 // So many are handed to the engine while the lines behind them are still being read.
 constexpr size_t kAheadTasks = 64;
 // Answers are sent at the latest after so long, or so many bytes.
-constexpr auto kAnswerDelay = std::chrono::microseconds(500);
+constexpr auto kAnswerDelay = std::chrono::microseconds(100);
 constexpr size_t kAnswerBytes = 32 * 1024;
 // Of answers that a client does not take; then nothing more is begun for it.
 constexpr size_t kHoldBytes = 256 * 1024;
@@ -60,8 +60,9 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
 
 void Pipeline::Go() {
   if (accepted_.empty()) return;
-  const bool lone = unfinished() == 1 && accepted_cost_ <= kLoneCost;
-  const bool here = lone || (accepted_small_ && accepted_cost_ <= kInlineCost);
+  const bool nobody_else = unfinished() == 1 || !engine_->HasSpareCpu();
+  const bool here = (nobody_else && accepted_cost_ <= kLoneCost) ||
+                    (accepted_small_ && accepted_cost_ <= kInlineCost);
   accepted_cost_ = 0;
   accepted_small_ = true;
   if (!here || Held() || !engine_->RunNow(this, &accepted_)) engine_->Submit(this, &accepted_);

@@ -13,8 +13,10 @@ namespace lmshm {
 
 namespace {
 
-// What opening, describing and closing a file costs, as bytes; a disk's flush; reading a directory.
+// What opening, describing and closing a file costs, as bytes; making one; a disk's flush; reading
+// a directory.
 constexpr uint64_t kObjectCost = 16 * 1024;
+constexpr uint64_t kNewObjectCost = 128 * 1024;
 constexpr uint64_t kSyncCost = 16 << 20;
 constexpr uint64_t kListCost = 4 << 20;
 // From here on a task goes to the engine by itself.
@@ -38,7 +40,8 @@ uint64_t BytesOf(const RequestV2& request, const OperationContext& context) {
 uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
   if (request.verb == Verb::kList) return kListCost;
   const uint64_t objects = request.items.size() + request.keys.size();
-  uint64_t cost = Sum(kObjectCost * objects, BytesOf(request, context));
+  const uint64_t each = request.verb == Verb::kPut ? kNewObjectCost : kObjectCost;
+  uint64_t cost = Sum(each * objects, BytesOf(request, context));
   if (request.verb != Verb::kPut) return cost;
   for (const TransferItem& item : request.items) {
     if (item.sync.value_or(context.sync) != Durability::kNone) cost = Sum(cost, kSyncCost);

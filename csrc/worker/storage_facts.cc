@@ -31,25 +31,29 @@ constexpr uint32_t kLargestAlignment = 64 * 1024;
 struct FileSystem {
   uint32_t type;  // statfs(2)
   const char* name;
-  bool local;  // it has a disk of its own, or none
+  bool local;          // it has a disk of its own, or none
+  bool tells_changes;  // renaming changes the inode's time, too, and removing its number of links
 };
 constexpr FileSystem kFileSystems[] = {
-    {0xef53, "ext4", true},         {0x58465342, "xfs", true},   {0x9123683e, "btrfs", true},
-    {0x01021994, "tmpfs", true},    {0x858458f6, "ramfs", true}, {0xf2f52010, "f2fs", true},
-    {0x2fc12fc1, "zfs", true},      {0x4d44, "fat", true},       {0xca451a4e, "bcachefs", true},
-    {0x6969, "nfs", false},         {0x00c36400, "ceph", false}, {0x65735546, "fuse", false},
-    {0x794c7630, "overlay", false}, {0xff534d42, "cifs", false}, {0xfe534d42, "smb2", false},
-    {0x0bd00bd0, "lustre", false},  {0x01021997, "9p", false},
+    {0xef53, "ext4", true, true},          {0x58465342, "xfs", true, true},
+    {0x9123683e, "btrfs", true, true},     {0x01021994, "tmpfs", true, true},
+    {0xf2f52010, "f2fs", true, true},      {0x858458f6, "ramfs", true, false},
+    {0x2fc12fc1, "zfs", true, false},      {0x4d44, "fat", true, false},
+    {0xca451a4e, "bcachefs", true, false}, {0x6969, "nfs", false, false},
+    {0x00c36400, "ceph", false, false},    {0x65735546, "fuse", false, false},
+    {0x794c7630, "overlay", false, false}, {0xff534d42, "cifs", false, false},
+    {0xfe534d42, "smb2", false, false},    {0x0bd00bd0, "lustre", false, false},
+    {0x01021997, "9p", false, false},
 };
 
 FileSystem FileSystemOf(int dir_fd) {
   struct statfs fs;
-  if (fstatfs(dir_fd, &fs) != 0) return {0, "unknown", false};
+  if (fstatfs(dir_fd, &fs) != 0) return {0, "unknown", false, false};
   const uint32_t type = static_cast<uint32_t>(fs.f_type);
   for (const FileSystem& known : kFileSystems) {
     if (known.type == type) return known;
   }
-  return {type, nullptr, false};
+  return {type, nullptr, false, false};
 }
 
 std::string NameOf(const FileSystem& file_system) {
@@ -143,6 +147,7 @@ StorageFacts ProbeStorage(int dir_fd) {
   StorageFacts facts;
   const FileSystem file_system = FileSystemOf(dir_fd);
   facts.file_system = NameOf(file_system);
+  facts.tells_changes = file_system.tells_changes;
   facts.attributes = DetectAttributes(dir_fd);
   facts.unnamed_files = file_system.local && CanPublishUnnamed(dir_fd);
   AtomicFile file;

@@ -24,6 +24,9 @@ struct StorageFacts {
   // Objects can be made without a name first, see CanPublishUnnamed(), and a failure to write is
   // never reported only when the file is closed.
   bool unnamed_files = false;
+  // Whatever is done to a file or its name changes the time of its inode's last change, for every
+  // process at once; see KeptFiles.
+  bool tells_changes = false;
   // A file that is created with mode 0600 has it: neither umask nor a default ACL takes from it.
   bool exact_mode = false;
 };

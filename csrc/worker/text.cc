@@ -55,7 +55,10 @@ NumberError ParseU64(std::string_view text, uint64_t* value) {
 }
 
 bool IsPrintable(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
+  // ASCII first, which most of it is.
+  size_t at = 0;
+  while (at < text.size() && text[at] >= ' ' && text[at] <= '~') at++;
+  while (at < text.size()) {
     const size_t size = PrintableLength(text, at);
     if (size == 0) return false;
     at += size;

@@ -2,6 +2,8 @@
 //
 // The engine: whose turn it is, what it bounds, and that nothing is lost or done twice. Tasks here
 // touch no file.
+#include <sys/resource.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -17,6 +19,7 @@
 
 using lmshm::Engine;
 using lmshm::EngineLimits;
+using lmshm::Parallel;
 using lmshm::Priority;
 using lmshm::Task;
 using lmshm::TaskLot;
@@ -434,17 +437,47 @@ TEST(low_priority_leaves_a_thread_to_the_others) {
 TEST(parts_are_each_done_once_by_several_threads) {
   Engine engine(Threads(3));
   CHECK_OK(engine.Start());
-  for (const size_t parts : {0, 1, 2, 7, 100}) {
-    std::vector<std::atomic<int>> runs(parts);
-    engine.Run(parts, parts, [&](size_t part) { runs[part]++; });
-    for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
+  for (const Parallel::Pace pace : {Parallel::Pace::kSlow, Parallel::Pace::kUnknown}) {
+    for (const size_t parts : {0, 1, 2, 7, 100}) {
+      std::vector<std::atomic<int>> runs(parts);
+      engine.Run(parts, parts, pace, [&](size_t part) { runs[part]++; });
+      for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
+    }
   }
   // Others do join: each of two parts waits for the other.
   Gate gates[2];
-  engine.Run(2, 2, [&](size_t part) {
+  engine.Run(2, 2, Parallel::Pace::kSlow, [&](size_t part) {
     gates[part].Open();
     CHECK(gates[1 - part].Wait());
   });
+}
+
+TEST(parts_that_turn_out_to_be_slow_are_shared) {
+  Engine engine(Threads(2));
+  CHECK_OK(engine.Start());
+  const std::thread::id own = std::this_thread::get_id();
+  std::atomic<bool> shared{false};
+  engine.Run(10, 10, Parallel::Pace::kUnknown, [&](size_t part) {
+    if (std::this_thread::get_id() != own) shared = true;
+    if (part == 0) std::this_thread::sleep_for(milliseconds(2));
+    if (part > 1) CHECK(Eventually([&] { return shared.load(); }));
+  });
+  CHECK(shared);
+}
+
+TEST(threads_give_way_as_they_are_told) {
+  EngineLimits limits = Threads(1);
+  limits.nice = 7;
+  Engine engine(limits);
+  CHECK_OK(engine.Start());
+  TestClient client(&engine);
+  const int own = getpriority(PRIO_PROCESS, 0);
+  std::atomic<int> nice{-100};
+  client.Submit(Large([&] { nice = getpriority(PRIO_PROCESS, 0); }));
+  CHECK(Eventually([&] { return nice > -100; }));
+  CHECK_EQ(nice.load(), std::max(own, 7));
+  CHECK_EQ(getpriority(PRIO_PROCESS, 0), own);
+  CHECK_EQ(engine.counts().nice, 7);
 }
 
 TEST(no_more_threads_work_on_parts_than_allowed) {
@@ -452,7 +485,7 @@ TEST(no_more_threads_work_on_parts_than_allowed) {
   CHECK_OK(engine.Start());
   std::atomic<int> now{0};
   std::atomic<int> most{0};
-  engine.Run(60, 3, [&](size_t) {
+  engine.Run(60, 3, Parallel::Pace::kSlow, [&](size_t) {
     const int working = ++now;
     int old = most;
     while (working > old && !most.compare_exchange_weak(old, working)) {
@@ -471,11 +504,13 @@ TEST(parts_of_parts_on_all_threads_at_once) {
   std::atomic<int> tasks{0};
   for (int i = 0; i < 20; i++) {
     client.Submit(Large([&] {
-      engine.Run(5, 5, [&](size_t) { engine.Run(5, 5, [&](size_t) { parts++; }); });
+      const auto inner = [&](size_t) { parts++; };
+      const auto outer = [&](size_t) { engine.Run(5, 5, Parallel::Pace::kSlow, inner); };
+      engine.Run(5, 5, Parallel::Pace::kUnknown, outer);
       tasks++;
     }));
   }
-  engine.Run(10, 10, [&](size_t) { parts++; });
+  engine.Run(10, 10, Parallel::Pace::kSlow, [&](size_t) { parts++; });
   CHECK(Eventually([&] { return tasks == 20; }));
   CHECK_EQ(parts.load(), 20 * 25 + 10);
 }

@@ -35,14 +35,18 @@ TEST(nothing_given_is_pipe_mode) {
   CHECK(g_options.root.empty());
   CHECK(g_options.sandbox);
   CHECK_EQ(g_options.max_clients, 64u);
+  CHECK_EQ(g_options.keep_open, 8192u);
+  CHECK(!g_options.nice.has_value());
   CHECK(g_options.log_level == lmshm::LogLevel::kWarn);
 }
 
 TEST(values_with_and_without_an_equals_sign) {
   CHECK_EQ(Parse({"--root", "/a=b", "--max-clients=7", "--idle-timeout", "9", "--segment-fd=3",
                   "--segment-fd", "12", "--no-sandbox", "--log-level=debug", "--io-threads=11",
-                  "--max-bytes-in-flight", "4096"}),
+                  "--max-bytes-in-flight", "4096", "--keep-open=0", "--nice", "19"}),
            "");
+  CHECK_EQ(g_options.keep_open, 0u);
+  CHECK_EQ(g_options.nice.value_or(99), 19u);
   CHECK_EQ(g_options.io_threads, 11u);
   CHECK_EQ(g_options.max_bytes_in_flight, 4096u);
   CHECK_EQ(g_options.root, "/a=b");
@@ -76,6 +80,8 @@ TEST(what_is_wrong_is_named) {
   CHECK_CONTAINS(Parse({"--sync="}), "expected none, data or full");
   CHECK_CONTAINS(Parse({"--io-threads=0"}), "from 1 to 256");
   CHECK_CONTAINS(Parse({"--max-bytes-in-flight=0"}), "from 1 to");
+  CHECK_CONTAINS(Parse({"--keep-open=many"}), "from 0 to");
+  CHECK_CONTAINS(Parse({"--nice=20"}), "from 0 to 19");
   CHECK_CONTAINS(Parse({"--segment-fd=2"}), "from 3 to");
   CHECK_CONTAINS(Parse({"--log-level", "loud"}), "error, warn, info or debug");
   CHECK_CONTAINS(Parse({"--bad\noption"}), "--bad\\x0aoption");

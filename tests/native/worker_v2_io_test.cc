@@ -76,7 +76,7 @@ class Store {
 // Runs the parts on threads of its own, and remembers what it was asked for.
 class TestParallel : public lmshm::Parallel {
  public:
-  void Run(size_t parts, size_t at_once, const std::function<void(size_t)>& part) override {
+  void Run(size_t parts, size_t at_once, Pace, const std::function<void(size_t)>& part) override {
     asked_parts = parts;
     asked_at_once = at_once;
     std::atomic<size_t> next{0};

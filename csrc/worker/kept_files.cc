@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/kept_files.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <system_error>
+#include <utility>
+
+namespace lmshm {
+
+namespace {
+
+// Rounds of the sweeper after which nobody is expected to ask for a file again.
+constexpr uint64_t kIdleRounds = 10;
+// Names that share a place in the memory of what was asked for.
+constexpr size_t kAskedWays = 4;
+
+bool SameTime(const struct timespec& a, const struct timespec& b) {
+  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+// Whether it is what it was when it was kept: neither written to nor renamed, linked or removed.
+bool IsCurrent(const KeptFile& file) {
+  struct stat st;
+  return fstat(file.fd.get(), &st) == 0 && st.st_nlink > 0 && SameTime(st.st_ctim, file.changed);
+}
+
+uint64_t HashOf(std::string_view name) { return std::hash<std::string_view>()(name); }
+
+}  // namespace
+
+KeptFiles::KeptFiles(const KeptFilesRules& rules)
+    : rules_(rules),
+      sets_((rules.limit + kWays - 1) / kWays),
+      asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {}
+
+KeptFiles::~KeptFiles() {
+  {
+    const std::lock_guard<std::mutex> lock(sweeper_mutex_);
+    ending_ = true;
+  }
+  sweeper_wake_.notify_all();
+  if (sweeper_.joinable()) sweeper_.join();
+}
+
+size_t KeptFiles::WayOf(const Set& set, uint64_t hash, const std::string& name) {
+  for (size_t way = 0; way < kWays; way++) {
+    if (set.hash[way] != hash || set.file[way] == nullptr) continue;
+    if (set.file[way]->name == name) return way;
+  }
+  return kWays;
+}
+
+KeptFiles::File KeptFiles::Find(const std::string& name) {
+  if (size() == 0) return nullptr;
+  const uint64_t hash = HashOf(name);
+  Set& set = SetOf(hash);
+  File file;
+  {
+    const std::lock_guard<std::mutex> lock(LockOf(set));
+    const size_t way = WayOf(set, hash, name);
+    if (way == kWays) return nullptr;
+    set.used[way] = round_.load(std::memory_order_relaxed);
+    file = set.file[way];
+  }
+  if (!IsCurrent(*file)) {
+    DropName(name, file.get());
+    return nullptr;
+  }
+  found_.fetch_add(1, std::memory_order_relaxed);
+  return file;
+}
+
+bool KeptFiles::Wants(const std::string& name) {
+  if (asked_.empty()) return false;
+  const uint64_t hash = HashOf(name);
+  // The latest of a few that share a place come first. Threads that meet there lose at most a name.
+  const size_t places = asked_.size() / kAskedWays;
+  std::atomic<uint64_t>* const place = &asked_[(hash >> 16) % places * kAskedWays];
+  uint64_t moved = hash;
+  for (size_t way = 0; way < kAskedWays; way++) {
+    moved = place[way].exchange(moved, std::memory_order_relaxed);
+    if (moved == hash) return true;
+  }
+  return false;
+}
+
+void KeptFiles::Keep(std::shared_ptr<KeptFile> file) {
+  struct stat st;
+  if (fstat(file->fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink == 0) return;
+  // Kernels before 6.13 count changes in ticks of up to 10 ms: two within one look like one.
+  const auto changed =
+      std::chrono::seconds(st.st_ctim.tv_sec) + std::chrono::nanoseconds(st.st_ctim.tv_nsec);
+  if (std::chrono::system_clock::now().time_since_epoch() - changed < rules_.settled) return;
+  file->changed = st.st_ctim;
+  const uint64_t hash = HashOf(file->name);
+  Set& set = SetOf(hash);
+  File closed;
+  {
+    const std::lock_guard<std::mutex> lock(LockOf(set));
+    size_t way = WayOf(set, hash, file->name);
+    for (size_t i = 0; way == kWays && i < kWays; i++) {
+      if (set.file[i] == nullptr) way = i;
+    }
+    if (way == kWays) {
+      const auto oldest = std::min_element(set.used.begin(), set.used.end());
+      way = static_cast<size_t>(oldest - set.used.begin());
+    }
+    if (set.file[way] != nullptr) closed = Take(&set, way);
+    set.hash[way] = hash;
+    set.used[way] = round_.load(std::memory_order_relaxed);
+    set.file[way] = std::move(file);
+    size_.fetch_add(1);
+  }
+  WakeSweeper();
+}
+
+KeptFiles::File KeptFiles::Take(Set* set, size_t way) {
+  size_.fetch_sub(1);
+  return std::exchange(set->file[way], nullptr);
+}
+
+void KeptFiles::Drop(const std::string& name) { DropName(name, nullptr); }
+
+void KeptFiles::DropName(const std::string& name, const KeptFile* only) {
+  if (size() == 0) return;
+  const uint64_t hash = HashOf(name);
+  Set& set = SetOf(hash);
+  File closed;
+  const std::lock_guard<std::mutex> lock(LockOf(set));
+  const size_t way = WayOf(set, hash, name);
+  if (way == kWays || (only != nullptr && set.file[way].get() != only)) return;
+  closed = Take(&set, way);
+}
+
+bool KeptFiles::DropAll() {
+  bool any = false;
+  for (Set& set : sets_) {
+    std::array<File, kWays> closed;
+    const std::lock_guard<std::mutex> lock(LockOf(set));
+    for (size_t way = 0; way < kWays; way++) {
+      if (set.file[way] == nullptr) continue;
+      closed[way] = Take(&set, way);
+      any = true;
+    }
+  }
+  return any;
+}
+
+void KeptFiles::WakeSweeper() {
+  try {
+    std::call_once(sweeper_once_, [this] { sweeper_ = std::thread([this] { Sweep(); }); });
+  } catch (const std::system_error&) {
+    // There is no thread for it: nothing may stay open that nobody looks after.
+    DropAll();
+    return;
+  }
+  // Either this sees it asleep, or it saw the file that has just been added.
+  if (!sweeper_sleeps_.load()) return;
+  const std::lock_guard<std::mutex> lock(sweeper_mutex_);
+  sweeper_wake_.notify_one();
+}
+
+void KeptFiles::Sweep() {
+  std::unique_lock<std::mutex> lock(sweeper_mutex_);
+  while (!ending_) {
+    sweeper_sleeps_.store(true);
+    sweeper_wake_.wait(lock, [this] { return ending_ || size() > 0; });
+    sweeper_sleeps_.store(false);
+    if (sweeper_wake_.wait_for(lock, rules_.sweep, [this] { return ending_; })) return;
+    lock.unlock();
+    const uint64_t round = round_.fetch_add(1, std::memory_order_relaxed) + 1;
+    for (Set& set : sets_) SweepSet(&set, round);
+    lock.lock();
+  }
+}
+
+void KeptFiles::SweepSet(Set* set, uint64_t round) {
+  std::array<File, kWays> files;
+  {
+    const std::lock_guard<std::mutex> lock(LockOf(*set));
+    for (size_t way = 0; way < kWays; way++) {
+      if (set->file[way] == nullptr) continue;
+      const bool idle = set->used[way] + kIdleRounds < round;
+      files[way] = idle ? Take(set, way) : set->file[way];
+    }
+  }
+  for (const File& file : files) {
+    if (file != nullptr && !IsCurrent(*file)) DropName(file->name, file.get());
+  }
+}
+
+}  // namespace lmshm

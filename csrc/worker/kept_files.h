@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// KeptFiles: small objects that are read again and again stay open, with what is stored with them.
+// Opening, asking for the attribute and closing are more than half of what reading 4 KiB costs.
+//
+// A kept file is as good as one that is opened anew, because it is looked at before each use
+// (fstat): whatever is done to it or to its name changes the time of its inode's last change, and
+// removing or replacing it takes its last name away. That holds for local file systems, and for
+// files whose last change lies back by more than a clock's tick, so others are not kept
+// (StorageFacts::tells_changes, KeptFilesRules::settled).
+//
+// A file is kept from the second time on that it is read within a while: reading many once costs
+// nothing and displaces none. Who removes an object expects its space back: a thread of its own
+// looks at all kept files once a second, and closes those that are gone, and those that nobody has
+// asked for in a while. So an idle worker keeps none.
+#ifndef LMSHM_WORKER_KEPT_FILES_H_
+#define LMSHM_WORKER_KEPT_FILES_H_
+
+#include <sys/stat.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "worker/attributes.h"
+#include "worker/unique_fd.h"
+
+namespace lmshm {
+
+// What was found out about a file when it was opened. Does not change.
+struct KeptFile {
+  UniqueFd fd;                        // for reading at positions only: threads share it
+  struct timespec changed = {};       // the inode, last
+  uint64_t length = 0;                // of the object, bytes
+  std::optional<uint32_t> crc32c;     // of its content
+  std::string name;                   // in the root
+  std::vector<Attribute> attributes;  // the client's, by name
+};
+
+struct KeptFilesRules {
+  size_t limit = 0;  // files, rounded up to a multiple of 8; 0: none is kept
+  // What has been changed within this time is not kept.
+  std::chrono::milliseconds settled{1000};
+  // So often all are looked at; ten times as long one stays that nobody asks for.
+  std::chrono::milliseconds sweep{1000};
+};
+
+// Thread safe.
+class KeptFiles {
+ public:
+  using File = std::shared_ptr<const KeptFile>;
+
+  explicit KeptFiles(const KeptFilesRules& rules);
+  KeptFiles(const KeptFiles&) = delete;
+  KeptFiles& operator=(const KeptFiles&) = delete;
+  ~KeptFiles();
+
+  // The file of that name, if it is kept and still what its name means. Else null.
+  File Find(const std::string& name);
+
+  // Whether a file that is not kept has been asked for before, so that keeping it is worth the
+  // while; remembers that it was asked for now.
+  bool Wants(const std::string& name);
+
+  // Keeps `file`, which was just opened by its name and of which all but `changed` is set. Not if
+  // it has just been changed, or cannot be looked at.
+  void Keep(std::shared_ptr<KeptFile> file);
+
+  // Closes it, if it is kept, as soon as nobody reads it any more.
+  void Drop(const std::string& name);
+  // All of them. False if there was none.
+  bool DropAll();
+
+  // How many are kept, and how often Find() found one.
+  size_t size() const { return size_.load(); }
+  uint64_t found() const { return found_.load(std::memory_order_relaxed); }
+
+ private:
+  // Where a file may be, by its name's hash. Of several the one that was used longest ago gives
+  // way.
+  static constexpr size_t kWays = 8;
+  struct Set {
+    std::array<uint64_t, kWays> hash = {};
+    std::array<uint64_t, kWays> used = {};  // the round of the sweeper in which it was, last
+    std::array<File, kWays> file;           // null: nothing is here
+  };
+  static constexpr size_t kLocks = 64;
+
+  Set& SetOf(uint64_t hash) { return sets_[hash % sets_.size()]; }
+  std::mutex& LockOf(const Set& set) {
+    return locks_[static_cast<size_t>(&set - sets_.data()) % kLocks];
+  }
+  // The way of that name, with the set's lock held; kWays if it is not there.
+  static size_t WayOf(const Set& set, uint64_t hash, const std::string& name);
+  // What was there, to be closed when the lock is not held any more.
+  File Take(Set* set, size_t way);
+  // `only`: if it is this file; null: whichever it is.
+  void DropName(const std::string& name, const KeptFile* only);
+  void WakeSweeper();
+  void Sweep();
+  void SweepSet(Set* set, uint64_t round);
+
+  const KeptFilesRules rules_;
+  std::vector<Set> sets_;
+  std::array<std::mutex, kLocks> locks_;
+  // Hashes of names that were asked for lately, by some of their bits.
+  std::vector<std::atomic<uint64_t>> asked_;
+  std::atomic<size_t> size_{0};
+  std::atomic<uint64_t> found_{0};
+  std::atomic<uint64_t> round_{0};
+
+  std::once_flag sweeper_once_;
+  std::thread sweeper_;
+  std::mutex sweeper_mutex_;
+  std::condition_variable sweeper_wake_;
+  std::atomic<bool> sweeper_sleeps_{false};  // until there is something to sweep
+  bool ending_ = false;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_KEPT_FILES_H_

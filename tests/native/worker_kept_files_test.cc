@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Files that stay open: that they are found when nothing has happened to them, and never when
+// something has, whoever did it; and that they are let go.
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "worker/kept_files.h"
+#include "worker/key_store.h"
+#include "worker_fixture.hh"
+
+using lmshm::KeptFile;
+using lmshm::KeptFiles;
+using lmshm::KeptFilesRules;
+using lmshm::KeyStore;
+
+namespace {
+
+using std::chrono::milliseconds;
+
+// What was made a moment ago is kept, and the sweeper does not come by itself.
+KeptFilesRules Lax(size_t limit = 64) {
+  KeptFilesRules rules;
+  rules.limit = limit;
+  rules.settled = milliseconds(0);
+  rules.sweep = std::chrono::hours(1);
+  return rules;
+}
+
+std::shared_ptr<KeptFile> Opened(const TempDir& dir, const std::string& name) {
+  auto file = std::make_shared<KeptFile>();
+  file->name = name;
+  file->fd.Reset(open((dir / name).c_str(), O_RDONLY | O_CLOEXEC));
+  REQUIRE(file->fd.valid());
+  return file;
+}
+
+bool Until(const std::function<bool()>& test) {
+  for (int i = 0; i < 2000; i++) {
+    if (test()) return true;
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  return false;
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    (void)entry;
+    count++;
+  }
+  return count;
+}
+
+// A store in a directory whose file system tells changes; skips the test where it does not.
+struct Store {
+  explicit Store(const KeptFilesRules& rules) {
+    root.Reset(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    REQUIRE(root.valid());
+    const lmshm::StorageFacts facts = lmshm::ProbeStorage(root.get());
+    if (!facts.tells_changes || !facts.attributes) SKIP("not on this " + facts.file_system);
+    keys = std::make_unique<KeyStore>(root.get(), facts, rules);
+  }
+
+  lmshm::Status Put(const std::string& key, const std::string& text) {
+    std::copy(text.begin(), text.end(), memory.data());
+    uint32_t crc = 0;
+    return keys->Put(key, {memory.data(), text.size()}, {}, {}, &crc);
+  }
+  // The content, or the error's name.
+  std::string Get(const std::string& key, size_t space = 4096) {
+    std::fill(memory.data(), memory.data() + space, '?');
+    lmshm::ObjectInfo info;
+    const lmshm::Status status = keys->Get(key, {memory.data(), space}, {}, &info);
+    return status.ok() ? std::string(memory.data(), info.length)
+                       : lmshm::ErrnoName(status.number());
+  }
+  // Makes it a kept one: at the latest the third time it is got from the file that stayed open.
+  void Keep(const std::string& key, const std::string& text) {
+    CHECK_EQ(Get(key), text);
+    CHECK_EQ(Get(key), text);
+    const uint64_t before = keys->kept_files().found();
+    CHECK_EQ(Get(key), text);
+    CHECK_EQ(keys->kept_files().found(), before + 1);
+  }
+
+  TempDir dir;
+  lmshm::UniqueFd root;
+  std::unique_ptr<KeyStore> keys;
+  std::string memory = std::string(64 * 1024, '\0');
+};
+
+}  // namespace
+
+TEST(a_kept_file_is_found_until_something_is_done_to_it) {
+  const std::vector<std::pair<const char*, std::function<void(const TempDir&)>>> deeds = {
+      {"removed", [](const TempDir& dir) { unlink((dir / "a").c_str()); }},
+      {"renamed", [](const TempDir& dir) { rename((dir / "a").c_str(), (dir / "b").c_str()); }},
+      {"replaced",
+       [](const TempDir& dir) {
+         WriteFile(dir / "new", "12345");
+         rename((dir / "new").c_str(), (dir / "a").c_str());
+       }},
+      {"linked, and then replaced",
+       [](const TempDir& dir) {
+         REQUIRE_EQ(link((dir / "a").c_str(), (dir / "backup").c_str()), 0);
+         WriteFile(dir / "new", "12345");
+         rename((dir / "new").c_str(), (dir / "a").c_str());
+       }},
+      {"written to", [](const TempDir& dir) { WriteFile(dir / "a", "54321"); }},
+      {"cut", [](const TempDir& dir) { REQUIRE_EQ(truncate((dir / "a").c_str(), 1), 0); }},
+  };
+  for (const auto& [what, deed] : deeds) {
+    TempDir dir;
+    WriteFile(dir / "a", "12345");
+    KeptFiles kept(Lax());
+    CHECK(kept.Find("a") == nullptr);
+    kept.Keep(Opened(dir, "a"));
+    CHECK_EQ(kept.size(), 1u);
+    CHECK(kept.Find("a") != nullptr);
+    CHECK(kept.Find("b") == nullptr);
+    // Older kernels count changes by the tick.
+    std::this_thread::sleep_for(milliseconds(20));
+    deed(dir);
+    if (kept.Find("a") != nullptr)
+      check::Fail(__FILE__, __LINE__, std::string("not seen: ") + what);
+    CHECK_EQ(kept.size(), 0u);
+  }
+}
+
+TEST(what_was_changed_just_now_is_not_kept) {
+  TempDir dir;
+  WriteFile(dir / "a", "1");
+  KeptFilesRules rules = Lax();
+  rules.settled = milliseconds(60'000);
+  KeptFiles kept(rules);
+  kept.Keep(Opened(dir, "a"));
+  CHECK_EQ(kept.size(), 0u);
+  CHECK(kept.Find("a") == nullptr);
+}
+
+TEST(a_file_is_wanted_when_it_is_asked_for_again) {
+  KeptFiles kept(Lax(64));
+  CHECK(!kept.Wants("a"));
+  CHECK(kept.Wants("a"));
+  // As many in between as may be kept at all.
+  int forgotten = 0;
+  for (int i = 0; i < 64; i++) forgotten += kept.Wants("x" + std::to_string(i)) ? 1 : 0;
+  for (int i = 0; i < 64; i++) forgotten += kept.Wants("x" + std::to_string(i)) ? 0 : 1;
+  CHECK(forgotten < 16);
+  KeptFiles none(Lax(0));
+  CHECK(!none.Wants("a"));
+  CHECK(!none.Wants("a"));
+}
+
+TEST(the_limit_holds_and_who_is_used_stays) {
+  TempDir dir;
+  KeptFiles kept(Lax(16));
+  const size_t before = OpenDescriptors();
+  for (int i = 0; i < 100; i++) {
+    const std::string name = std::to_string(i);
+    WriteFile(dir / name, name);
+    kept.Keep(Opened(dir, name));
+    CHECK(kept.size() <= 16);
+  }
+  CHECK(kept.size() >= 8);
+  CHECK_EQ(OpenDescriptors(), before + kept.size());
+  CHECK(kept.Find("99") != nullptr);
+  kept.Drop("99");
+  CHECK(kept.Find("99") == nullptr);
+  CHECK(kept.DropAll());
+  CHECK(!kept.DropAll());
+  CHECK_EQ(kept.size(), 0u);
+  CHECK_EQ(OpenDescriptors(), before);
+}
+
+TEST(a_file_in_use_stays_open_although_it_is_dropped) {
+  TempDir dir;
+  WriteFile(dir / "a", "1");
+  KeptFiles kept(Lax());
+  kept.Keep(Opened(dir, "a"));
+  const KeptFiles::File file = kept.Find("a");
+  REQUIRE(file != nullptr);
+  kept.Drop("a");
+  char byte = 0;
+  CHECK_EQ(pread(file->fd.get(), &byte, 1, 0), 1);
+  CHECK_EQ(byte, '1');
+}
+
+TEST(removed_and_idle_files_are_closed_without_being_asked_for) {
+  TempDir dir;
+  const size_t before = OpenDescriptors();
+  KeptFilesRules rules = Lax();
+  rules.sweep = milliseconds(20);
+  KeptFiles kept(rules);
+  for (const char* name : {"gone", "used", "idle"}) {
+    WriteFile(dir / name, "1");
+    kept.Keep(Opened(dir, name));
+  }
+  unlink((dir / "gone").c_str());
+  CHECK(Until([&] { return kept.size() <= 2; }));
+  // 10 rounds of 20 ms without being asked for.
+  CHECK(Until([&] {
+    CHECK(kept.Find("used") != nullptr);
+    return kept.size() == 1;
+  }));
+  CHECK(kept.Find("used") != nullptr);
+  CHECK(Until([&] { return kept.size() == 0; }));
+  CHECK_EQ(OpenDescriptors(), before);
+  // The sweeper, which slept, wakes again.
+  kept.Keep(Opened(dir, "used"));
+  CHECK(Until([&] { return kept.size() == 0; }));
+}
+
+TEST(many_threads_keep_find_and_drop) {
+  TempDir dir;
+  for (int i = 0; i < 40; i++) WriteFile(dir / std::to_string(i), std::to_string(i));
+  KeptFilesRules rules = Lax(32);
+  rules.sweep = milliseconds(2);
+  KeptFiles kept(rules);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; t++) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 3000; i++) {
+        const std::string name = std::to_string((i * 7 + t * 13) % 40);
+        if (const KeptFiles::File file = kept.Find(name)) {
+          char bytes[8] = {};
+          const ssize_t n = pread(file->fd.get(), bytes, sizeof bytes, 0);
+          if (std::string(bytes, n > 0 ? static_cast<size_t>(n) : 0) != name) wrong++;
+        } else if (kept.Wants(name)) {
+          kept.Keep(Opened(dir, name));
+        }
+        if (i % 50 == t) kept.Drop(name);
+        if (i % 1000 == 999) kept.DropAll();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(wrong.load(), 0);
+  CHECK(kept.found() > 0);
+}
+
+TEST(a_store_gives_what_is_there_now) {
+  Store store(Lax());
+  CHECK(store.Put("k/1", "first").ok());
+  store.Keep("k/1", "first");
+  // Its own doing.
+  CHECK(store.Put("k/1", "second one").ok());
+  CHECK_EQ(store.Get("k/1"), "second one");
+  store.Keep("k/1", "second one");
+  bool removed = false;
+  CHECK(store.keys->Remove("k/1", &removed).ok());
+  CHECK(removed);
+  CHECK_EQ(store.Get("k/1"), "ENOENT");
+  // Somebody else's.
+  CHECK(store.Put("k/1", "third").ok());
+  CHECK(store.Put("other", "of another key").ok());
+  store.Keep("k/1", "third");
+  const std::string path = store.dir / "k-SEP-1.data";
+  REQUIRE_EQ(rename((store.dir / "other.data").c_str(), path.c_str()), 0);
+  CHECK_EQ(store.Get("k/1"), "EBADMSG");
+  WriteFile(store.dir / "plain", "without a record");
+  REQUIRE_EQ(rename((store.dir / "plain").c_str(), path.c_str()), 0);
+  CHECK_EQ(store.Get("k/1"), "without a record");
+  REQUIRE_EQ(unlink(path.c_str()), 0);
+  CHECK_EQ(store.Get("k/1"), "ENOENT");
+}
+
+TEST(a_kept_object_is_checked_like_any_other) {
+  Store store(Lax());
+  CHECK(store.Put("k", "0123456789").ok());
+  store.Keep("k", "0123456789");
+  // Too little space, also for what is kept.
+  CHECK_EQ(store.Get("k", 4), "EMSGSIZE");
+  CHECK_EQ(store.Get("k", 10), "0123456789");
+  // A byte that changes and leaves the times as they were is found by the checksum.
+  const std::string path = store.dir / "k.data";
+  struct stat st;
+  REQUIRE_EQ(stat(path.c_str(), &st), 0);
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  REQUIRE(fd >= 0);
+  CHECK_EQ(pwrite(fd, "X", 1, 5), 1);
+  close(fd);
+  CHECK_EQ(store.Get("k"), "EBADMSG");
+}
+
+TEST(where_changes_are_not_told_nothing_is_kept) {
+  TempDir dir;
+  lmshm::UniqueFd root(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  lmshm::StorageFacts facts = lmshm::ProbeStorage(root.get());
+  facts.tells_changes = false;
+  KeyStore keys(root.get(), facts, Lax());
+  std::string memory = "12345";
+  uint32_t crc = 0;
+  CHECK(keys.Put("k", {memory.data(), 5}, {}, {}, &crc).ok());
+  lmshm::ObjectInfo info;
+  for (int i = 0; i < 4; i++) CHECK(keys.Get("k", {memory.data(), 5}, {}, &info).ok());
+  CHECK_EQ(keys.kept_files().size(), 0u);
+  CHECK_EQ(keys.kept_files().found(), 0u);
+}
+
+TEST(kept_files_give_way_when_descriptors_run_out) {
+  Store store(Lax(256));
+  for (int i = 0; i < 40; i++) CHECK(store.Put(std::to_string(i), "x").ok());
+  struct rlimit old, low;
+  REQUIRE_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+  low = old;
+  low.rlim_cur = OpenDescriptors() + 8;
+  REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  for (int round = 0; round < 3; round++) {
+    for (int i = 0; i < 40; i++) CHECK_EQ(store.Get(std::to_string(i)), "x");
+  }
+  CHECK(store.keys->kept_files().size() > 0);
+  CHECK(store.Put("new", "y").ok());
+  REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+  CHECK_EQ(store.Get("new"), "y");
+}
+
+CHECK_MAIN
