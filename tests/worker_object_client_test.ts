@@ -78,8 +78,10 @@ objectScene("small objects of one turn share lines", obliging, {}, async ({ clie
   assert.deepEqual(stored.map((one) => one!.byteLength), [...numbers(150), ...numbers(10)]);
   const lines = worker.lines.filter(isTransfer).map(asked);
   assert.deepEqual(lines.map((line) => [line.verb, line.objects.length]), [
-    ["PUT", 64],
-    ["PUT", 64],
+    ["PUT", 32],
+    ["PUT", 32],
+    ["PUT", 32],
+    ["PUT", 32],
     ["PUT", 22],
     ["GET", 10],
   ]);

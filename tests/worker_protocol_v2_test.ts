@@ -25,13 +25,15 @@ import {
   checkLength,
   type Durability,
   encodeAttachment,
-  encodeGet,
+  encodeAttributes,
   encodeKey,
   encodeList,
-  encodePut,
+  encodePlace,
+  getOptions,
   type IoMode,
   MAX_WORDS_BYTES,
   type Priority,
+  putOptions,
   requestLine,
   type RequestWords,
 } from "../src/worker/protocol_v2.ts";
@@ -86,28 +88,23 @@ const alone = (words: string): RequestWords => ({ words, tail: "" });
 
 function wordsOf(verb: string, one: Meaning): RequestWords[] {
   const io = one.get("io") as IoMode | undefined;
+  const place = (size: string) =>
+    encodePlace(textOf(one.get("key")!), one.number("offset"), one.number(size));
   const keys = () => alone(one.all("key").map((key) => encodeKey(textOf(key))).join(" "));
   switch (verb) {
     case "ATTACH":
       return [alone(encodeAttachment(textOf(one.get("shm_name")!), one.number("size")))];
     case "PUT":
-      return [encodePut({
-        key: textOf(one.get("key")!),
-        offset: one.number("offset"),
-        byteLength: one.number("length"),
-        checksum: one.get("crc") === "1",
-        io,
-        sync: one.get("sync") as Durability | undefined,
-        attributes: one.attributes(),
-      })];
+      return [{
+        words: place("length") + putOptions({
+          checksum: one.get("crc") === "1",
+          io,
+          sync: one.get("sync") as Durability | undefined,
+        }),
+        tail: encodeAttributes(one.attributes()),
+      }];
     case "GET":
-      return [alone(encodeGet({
-        key: textOf(one.get("key")!),
-        offset: one.number("offset"),
-        byteLength: one.number("capacity"),
-        verify: one.get("verify") === "1",
-        io,
-      }))];
+      return [alone(place("capacity") + getOptions({ verify: one.get("verify") === "1", io }))];
     case "STAT":
     case "EXISTS":
     case "REMOVE":
@@ -188,8 +185,7 @@ test("encodeWord() and decodeWord() keep every byte and every text", () => {
   }
 });
 
-test("encodePut() and encodeGet() refuse what no worker accepts", () => {
-  const good = { key: "k", offset: 0, byteLength: 1 };
+test("encodePlace() and the options refuse what no worker accepts", () => {
   for (
     const key of [
       "",
@@ -202,30 +198,33 @@ test("encodePut() and encodeGet() refuse what no worker accepts", () => {
       "\u20ac".repeat(5_462),
     ]
   ) {
-    assert.throws(() => encodePut({ ...good, key }), RangeError, JSON.stringify(key.slice(0, 20)));
-    assert.throws(() => encodeGet({ ...good, key }), RangeError);
+    assert.throws(() => encodePlace(key, 0, 1), RangeError, JSON.stringify(key.slice(0, 20)));
   }
   assert.equal(encodeKey("k".repeat(16_384)).length, 16_384);
   assert.equal(encodeKey("\u20ac".repeat(5_461)).length, 9 * 5_461);
-  assert.throws(() => encodePut({ ...good, key: 5 as unknown as string }), TypeError);
+  assert.throws(() => encodePlace(5 as unknown as string, 0, 1), TypeError);
   for (const offset of [-1, 1.5, NaN, 2 ** 53, -1n, 2n ** 64n]) {
-    assert.throws(() => encodePut({ ...good, offset }), RangeError, `${offset}`);
-    assert.throws(() => encodeGet({ ...good, byteLength: offset }), RangeError, `${offset}`);
+    assert.throws(() => encodePlace("k", offset, 1), RangeError, `${offset}`);
+    assert.throws(() => encodePlace("k", 0, offset), RangeError, `${offset}`);
   }
-  assert.throws(() => encodeGet({ ...good, offset: "1" as unknown as number }), TypeError);
-  assert.throws(
-    () => encodePut({ ...good, io: "fast" as IoMode }),
-    /io must be one of auto, direct/,
-  );
-  assert.throws(
-    () => encodePut({ ...good, sync: "yes" as Durability }),
-    /sync must be one of none/,
-  );
+  assert.throws(() => encodePlace("k", "1" as unknown as number, 1), TypeError);
+  assert.throws(() => putOptions({ io: "fast" as IoMode }), /io must be one of auto, direct/);
+  assert.throws(() => getOptions({ io: "fast" as IoMode }), /io must be one of auto, direct/);
+  assert.throws(() => putOptions({ sync: "yes" as Durability }), /sync must be one of none/);
 });
 
-test("encodePut() refuses attributes that no worker accepts", () => {
-  const encode = (attributes: Record<string, string>) =>
-    encodePut({ key: "k", offset: 0, byteLength: 0, attributes }).tail;
+test("encodeAttributes() remembers those that cannot change, and no others", () => {
+  const changing: Record<string, string> = { shape: "1" };
+  assert.equal(encodeAttributes(changing), " shape=1");
+  changing["shape"] = "2";
+  assert.equal(encodeAttributes(changing), " shape=2");
+  const fixed = Object.freeze({ shape: "3" });
+  assert.equal(encodeAttributes(fixed), " shape=3");
+  assert.equal(encodeAttributes(fixed), " shape=3");
+});
+
+test("encodeAttributes() refuses what no worker accepts", () => {
+  const encode = (attributes: Record<string, string>) => encodeAttributes(attributes);
   assert.equal(encode({ shape: "1,2", note: "two words" }), " shape=1,2 note=two%20words");
   for (const name of ["", "X", "a-b", "a b", "n".repeat(33)]) {
     assert.throws(() => encode({ [name]: "1" }), /is no name/, name);

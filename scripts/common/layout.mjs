@@ -13,11 +13,12 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "errors.ts": [],
   "version.ts": [],
   "nearest.ts": [],
+  "members.ts": [],
   "arguments.ts": ["nearest.ts"],
   native: ["errors.ts"],
-  memory: ["errors.ts", "arguments.ts", "native"],
+  memory: ["errors.ts", "arguments.ts", "members.ts", "native"],
   gpu: ["errors.ts", "arguments.ts", "native", "memory"],
-  worker: ["errors.ts"],
+  worker: ["errors.ts", "members.ts"],
   // The connector starts the worker that locate.ts finds.
   storage: [
     ...["errors.ts", "nearest.ts", "arguments.ts"],

@@ -34,7 +34,7 @@ export function describeChunk(
     physicalSizeBytes: chunk.physicalSizeBytes,
     refCount: chunk.refCount,
     pinCount: chunk.pinCount,
-    inFlight: Array.from(chunk.holds ?? [], (hold) => hold.reason),
+    inFlight: chunk.holds?.reasons ?? [],
     ageMs: chunk.origin === null ? null : nowMs - chunk.allocatedAtMs,
     allocatedAt: allocationStack(chunk),
   };

@@ -10,6 +10,7 @@
 import { ShmError } from "../errors.ts";
 import { checkInteger, describe } from "../arguments.ts";
 import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype.ts";
+import { Holds } from "./holds.ts";
 import type { MemoryAllocator } from "./memory_allocator.ts";
 import type { MemoryFormat } from "./memory_format.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
@@ -46,7 +47,7 @@ export class Chunk {
   /** The view's bytes, cut to the logical size. */
   bytes: Uint8Array<ArrayBuffer> | null = null;
   /** One entry for each operation in flight. */
-  holds: Set<{ readonly reason: string }> | null = null;
+  holds: Holds | null = null;
   /** Called once, when the object can be evicted. */
   idleListeners: (() => void)[] | null = null;
   /** Its stack is where the object was allocated; null when that is not tracked. */
@@ -306,11 +307,10 @@ export abstract class MemoryObj implements Disposable {
     }
     const chunk = this.#live("hold memory object");
     const release = this.#home.hold(reason);
-    const entry = { reason };
-    (chunk.holds ??= new Set()).add(entry);
+    const end = (chunk.holds ??= new Holds()).add(reason);
     // Through `this`, so that an object in flight is not lost to the garbage collector.
     return () => {
-      if (!this.#chunk.holds?.delete(entry)) return;
+      if (!end()) return;
       release();
       this.#tellIdle(this.#chunk);
     };
@@ -407,7 +407,7 @@ export abstract class MemoryObj implements Disposable {
 
   #mustBeIdle(chunk: Chunk, operation: string): void {
     if (chunk.inFlight === 0) return;
-    const reasons = [...new Set(Array.from(chunk.holds ?? [], (hold) => hold.reason))];
+    const reasons = chunk.holds?.reasons ?? [];
     throw this.#error(
       `has ${chunk.inFlight} operations in flight: ${reasons.slice(0, 3).join(", ")}`,
       "EBUSY",

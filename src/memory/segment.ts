@@ -24,6 +24,7 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { Members } from "../members.ts";
 import {
   checkChoice,
   checkInteger,
@@ -32,6 +33,7 @@ import {
   checkSegmentName,
   describe,
 } from "../arguments.ts";
+import { Holds } from "./holds.ts";
 import { ShmView } from "./view.ts";
 
 export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
@@ -196,10 +198,12 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly facts: SegmentFacts;
   /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
   readonly backend: SegmentBackend["kind"];
+  /** hold() of all that range() gives. @internal */
+  readonly holdRange = (reason: string): () => void => this.hold(reason);
   readonly #native: NativeSegment;
-  readonly #views = new Set<ShmView>();
+  readonly #views = new Members<ShmView>();
   readonly #cached = new Map<string, ShmView>();
-  readonly #holds = new Map<symbol, string>();
+  readonly #holds = new Holds();
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
@@ -333,16 +337,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   range(offset = 0, byteLength = this.sizeBytes - offset): ShmRange {
     this.#mustBeOpen("make a range");
     checkRange(offset, byteLength, this.sizeBytes);
-    const hold = (reason: string) => this.hold(reason);
-    return { segment: this, offset, byteLength, hold };
+    return { segment: this, offset, byteLength, hold: this.holdRange };
   }
 
   /** Marks I/O in flight; free() refuses until the returned function was called. */
   hold(reason: string): () => void {
     this.#mustBeOpen("hold segment");
-    const key = Symbol(reason);
-    this.#holds.set(key, reason);
-    return () => void this.#holds.delete(key);
+    return this.#holds.add(reason);
   }
 
   /**
@@ -394,7 +395,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
 
   #beginClose(): void {
     if (this.#holds.size > 0) {
-      const reasons = [...new Set(this.#holds.values())];
+      const { reasons } = this.#holds;
       throw new ShmError(
         `${this.name ?? "anonymous segment"} has ${this.#holds.size} operations in flight: ` +
           reasons.slice(0, 3).join(", "),
@@ -407,7 +408,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
-    for (const view of [...this.#views]) view.revoke();
+    for (const view of this.#views) view.revoke();
     this.#cached.clear();
   }
 

@@ -6,8 +6,12 @@
 // transfer list), and a runtime may pin it while it does I/O; such a view has escaped, and revoke()
 // says so, because whoever hands out the memory again must know.
 
+import type { Member } from "../members.ts";
+
 /** Made by ShmSegment.view(). */
-export class ShmView {
+export class ShmView implements Member {
+  /** Among the views of its segment. */
+  slot = -1;
   /** Bytes from the start of the segment. */
   readonly offset: number;
   #buffer: ArrayBuffer | undefined;

@@ -53,7 +53,9 @@ export function layoutMetadata(layout: TensorLayout): Metadata {
  * which wins where they disagree.
  */
 export function metadataOf(range: unknown, given: Metadata = NO_METADATA): Metadata {
-  return range instanceof MemoryObj ? { ...given, ...layoutMetadata(range.layout) } : given;
+  if (!(range instanceof MemoryObj)) return given;
+  const metadata = layoutMetadata(range.layout);
+  return given === NO_METADATA ? metadata : { ...given, ...metadata };
 }
 
 /** A chunk that was found: how it looks, or why it is not what was asked for. */

@@ -17,6 +17,8 @@ import { ShmError } from "../errors.ts";
 import { CacheEngineKey, type Key } from "./key.ts";
 
 const SEPARATOR = "-SEP-";
+/** The separator's middle: a key without it comes back from its file name. */
+const MIDDLE = "SEP";
 const DATA = ".data";
 const SIDECAR = ".key";
 const HASHED = /^sha256-[0-9a-f]{64}$/;
@@ -24,6 +26,8 @@ const HASHED = /^sha256-[0-9a-f]{64}$/;
 const MAX_NAME_BYTES = 255;
 /** A longer key could not be listed by a worker: coded, it must fit into a line. */
 const MAX_KEY_BYTES = 16_384;
+/** Nothing but these is in most keys; they are one byte each, and every file name may have them. */
+const PRINTABLE = /^[\x20-\x7e]+$/;
 /** What a decoder puts in place of bytes that are no UTF-8. */
 const REPLACEMENT = "\ufffd";
 
@@ -37,12 +41,29 @@ export interface KeyFile {
   readonly sidecarName: string | null;
 }
 
-/** The key as text, if it can be stored. @throws {TypeError | RangeError | ShmError} */
-function checkKey(key: Key): string {
-  if (typeof key !== "string" && !(key instanceof CacheEngineKey)) {
-    throw new TypeError(`a key must be a string or a CacheEngineKey, got ${key}`);
+/** Of a key that its file name tells. Whoever speaks to a worker by keys never needs the name. */
+class PlainKeyFile implements KeyFile {
+  readonly key: string;
+  readonly sidecarName = null;
+
+  constructor(key: string) {
+    this.key = key;
   }
-  const text = String(key);
+
+  get fileName(): string {
+    return plainName(this.key);
+  }
+}
+
+/** @throws {TypeError} for what is neither. */
+function textOf(key: Key): string {
+  if (typeof key === "string") return key;
+  if (key instanceof CacheEngineKey) return key.toString();
+  throw new TypeError(`a key must be a string or a CacheEngineKey, got ${key}`);
+}
+
+/** @throws {RangeError | ShmError} for what cannot be stored. */
+function checkKey(text: string): void {
   const fault = text === ""
     ? "is empty"
     : /\p{Cc}/u.test(text)
@@ -53,7 +74,6 @@ function checkKey(key: Key): string {
   if (fault) throw new RangeError(`key ${JSON.stringify(text.slice(0, 200))} ${fault}`);
   // A UTF-16 unit is at most 3 bytes of UTF-8: usual keys need not be measured.
   if (text.length * 3 > MAX_KEY_BYTES) checkLength(text);
-  return text;
 }
 
 function checkLength(key: string): void {
@@ -84,6 +104,16 @@ function comesBack(key: string, fileName: string): boolean {
     Buffer.byteLength(fileName) <= MAX_NAME_BYTES;
 }
 
+/** Whether a look is enough to say that `key` can be stored and comes back from its file name. */
+function isPlainly(key: string): boolean {
+  // As a name, a slash takes as many bytes as the separator has.
+  let room = MAX_NAME_BYTES - DATA.length - key.length;
+  for (let at = key.indexOf("/"); at >= 0 && room >= 0; at = key.indexOf("/", at + 1)) {
+    room -= SEPARATOR.length - 1;
+  }
+  return room >= 0 && PRINTABLE.test(key) && !key.includes(MIDDLE) && !HASHED.test(key);
+}
+
 function hashedStem(key: string): string {
   return `sha256-${createHash("sha256").update(key).digest("hex")}`;
 }
@@ -94,9 +124,10 @@ function hashedStem(key: string): string {
  *   {ShmError} ENAMETOOLONG beyond 16,384 bytes.
  */
 export function keyFile(key: Key): KeyFile {
-  const text = checkKey(key);
-  const fileName = plainName(text);
-  if (comesBack(text, fileName)) return { key: text, fileName, sidecarName: null };
+  const text = textOf(key);
+  if (isPlainly(text)) return new PlainKeyFile(text);
+  checkKey(text);
+  if (comesBack(text, plainName(text))) return new PlainKeyFile(text);
   const stem = hashedStem(text);
   return { key: text, fileName: stem + DATA, sidecarName: stem + SIDECAR };
 }

@@ -37,6 +37,9 @@ export function within<T>(
 
 /** What is left of a caller's patience. */
 export class Deadline {
+  /** Of a caller who waits however long it takes. */
+  static readonly NONE: Deadline = new Deadline(Infinity);
+
   readonly #at: number;
   readonly #limitMs: number;
   readonly signal: AbortSignal | undefined;
@@ -57,6 +60,7 @@ export class Deadline {
 
   /** Milliseconds, at least 1; undefined when there is no limit, or none that a timer can keep. */
   get leftMs(): number | undefined {
+    if (this.#at === Infinity) return undefined;
     const left = this.#at - performance.now();
     return left > MAX_TIMER_MS ? undefined : Math.max(1, left);
   }

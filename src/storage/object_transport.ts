@@ -6,6 +6,7 @@
 
 import { ShmError } from "../errors.ts";
 import type { ShmRange } from "../memory/segment.ts";
+import type { Outcome } from "../worker/outcome.ts";
 import type { Metadata } from "./chunk_metadata.ts";
 import type { KeyFile } from "./key_file.ts";
 import type { Deadline } from "./limit.ts";
@@ -24,7 +25,10 @@ export interface FoundObject {
   readonly metadata: Metadata;
 }
 
-/** A miss is null or false. All errors are ShmErrors, or the signal's reason. */
+/**
+ * A miss is null or false. All errors are ShmErrors, or the signal's reason. Memory is held from the
+ * call on until nobody can touch it any more, which may be after the call has ended.
+ */
 export interface ObjectTransport {
   readonly protocol: 1 | 2;
   /** It is lmshm-worker: objects are replaced whole, and every key has a path. */
@@ -42,8 +46,16 @@ export interface ObjectTransport {
     range: ShmRange,
     metadata: Metadata,
     call: TransportCall,
-    onOver: () => void,
+    onOver?: () => void,
   ): Promise<void>;
+
+  /** put() of each file. Rejects only when nothing was begun. */
+  putAll(
+    files: readonly KeyFile[],
+    ranges: readonly ShmRange[],
+    metadata: readonly Metadata[],
+    call: TransportCall,
+  ): Promise<Outcome<void>[]>;
 
   /**
    * Loads the object to the beginning of `into`.
@@ -51,6 +63,13 @@ export interface ObjectTransport {
    *   stored.
    */
   load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null>;
+
+  /** load() of each file into the range of the same index. Rejects only when nothing was begun. */
+  loadAll(
+    files: readonly KeyFile[],
+    into: readonly ShmRange[],
+    call: TransportCall,
+  ): Promise<Outcome<Pick<FoundObject, "byteLength"> | null>[]>;
 
   stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null>;
   exists(file: KeyFile, call: TransportCall): Promise<boolean>;

@@ -11,14 +11,14 @@
 import { ShmError } from "../errors.ts";
 import { describe } from "../arguments.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import { Failed, outcomesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
-import { metadataOf } from "./chunk_metadata.ts";
+import { type Metadata, metadataOf } from "./chunk_metadata.ts";
 import { DirectoryQuota, type Reservation } from "./directory_quota.ts";
 import type { Key } from "./key.ts";
 import { type KeyFile, keyFile } from "./key_file.ts";
 import { Deadline } from "./limit.ts";
 import {
-  allSettled,
   type FoundObject,
   type ObjectTransport,
   shownKey,
@@ -236,22 +236,20 @@ export class ShmFileConnector implements RemoteConnector {
   async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
     const file = keyFile(key);
     if (into !== undefined) this.#checkRange("get", into);
-    const release = into?.hold(`get ${shownKey(file)}`);
+    const call = this.#enter("get", options);
+    this.#counts.gets++;
     try {
-      return await this.#call("get", options, async (call) => {
-        this.#counts.gets++;
-        const loaded = await this.#loadOrMiss(file, into, call);
-        if (loaded === null) {
-          this.#counts.misses++;
-        } else {
-          this.#quota?.touch(file.fileName);
-          this.#counts.hits++;
-          this.#counts.bytesGot += loaded.range.byteLength;
-        }
-        return loaded;
-      });
+      const loaded = into === undefined
+        ? await this.#loadAllocated(file, call)
+        : loadedInto(into, await this.#transport.load(file, into, call));
+      this.#countLoaded(file, loaded?.range ?? null);
+      return loaded;
+    } catch (error) {
+      if (!this.#isMismatch(error)) throw error;
+      this.#countLoaded(file, null);
+      return null;
     } finally {
-      release?.();
+      this.#leave();
     }
   }
 
@@ -259,20 +257,12 @@ export class ShmFileConnector implements RemoteConnector {
     const file = keyFile(key);
     this.#checkRange("put", range);
     const metadata = metadataOf(range, options.metadata);
-    const release = range.hold(`put ${shownKey(file)}`);
+    const call = this.#enter("put", options);
     try {
-      await this.#call("put", options, async (call) => {
-        await this.#limited(
-          file,
-          range.byteLength,
-          call,
-          (onOver) => this.#transport.put(file, range, metadata, call, onOver),
-        );
-        this.#counts.puts++;
-        this.#counts.bytesPut += range.byteLength;
-      });
+      await this.#store(file, range, metadata, call);
+      this.#countStored(range);
     } finally {
-      release();
+      this.#leave();
     }
   }
 
@@ -299,7 +289,30 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
     checkPairs("batchedGet", keys, into);
-    return await allSettled(keys.map((key, index) => this.get(key, into[index], options)));
+    const files = keys.map((key) => keyFile(key));
+    for (const range of into) this.#checkRange("batchedGet", range);
+    return await this.#call("get", options, async (call) => {
+      this.#counts.gets += files.length;
+      const found = await this.#transport.loadAll(files, into, call);
+      const loaded: (ShmRange | null)[] = [];
+      const failures: unknown[] = [];
+      for (let i = 0; i < found.length; i++) {
+        const one = found[i]!;
+        let range: ShmRange | null = null;
+        if (one instanceof Failed) {
+          if (!this.#isMismatch(one.error)) {
+            failures.push(one.error);
+            continue;
+          }
+        } else if (one !== null) {
+          range = headOf(into[i]!, one.byteLength);
+        }
+        this.#countLoaded(files[i]!, range);
+        loaded.push(range);
+      }
+      if (failures.length > 0) throw failures[0];
+      return loaded;
+    });
   }
 
   async batchedPut(
@@ -308,7 +321,23 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions = {},
   ): Promise<void> {
     checkPairs("batchedPut", keys, ranges);
-    await allSettled(keys.map((key, index) => this.put(key, ranges[index]!, options)));
+    const files = keys.map((key) => keyFile(key));
+    for (const range of ranges) this.#checkRange("batchedPut", range);
+    const metadata = ranges.map((range) => metadataOf(range));
+    await this.#call("put", options, async (call) => {
+      const stored = this.#quota === null
+        ? await this.#transport.putAll(files, ranges, metadata, call)
+        : await outcomesOf(
+          files.map((file, i) => this.#store(file, ranges[i]!, metadata[i]!, call)),
+        );
+      const failures: unknown[] = [];
+      for (let i = 0; i < stored.length; i++) {
+        const one = stored[i];
+        if (one instanceof Failed) failures.push(one.error);
+        else this.#countStored(ranges[i]!);
+      }
+      if (failures.length > 0) throw failures[0];
+    });
   }
 
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
@@ -348,35 +377,44 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions,
     work: (call: TransportCall) => Promise<T>,
   ): Promise<T> {
-    this.#mustBeOpen(operation);
-    const { timeoutMs = Infinity, signal, priority } = options;
-    checkPriority(priority);
-    const deadline = new Deadline(timeoutMs, signal);
-    this.#inFlight++;
+    const call = this.#enter(operation, options);
     try {
-      return await work({ deadline, priority });
+      return await work(call);
     } finally {
-      this.#inFlight--;
-      if (this.#inFlight === 0) this.#onIdle?.();
+      this.#leave();
     }
+  }
+
+  /** A call begins; leave() must follow. @throws as the options or the connector's state demand. */
+  #enter(operation: string, options: CallOptions): TransportCall {
+    this.#mustBeOpen(operation);
+    const call = callOf(options);
+    this.#inFlight++;
+    return call;
+  }
+
+  #leave(): void {
+    this.#inFlight--;
+    if (this.#inFlight === 0) this.#onIdle?.();
   }
 
   // --- load
 
-  async #loadOrMiss(
-    file: KeyFile,
-    into: ShmRange | undefined,
-    call: TransportCall,
-  ): Promise<LoadedObject | null> {
-    try {
-      if (into === undefined) return await this.#loadAllocated(file, call);
-      return loadedInto(into, await this.#transport.load(file, into, call));
-    } catch (error) {
-      // Wrong data is no data.
-      if (!(error instanceof ShmError) || error.code !== "EBADMSG") throw error;
-      this.#counts.mismatches++;
-      return null;
+  /** Wrong data is no data; it is counted. */
+  #isMismatch(error: unknown): boolean {
+    if (!(error instanceof ShmError) || error.code !== "EBADMSG") return false;
+    this.#counts.mismatches++;
+    return true;
+  }
+
+  #countLoaded(file: KeyFile, range: ShmRange | null): void {
+    if (range === null) {
+      this.#counts.misses++;
+      return;
     }
+    this.#quota?.touch(file.fileName);
+    this.#counts.hits++;
+    this.#counts.bytesGot += range.byteLength;
   }
 
   async #loadAllocated(file: KeyFile, call: TransportCall): Promise<LoadedObject | null> {
@@ -422,15 +460,37 @@ export class ShmFileConnector implements RemoteConnector {
 
   // --- put
 
-  /** Has `store` write an object within the directory's limit. */
-  async #limited(
+  #countStored(range: ShmRange): void {
+    this.#counts.puts++;
+    this.#counts.bytesPut += range.byteLength;
+  }
+
+  /** Writes an object, within the directory's limit if it has one. */
+  async #store(
     file: KeyFile,
-    byteLength: number,
+    range: ShmRange,
+    metadata: Metadata,
     call: TransportCall,
-    store: (onOver: () => void) => Promise<void>,
   ): Promise<void> {
-    if (this.#quota === null) return await store(() => {});
-    const room = await this.#makeRoom(this.#quota, file, byteLength, call);
+    if (this.#quota === null) {
+      return await this.#transport.put(file, range, metadata, call);
+    }
+    const release = range.hold(`put ${shownKey(file)}`);
+    try {
+      await this.#storeLimited(this.#quota, file, range, metadata, call);
+    } finally {
+      release();
+    }
+  }
+
+  async #storeLimited(
+    quota: DirectoryQuota,
+    file: KeyFile,
+    range: ShmRange,
+    metadata: Metadata,
+    call: TransportCall,
+  ): Promise<void> {
+    const room = await this.#makeRoom(quota, file, range.byteLength, call);
     // Whether this call waits for it or has given up: the room is taken until the worker is done.
     let counted: Promise<void> | null = null;
     const onOver = () => {
@@ -441,7 +501,7 @@ export class ShmFileConnector implements RemoteConnector {
       if (counted !== null) await this.#inTime(counted, "count object", call);
     };
     try {
-      await store(onOver);
+      await this.#transport.put(file, range, metadata, call, onOver);
     } catch (error) {
       await settle().catch(() => {});
       throw error;
@@ -503,6 +563,15 @@ function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | n
   if (found === null) return null;
   const { byteLength, metadata, crc32c } = found;
   return { range: headOf(into, byteLength), metadata, crc32c };
+}
+
+/** What most calls say. */
+const PLAIN_CALL: TransportCall = { deadline: Deadline.NONE, priority: undefined };
+
+function callOf({ timeoutMs, signal, priority }: CallOptions): TransportCall {
+  if (timeoutMs === undefined && signal === undefined && priority === undefined) return PLAIN_CALL;
+  checkPriority(priority);
+  return { deadline: new Deadline(timeoutMs ?? Infinity, signal), priority };
 }
 
 function checkPriority(priority: unknown): void {

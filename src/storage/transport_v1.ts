@@ -15,6 +15,7 @@ import { ShmError } from "../errors.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 import type { WorkerClient } from "../worker/client.ts";
 import type { Reply } from "../worker/protocol.ts";
+import { type Outcome, outcomesOf } from "../worker/outcome.ts";
 import { replyError } from "../worker/reply_error.ts";
 import { type Metadata, NO_METADATA } from "./chunk_metadata.ts";
 import type { KeyFile } from "./key_file.ts";
@@ -75,14 +76,17 @@ export class TransportV1 implements ObjectTransport {
     range: ShmRange,
     _metadata: Metadata,
     call: TransportCall,
-    onOver: () => void,
+    onOver?: () => void,
   ): Promise<void> {
     let writing: Promise<Reply> | undefined;
+    let release: (() => void) | undefined;
     try {
+      release = range.hold(`put ${shownKey(file)}`);
       if (file.sidecarName !== null) await this.#storeKey(file, call);
       writing = this.#transfer("write", file, range, call, onOver);
     } finally {
-      if (writing === undefined) onOver();
+      if (writing === undefined) onOver?.();
+      release?.();
     }
     const reply = await writing;
     if (!reply.ok) throw replyError(reply, `put ${shownKey(file)}`, this.#detailsOf(file, range));
@@ -91,6 +95,15 @@ export class TransportV1 implements ObjectTransport {
   }
 
   async load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null> {
+    const release = into.hold(`get ${shownKey(file)}`);
+    try {
+      return await this.#load(file, into, call);
+    } finally {
+      release();
+    }
+  }
+
+  async #load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null> {
     if (!this.#options.visible) {
       const byteLength = await this.#read("get", file, into, call);
       return byteLength === null ? null : found(byteLength);
@@ -112,6 +125,25 @@ export class TransportV1 implements ObjectTransport {
       operation: `get ${shownKey(file)}`,
       details: this.#detailsOf(file, into),
     });
+  }
+
+  putAll(
+    files: readonly KeyFile[],
+    ranges: readonly ShmRange[],
+    metadata: readonly Metadata[],
+    call: TransportCall,
+  ): Promise<Outcome<void>[]> {
+    return outcomesOf(
+      files.map((file, i) => this.put(file, ranges[i]!, metadata[i]!, call)),
+    );
+  }
+
+  loadAll(
+    files: readonly KeyFile[],
+    into: readonly ShmRange[],
+    call: TransportCall,
+  ): Promise<Outcome<FoundObject | null>[]> {
+    return outcomesOf(files.map((file, i) => this.load(file, into[i]!, call)));
   }
 
   async stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null> {
@@ -199,7 +231,7 @@ export class TransportV1 implements ObjectTransport {
     file: KeyFile,
     range: ShmRange,
     { deadline }: TransportCall,
-    onOver: () => void = () => {},
+    onOver?: () => void,
   ): Promise<Reply> {
     const path = this.#directory.fileOf(file.fileName);
     if (!this.extended) checkPlainPath(path);
@@ -212,7 +244,7 @@ export class TransportV1 implements ObjectTransport {
       byteLength: range.byteLength,
       release: () => {
         release();
-        onOver();
+        onOver?.();
       },
       signal: deadline.signal,
       timeoutMs: deadline.leftMs,

@@ -5,8 +5,10 @@
 // lines, which is the client's business.
 
 import { ShmError } from "../errors.ts";
+import { holdAll } from "../memory/hold_all.ts";
 import type { ShmRange } from "../memory/segment.ts";
-import type { ObjectClient, RequestOptions } from "../worker/object_client.ts";
+import type { ObjectClient, RequestOptions, StoredObject } from "../worker/object_client.ts";
+import { Failed, type Outcome } from "../worker/outcome.ts";
 import type { Durability, IoMode } from "../worker/protocol_v2.ts";
 import type { Metadata } from "./chunk_metadata.ts";
 import type { KeyFile } from "./key_file.ts";
@@ -55,12 +57,18 @@ export class TransportV2 implements ObjectTransport {
     range: ShmRange,
     metadata: Metadata,
     call: TransportCall,
-    onOver: () => void,
+    onOver?: () => void,
   ): Promise<void> {
     const { ioMode: io, durability: sync, checksum } = this.#options;
+    const { deadline, priority } = call;
     await this.#client.put({
-      ...this.#place("put", file, range, onOver),
-      ...limitsOf(call),
+      key: file.key,
+      offset: offsetOf(range),
+      byteLength: range.byteLength,
+      release: held("put", file, range, onOver),
+      signal: deadline.signal,
+      timeoutMs: deadline.leftMs,
+      priority,
       attributes: metadata,
       checksum,
       io,
@@ -70,10 +78,16 @@ export class TransportV2 implements ObjectTransport {
 
   async load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null> {
     const { ioMode: io, checksum: verify } = this.#options;
+    const { deadline, priority } = call;
     try {
       const found = await this.#client.get({
-        ...this.#place("get", file, into),
-        ...limitsOf(call),
+        key: file.key,
+        offset: offsetOf(into),
+        byteLength: into.byteLength,
+        release: held("get", file, into),
+        signal: deadline.signal,
+        timeoutMs: deadline.leftMs,
+        priority,
         verify,
         io,
       });
@@ -81,9 +95,60 @@ export class TransportV2 implements ObjectTransport {
       const { byteLength, crc32c, attributes: metadata } = found;
       return { byteLength, crc32c, metadata };
     } catch (error) {
-      if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") return noObject(error);
-      throw tooLong(file, error.details["objectBytes"] as number, into);
+      return notLoaded(error, file, into);
     }
+  }
+
+  async putAll(
+    files: readonly KeyFile[],
+    ranges: readonly ShmRange[],
+    metadata: readonly Metadata[],
+    call: TransportCall,
+  ): Promise<Outcome<void>[]> {
+    const { ioMode: io, durability: sync, checksum } = this.#options;
+    const outcomes = await this.#client.putAll({
+      objects: ranges.map((range, i) => ({
+        key: files[i]!.key,
+        offset: offsetOf(range),
+        byteLength: range.byteLength,
+        attributes: metadata[i]!,
+      })),
+      ...limitsOf(call),
+      release: holdAll(ranges, `put ${files.length} objects`),
+      checksum,
+      io,
+      sync,
+    });
+    return outcomes.map((outcome) => outcome instanceof Failed ? outcome : undefined);
+  }
+
+  async loadAll(
+    files: readonly KeyFile[],
+    into: readonly ShmRange[],
+    call: TransportCall,
+  ): Promise<Outcome<StoredObject | null>[]> {
+    const { ioMode: io, checksum: verify } = this.#options;
+    const outcomes = await this.#client.getAll({
+      objects: into.map((range, i) => ({
+        key: files[i]!.key,
+        offset: offsetOf(range),
+        byteLength: range.byteLength,
+      })),
+      ...limitsOf(call),
+      release: holdAll(into, `get ${files.length} objects`),
+      verify,
+      io,
+    });
+    for (let i = 0; i < outcomes.length; i++) {
+      const outcome = outcomes[i]!;
+      if (!(outcome instanceof Failed)) continue;
+      try {
+        outcomes[i] = notLoaded(outcome.error, files[i]!, into[i]!);
+      } catch (error) {
+        outcomes[i] = new Failed(error);
+      }
+    }
+    return outcomes;
   }
 
   async stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null> {
@@ -130,27 +195,36 @@ export class TransportV2 implements ObjectTransport {
   close(timeoutMs: number): Promise<void> {
     return this.#client.close(timeoutMs);
   }
+}
 
-  /** Where the bytes are, held until the worker is done with them. */
-  #place(what: string, file: KeyFile, range: ShmRange, onOver: () => void = () => {}) {
-    let release: () => void;
-    try {
-      release = range.hold(`${what} ${shownKey(file)}`);
-    } catch (error) {
-      onOver();
-      throw error;
-    }
-    return {
-      key: file.key,
-      // An empty range may begin where the segment ends.
-      offset: range.byteLength === 0 ? 0 : range.offset,
-      byteLength: range.byteLength,
-      release: () => {
-        release();
-        onOver();
-      },
-    };
+/**
+ * Holds the range until the worker is done with it.
+ * @param onOver called once then, or when it cannot be held.
+ */
+function held(what: string, file: KeyFile, range: ShmRange, onOver?: () => void): () => void {
+  let release: () => void;
+  try {
+    release = range.hold(`${what} ${shownKey(file)}`);
+  } catch (error) {
+    onOver?.();
+    throw error;
   }
+  if (onOver === undefined) return release;
+  return () => {
+    release();
+    onOver();
+  };
+}
+
+/** An empty range may begin where the segment ends. */
+function offsetOf(range: ShmRange): number {
+  return range.byteLength === 0 ? 0 : range.offset;
+}
+
+/** Null, or an error in the connector's words. */
+function notLoaded(error: unknown, file: KeyFile, into: ShmRange): null {
+  if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") return noObject(error);
+  throw tooLong(file, error.details["objectBytes"] as number, into);
 }
 
 /** Null for a directory or a link of an object's name: what is no object is a miss. */

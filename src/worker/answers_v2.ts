@@ -8,7 +8,7 @@
 //     <id> OK <item> ; <item> ; ...     of a batch; <item> as after OK, or -<ERRNO> [<text>]
 //     OK 2 boot=<16 hex> ...            to HELLO, which is a line of version 1
 
-import { decodeWord } from "./percent.ts";
+import { decodeWord, hexDigit } from "./percent.ts";
 import type { ErrorReply } from "./protocol.ts";
 import { VERSION } from "./protocol_v2.ts";
 
@@ -50,7 +50,9 @@ export interface WorkerHello {
 
 const ERROR_NAME = /^E[A-Z0-9]{1,15}$/;
 const NAME = /^[a-z0-9_]{1,32}$/;
-const NONE: Readonly<Record<string, string>> = Object.freeze({});
+const CRC = "crc32c=";
+const CRC_DIGITS = 8;
+const NONE: Record<string, string> = Object.freeze({});
 /** Words of the protocol's own that are no attributes. */
 const OWN_WORDS: ReadonlySet<string> = new Set([
   ...["key", "length", "crc", "verify", "io", "sync", "prio"],
@@ -115,24 +117,31 @@ export function parseRefusedItem(item: string): ErrorReply | null {
   return message === null ? null : { ok: false, code: reply.code, message };
 }
 
+/** Hexadecimal digits as a number; -1: they are not eight, or not all are such digits. */
 function parseCrc(text: string): number {
-  return /^[0-9a-fA-F]{8}$/.test(text) ? parseInt(text, 16) : -1;
+  if (text.length !== CRC_DIGITS) return -1;
+  let value = 0;
+  for (let at = 0; at < CRC_DIGITS; at++) {
+    const digit = hexDigit(text.charCodeAt(at));
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
 }
 
 /** What is collected while an object's words are read. */
 interface Reading {
   byteLength: number;
   crc32c: number | null;
-  attributes: Readonly<Record<string, string>>;
+  attributes: Record<string, string>;
   mtimeMs: number;
   diskBytes: number;
 }
 
-function setAttribute(reading: Reading, name: string, value: string): void {
-  if (reading.attributes === NONE) reading.attributes = {};
+function setProperty(on: Record<string, string>, name: string, value: string): void {
   // Assigning to "__proto__" would not make a property.
-  if (name !== "__proto__") (reading.attributes as Record<string, string>)[name] = value;
-  else Object.defineProperty(reading.attributes, name, { value, enumerable: true });
+  if (name !== "__proto__") on[name] = value;
+  else Object.defineProperty(on, name, { value, enumerable: true });
 }
 
 /** False: malformed. */
@@ -152,7 +161,8 @@ function readWord(reading: Reading, word: string): boolean {
   if (OWN_WORDS.has(name)) return true;
   const decoded = decodeWord(value);
   if (decoded === null) return false;
-  setAttribute(reading, name, decoded);
+  if (reading.attributes === NONE) reading.attributes = {};
+  setProperty(reading.attributes, name, decoded);
   return true;
 }
 
@@ -179,6 +189,13 @@ function readObject(text: string): Reading | null {
 
 /** What PUT and GET say of an object. Null: malformed. */
 export function parseStored(text: string): StoredObject | null {
+  // Most say a length and a checksum and no more.
+  const space = text.indexOf(" ");
+  if (space > 0 && text.length === space + 1 + CRC.length + CRC_DIGITS) {
+    const byteLength = parseCount(text, 0, space);
+    const crc32c = text.startsWith(CRC, space + 1) ? parseCrc(text.slice(-CRC_DIGITS)) : -1;
+    if (byteLength >= 0 && crc32c >= 0) return { byteLength, crc32c, attributes: NONE };
+  }
   const reading = readObject(text);
   if (reading === null) return null;
   const { byteLength, crc32c, attributes } = reading;
@@ -218,14 +235,20 @@ export function parsePage(text: string): Page | null {
 
 /** `name=value` words, as INFO and PING have them. Null: malformed. */
 export function parseFacts(text: string): Readonly<Record<string, string>> | null {
-  const facts: [string, string][] = [];
-  for (const word of text === "" ? [] : text.split(" ")) {
-    const equals = word.indexOf("=");
-    const value = decodeWord(word.slice(equals + 1));
-    if (equals < 1 || value === null) return null;
-    facts.push([word.slice(0, equals), value]);
+  const facts: Record<string, string> = {};
+  for (let start = 0; start < text.length;) {
+    const space = text.indexOf(" ", start);
+    const end = space < 0 ? text.length : space;
+    const equals = text.indexOf("=", start);
+    if (equals <= start || equals >= end) return null;
+    const value = decodeWord(text.slice(equals + 1, end));
+    if (value === null) return null;
+    setProperty(facts, text.slice(start, equals), value);
+    // A space at the end is followed by a word without a name.
+    if (space === text.length - 1) return null;
+    start = end + 1;
   }
-  return Object.fromEntries(facts);
+  return facts;
 }
 
 /** What follows "OK " in the answer to HELLO; null when it is not version 2's. */

@@ -5,6 +5,7 @@
 // that were in flight is the client's decision.
 
 import { ShmError } from "../errors.ts";
+import type { Members } from "../members.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
 import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
@@ -138,7 +139,7 @@ export class Keeper<C extends KeptConnection> {
    * Waits until `outstanding` is empty, for at most `timeoutMs`, then ends all connections; what is
    * left of `outstanding` fails.
    */
-  async end(outstanding: ReadonlySet<Pending<unknown>>, timeoutMs: number): Promise<void> {
+  async end(outstanding: Members<Pending<unknown>>, timeoutMs: number): Promise<void> {
     const idle = () => outstanding.size === 0;
     await this.until(idle, Math.max(0, timeoutMs));
     this.#ended = true;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A request of version 2: what is written, what an answer to it can be, and what that means to the
-// caller. One class for each kind, in transfer_calls.ts and query_calls.ts. When they are sent, and
-// what becomes of them when the worker is lost, is object_client.ts.
+// caller. One class for each kind, in transfer_calls.ts, transfer_batch.ts and query_calls.ts. When
+// they are sent, and what becomes of them when the worker is lost, is object_client.ts.
 
-import type { ShmError } from "../errors.ts";
 import { Pending, type PendingOptions, type PendingOwner } from "./pending.ts";
 import type { ErrorReply } from "./protocol.ts";
 import type { Priority, RequestWords } from "./protocol_v2.ts";
@@ -50,6 +49,11 @@ export abstract class ObjectCall<T = unknown> extends Pending<T> implements Requ
     return true;
   }
 
+  /** How many objects it is about. */
+  get objects(): number {
+    return 1;
+  }
+
   /** Whether `prio` may be said. */
   get ranked(): boolean {
     return true;
@@ -65,10 +69,6 @@ export abstract class ObjectCall<T = unknown> extends Pending<T> implements Requ
 
   /** Takes an ERROR. */
   reject(reply: ErrorReply): void {
-    this.refuse(this.errorOf(reply));
-  }
-
-  protected errorOf(reply: ErrorReply): ShmError {
-    return replyError(reply, this.what);
+    this.refuse(replyError(reply, this.what));
   }
 }

@@ -13,40 +13,53 @@
 // memory is let go when the worker says that it has.
 
 import type { ShmError } from "../errors.ts";
+import { Members } from "../members.ts";
 import type { ObjectStat, StoredObject } from "./answers_v2.ts";
 import { closedError, Keeper } from "./keeper.ts";
 import { keyLines } from "./key_lines.ts";
-import type { ObjectCall, ObjectCallOptions } from "./object_call.ts";
+import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import { ObjectConnection } from "./object_connection.ts";
 import { greetWorker } from "./object_handshake.ts";
 import type {
+  BatchedGet,
+  BatchedPut,
+  GetBatch,
   GetTransfer,
   ObjectClientOptions,
   ObjectListOptions,
   ObjectTransfer,
   ObjectWorkerFacts,
+  PutBatch,
   PutTransfer,
   RequestOptions,
 } from "./object_options.ts";
-import { ObjectQueue, type Room } from "./object_queue.ts";
+import { lineLot, MAX_LINE_OBJECTS, ObjectQueue, type Room } from "./object_queue.ts";
+import { Failed, type Outcome } from "./outcome.ts";
 import type { PendingOwner } from "./pending.ts";
 import {
   checkLength,
   type Durability,
-  encodeGet,
+  encodeAttributes,
   encodeKey,
   encodeList,
-  encodePut,
+  encodePlace,
+  getOptions,
   type IoMode,
   MAX_LIST_KEYS,
+  MAX_WORDS_BYTES,
   type Priority,
+  putOptions,
 } from "./protocol_v2.ts";
 import { ContainsCall, FactsCall, FlagsCall, ListCall, StatCall } from "./query_calls.ts";
 import { unsupported } from "./reply_error.ts";
-import { GetCall, PutCall } from "./transfer_calls.ts";
+import { AGAIN, BatchCall, SharedRelease } from "./transfer_batch.ts";
+import { GET, PUT, TransferCall, type TransferPart, type TransferVerb } from "./transfer_calls.ts";
 
 export type {
+  BatchedGet,
+  BatchedPut,
   Durability,
+  GetBatch,
   GetTransfer,
   IoMode,
   ObjectClientOptions,
@@ -55,12 +68,13 @@ export type {
   ObjectTransfer,
   ObjectWorkerFacts,
   Priority,
+  PutBatch,
   PutTransfer,
   RequestOptions,
   StoredObject,
 };
 
-/** An object of so many bytes goes alone: it gains nothing by company. */
+/** From so many bytes on an object goes alone. */
 const LARGE_BYTES = 1 << 20;
 /** What one turn of the event loop sends: encoding it takes about a millisecond. */
 const TURN_OBJECTS = 512;
@@ -70,7 +84,7 @@ export class ObjectClient implements AsyncDisposable {
   readonly #options: ObjectClientOptions;
   readonly #keeper: Keeper<ObjectConnection>;
   readonly #queue = new ObjectQueue();
-  readonly #outstanding = new Set<ObjectCall>();
+  readonly #outstanding = new Members<ObjectCall>();
   readonly #owner: PendingOwner;
   readonly #room: Room;
   #facts: ObjectWorkerFacts = { boot: "", worker: "", features: new Set(), window: Infinity };
@@ -137,14 +151,8 @@ export class ObjectClient implements AsyncDisposable {
    */
   put(transfer: PutTransfer): Promise<StoredObject> {
     try {
-      const text = encodePut(this.#known(transfer));
-      checkLength(`put ${transfer.key.slice(0, 100)}`, text.words.length + text.tail.length);
-      const { key, byteLength } = transfer;
-      const alone = byteLength >= LARGE_BYTES;
-      return this.#submit(
-        transfer,
-        () => new PutCall(this.#owner, key, text, byteLength, alone, transfer),
-      );
+      const options = putOptions(this.#known(transfer));
+      return this.#transfer(PUT, putPart(transfer, options), transfer);
     } catch (error) {
       transfer.release();
       return Promise.reject(error);
@@ -159,16 +167,37 @@ export class ObjectClient implements AsyncDisposable {
    */
   get(transfer: GetTransfer): Promise<StoredObject | null> {
     try {
-      const words = encodeGet(this.#known(transfer));
-      checkLength(`get ${transfer.key.slice(0, 100)}`, words.length);
-      const { key, byteLength } = transfer;
-      const alone = byteLength >= LARGE_BYTES;
-      return this.#submit(
-        transfer,
-        () => new GetCall(this.#owner, key, words, byteLength, alone, transfer),
-      );
+      const options = getOptions(this.#known(transfer));
+      return this.#transfer(GET, getPart(transfer, options), transfer);
     } catch (error) {
       transfer.release();
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * put() of many objects, which costs a fraction of as many calls. `timeoutMs` and `signal` count
+   * for all of them together.
+   * @returns what became of each, in their order; `release` is called when none is in flight.
+   * @throws {TypeError | RangeError} for options that no worker accepts, and nothing is sent then.
+   */
+  putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]> {
+    try {
+      const options = putOptions(this.#known(batch));
+      return this.#transferAll(PUT, batch, (object) => putPart(object, options));
+    } catch (error) {
+      batch.release();
+      return Promise.reject(error);
+    }
+  }
+
+  /** get() of many objects, as putAll(). */
+  getAll(batch: GetBatch): Promise<Outcome<StoredObject | null>[]> {
+    try {
+      const options = getOptions(this.#known(batch));
+      return this.#transferAll(GET, batch, (object) => getPart(object, options));
+    } catch (error) {
+      batch.release();
       return Promise.reject(error);
     }
   }
@@ -258,15 +287,99 @@ export class ObjectClient implements AsyncDisposable {
 
   // --- requests
 
-  /** The transfer as this worker can be told of it. */
-  #known<T extends PutTransfer | GetTransfer>(transfer: T): T {
-    if (this.#facts.features.has("batch")) return transfer;
-    const { sync } = transfer as PutTransfer;
+  /** The options as this worker can be told of them. */
+  #known<T extends Pick<PutTransfer, "io" | "sync">>(options: T): T {
+    if (this.#facts.features.has("batch")) return options;
+    const { sync } = options;
     if (sync !== undefined && sync !== "none") {
       throw unsupported(`sync=${sync}`, "store an object durably");
     }
     // How it is done is the worker's own business, what is done is not.
-    return { ...transfer, io: undefined, sync: undefined };
+    return { ...options, io: undefined, sync: undefined };
+  }
+
+  #transfer<T extends StoredObject | null>(
+    verb: TransferVerb<T>,
+    part: TransferPart,
+    options: ObjectCallOptions,
+  ): Promise<T> {
+    return this.#refused(options) ??
+      this.#enqueue(new TransferCall(this.#owner, verb, part, isLarge(part), options));
+  }
+
+  /** A line is sent as soon as it is full: the worker is at it while the next one is written. */
+  async #transferAll<T extends StoredObject | null, O>(
+    verb: TransferVerb<T>,
+    batch: RequestOptions & { readonly objects: readonly O[]; readonly release: () => void },
+    encode: (object: O) => TransferPart,
+  ): Promise<Outcome<T>[]> {
+    const { objects, signal, priority } = batch;
+    const outcomes = new Array<Outcome<T>>(objects.length);
+    const held = new SharedRelease(batch.release);
+    const left = sharedLimit(batch);
+    const options = () => ({ signal, priority, timeoutMs: left().timeoutMs, release: held.take() });
+
+    const alone = async (index: number, part: TransferPart): Promise<void> => {
+      try {
+        outcomes[index] = await this.#transfer(verb, part, options());
+      } catch (error) {
+        outcomes[index] = new Failed(error);
+      }
+    };
+    const together = async (first: number, parts: readonly TransferPart[]): Promise<void> => {
+      const own = options();
+      const again: Promise<void>[] = [];
+      try {
+        const sent = this.#submit(own, () => new BatchCall(this.#owner, verb, parts, own));
+        this.#pump();
+        const answered = await sent;
+        for (let i = 0; i < parts.length; i++) {
+          const outcome = answered[i]!;
+          if (outcome === AGAIN) again.push(alone(first + i, parts[i]!));
+          else outcomes[first + i] = outcome;
+        }
+      } catch (error) {
+        outcomes.fill(new Failed(error), first, first + parts.length);
+      }
+      await Promise.all(again);
+    };
+
+    const going: Promise<void>[] = [];
+    const batches = this.#facts.features.has("batch");
+    let parts: TransferPart[] = [];
+    let lot = lineLot(MAX_LINE_OBJECTS);
+    const send = (end: number) => {
+      if (parts.length === 1) going.push(alone(end - 1, parts[0]!));
+      else if (parts.length > 1) going.push(together(end - parts.length, parts));
+      parts = [];
+      lot = lineLot(MAX_LINE_OBJECTS);
+    };
+    for (let index = 0; index < objects.length; index++) {
+      let part: TransferPart;
+      try {
+        part = encode(objects[index]!);
+      } catch (error) {
+        send(index);
+        outcomes[index] = new Failed(error);
+        continue;
+      }
+      if (!batches || isLarge(part)) {
+        send(index);
+        going.push(alone(index, part));
+        continue;
+      }
+      const { words, tail, byteLength } = part;
+      const chars = words.length + tail.length;
+      if (!lot(chars, byteLength)) {
+        send(index);
+        lot(chars, byteLength);
+      }
+      parts.push(part);
+    }
+    send(objects.length);
+    await Promise.all(going);
+    held.drop();
+    return outcomes;
   }
 
   async #flags(
@@ -285,20 +398,23 @@ export class ObjectClient implements AsyncDisposable {
     options: ObjectCallOptions,
     make: () => ObjectCall<T>,
   ): Promise<T> {
-    const { signal, release } = options;
-    if (!this.#accepting) {
-      release?.();
-      return Promise.reject(closedError("talk to the worker"));
-    }
-    if (signal?.aborted) {
-      release?.();
-      return Promise.reject(signal.reason);
-    }
-    const call = make() as ObjectCall;
-    this.#outstanding.add(call);
-    this.#queue.push(call);
+    return this.#refused(options) ?? this.#enqueue(make());
+  }
+
+  /** A rejected promise if no request is accepted; its memory is let go. */
+  #refused({ signal, release }: ObjectCallOptions): Promise<never> | null {
+    if (this.#accepting && !signal?.aborted) return null;
+    release?.();
+    return Promise.reject(
+      this.#accepting ? signal!.reason : closedError("talk to the worker"),
+    );
+  }
+
+  #enqueue<T>(call: ObjectCall<T>): Promise<T> {
+    this.#outstanding.add(call as ObjectCall);
+    this.#queue.push(call as ObjectCall);
     this.#planPump();
-    return call.promise as Promise<T>;
+    return call.promise;
   }
 
   #onAbandoned(call: ObjectCall): void {
@@ -346,7 +462,7 @@ export class ObjectClient implements AsyncDisposable {
       const calls = this.#queue.take(this.#room);
       if (calls === null) break;
       text += connection.encode(calls, now);
-      objects += calls.length;
+      for (const call of calls) objects += call.objects;
     }
     if (text === "") return;
     connection.write(text);
@@ -440,6 +556,30 @@ function sharedLimit(options: RequestOptions): () => RequestOptions {
   if (timeoutMs === undefined) return () => options;
   const end = performance.now() + timeoutMs;
   return () => ({ ...options, timeoutMs: Math.max(1, end - performance.now()) });
+}
+
+/** It gains nothing by company. */
+function isLarge({ byteLength }: { readonly byteLength: number }): boolean {
+  return byteLength >= LARGE_BYTES;
+}
+
+/** @throws {TypeError | RangeError} naming the value at fault. */
+function putPart(
+  { key, offset, byteLength, attributes }: BatchedPut,
+  options: string,
+): TransferPart {
+  const words = encodePlace(key, offset, byteLength) + options;
+  const tail = attributes === undefined ? "" : encodeAttributes(attributes);
+  const chars = words.length + tail.length;
+  if (chars > MAX_WORDS_BYTES) checkLength(`put ${shownKey(key)}`, chars);
+  return { key, byteLength, words, tail };
+}
+
+/** @throws {TypeError | RangeError} naming the value at fault. */
+function getPart({ key, offset, byteLength }: BatchedGet, options: string): TransferPart {
+  const words = encodePlace(key, offset, byteLength) + options;
+  if (words.length > MAX_WORDS_BYTES) checkLength(`get ${shownKey(key)}`, words.length);
+  return { key, byteLength, words, tail: "" };
 }
 
 /** How many are true before the first that is not. */

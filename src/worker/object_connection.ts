@@ -10,6 +10,7 @@
 
 import type { ShmError } from "../errors.ts";
 import { type Answer, parseAnswer, parseHello, type WorkerHello } from "./answers_v2.ts";
+import { IdTable } from "./id_table.ts";
 import { Link } from "./link.ts";
 import { BYTES_PER_MS } from "./limits.ts";
 import type { ObjectCall } from "./object_call.ts";
@@ -64,7 +65,7 @@ export class ObjectConnection {
   readonly #limits: AnswerLimits;
   readonly #link: Link;
   readonly #watchdog = new Watchdog(() => this.#onWatchdog());
-  readonly #inFlight = new Map<number, RequestLine>();
+  readonly #inFlight = new IdTable<RequestLine>();
   /** CANCEL requests that are not answered. */
   readonly #cancels = new Set<number>();
   #greetings: Greeting[] = [];
@@ -149,7 +150,7 @@ export class ObjectConnection {
       call.sent = true;
       call.line = line;
     }
-    this.#inFlight.set(line.id, line);
+    this.#inFlight.add(line);
     this.#watchdog.expect(line.dueAt);
     return line.text(this.#hello.features.has("batch"));
   }
@@ -248,7 +249,7 @@ export class ObjectConnection {
       return 1;
     }
     this.#onAnswer(line, answer, text);
-    return line.calls.length;
+    return line.objects;
   }
 
   #onGreeting(greeting: Greeting, text: string): void {

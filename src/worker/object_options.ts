@@ -50,6 +50,25 @@ export interface GetTransfer extends ObjectTransfer {
   readonly verify?: boolean | undefined;
 }
 
+/** One object of many. */
+export interface BatchedPut {
+  readonly key: string;
+  readonly offset: number;
+  readonly byteLength: number;
+  readonly attributes?: PutTransfer["attributes"];
+}
+
+export type BatchedGet = Omit<BatchedPut, "attributes">;
+
+/** What counts for all of them. */
+export type PutBatch = Omit<PutTransfer, keyof BatchedPut> & {
+  readonly objects: readonly BatchedPut[];
+};
+
+export type GetBatch = Omit<GetTransfer, keyof BatchedGet> & {
+  readonly objects: readonly BatchedGet[];
+};
+
 export interface ObjectListOptions extends RequestOptions {
   /** Only keys that begin so. */
   readonly prefix?: string | undefined;

@@ -9,13 +9,35 @@ import type { ObjectCall } from "./object_call.ts";
 import type { Priority } from "./protocol_v2.ts";
 
 /** Objects of one line. More would make the first wait for the last, and gain little. */
-const MAX_LINE_OBJECTS = 64;
+export const MAX_LINE_OBJECTS = 64;
+/**
+ * The same where each has a caller of its own: many callers who ask again as soon as they have an
+ * answer shall not all wait for the same line, with nothing for the worker to do in between.
+ */
+const MAX_SHARED_OBJECTS = 32;
 /** Length of their words. */
 const MAX_LINE_CHARS = 16_384;
 /** Bytes that one line moves; a worker carries out several lines at a time. */
 const MAX_LINE_MOVED_BYTES = 1 << 20;
 /** So often the lowest priority that waits has its turn. */
 const LOWEST_TURN = 16;
+
+/**
+ * What of a row of objects goes into one line: a function that is asked for one after the other,
+ * and says true for the first.
+ * @param maxObjects of one line
+ */
+export function lineLot(maxObjects: number): (chars: number, bytes: number) => boolean {
+  let objects = 0;
+  let chars = 0;
+  let bytes = 0;
+  return (moreChars, moreBytes) => {
+    chars += (objects === 0 ? 0 : 3) + moreChars;
+    bytes += moreBytes;
+    if (objects++ === 0) return true;
+    return objects <= maxObjects && chars <= MAX_LINE_CHARS && bytes <= MAX_LINE_MOVED_BYTES;
+  };
+}
 
 /** What may be sent now. */
 export interface Room {
@@ -94,14 +116,13 @@ export class ObjectQueue {
     const { priority, verb } = first;
     const calls = [first];
     let { bytes } = first;
-    let chars = lengthOf(first);
-    while (calls.length < MAX_LINE_OBJECTS) {
+    const lot = lineLot(MAX_SHARED_OBJECTS);
+    lot(lengthOf(first), bytes);
+    for (;;) {
       const next = this.#first(priority);
       if (next === undefined || next.alone || next.verb !== verb) break;
       bytes += next.bytes;
-      chars += 3 + lengthOf(next);
-      if (chars > MAX_LINE_CHARS || bytes > MAX_LINE_MOVED_BYTES) break;
-      if (!room.fits(priority, bytes)) break;
+      if (!lot(lengthOf(next), next.bytes) || !room.fits(priority, bytes)) break;
       this.#waiting[priority].shift();
       calls.push(next);
     }

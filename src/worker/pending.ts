@@ -6,6 +6,7 @@
 // refuse() do both.
 
 import { ShmError } from "../errors.ts";
+import type { Member } from "../members.ts";
 import { type Abortable, joinGroup, leaveGroup } from "./abort_group.ts";
 
 export interface PendingOptions {
@@ -29,11 +30,13 @@ interface Settle<T> {
   reject(error: unknown): void;
 }
 
-export abstract class Pending<T> implements Abortable {
+export abstract class Pending<T> implements Abortable, Member {
   /** What the worker answers; rejects when there is no answer. */
   readonly promise: Promise<T>;
   /** How often it has been sent. */
   attempts = 0;
+  /** Among those that its owner has to do with. */
+  slot = -1;
   /** A worker has it, and may touch its memory. */
   sent = false;
   readonly #owner: PendingOwner | null;

@@ -27,7 +27,8 @@ export function encodeWord(text: string | Uint8Array): string {
   return word;
 }
 
-function hexDigit(code: number): number {
+/** The value of a hexadecimal digit by its character code; -1: it is none. */
+export function hexDigit(code: number): number {
   if (code >= 48 && code <= 57) return code - 48;
   const letter = code | 32;
   return letter >= 97 && letter <= 102 ? letter - 87 : -1;

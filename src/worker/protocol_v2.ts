@@ -29,24 +29,15 @@ export type Durability = "none" | "data" | "full";
 export type Priority = "high" | "normal" | "low";
 export type Attributes = Readonly<Record<string, string | Uint8Array>>;
 
-export interface PutFields {
-  readonly key: string;
-  /** From the segment's beginning, in bytes. */
-  readonly offset: number | bigint;
-  readonly byteLength: number | bigint;
+export interface PutOptions {
   /** False: the worker computes and stores none. Default: true. */
   readonly checksum?: boolean | undefined;
   /** Default: the worker's own. */
   readonly io?: IoMode | undefined;
   readonly sync?: Durability | undefined;
-  readonly attributes?: Attributes | undefined;
 }
 
-export interface GetFields {
-  readonly key: string;
-  readonly offset: number | bigint;
-  /** The longest object that is accepted. */
-  readonly byteLength: number | bigint;
+export interface GetOptions {
   /** False: a stored checksum is not looked at. Default: true. */
   readonly verify?: boolean | undefined;
   readonly io?: IoMode | undefined;
@@ -119,7 +110,23 @@ function encodeChoice(name: string, value: string | undefined, choices: readonly
 const IO_MODES: readonly IoMode[] = ["auto", "direct", "cached"];
 const DURABILITIES: readonly Durability[] = ["none", "data", "full"];
 
-function encodeAttributes(attributes: Attributes): string {
+/** Attributes that never change, such as those of a layout, come again and again. */
+const encodedAttributes = new WeakMap<Attributes, string>();
+
+/**
+ * Attributes as words, each with the space before it.
+ * @throws {TypeError | RangeError} naming the one at fault.
+ */
+export function encodeAttributes(attributes: Attributes): string {
+  let words = encodedAttributes.get(attributes);
+  if (words === undefined) {
+    words = attributeWords(attributes);
+    if (Object.isFrozen(attributes)) encodedAttributes.set(attributes, words);
+  }
+  return words;
+}
+
+function attributeWords(attributes: Attributes): string {
   let words = "";
   let count = 0;
   let bytes = 0;
@@ -156,25 +163,32 @@ export interface RequestWords {
   readonly tail: string;
 }
 
-/** One object of a PUT. @throws {TypeError | RangeError} naming the value at fault. */
-export function encodePut(fields: PutFields): RequestWords {
-  const { key, offset, byteLength, checksum = true, io, sync, attributes } = fields;
-  const place = `${encodeKey(key)} ${encodeNumber("offset", offset)} ${
-    encodeNumber("byteLength", byteLength)
-  }`;
-  const options = `${checksum ? "" : " crc=0"}${encodeChoice("io", io, IO_MODES)}${
-    encodeChoice("sync", sync, DURABILITIES)
-  }`;
-  const tail = attributes === undefined ? "" : encodeAttributes(attributes);
-  return { words: place + options, tail };
-}
-
-/** One object of a GET. @throws {TypeError | RangeError} naming the value at fault. */
-export function encodeGet(fields: GetFields): string {
-  const { key, offset, byteLength, verify = true, io } = fields;
+/**
+ * Where an object's bytes are.
+ * @param offset from the segment's beginning, in bytes
+ * @param byteLength of a GET: the longest object that is accepted
+ * @throws {TypeError | RangeError} naming the value at fault.
+ */
+export function encodePlace(
+  key: string,
+  offset: number | bigint,
+  byteLength: number | bigint,
+): string {
   return `${encodeKey(key)} ${encodeNumber("offset", offset)} ${
     encodeNumber("byteLength", byteLength)
-  }${verify ? "" : " verify=0"}${encodeChoice("io", io, IO_MODES)}`;
+  }`;
+}
+
+/** What follows the place of a PUT. @throws {TypeError | RangeError} naming the value at fault. */
+export function putOptions({ checksum = true, io, sync }: PutOptions): string {
+  return `${checksum ? "" : " crc=0"}${encodeChoice("io", io, IO_MODES)}${
+    encodeChoice("sync", sync, DURABILITIES)
+  }`;
+}
+
+/** What follows the place of a GET. @throws {TypeError | RangeError} naming the value at fault. */
+export function getOptions({ verify = true, io }: GetOptions): string {
+  return `${verify ? "" : " verify=0"}${encodeChoice("io", io, IO_MODES)}`;
 }
 
 /** @param cursor as the last answer gave it, already a word; null to begin. */

@@ -44,6 +44,11 @@ export class RequestLine {
     return others.length === 0 ? first!.what : `${first!.what} and ${others.length} others`;
   }
 
+  /** How many objects its answer tells of. */
+  get objects(): number {
+    return this.calls.length === 1 ? this.calls[0]!.objects : this.calls.length;
+  }
+
   get holdsMemory(): boolean {
     return this.calls.some((call) => !call.freed && call.bytes > 0);
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// PUT and GET: what moves bytes between the segment and an object.
+// PUT and GET: what moves bytes between the segment and objects. One object a call, which the queue
+// puts into lines with others; or a lot of small ones as a call, which is a line as it is, and costs
+// a fraction for each of them (transfer_batch.ts).
 
 import type { ShmError } from "../errors.ts";
 import { parseNumber, parseStored, type StoredObject } from "./answers_v2.ts";
@@ -10,78 +12,88 @@ import type { ErrorReply } from "./protocol.ts";
 import type { RequestWords } from "./protocol_v2.ts";
 import { replyError } from "./reply_error.ts";
 
-/** What PUT and GET have in common. */
-abstract class TransferCall<T extends StoredObject | null> extends ObjectCall<T> {
+/** One of the two verbs: what its answers mean. */
+export interface TransferVerb<T extends StoredObject | null> {
+  readonly verb: "PUT" | "GET";
+  /** What the answer says of an object for which so many bytes were given; or why it cannot be. */
+  accept(text: string, byteLength: number): StoredObject | string;
+  /** What an ERROR means to the caller: a value, or what to throw. */
+  reject(reply: ErrorReply, key: string, byteLength: number): T | ShmError;
+}
+
+const NO_OBJECT = "that says nothing of an object";
+
+export const PUT: TransferVerb<StoredObject> = {
+  verb: "PUT",
+  accept(text, byteLength) {
+    const stored = parseStored(text);
+    if (stored === null) return NO_OBJECT;
+    return stored.byteLength === byteLength ? stored : `${byteLength} bytes were to be stored`;
+  },
+  reject: (reply, key) => replyError(reply, `put ${shownKey(key)}`),
+};
+
+export const GET: TransferVerb<StoredObject | null> = {
+  verb: "GET",
+  accept(text, byteLength) {
+    const stored = parseStored(text);
+    if (stored === null) return NO_OBJECT;
+    return stored.byteLength <= byteLength ? stored : `at most ${byteLength} bytes were asked for`;
+  },
+  reject(reply, key, byteLength) {
+    if (reply.code === "ENOENT") return null;
+    const what = `get ${shownKey(key)}`;
+    if (reply.code !== "EMSGSIZE") return replyError(reply, what);
+    const objectBytes = parseNumber(/^[0-9]*/.exec(reply.message)![0]);
+    const details = { objectBytes: objectBytes ?? undefined, spaceBytes: byteLength };
+    const hint = "The object is longer than the range that it is to be loaded into";
+    return replyError(reply, what, details, hint);
+  },
+};
+
+/** One object as it is asked for. */
+export interface TransferPart extends RequestWords {
   readonly key: string;
+  readonly byteLength: number;
+}
+
+/** One object. */
+export class TransferCall<T extends StoredObject | null> extends ObjectCall<T> {
+  override readonly tail: string;
+  readonly #verb: TransferVerb<T>;
+  readonly #key: string;
 
   constructor(
     owner: PendingOwner,
-    key: string,
-    words: string,
-    byteLength: number,
+    verb: TransferVerb<T>,
+    part: TransferPart,
     alone: boolean,
     options: ObjectCallOptions,
   ) {
-    super(owner, words, byteLength, alone, options);
-    this.key = key;
+    super(owner, part.words, part.byteLength, alone, options);
+    this.tail = part.tail;
+    this.#verb = verb;
+    this.#key = part.key;
+  }
+
+  override get verb(): string {
+    return this.#verb.verb;
   }
 
   override get what(): string {
-    return `${this.verb.toLowerCase()} ${shownKey(this.key)}`;
-  }
-}
-
-export class PutCall extends TransferCall<StoredObject> {
-  override readonly tail: string;
-
-  constructor(
-    owner: PendingOwner,
-    key: string,
-    text: RequestWords,
-    byteLength: number,
-    alone: boolean,
-    options: ObjectCallOptions,
-  ) {
-    super(owner, key, text.words, byteLength, alone, options);
-    this.tail = text.tail;
-  }
-
-  override get verb(): string {
-    return "PUT";
+    return `${this.verb.toLowerCase()} ${shownKey(this.#key)}`;
   }
 
   override accept(text: string): string | null {
-    const stored = parseStored(text);
-    if (stored === null) return "that says nothing of an object";
-    if (stored.byteLength !== this.bytes) return `${this.bytes} bytes were to be stored`;
-    this.answer(stored);
-    return null;
-  }
-}
-
-export class GetCall extends TransferCall<StoredObject | null> {
-  override get verb(): string {
-    return "GET";
-  }
-
-  override accept(text: string): string | null {
-    const stored = parseStored(text);
-    if (stored === null) return "that says nothing of an object";
-    if (stored.byteLength > this.bytes) return `at most ${this.bytes} bytes were asked for`;
-    this.answer(stored);
+    const stored = this.#verb.accept(text, this.bytes);
+    if (typeof stored === "string") return stored;
+    this.answer(stored as T);
     return null;
   }
 
   override reject(reply: ErrorReply): void {
-    if (reply.code === "ENOENT") this.answer(null);
-    else super.reject(reply);
-  }
-
-  protected override errorOf(reply: ErrorReply): ShmError {
-    if (reply.code !== "EMSGSIZE") return super.errorOf(reply);
-    const objectBytes = parseNumber(/^[0-9]*/.exec(reply.message)![0]);
-    const details = { objectBytes: objectBytes ?? undefined, spaceBytes: this.bytes };
-    const hint = "The object is longer than the range that it is to be loaded into";
-    return replyError(reply, this.what, details, hint);
+    const outcome = this.#verb.reject(reply, this.#key, this.bytes);
+    if (outcome instanceof Error) this.refuse(outcome);
+    else this.answer(outcome);
   }
 }

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Many objects of one caller, put into lines when they are asked for: each line is one call, with
+// one promise and one hold of memory, however many objects it has.
+
+import { isRefusal, parseRefusedItem, type StoredObject } from "./answers_v2.ts";
+import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
+import { Failed, type Outcome } from "./outcome.ts";
+import type { PendingOwner } from "./pending.ts";
+import type { ErrorReply } from "./protocol.ts";
+import type { TransferPart, TransferVerb } from "./transfer_calls.ts";
+
+/** In place of an outcome: the line did not say, and the object must be asked for alone. */
+export const AGAIN = Symbol("again");
+
+/** Several small objects in a line. */
+export class BatchCall<T extends StoredObject | null>
+  extends ObjectCall<(Outcome<T> | typeof AGAIN)[]> {
+  override readonly tail: string;
+  readonly #verb: TransferVerb<T>;
+  readonly #parts: readonly TransferPart[];
+
+  /** @param parts at least two, as many as go into a line (lineLot()). */
+  constructor(
+    owner: PendingOwner,
+    verb: TransferVerb<T>,
+    parts: readonly TransferPart[],
+    options: ObjectCallOptions,
+  ) {
+    const first = parts[0]!;
+    let bytes = first.byteLength;
+    let tail = first.tail;
+    for (let index = 1; index < parts.length; index++) {
+      const part = parts[index]!;
+      bytes += part.byteLength;
+      tail += ` ; ${part.words}${part.tail}`;
+    }
+    super(owner, first.words, bytes, true, options);
+    this.tail = tail;
+    this.#verb = verb;
+    this.#parts = parts;
+  }
+
+  override get objects(): number {
+    return this.#parts.length;
+  }
+
+  override get verb(): string {
+    return this.#verb.verb;
+  }
+
+  override get what(): string {
+    const first = shownKey(this.#parts[0]!.key);
+    return `${this.verb.toLowerCase()} ${first} and ${this.#parts.length - 1} others`;
+  }
+
+  override accept(text: string): string | null {
+    const outcomes: (Outcome<T> | typeof AGAIN)[] = [];
+    const last = this.#parts.length - 1;
+    let start = 0;
+    for (let index = 0; index <= last; index++) {
+      const end = text.indexOf(" ; ", start);
+      if (end < 0 !== (index === last)) {
+        const count = text.split(" ; ").length;
+        return `it has ${count} items, and ${last + 1} were asked for`;
+      }
+      const part = this.#parts[index]!;
+      const outcome = this.#item(end < 0 ? text.slice(start) : text.slice(start, end), part);
+      if (typeof outcome === "string") return outcome;
+      outcomes.push(outcome);
+      start = end + 3;
+    }
+    this.answer(outcomes);
+    return null;
+  }
+
+  /** One object is at fault, and the line does not say which. */
+  override reject(reply: ErrorReply): void {
+    if (this.settled) super.reject(reply);
+    else this.answer(this.#parts.map(() => AGAIN));
+  }
+
+  #item(item: string, part: TransferPart): Outcome<T> | typeof AGAIN | string {
+    if (!isRefusal(item)) return this.#verb.accept(item, part.byteLength) as T | string;
+    const reply = parseRefusedItem(item);
+    if (reply === null) return "an error has a name";
+    // There was no room for this object's words in the answer's line.
+    if (reply.code === "EOVERFLOW") return AGAIN;
+    const outcome = this.#verb.reject(reply, part.key, part.byteLength);
+    return outcome instanceof Error ? new Failed(outcome) : outcome;
+  }
+}
+
+/** What several calls hold together: let go of when the last of them has. */
+export class SharedRelease {
+  readonly #release: () => void;
+  #shares = 1;
+
+  /** There is one share, which drop() ends. */
+  constructor(release: () => void) {
+    this.#release = release;
+  }
+
+  /** One share more, which calling drop() once more ends. */
+  take(): () => void {
+    this.#shares++;
+    return this.drop;
+  }
+
+  readonly drop = (): void => {
+    if (--this.#shares === 0) this.#release();
+  };
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Holding many ranges for one operation.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { holdAll } from "../src/memory/hold_all.ts";
+import { ShmSegment } from "../src/memory/segment.ts";
+import { TensorLayout } from "../src/memory/tensor_layout.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
+import { shmError } from "./support/assertions.ts";
+import { withoutLeaks } from "./support/leaks.ts";
+
+const LAYOUT = TensorLayout.of([4096], "uint8", "BINARY");
+
+test("holdAll() keeps segments and objects from being freed, until it is over", () =>
+  withoutLeaks(async () => {
+    await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
+    await using other = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
+    const pool = new TensorMemoryAllocator(segment.range(0, 1 << 19));
+    const objs = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    const release = holdAll(
+      [segment.range(1 << 19, 10), objs[0]!, segment.range(1 << 19, 20), objs[1]!, other.range()],
+      "test many",
+    );
+    for (const obj of objs) assert.throws(() => obj.refCountDown(), shmError("EBUSY", /test many/));
+    await assert.rejects(segment.free(), shmError("EBUSY", /test many/));
+    await assert.rejects(other.free(), shmError("EBUSY"));
+    release();
+    release();
+    for (const obj of objs) obj.refCountDown();
+  }));
+
+test("holdAll() holds nothing when one of the ranges cannot be held", () =>
+  withoutLeaks(async () => {
+    await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
+    const pool = new TensorMemoryAllocator(segment);
+    const [alive, freed] = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    freed.refCountDown();
+    assert.throws(() => holdAll([alive, freed], "test"), shmError("EFREED"));
+    alive.refCountDown();
+    await segment.free();
+  }));
