@@ -3,6 +3,10 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +21,7 @@ using std::chrono::milliseconds;
 
 // A pipe for which poll() says POLLOUT takes this much without blocking (one page).
 constexpr size_t kPipePieceBytes = 4096;
+constexpr int kNoWait = 8;  // RWF_NOWAIT; glibc has it only since 2.27
 
 // For poll(): rounded up, at least 0, -1 for never.
 int PollMs(Clock::time_point deadline) {
@@ -69,21 +74,37 @@ Wire::Result Wire::ReadNow(char* to, size_t size, size_t* got) {
   return n == 0 || errno == ECONNRESET ? Result::kEnd : Broken(errno);
 }
 
+// As write(2) does, but EAGAIN instead of waiting.
+ssize_t Wire::TryWrite(std::string_view text) {
+  if (way_ == Way::kSend) {
+    const ssize_t n = send(out_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0 || errno != ENOTSOCK) return n;
+    // What else it is must be known: with a file, EAGAIN could last for ever.
+    struct stat st;
+    way_ = fstat(out_, &st) == 0 && S_ISFIFO(st.st_mode) ? Way::kPipe : Way::kPollBefore;
+  }
+  if (way_ == Way::kPipe) {
+    const struct iovec piece = {const_cast<char*>(text.data()), text.size()};
+    // By number, for older C libraries. The position, -1 in two halves: a pipe has none.
+    const long n = syscall(SYS_pwritev2, out_, &piece, 1, -1L, -1L, kNoWait);
+    if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)) return n;
+    way_ = Way::kPollBefore;
+  }
+  struct pollfd p = {out_, POLLOUT, 0};
+  if (poll(&p, 1, 0) != 1 || p.revents == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  if ((p.revents & POLLNVAL) != 0) {
+    errno = EBADF;
+    return -1;
+  }
+  return write(out_, text.data(), std::min(text.size(), kPipePieceBytes));
+}
+
 Wire::Result Wire::WriteNow(std::string_view* text) {
   while (!text->empty()) {
-    ssize_t n = -1;
-    errno = ENOTSOCK;
-    if (out_is_socket_) n = send(out_, text->data(), text->size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0 && errno == ENOTSOCK) {
-      out_is_socket_ = false;
-      struct pollfd p = {out_, POLLOUT, 0};
-      if (poll(&p, 1, 0) == 1 && p.revents != 0) {
-        if ((p.revents & POLLNVAL) != 0) return Broken(EBADF);
-        n = write(out_, text->data(), std::min(text->size(), kPipePieceBytes));
-      } else {
-        errno = EAGAIN;
-      }
-    }
+    const ssize_t n = TryWrite(*text);
     if (n > 0) {
       text->remove_prefix(static_cast<size_t>(n));
     } else if (n < 0 && errno == EAGAIN) {

@@ -74,12 +74,20 @@ class Wire {
   void SetBroken(int error) { error_.store(error); }
 
  private:
+  // How `out_` is written to without waiting. Tried in this order, until one is possible.
+  enum class Way {
+    kSend,        // a socket
+    kPipe,        // a pipe, on Linux 6.5 and later
+    kPollBefore,  // anything
+  };
+
   Result Broken(int error);
+  ssize_t TryWrite(std::string_view text);
 
   const int in_;
   const int out_;
   const Shutdown& shutdown_;
-  bool out_is_socket_ = true;  // until it turns out not to be
+  Way way_ = Way::kSend;
   std::atomic<int> error_{0};
 };
 
