@@ -25,6 +25,7 @@ export const OURS_CACHED = "ours, cached";
 export const OURS_DIRECT = "ours, direct";
 export const OURS_UNCHECKED = "ours, cached, no checksum";
 export const OURS_DIRECT_UNCHECKED = "ours, direct, no checksum";
+export const OURS_OPENING = "ours, nothing stays open";
 
 const VARIANTS: readonly Variant[] = [
   { name: VERSION_1, note: "the same worker, protocol version 1", options: { protocol: 1 } },
@@ -48,6 +49,11 @@ const VARIANTS: readonly Variant[] = [
     name: OURS_DIRECT_UNCHECKED,
     note: "no CRC-32C",
     options: { protocol: 2, ioMode: "direct", checksum: false },
+  },
+  {
+    name: OURS_OPENING,
+    note: "the worker's --keep-open 0: each object is opened for each get",
+    options: { protocol: 2, workerArgs: ["--keep-open", "0"] },
   },
 ];
 

@@ -10,10 +10,14 @@ import { cpuTimeMs } from "../support/cpu_clock.ts";
 import type { Slot } from "./arena.ts";
 import type { ReadWay, WriteWay } from "./ways.ts";
 
-/** How many objects are under way at a time; "batch": all of them in calls of BATCH_OBJECTS. */
-export type Lanes = number | "batch";
+/**
+ * How many objects are under way at a time; or calls of BATCH_OBJECTS each: one after the other
+ * ("batch"), or BATCHES of them ("batches").
+ */
+export type Lanes = number | "batch" | "batches";
 
 export const BATCH_OBJECTS = 256;
+export const BATCHES = 4;
 
 /** What it cost until the answer to the last request; milliseconds. */
 export interface Cost {
@@ -38,17 +42,17 @@ export interface Mover {
   get(slots: readonly Slot[], lanes: Lanes, got: Uint8Array[]): Promise<Cost>;
 }
 
-/** Runs `work` on every slot, so many at a time. */
-async function inLanes(
-  slots: readonly Slot[],
+/** Runs `work` on every item, so many at a time. */
+async function inLanes<T>(
+  items: readonly T[],
   lanes: number,
-  work: (slot: Slot) => Promise<void>,
+  work: (item: T) => Promise<void>,
 ): Promise<void> {
   let next = 0;
   const lane = async () => {
-    while (next < slots.length) await work(slots[next++]!);
+    while (next < items.length) await work(items[next++]!);
   };
-  await Promise.all(Array.from({ length: Math.min(lanes, slots.length) }, lane));
+  await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane));
 }
 
 function batchesOf(slots: readonly Slot[]): Slot[][] {
@@ -96,13 +100,15 @@ export class ConnectorMover implements Mover {
   put(slots: readonly Slot[], lanes: Lanes): Promise<Cost> {
     const { connector } = this;
     return this.#timed(async () => {
-      if (lanes !== "batch") {
+      if (typeof lanes === "number") {
         await inLanes(slots, lanes, ({ key, range }) => connector.put(key, range));
         return;
       }
-      for (const some of batchesOf(slots)) {
-        await connector.batchedPut(some.map(({ key }) => key), some.map(({ range }) => range));
-      }
+      await inLanes(
+        batchesOf(slots),
+        lanes === "batch" ? 1 : BATCHES,
+        (some) => connector.batchedPut(some.map(({ key }) => key), some.map(({ range }) => range)),
+      );
     });
   }
 
@@ -113,17 +119,17 @@ export class ConnectorMover implements Mover {
       got[index] = byteLength === bytes.length ? bytes : bytes.subarray(0, byteLength);
     };
     return this.#timed(async () => {
-      if (lanes !== "batch") {
+      if (typeof lanes === "number") {
         await inLanes(slots, lanes, async (slot) => {
           found(slot, (await connector.get(slot.key, slot.range))?.byteLength);
         });
         return;
       }
-      for (const some of batchesOf(slots)) {
+      await inLanes(batchesOf(slots), lanes === "batch" ? 1 : BATCHES, async (some) => {
         const keys = some.map(({ key }) => key);
         const ranges = await connector.batchedGet(keys, some.map(({ range }) => range));
         some.forEach((slot, i) => found(slot, ranges[i]?.byteLength));
-      }
+      });
     });
   }
 }
@@ -202,6 +208,6 @@ export class WayMover implements Mover {
 }
 
 function numberOf(lanes: Lanes): number {
-  if (lanes === "batch") throw new Error("this way has no batches");
+  if (typeof lanes !== "number") throw new Error("this way has no batches");
   return lanes;
 }

@@ -43,11 +43,16 @@ export function best(
   return found;
 }
 
+const SETTINGS: Readonly<Record<string, string>> = {
+  batch: "batched",
+  batches: "several batches at a time",
+};
+
 /** Columns of so many objects under way end in their number, whatever is measured. */
 function describe({ row, key }: Named): string {
-  const setting = /^(?:rate|ops|durable|cpu|script)(batch|\d+)$/.exec(key)?.[1];
+  const setting = /^(?:rate|ops|durable|cpu|script)(batch|batches|\d+)$/.exec(key)?.[1];
   if (setting === undefined) return row.contender;
-  return `${row.contender}, ${setting === "batch" ? "batched" : `${setting} at a time`}`;
+  return `${row.contender}, ${SETTINGS[setting] ?? `${setting} at a time`}`;
 }
 
 /** @returns nothing when one of both was not measured, so that it can be spread into a list. */
