@@ -58,6 +58,13 @@ export function checkKnownOptions(
   checkKnown(what, "option", Object.keys(options), known);
 }
 
+/** checkKnownOptions() for calls that come often: it costs nothing when nothing is given. */
+export function checkCallOptions(what: string, options: object, known: readonly string[]): void {
+  for (const name in options) {
+    if (!known.includes(name)) checkKnown(what, "option", [name], known);
+  }
+}
+
 const MAX_NAME_BYTES = 254;
 
 /**

@@ -120,10 +120,12 @@ extra_config:
   <<: {shm_name: /kv, lmshm.pin: none}
   shmfs.storage_dir: &dir /data
   lmshm.gpu_library: *dir
+  lmshm.gpu_device: 3
 `);
   assert.equal(config.shmName, "/kv");
   assert.equal(config.pin, "none");
   assert.equal(config.gpuLibrary, "/data");
+  assert.equal(config.gpuDevice, 3);
 });
 
 test("loadConfig() reads every variable that LMCache has for these keys", () => {

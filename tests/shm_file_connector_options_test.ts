@@ -41,6 +41,26 @@ test("nearest() finds the name that was meant, and none for a stranger", () => {
   assert.equal(nearest("", known), null);
 });
 
+scene("calls name an option that there is not", async (segment, dir) => {
+  await using connector = await ShmFileConnector.open({ segment, storageDir: dir.path });
+  const range = segment.range(0, 10);
+  const wrong = { timoutMs: 100 } as object;
+  const named = /has no option "timoutMs"; did you mean "timeoutMs"/;
+  await assert.rejects(connector.put("k", range, wrong), named);
+  await assert.rejects(connector.get("k", range, wrong), named);
+  await assert.rejects(connector.batchedPut(["k"], [range], wrong), named);
+  await assert.rejects(connector.batchedGet(["k"], [range], wrong), named);
+  await assert.rejects(connector.stat("k", wrong), named);
+  await assert.rejects(connector.list({ ...wrong, prefix: "k" }), named);
+  await assert.rejects(connector.remove("k", wrong), named);
+  await assert.rejects(
+    connector.get("k", range, { metadata: { a: "1" } } as object),
+    /get has no option "metadata"; it has signal, timeoutMs, priority/,
+  );
+  await connector.put("k", range, { metadata: { a: "1" }, timeoutMs: 10_000, priority: "high" });
+  assert.equal(connector.stats.inFlight, 0);
+});
+
 scene("open() names a misspelled option and the nearest one", async (segment, dir) => {
   const open = (options: Record<string, unknown>) =>
     ShmFileConnector.open({ segment, storageDir: dir.path, ...options } as unknown as Options);

@@ -248,6 +248,39 @@ tiered("concurrent gets of one key load it once, and each has a reference", asyn
   assert.deepEqual({ loads, sharedLoads, coldHits }, { loads: 1, sharedLoads: 9, coldHits: 10 });
 });
 
+tiered("a get does not take the miss of another layout for its own", async (scene) => {
+  const { store, cold } = scene;
+  inStore(cold, "a", 4);
+  const held = gate();
+  cold.before = held.wait;
+  const half = { ...CHUNK, shape: [2, 1, 4, 128] };
+  const [mismatch, match] = [store.get("a", half), store.get("a", CHUNK)];
+  await sleep(5);
+  held.open();
+  assert.equal(await mismatch, null);
+  using obj = await match;
+  assert.ok(isFilled(obj, 4));
+  const { mismatches, coldHits, misses } = store.stats;
+  assert.deepEqual({ mismatches, coldHits, misses }, { mismatches: 1, coldHits: 1, misses: 1 });
+});
+
+tiered("an option that there is not is named", async ({ store, hot }) => {
+  const wrong = { timeoutms: 5 } as object;
+  const named = (name: string) => (error: unknown) => {
+    assert.ok(error instanceof TypeError, String(error));
+    assert.match(error.message, new RegExp(`^${name} has no option "timeoutms"; .*"timeoutMs"`));
+    return true;
+  };
+  await assert.rejects(store.get("a", CHUNK, wrong), named("get"));
+  await assert.rejects(store.batchedGet(["a"], CHUNK, wrong), named("batchedGet"));
+  await assert.rejects(store.prefetch(["a"], CHUNK, wrong), named("prefetch"));
+  await assert.rejects(store.remove("a", wrong), named("remove"));
+  await assert.rejects(store.flush(wrong), named("flush"));
+  using obj = hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+  await assert.rejects(store.put("a", obj, wrong), named("put"));
+  await store.put("a", obj, { mode: "through", timeoutMs: 1000, priority: "low" });
+});
+
 tiered("who gives up waiting takes no reference and does not end the load", async (scene) => {
   const { store, cold, hot } = scene;
   inStore(cold, "a", 4);

@@ -55,6 +55,8 @@ export interface LmshmConfig {
   readonly pin: "auto" | "require" | "none";
   /** A GPU runtime library to use instead of the search. */
   readonly gpuLibrary: string | null;
+  /** The device that pins, from 0; null: LMSHM_GPU_DEVICE, else 0. */
+  readonly gpuDevice: number | null;
   readonly pages: "default" | "transparent" | "2M" | "1G";
   readonly numa: NumaPlacement | null;
   /** 0: chosen from the CPUs. */
@@ -140,6 +142,7 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   gpuToNumaMapping: extra("gpu_to_numa_mapping", gpuToNumaMapping, null),
   pin: extra("lmshm.pin", choice("auto", "require", "none"), "auto"),
   gpuLibrary: extra("lmshm.gpu_library", path, null),
+  gpuDevice: extra("lmshm.gpu_device", integer(0, 2 ** 31 - 2), null),
   pages: extra("lmshm.pages", choice("default", "transparent", "2M", "1G"), null),
   numa: extra("lmshm.numa", numaPlacement, null),
   populateThreads: extra("lmshm.populate_threads", integer(0, 64), 0),

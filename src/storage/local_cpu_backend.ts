@@ -63,6 +63,7 @@ export interface HotTierSettings {
   readonly alignBytes: number;
   readonly pin: PinMode;
   readonly gpuLibrary: string | null;
+  readonly gpuDevice: number | null;
   readonly pages: PageMode;
   readonly numa: CreateOptions["numa"] | null;
   /** 0: chosen from the CPUs. */
@@ -179,6 +180,7 @@ export class LocalCpuBackend implements AsyncDisposable {
       ifExists: settings.ifExists,
       pin: settings.pin,
       gpuLibrary: settings.gpuLibrary ?? undefined,
+      gpuDevice: settings.gpuDevice ?? undefined,
       hugePages: pages === "default" ? undefined : pages,
       numa: settings.numa ?? undefined,
       populateThreads: populateThreads === 0 ? undefined : populateThreads,

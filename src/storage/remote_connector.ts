@@ -20,6 +20,9 @@ export interface CallOptions {
   priority?: Priority | undefined;
 }
 
+/** The names of CallOptions. */
+export const CALL_OPTIONS: readonly (keyof CallOptions)[] = ["signal", "timeoutMs", "priority"];
+
 export interface StoreOptions extends CallOptions {
   /**
    * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
@@ -27,6 +30,9 @@ export interface StoreOptions extends CallOptions {
    */
   metadata?: Metadata | undefined;
 }
+
+/** The names of StoreOptions. */
+export const STORE_OPTIONS: readonly (keyof StoreOptions)[] = [...CALL_OPTIONS, "metadata"];
 
 /** What a store knows of an object without reading it. */
 export interface ObjectStat {

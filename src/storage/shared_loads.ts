@@ -57,6 +57,11 @@ export class SharedLoads {
     return this.#shared;
   }
 
+  /** The layout in which it is being loaded now; null: it is not. */
+  layoutOf(key: string): TensorLayout | null {
+    return this.#byKey.get(key)?.layout ?? null;
+  }
+
   /**
    * The object with a reference for the caller, or null. A caller who gives up does not end the
    * load.

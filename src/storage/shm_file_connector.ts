@@ -9,7 +9,7 @@
 // counted, what the directory may hold, where memory comes from.
 
 import { ShmError } from "../errors.ts";
-import { describe } from "../arguments.ts";
+import { checkCallOptions, describe } from "../arguments.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
@@ -26,14 +26,16 @@ import {
 } from "./object_transport.ts";
 import { openTransport } from "./open_transport.ts";
 import { disposeOf, OwnRange } from "./own_range.ts";
-import type {
-  CallOptions,
-  ConnectorStats,
-  ListOptions,
-  LoadedObject,
-  ObjectStat,
-  RemoteConnector,
-  StoreOptions,
+import {
+  CALL_OPTIONS,
+  type CallOptions,
+  type ConnectorStats,
+  type ListOptions,
+  type LoadedObject,
+  type ObjectStat,
+  type RemoteConnector,
+  STORE_OPTIONS,
+  type StoreOptions,
 } from "./remote_connector.ts";
 import {
   checkOptions,
@@ -257,7 +259,7 @@ export class ShmFileConnector implements RemoteConnector {
     const file = keyFile(key);
     this.#checkRange("put", range);
     const metadata = metadataOf(range, options.metadata);
-    const call = this.#enter("put", options);
+    const call = this.#enter("put", options, STORE_OPTIONS);
     try {
       await this.#store(file, range, metadata, call);
       this.#countStored(range);
@@ -386,8 +388,13 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /** A call begins; leave() must follow. @throws as the options or the connector's state demand. */
-  #enter(operation: string, options: CallOptions): TransportCall {
+  #enter(
+    operation: string,
+    options: CallOptions,
+    known: readonly string[] = CALL_OPTIONS,
+  ): TransportCall {
     this.#mustBeOpen(operation);
+    checkCallOptions(operation, options, known);
     const call = callOf(options);
     this.#inFlight++;
     return call;

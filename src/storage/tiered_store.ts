@@ -13,7 +13,7 @@
 //
 // One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
-import { checkInteger } from "../arguments.ts";
+import { checkCallOptions, checkInteger } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenHooks } from "../memory/segment.ts";
@@ -21,10 +21,10 @@ import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { checkChunk, type Metadata } from "./chunk_metadata.ts";
 import type { Key } from "./key.ts";
-import { within } from "./limit.ts";
+import { Deadline, within } from "./limit.ts";
 import { allSettled } from "./object_transport.ts";
 import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
-import type { CallOptions, RemoteConnector } from "./remote_connector.ts";
+import { CALL_OPTIONS, type CallOptions, type RemoteConnector } from "./remote_connector.ts";
 import { type Load, SharedLoads } from "./shared_loads.ts";
 import { ShmFileConnector } from "./shm_file_connector.ts";
 import {
@@ -52,6 +52,8 @@ export type {
   TieredStoreStats,
   WriteMode,
 };
+
+const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
 
 /** See the file's head. */
 export class TieredStore implements AsyncDisposable {
@@ -134,7 +136,7 @@ export class TieredStore implements AsyncDisposable {
     chunk: ChunkLayout,
     options: CallOptions = {},
   ): Promise<TensorMemoryObj | null> {
-    this.#mustBeOpen("get");
+    this.#begin("get", options);
     const text = keyText(key);
     const layout = layoutOf(chunk);
     options.signal?.throwIfAborted();
@@ -152,7 +154,7 @@ export class TieredStore implements AsyncDisposable {
     chunks: ChunkLayout | readonly ChunkLayout[],
     options: CallOptions = {},
   ): Promise<(TensorMemoryObj | null)[]> {
-    this.#mustBeOpen("batchedGet");
+    this.#begin("batchedGet", options);
     const texts = keys.map(keyText);
     const layouts = layoutsOf(chunks, keys.length);
     options.signal?.throwIfAborted();
@@ -181,7 +183,7 @@ export class TieredStore implements AsyncDisposable {
    *   when the queue stays full, and it was not queued; EBADF after close(); the signal's reason.
    */
   async put(key: Key, obj: TensorMemoryObj, options: PutOptions = {}): Promise<void> {
-    this.#mustBeOpen("put");
+    this.#begin("put", options, PUT_OPTIONS);
     const { mode = this.writeMode, ...call } = options;
     checkMode("mode", mode);
     const text = keyText(key);
@@ -217,13 +219,13 @@ export class TieredStore implements AsyncDisposable {
 
   /** Whether get() would find an object, whatever its layout. */
   async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
-    this.#mustBeOpen("contains");
+    this.#begin("contains", options);
     return this.#isNear(keyText(key)) || await this.cold.exists(key, options);
   }
 
   /** How many of the leading keys are there: the length of the prefix that can be got. */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
-    this.#mustBeOpen("batchedContains");
+    this.#begin("batchedContains", options);
     const distant = [...keys.keys()].filter((i) => !this.#isNear(keyText(keys[i]!)));
     const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), options);
     return distant[found] ?? keys.length;
@@ -241,7 +243,7 @@ export class TieredStore implements AsyncDisposable {
     chunks: ChunkLayout | readonly ChunkLayout[],
     options: CallOptions = {},
   ): Promise<number> {
-    this.#mustBeOpen("prefetch");
+    this.#begin("prefetch", options);
     const texts = keys.map(keyText);
     const layouts = layoutsOf(chunks, keys.length);
     const failures: unknown[] = [];
@@ -277,7 +279,7 @@ export class TieredStore implements AsyncDisposable {
    * @returns whether it was anywhere.
    */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
-    this.#mustBeOpen("remove");
+    this.#begin("remove", options);
     const text = keyText(key);
     this.#loads.discard(text);
     const wasHot = this.hot.remove(text);
@@ -292,7 +294,7 @@ export class TieredStore implements AsyncDisposable {
    *   details.keys; the signal's reason, and ETIMEDOUT, while the writing goes on.
    */
   async flush(options: CallOptions = {}): Promise<void> {
-    this.#mustBeOpen("flush");
+    this.#begin("flush", options);
     const { signal, timeoutMs = Infinity } = options;
     if (timeoutMs !== Infinity) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
     signal?.throwIfAborted();
@@ -397,8 +399,16 @@ export class TieredStore implements AsyncDisposable {
       this.#misses++;
       return null;
     }
-    const { priority = "high" } = options;
-    const obj = await this.#loads.get(key, layout, { ...options, priority });
+    const { priority = "high", signal } = options;
+    const deadline = new Deadline(options.timeoutMs ?? Infinity, signal);
+    // A load that goes on already may be of another layout. That nothing came of it does not say
+    // that there is nothing of this one.
+    const other = this.#loads.layoutOf(key);
+    let obj = await this.#loads.get(key, layout, { ...options, priority });
+    if (obj === null && other !== null && !other.equals(layout)) {
+      const again = { signal, timeoutMs: deadline.leftMs, priority };
+      obj = await this.#loads.get(key, layout, again);
+    }
     if (obj === null) {
       this.#misses++;
       return null;
@@ -489,8 +499,11 @@ export class TieredStore implements AsyncDisposable {
     }
   }
 
-  #mustBeOpen(operation: string): void {
-    if (this.#closing === null) return;
-    throw new ShmError("the store is closed", { code: "EBADF", operation });
+  /** A call may begin. @throws {ShmError} EBADF; {TypeError} for an option that there is not. */
+  #begin(operation: string, options: CallOptions, known: readonly string[] = CALL_OPTIONS): void {
+    if (this.#closing !== null) {
+      throw new ShmError("the store is closed", { code: "EBADF", operation });
+    }
+    checkCallOptions(operation, options, known);
   }
 }
