@@ -51,6 +51,18 @@ test("lmshm verify --json is one JSON object", async () => {
   assert.ok(report.steps.every((step: { milliseconds: number }) => step.milliseconds >= 0));
 });
 
+test("lmshm verify refuses chunks so small that there would be millions", async () => {
+  await inDirectory(async (directory) => {
+    const ended = await cli("verify", "--chunk-size", "1", "--storage-dir", join(directory, "kv"));
+    assert.equal(ended.code, 2, ended.stdout);
+    assert.match(
+      ended.stderr,
+      /--chunk-size 1: the data would be [0-9,]+ chunks, and at most 100,000/,
+    );
+    assert.deepEqual(readdirSync(directory), []);
+  });
+});
+
 test("lmshm verify --input sends files through, in rounds when the pool is small", async () => {
   await inDirectory(async (directory) => {
     const file = join(directory, "input.bin");

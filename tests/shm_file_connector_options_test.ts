@@ -48,8 +48,14 @@ scene("calls name an option that there is not", async (segment, dir) => {
   const named = /has no option "timoutMs"; did you mean "timeoutMs"/;
   await assert.rejects(connector.put("k", range, wrong), named);
   await assert.rejects(connector.get("k", range, wrong), named);
-  await assert.rejects(connector.batchedPut(["k"], [range], wrong), named);
-  await assert.rejects(connector.batchedGet(["k"], [range], wrong), named);
+  await assert.rejects(
+    connector.batchedPut(["k"], [range], wrong),
+    /^TypeError: batchedPut has no/,
+  );
+  await assert.rejects(
+    connector.batchedGet(["k"], [range], wrong),
+    /^TypeError: batchedGet has no/,
+  );
   await assert.rejects(connector.stat("k", wrong), named);
   await assert.rejects(connector.list({ ...wrong, prefix: "k" }), named);
   await assert.rejects(connector.remove("k", wrong), named);
@@ -57,6 +63,11 @@ scene("calls name an option that there is not", async (segment, dir) => {
     connector.get("k", range, { metadata: { a: "1" } } as object),
     /get has no option "metadata"; it has signal, timeoutMs, priority/,
   );
+  // As in a fetch(), null is no signal; anything else must be one.
+  const noSignal = null as unknown as undefined;
+  await connector.put("k", range, { signal: noSignal, timeoutMs: 10_000.5 });
+  const noneAtAll = { aborted: false } as AbortSignal;
+  await assert.rejects(connector.put("k", range, { signal: noneAtAll }), /must be an AbortSignal/);
   await connector.put("k", range, { metadata: { a: "1" }, timeoutMs: 10_000, priority: "high" });
   assert.equal(connector.stats.inFlight, 0);
 });

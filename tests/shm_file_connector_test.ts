@@ -468,6 +468,37 @@ conformance("the batch calls do as the single ones, in order", async (s) => {
   await assert.rejects(connector.batchedGet(["b0", "b1"], short), shmError("EMSGSIZE"));
 });
 
+conformance(
+  "a large batch goes in pieces, and what is wrong spoils its own alone",
+  async (s, mode) => {
+    const limits = mode.name.startsWith("pipe") ? [undefined, 64 * MIB] : [undefined];
+    for (const [turn, maxBytes] of limits.entries()) {
+      await using connector = await ShmFileConnector.open({ ...s.options, maxBytes });
+      const keys = Array.from({ length: 2_500 }, (_, index) => `p${turn}/${index}`);
+      const ranges = keys.map((_, index) => s.segment.range(index * 8, 8));
+      const freed = {
+        ...s.segment.range(0, 8),
+        hold: () => {
+          throw new Error("it was freed");
+        },
+      };
+      const withFreed = ranges.with(1_500, freed);
+      await assert.rejects(connector.batchedPut(keys, withFreed), /it was freed/);
+      assert.equal(await connector.batchedContains(keys), 1_024);
+      assert.equal(await connector.exists(keys[2_048]!), true);
+      assert.equal(connector.stats.puts, 2_500 - 1_024);
+      await connector.batchedPut(keys, ranges);
+      assert.equal(await connector.batchedContains(keys), 2_500);
+      const withWrong = keys.with(2_200, "\n");
+      await assert.rejects(connector.batchedGet(withWrong, ranges), /control character/);
+      await assert.rejects(connector.batchedGet(keys, withFreed), /it was freed/);
+      const found = await connector.batchedGet(keys, ranges);
+      assert.deepEqual(found.map((range) => range?.offset), ranges.map(({ offset }) => offset));
+      assert.equal(connector.stats.inFlight, 0);
+    }
+  },
+);
+
 conformance("a range of another segment, and what is no range, is refused", async (s) => {
   const { connector, segment } = s;
   await using other = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });

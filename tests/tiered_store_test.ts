@@ -264,6 +264,24 @@ tiered("a get does not take the miss of another layout for its own", async (scen
   assert.deepEqual({ mismatches, coldHits, misses }, { mismatches: 1, coldHits: 1, misses: 1 });
 });
 
+tiered("a get of a third layout does not take a miss for its own, either", async (scene) => {
+  const { store, cold } = scene;
+  inStore(cold, "a", 4);
+  const held = gate();
+  cold.before = held.wait;
+  const wide = { ...CHUNK, shape: [2, 1, 4, 128] };
+  const flat = { ...CHUNK, shape: [2, 1, 4, 96] };
+  const [first, second] = [store.get("a", wide), store.get("a", flat)];
+  const ahead = store.prefetch(["a"], CHUNK);
+  const match = store.get("a", CHUNK);
+  await sleep(5);
+  held.open();
+  assert.deepEqual([await first, await second], [null, null]);
+  assert.equal(await ahead, 1);
+  using obj = await match;
+  assert.ok(isFilled(obj, 4));
+});
+
 tiered("an option that there is not is named", async ({ store, hot }) => {
   const wrong = { timeoutms: 5 } as object;
   const named = (name: string) => (error: unknown) => {
@@ -659,7 +677,9 @@ test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, asy
   await using store = new TieredStore({ hot, cold });
   await assert.rejects(store.get("a", { shape: [0], dtype: "half" }), /shape/);
   await assert.rejects(store.get("a", null as unknown as number), /a chunk is a layout/);
-  await assert.rejects(store.get(1 as unknown as string, 5), /a key is/);
+  for (const key of [1, {}, null] as unknown as string[]) {
+    await assert.rejects(store.get(key, 5), /a key must be a string or a CacheEngineKey, got/);
+  }
 });
 
 test("tiered store: create() makes what a configuration describes, and close() ends it", {

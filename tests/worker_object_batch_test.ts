@@ -23,14 +23,7 @@ import {
   send,
   willing,
 } from "./support/object_worker.ts";
-import {
-  eventually,
-  ScriptedWorker,
-  shmError,
-  sleep,
-  TempDir,
-  withoutWorkers,
-} from "./support/worker.ts";
+import { eventually, ScriptedWorker, shmError, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 1 << 20;
 const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
@@ -263,7 +256,7 @@ objectScene(
     await eventually("release", () => aborted.released === 1 && late.released === 1);
     assert.equal(worker.lines.filter((line) => line.includes(" CANCEL ")).length, 3);
     const before = getAll(client, small(2), { signal: controller.signal });
-    for (const outcome of await before.reply) assert.match(String(errorOf(outcome)), /enough/);
+    await assert.rejects(before.reply, /enough/);
     assert.equal(before.released, 1);
   },
 );
@@ -286,7 +279,7 @@ objectScene(
 );
 
 test(
-  "after close() all objects fail, and nothing is held",
+  "after close() a batch is refused, and nothing is held",
   { timeout: 60_000 },
   () =>
     withoutWorkers(async () => {
@@ -295,8 +288,98 @@ test(
       const client = await openObjectClient(worker.path);
       await client.close();
       const sent = getAll(client, small(3));
-      for (const outcome of await sent.reply) assert.ok(shmError("EBADF")(errorOf(outcome)));
-      await sleep(1);
+      await assert.rejects(sent.reply, shmError("EBADF"));
       assert.equal(sent.released, 1);
     }),
+);
+
+objectScene(
+  "close() waits for what a batch still has to ask, and to ask again",
+  scripted((line, peer) => {
+    if (!isTransfer(line)) return undefined;
+    const { id, objects } = asked(line);
+    // The last one has to be asked for alone.
+    const last = objects.length - 1;
+    const items = objects.map(([, , length], i) => i === 0 || i < last ? length : "-EOVERFLOW");
+    setTimeout(() => peer.send(`${id} OK ${items.join(" ; ")}\n`), 20);
+    return "";
+  }),
+  {},
+  async ({ client, worker }) => {
+    const sent = getAll(client, small(1_500));
+    const closing = client.close();
+    const refused = getAll(client, small(1));
+    await assert.rejects(refused.reply, shmError("EBADF"));
+    const outcomes = await sent.reply;
+    assert.ok(outcomes.every((outcome) => lengthOf(outcome) === 10));
+    await closing;
+    assert.equal(sent.released, 1);
+    const alone = transfers(worker).filter(({ objects }) => objects.length === 1);
+    // One for each line of up to 64.
+    assert.equal(alone.length, 24);
+  },
+);
+
+objectScene(
+  "close() waits for a batch of which nothing has been sent yet",
+  obliging,
+  {},
+  async ({ client }) => {
+    // So many that the event loop has its turn before the first that can be sent.
+    const sent = getAll(client, [...small(600, -1), ...small(3)]);
+    await client.close();
+    const outcomes = await sent.reply;
+    assert.ok(outcomes.slice(0, 600).every((outcome) => errorOf(outcome) instanceof RangeError));
+    assert.deepEqual(outcomes.slice(600).map((outcome) => lengthOf(outcome)), [10, 10, 10]);
+  },
+);
+
+objectScene(
+  "what is left of a batch when close() has waited long enough fails",
+  scripted((line) => isTransfer(line) ? "" : undefined),
+  { closeTimeoutMs: 100 },
+  async ({ client }) => {
+    const sent = getAll(client, small(1_500));
+    await client.close();
+    for (const outcome of await sent.reply) assert.ok(shmError("EBADF")(errorOf(outcome)));
+    await eventually("release", () => sent.released === 1);
+  },
+);
+
+objectScene(
+  "objects that are asked for again go alone, not with each other",
+  scripted((line, peer) => {
+    if (!isTransfer(line)) return undefined;
+    const { id, objects } = asked(line);
+    if (objects.length === 1) return undefined;
+    setTimeout(() => peer.send(`${id} OK ${objects.map(() => "-EOVERFLOW").join(" ; ")}\n`), 20);
+    return "";
+  }),
+  {},
+  async ({ client, worker }) => {
+    const outcomes = await getAll(client, small(20)).reply;
+    assert.ok(outcomes.every((outcome) => lengthOf(outcome) === 10));
+    assert.deepEqual(
+      transfers(worker).map(({ objects }) => objects.length),
+      [20, ...numbers(20).map(() => 1)],
+    );
+  },
+);
+
+objectScene(
+  "a batch with a signal that is none is refused, and lets go of its memory",
+  obliging,
+  {},
+  async ({ client }) => {
+    const signal = { aborted: false } as AbortSignal;
+    const both = getAll(client, [...small(2), { key: "large", byteLength: 2 * MIB }], { signal });
+    for (const outcome of await both.reply) assert.ok(errorOf(outcome) instanceof TypeError);
+    assert.equal(both.released, 1);
+    const one = send((release) =>
+      client.get({ key: "k", offset: 0, byteLength: 10, release, signal })
+    );
+    await assert.rejects(one.reply, TypeError);
+    assert.equal(one.released, 1);
+    assert.equal(client.outstanding, 0);
+  },
 );

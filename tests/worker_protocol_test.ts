@@ -204,8 +204,9 @@ test("Fifo keeps the order through pushes, shifts and prepends", () => {
       fifo.push(step);
       model.push(step);
     } else if (step % 97 === 5) {
-      fifo.prepend([-step, step]);
-      model.unshift(-step, step);
+      const items = Array.from({ length: step % 60 }, (_, i) => step - i);
+      fifo.prepend(items);
+      model.unshift(...items);
     } else {
       assert.equal(fifo.peek(), model[0]);
       assert.equal(fifo.shift(), model.shift());

@@ -324,6 +324,9 @@ test("parseStored() reads length, checksum and attributes", () => {
   assert.equal(parseStored("1 crc32c=ffffffff")!.crc32c, 0xffff_ffff);
   const odd = parseStored("1 __proto__=x constructor=y")!.attributes;
   assert.deepEqual(Object.entries(odd), [["__proto__", "x"], ["constructor", "y"]]);
+  // As for any other name, the last one said counts.
+  const twice = parseStored("1 __proto__=x a=1 __proto__=y a=2")!.attributes;
+  assert.deepEqual(Object.entries(twice), [["__proto__", "y"], ["a", "2"]]);
   assert.deepEqual(parseStored("1 io=direct sync=data")!.attributes, {}, "words of the protocol");
   const wrong = [
     ...["", "x", "-1", "1.5", "1 ", "1  a=b", "1 a", "1 =b", "1 A=b", "1 a=%4", "1 a=\u00e9"],

@@ -4,6 +4,7 @@
 // caches (bfloat16 numbers between -2 and 2, every chunk different, the same in every run).
 
 import { open, stat } from "node:fs/promises";
+import { UsageError } from "./command.ts";
 
 export interface Chunk {
   /** What it is, for messages: "file.bin[3]" or "generated[3]". */
@@ -13,8 +14,22 @@ export interface Chunk {
   fill(target: Uint8Array): Promise<void>;
 }
 
+/** Each is a file for a while, and an entry of a list. */
+const MAX_CHUNKS = 100_000;
+
+function checkCount(count: number, chunkBytes: number): void {
+  if (count <= MAX_CHUNKS) return;
+  throw new UsageError(
+    `--chunk-size ${chunkBytes}: the data would be ${
+      count.toLocaleString("en-US")
+    } chunks, and at ` +
+      `most ${MAX_CHUNKS.toLocaleString("en-US")} are allowed; make them larger, or take less data`,
+  );
+}
+
 /** `totalBytes` of generated data in chunks of `chunkBytes`; the last may be shorter. */
 export function generatedChunks(totalBytes: number, chunkBytes: number): Chunk[] {
+  checkCount(Math.ceil(totalBytes / chunkBytes), chunkBytes);
   const chunks: Chunk[] = [];
   for (let start = 0; start < totalBytes; start += chunkBytes) {
     const index = chunks.length;
@@ -34,6 +49,7 @@ export async function fileChunks(paths: readonly string[], chunkBytes: number): 
     const found = await stat(path);
     if (!found.isFile()) throw new Error(`--input ${path}: not a regular file`);
     const count = Math.max(1, Math.ceil(found.size / chunkBytes));
+    checkCount(chunks.length + count, chunkBytes);
     for (let index = 0; index < count; index++) {
       const start = index * chunkBytes;
       chunks.push({

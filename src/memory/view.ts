@@ -10,7 +10,7 @@ import type { Member } from "../members.ts";
 
 /** Made by ShmSegment.view(). */
 export class ShmView implements Member {
-  /** Among the views of its segment. */
+  /** Among the views of its segment. @internal */
   slot = -1;
   /** Bytes from the start of the segment. */
   readonly offset: number;

@@ -13,6 +13,7 @@
 
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
+import { describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 import { CacheEngineKey, type Key } from "./key.ts";
 
@@ -26,7 +27,7 @@ const HASHED = /^sha256-[0-9a-f]{64}$/;
 const MAX_NAME_BYTES = 255;
 /** A longer key could not be listed by a worker: coded, it must fit into a line. */
 const MAX_KEY_BYTES = 16_384;
-/** Nothing but these is in most keys; they are one byte each, and every file name may have them. */
+/** Nothing but these is in most keys. Each is one byte, and none but "/" is special in file names. */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 /** What a decoder puts in place of bytes that are no UTF-8. */
 const REPLACEMENT = "\ufffd";
@@ -59,7 +60,7 @@ class PlainKeyFile implements KeyFile {
 function textOf(key: Key): string {
   if (typeof key === "string") return key;
   if (key instanceof CacheEngineKey) return key.toString();
-  throw new TypeError(`a key must be a string or a CacheEngineKey, got ${key}`);
+  throw new TypeError(`a key must be a string or a CacheEngineKey, got ${describe(key)}`);
 }
 
 /** @throws {RangeError | ShmError} for what cannot be stored. */
@@ -130,6 +131,13 @@ export function keyFile(key: Key): KeyFile {
   if (comesBack(text, plainName(text))) return new PlainKeyFile(text);
   const stem = hashedStem(text);
   return { key: text, fileName: stem + DATA, sidecarName: stem + SIDECAR };
+}
+
+/** keyFile(key).key, and its errors. */
+export function keyText(key: Key): string {
+  const text = textOf(key);
+  if (!isPlainly(text)) checkKey(text);
+  return text;
 }
 
 /** keyFile(key).fileName. */

@@ -3,6 +3,7 @@
 // A limit on waiting for what cannot be cancelled: a call on a network file system whose server is
 // away does not come back, and its caller must.
 
+import { describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 
 /** 24.8 days; a longer timer rings at once. */
@@ -52,6 +53,9 @@ export class Deadline {
     if (typeof limitMs !== "number" || Number.isNaN(limitMs) || limitMs <= 0) {
       throw new RangeError(`timeoutMs must be more than 0, got ${limitMs}`);
     }
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
+    }
     signal?.throwIfAborted();
     this.#limitMs = limitMs;
     this.#at = performance.now() + limitMs;
@@ -62,7 +66,7 @@ export class Deadline {
   get leftMs(): number | undefined {
     if (this.#at === Infinity) return undefined;
     const left = this.#at - performance.now();
-    return left > MAX_TIMER_MS ? undefined : Math.max(1, left);
+    return left > MAX_TIMER_MS ? undefined : Math.max(1, Math.ceil(left));
   }
 
   /**

@@ -5,8 +5,9 @@
 // and allocated around it is the connector's.
 
 import { ShmError } from "../errors.ts";
+import { holdAll } from "../memory/hold_all.ts";
 import type { ShmRange } from "../memory/segment.ts";
-import type { Outcome } from "../worker/outcome.ts";
+import { type Outcome, outcomesOf } from "../worker/outcome.ts";
 import type { Metadata } from "./chunk_metadata.ts";
 import type { KeyFile } from "./key_file.ts";
 import type { Deadline } from "./limit.ts";
@@ -102,8 +103,22 @@ export function tooLong(file: KeyFile, byteLength: number, into: ShmRange): ShmE
   );
 }
 
-/** All values, or the first error once nothing is in flight any more. */
-export async function allSettled<T>(work: readonly Promise<T>[]): Promise<T[]> {
-  await Promise.allSettled(work);
-  return await Promise.all(work);
+/** Objects of a batch that are under way at a time where each is a request of its own. */
+const BATCH_WINDOW = 64;
+
+/**
+ * outcomesOf() for a batch whose objects go one by one: each range is held before the first begins.
+ * @throws what holding one throws; nothing was begun then.
+ */
+export async function heldOutcomes<T>(
+  ranges: readonly ShmRange[],
+  reason: string,
+  work: (index: number) => Promise<T>,
+): Promise<Outcome<T>[]> {
+  const release = holdAll(ranges, reason);
+  try {
+    return await outcomesOf(ranges.length, BATCH_WINDOW, work);
+  } finally {
+    release();
+  }
 }

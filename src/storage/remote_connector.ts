@@ -21,7 +21,9 @@ export interface CallOptions {
 }
 
 /** The names of CallOptions. */
-export const CALL_OPTIONS: readonly (keyof CallOptions)[] = ["signal", "timeoutMs", "priority"];
+export const CALL_OPTIONS: readonly string[] = Object.keys(
+  { signal: 0, timeoutMs: 0, priority: 0 } satisfies Record<keyof CallOptions, 0>,
+);
 
 export interface StoreOptions extends CallOptions {
   /**
@@ -32,7 +34,12 @@ export interface StoreOptions extends CallOptions {
 }
 
 /** The names of StoreOptions. */
-export const STORE_OPTIONS: readonly (keyof StoreOptions)[] = [...CALL_OPTIONS, "metadata"];
+export const STORE_OPTIONS: readonly string[] = [
+  ...CALL_OPTIONS,
+  ...Object.keys(
+    { metadata: 0 } satisfies Record<Exclude<keyof StoreOptions, keyof CallOptions>, 0>,
+  ),
+];
 
 /** What a store knows of an object without reading it. */
 export interface ObjectStat {
@@ -119,7 +126,8 @@ export interface RemoteConnector extends AsyncDisposable {
   remove(key: Key, options?: CallOptions): Promise<boolean>;
 
   /**
-   * get() of each key into the range of the same index.
+   * get() of each key into the range of the same index. Keys and ranges are looked at in pieces: what
+   * is wrong with one of them keeps its whole piece from being begun, and none of the others.
    * @throws the first error, after all have ended.
    */
   batchedGet(
@@ -128,7 +136,7 @@ export interface RemoteConnector extends AsyncDisposable {
     options?: CallOptions,
   ): Promise<(ShmRange | null)[]>;
 
-  /** put() of each key. @throws the first error, after all have ended. */
+  /** put() of each key, with pieces and errors as batchedGet() has them. */
   batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],

@@ -11,7 +11,7 @@
 import { ShmError } from "../errors.ts";
 import { checkCallOptions, describe } from "../arguments.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
-import { Failed, outcomesOf } from "../worker/outcome.ts";
+import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { type Metadata, metadataOf } from "./chunk_metadata.ts";
 import { DirectoryQuota, type Reservation } from "./directory_quota.ts";
@@ -20,6 +20,7 @@ import { type KeyFile, keyFile } from "./key_file.ts";
 import { Deadline } from "./limit.ts";
 import {
   type FoundObject,
+  heldOutcomes,
   type ObjectTransport,
   shownKey,
   type TransportCall,
@@ -63,6 +64,10 @@ export type OtherOptions = Omit<
 
 /** Until the storage directory is counted: some million files. */
 const QUOTA_OPEN_MS = 600_000;
+/** Objects of a batch that are looked at in one go: less than a millisecond. */
+const PIECE_OBJECTS = 1024;
+/** While one is answered, the next ones are sent. */
+const PIECES_AT_ONCE = 4;
 /** How often load() without a range asks for the length of an object that grows. */
 const LOAD_ATTEMPTS = 2;
 
@@ -247,7 +252,7 @@ export class ShmFileConnector implements RemoteConnector {
       this.#countLoaded(file, loaded?.range ?? null);
       return loaded;
     } catch (error) {
-      if (!this.#isMismatch(error)) throw error;
+      if (!this.#countMismatch(error)) throw error;
       this.#countLoaded(file, null);
       return null;
     } finally {
@@ -291,29 +296,12 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
     checkPairs("batchedGet", keys, into);
-    const files = keys.map((key) => keyFile(key));
-    for (const range of into) this.#checkRange("batchedGet", range);
-    return await this.#call("get", options, async (call) => {
-      this.#counts.gets += files.length;
-      const found = await this.#transport.loadAll(files, into, call);
-      const loaded: (ShmRange | null)[] = [];
-      const failures: unknown[] = [];
-      for (let i = 0; i < found.length; i++) {
-        const one = found[i]!;
-        let range: ShmRange | null = null;
-        if (one instanceof Failed) {
-          if (!this.#isMismatch(one.error)) {
-            failures.push(one.error);
-            continue;
-          }
-        } else if (one !== null) {
-          range = headOf(into[i]!, one.byteLength);
-        }
-        this.#countLoaded(files[i]!, range);
-        loaded.push(range);
-      }
-      if (failures.length > 0) throw failures[0];
-      return loaded;
+    return await this.#call("batchedGet", options, async (call) => {
+      const pieces = await inPieces(
+        keys.length,
+        (from, to) => this.#loadPiece(keys.slice(from, to), into.slice(from, to), call),
+      );
+      return pieces.flat();
     });
   }
 
@@ -323,29 +311,18 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions = {},
   ): Promise<void> {
     checkPairs("batchedPut", keys, ranges);
-    const files = keys.map((key) => keyFile(key));
-    for (const range of ranges) this.#checkRange("batchedPut", range);
-    const metadata = ranges.map((range) => metadataOf(range));
-    await this.#call("put", options, async (call) => {
-      const stored = this.#quota === null
-        ? await this.#transport.putAll(files, ranges, metadata, call)
-        : await outcomesOf(
-          files.map((file, i) => this.#store(file, ranges[i]!, metadata[i]!, call)),
-        );
-      const failures: unknown[] = [];
-      for (let i = 0; i < stored.length; i++) {
-        const one = stored[i];
-        if (one instanceof Failed) failures.push(one.error);
-        else this.#countStored(ranges[i]!);
-      }
-      if (failures.length > 0) throw failures[0];
+    await this.#call("batchedPut", options, async (call) => {
+      await inPieces(
+        keys.length,
+        (from, to) => this.#storePiece(keys.slice(from, to), ranges.slice(from, to), call),
+      );
     });
   }
 
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
     const files = keys.map(keyFile);
     return await this.#call(
-      "contains",
+      "batchedContains",
       options,
       async (call) => files.length === 0 ? 0 : await this.#transport.contains(files, call),
     );
@@ -407,8 +384,38 @@ export class ShmFileConnector implements RemoteConnector {
 
   // --- load
 
-  /** Wrong data is no data; it is counted. */
-  #isMismatch(error: unknown): boolean {
+  /** @throws the first error, after all have ended. */
+  async #loadPiece(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    call: TransportCall,
+  ): Promise<(ShmRange | null)[]> {
+    const files = keys.map((key) => keyFile(key));
+    for (const range of into) this.#checkRange("batchedGet", range);
+    this.#counts.gets += files.length;
+    const found = await this.#transport.loadAll(files, into, call);
+    const loaded: (ShmRange | null)[] = [];
+    const failures: unknown[] = [];
+    for (let i = 0; i < found.length; i++) {
+      const one = found[i]!;
+      let range: ShmRange | null = null;
+      if (one instanceof Failed) {
+        if (!this.#countMismatch(one.error)) {
+          failures.push(one.error);
+          continue;
+        }
+      } else if (one !== null) {
+        range = headOf(into[i]!, one.byteLength);
+      }
+      this.#countLoaded(files[i]!, range);
+      loaded.push(range);
+    }
+    if (failures.length > 0) throw failures[0];
+    return loaded;
+  }
+
+  /** Wrong data is no data; it is counted. @returns whether the error says that it is wrong. */
+  #countMismatch(error: unknown): boolean {
     if (!(error instanceof ShmError) || error.code !== "EBADMSG") return false;
     this.#counts.mismatches++;
     return true;
@@ -466,6 +473,31 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   // --- put
+
+  /** @throws the first error, after all have ended. */
+  async #storePiece(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    call: TransportCall,
+  ): Promise<void> {
+    const files = keys.map((key) => keyFile(key));
+    for (const range of ranges) this.#checkRange("batchedPut", range);
+    const metadata = ranges.map((range) => metadataOf(range));
+    const stored = this.#quota === null
+      ? await this.#transport.putAll(files, ranges, metadata, call)
+      : await heldOutcomes(
+        ranges,
+        `put ${files.length} objects`,
+        (i) => this.#store(files[i]!, ranges[i]!, metadata[i]!, call),
+      );
+    const failures: unknown[] = [];
+    for (let i = 0; i < stored.length; i++) {
+      const one = stored[i];
+      if (one instanceof Failed) failures.push(one.error);
+      else this.#countStored(ranges[i]!);
+    }
+    if (failures.length > 0) throw failures[0];
+  }
 
   #countStored(range: ShmRange): void {
     this.#counts.puts++;
@@ -572,13 +604,37 @@ function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | n
   return { range: headOf(into, byteLength), metadata, crc32c };
 }
 
+/**
+ * Has `work` carry out [from, to) of so many, piece by piece; the event loop has its turn between the
+ * beginnings of two.
+ * @throws the first error, after all have ended.
+ */
+async function inPieces<T>(
+  count: number,
+  work: (from: number, to: number) => Promise<T>,
+): Promise<T[]> {
+  let turn = Promise.resolve();
+  const outcomes = await outcomesOf(
+    Math.ceil(count / PIECE_OBJECTS),
+    PIECES_AT_ONCE,
+    async (index) => {
+      const from = index * PIECE_OBJECTS;
+      const mine = turn;
+      turn = mine.then(() => new Promise((resolve) => setImmediate(resolve)));
+      if (index > 0) await mine;
+      return await work(from, Math.min(count, from + PIECE_OBJECTS));
+    },
+  );
+  return valuesOf(outcomes);
+}
+
 /** What most calls say. */
 const PLAIN_CALL: TransportCall = { deadline: Deadline.NONE, priority: undefined };
 
 function callOf({ timeoutMs, signal, priority }: CallOptions): TransportCall {
   if (timeoutMs === undefined && signal === undefined && priority === undefined) return PLAIN_CALL;
   checkPriority(priority);
-  return { deadline: new Deadline(timeoutMs ?? Infinity, signal), priority };
+  return { deadline: new Deadline(timeoutMs ?? Infinity, signal ?? undefined), priority };
 }
 
 function checkPriority(priority: unknown): void {

@@ -18,20 +18,25 @@ import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenHooks } from "../memory/segment.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
+import { outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { checkChunk, type Metadata } from "./chunk_metadata.ts";
 import type { Key } from "./key.ts";
+import { keyText } from "./key_file.ts";
 import { Deadline, within } from "./limit.ts";
-import { allSettled } from "./object_transport.ts";
 import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
-import { CALL_OPTIONS, type CallOptions, type RemoteConnector } from "./remote_connector.ts";
+import {
+  CALL_OPTIONS,
+  type CallOptions,
+  type Priority,
+  type RemoteConnector,
+} from "./remote_connector.ts";
 import { type Load, SharedLoads } from "./shared_loads.ts";
 import { ShmFileConnector } from "./shm_file_connector.ts";
 import {
   checkMode,
   checkTieredOptions,
   type ChunkLayout,
-  keyText,
   layoutOf,
   layoutsOf,
   matches,
@@ -214,7 +219,9 @@ export class TieredStore implements AsyncDisposable {
     if (keys.length !== objs.length) {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
     }
-    await allSettled(keys.map((key, i) => this.put(key, objs[i]!, options)));
+    valuesOf(
+      await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, objs[i]!, options)),
+    );
   }
 
   /** Whether get() would find an object, whatever its layout. */
@@ -258,8 +265,7 @@ export class TieredStore implements AsyncDisposable {
             found++;
             continue;
           }
-          const { priority = "low" } = options;
-          const obj = await this.#loads.get(texts[i]!, layouts[i]!, { ...options, priority });
+          const obj = await this.#load(texts[i]!, layouts[i]!, options, "low");
           if (obj === null) continue;
           found++;
           release(obj);
@@ -399,16 +405,7 @@ export class TieredStore implements AsyncDisposable {
       this.#misses++;
       return null;
     }
-    const { priority = "high", signal } = options;
-    const deadline = new Deadline(options.timeoutMs ?? Infinity, signal);
-    // A load that goes on already may be of another layout. That nothing came of it does not say
-    // that there is nothing of this one.
-    const other = this.#loads.layoutOf(key);
-    let obj = await this.#loads.get(key, layout, { ...options, priority });
-    if (obj === null && other !== null && !other.equals(layout)) {
-      const again = { signal, timeoutMs: deadline.leftMs, priority };
-      obj = await this.#loads.get(key, layout, again);
-    }
+    const obj = await this.#load(key, layout, options, "high");
     if (obj === null) {
       this.#misses++;
       return null;
@@ -421,6 +418,27 @@ export class TieredStore implements AsyncDisposable {
     release(obj);
     this.#misses++;
     return null;
+  }
+
+  /** The object as it is loaded, whatever its layout, with a reference for the caller; or null. */
+  async #load(
+    key: string,
+    layout: TensorLayout,
+    options: CallOptions,
+    usual: Priority,
+  ): Promise<TensorMemoryObj | null> {
+    const signal = options.signal ?? undefined;
+    const { priority = usual } = options;
+    let { timeoutMs } = options;
+    const deadline = new Deadline(timeoutMs ?? Infinity, signal);
+    for (;;) {
+      // A load that goes on already may be of another layout. That nothing came of it does not say
+      // that there is nothing of this one.
+      const other = this.#loads.layoutOf(key);
+      const obj = await this.#loads.get(key, layout, { signal, timeoutMs, priority });
+      if (obj !== null || other === null || other.equals(layout)) return obj;
+      timeoutMs = deadline.leftMs;
+    }
   }
 
   /** Loads an object into the pool; with one reference, or null. */

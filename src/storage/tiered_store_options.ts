@@ -6,7 +6,6 @@ import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
 import type { LmshmConfig } from "../config/config.ts";
 import type { MemoryFormat } from "../memory/memory_format.ts";
 import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
-import type { Key } from "./key.ts";
 import type {
   HotTierSettings,
   LocalCpuBackend,
@@ -155,12 +154,6 @@ export function checkMode(name: string, mode: unknown): WriteMode {
 }
 
 /** @throws {TypeError} for what is no key. */
-export function keyText(key: Key): string {
-  if (typeof key === "string") return key;
-  if (typeof key === "object" && key !== null) return key.toString();
-  throw new TypeError(`a key is a string or a CacheEngineKey, got ${describe(key)}`);
-}
-
 export function layoutOf(chunk: ChunkLayout): TensorLayout {
   if (chunk instanceof TensorLayout) return chunk;
   if (typeof chunk === "number") return TensorLayout.ofBytes(chunk);

@@ -15,13 +15,13 @@ import { ShmError } from "../errors.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 import type { WorkerClient } from "../worker/client.ts";
 import type { Reply } from "../worker/protocol.ts";
-import { type Outcome, outcomesOf } from "../worker/outcome.ts";
+import { type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { replyError } from "../worker/reply_error.ts";
 import { type Metadata, NO_METADATA } from "./chunk_metadata.ts";
 import type { KeyFile } from "./key_file.ts";
 import {
-  allSettled,
   type FoundObject,
+  heldOutcomes,
   type ObjectTransport,
   shownKey,
   tooLong,
@@ -133,8 +133,10 @@ export class TransportV1 implements ObjectTransport {
     metadata: readonly Metadata[],
     call: TransportCall,
   ): Promise<Outcome<void>[]> {
-    return outcomesOf(
-      files.map((file, i) => this.put(file, ranges[i]!, metadata[i]!, call)),
+    return heldOutcomes(
+      ranges,
+      `put ${files.length} objects`,
+      (i) => this.put(files[i]!, ranges[i]!, metadata[i]!, call),
     );
   }
 
@@ -143,7 +145,11 @@ export class TransportV1 implements ObjectTransport {
     into: readonly ShmRange[],
     call: TransportCall,
   ): Promise<Outcome<FoundObject | null>[]> {
-    return outcomesOf(files.map((file, i) => this.load(file, into[i]!, call)));
+    return heldOutcomes(
+      into,
+      `get ${files.length} objects`,
+      (i) => this.load(files[i]!, into[i]!, call),
+    );
   }
 
   async stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null> {
@@ -163,8 +169,12 @@ export class TransportV1 implements ObjectTransport {
   async contains(files: readonly KeyFile[], call: TransportCall): Promise<number> {
     for (let start = 0; start < files.length; start += CONTAINS_WINDOW) {
       const window = files.slice(start, start + CONTAINS_WINDOW);
-      const there = await allSettled(window.map((file) => this.exists(file, call)));
-      const missing = there.indexOf(false);
+      const there = await outcomesOf(
+        window.length,
+        CONTAINS_WINDOW,
+        (i) => this.exists(window[i]!, call),
+      );
+      const missing = valuesOf(there).indexOf(false);
       if (missing >= 0) return start + missing;
     }
     return files.length;

@@ -224,7 +224,8 @@ function offsetOf(range: ShmRange): number {
 /** Null, or an error in the connector's words. */
 function notLoaded(error: unknown, file: KeyFile, into: ShmRange): null {
   if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") return noObject(error);
-  throw tooLong(file, error.details["objectBytes"] as number, into);
+  const { objectBytes } = error.details;
+  throw typeof objectBytes === "number" ? tooLong(file, objectBytes, into) : error;
 }
 
 /** Null for a directory or a link of an object's name: what is no object is a miss. */

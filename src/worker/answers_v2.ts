@@ -98,14 +98,23 @@ export function parseRefusal(text: string): ErrorReply | null {
   return { ok: false, code, message: space < 0 ? "" : text.slice(space + 1) };
 }
 
-/** The items of a batch's answer, each to be read with parseRefusedItem() or parseStored(). */
+/** The items of a batch's answer, each to be read with readRefusal() or parseStored(). */
 export function splitItems(text: string): string[] {
   return text.split(" ; ");
 }
 
-/** Whether an item of a batch says that its object was refused. */
-export function isRefusal(item: string): boolean {
-  return item.charCodeAt(0) === 45;
+/** In place of a refusal: there was no room for it in the line, and it must be asked for alone. */
+export const AGAIN = Symbol("again");
+
+/**
+ * Why an object of a batch was refused, or that the line does not say; undefined: it was not. A text
+ * says what is wrong with the item.
+ */
+export function readRefusal(item: string): ErrorReply | typeof AGAIN | string | undefined {
+  if (item.charCodeAt(0) !== 45) return undefined;
+  const reply = parseRefusedItem(item);
+  if (reply === null) return "an error has a name";
+  return reply.code === "EOVERFLOW" ? AGAIN : reply;
 }
 
 /** "-ENOSPC no%20space". Null: malformed. */
@@ -141,7 +150,12 @@ interface Reading {
 function setProperty(on: Record<string, string>, name: string, value: string): void {
   // Assigning to "__proto__" would not make a property.
   if (name !== "__proto__") on[name] = value;
-  else Object.defineProperty(on, name, { value, enumerable: true });
+  else {Object.defineProperty(on, name, {
+      value,
+      enumerable: true,
+      writable: true,
+      configurable: true,
+    });}
 }
 
 /** False: malformed. */

@@ -275,6 +275,6 @@ export class WorkerClient implements AsyncDisposable {
 
   async #close(timeoutMs: number): Promise<void> {
     this.#accepting = false;
-    await this.#keeper.end(this.#outstanding, timeoutMs);
+    await this.#keeper.end(this.#outstanding, () => this.outstanding === 0, timeoutMs);
   }
 }

@@ -37,7 +37,11 @@ export class Fifo<T> {
 
   /** Puts `items` before all others, in their order. */
   prepend(items: readonly T[]): void {
-    this.#hold([...items, ...this.takeAll()], 0);
+    if (this.#size + items.length > this.#slots.length) this.#hold(this.takeAll(), items.length);
+    const mask = this.#slots.length - 1;
+    this.#head = (this.#head - items.length) & mask;
+    this.#size += items.length;
+    for (let i = 0; i < items.length; i++) this.#slots[(this.#head + i) & mask] = items[i];
   }
 
   /** Empties the queue; oldest first. */

@@ -136,11 +136,15 @@ export class Keeper<C extends KeptConnection> {
   }
 
   /**
-   * Waits until `outstanding` is empty, for at most `timeoutMs`, then ends all connections; what is
-   * left of `outstanding` fails.
+   * Waits until `idle` holds, for at most `timeoutMs`, then ends all connections; what is left of
+   * `outstanding` fails.
+   * @param idle nothing is outstanding, nor will be.
    */
-  async end(outstanding: Members<Pending<unknown>>, timeoutMs: number): Promise<void> {
-    const idle = () => outstanding.size === 0;
+  async end(
+    outstanding: Members<Pending<unknown>>,
+    idle: () => boolean,
+    timeoutMs: number,
+  ): Promise<void> {
     await this.until(idle, Math.max(0, timeoutMs));
     this.#ended = true;
     const error = closedError("finish the request");

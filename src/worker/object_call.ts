@@ -49,7 +49,7 @@ export abstract class ObjectCall<T = unknown> extends Pending<T> implements Requ
     return true;
   }
 
-  /** How many objects it is about. */
+  /** How many objects its answer tells of, and so how much work that is. */
   get objects(): number {
     return 1;
   }

@@ -14,7 +14,7 @@
 
 import type { ShmError } from "../errors.ts";
 import { Members } from "../members.ts";
-import type { ObjectStat, StoredObject } from "./answers_v2.ts";
+import { AGAIN, type ObjectStat, type StoredObject } from "./answers_v2.ts";
 import { closedError, Keeper } from "./keeper.ts";
 import { keyLines } from "./key_lines.ts";
 import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
@@ -52,12 +52,10 @@ import {
 } from "./protocol_v2.ts";
 import { ContainsCall, FactsCall, FlagsCall, ListCall, StatCall } from "./query_calls.ts";
 import { unsupported } from "./reply_error.ts";
-import { AGAIN, BatchCall, SharedRelease } from "./transfer_batch.ts";
+import { BatchCall, SharedRelease } from "./transfer_batch.ts";
 import { GET, PUT, TransferCall, type TransferPart, type TransferVerb } from "./transfer_calls.ts";
 
 export type {
-  BatchedGet,
-  BatchedPut,
   Durability,
   GetBatch,
   GetTransfer,
@@ -90,6 +88,8 @@ export class ObjectClient implements AsyncDisposable {
   #facts: ObjectWorkerFacts = { boot: "", worker: "", features: new Set(), window: Infinity };
   #pumpPlanned = false;
   #accepting = true;
+  /** putAll() and getAll() that have not ended. */
+  #batches = 0;
   #closing: Promise<void> | null = null;
 
   private constructor(options: ObjectClientOptions) {
@@ -150,13 +150,14 @@ export class ObjectClient implements AsyncDisposable {
    *   EPROTO, ETIMEDOUT, ECONNRESET, EWORKER when the worker is lost; EBADF after close().
    */
   put(transfer: PutTransfer): Promise<StoredObject> {
+    let part: TransferPart;
     try {
-      const options = putOptions(this.#known(transfer));
-      return this.#transfer(PUT, putPart(transfer, options), transfer);
+      part = putPart(transfer, putOptions(this.#known(transfer)));
     } catch (error) {
       transfer.release();
       return Promise.reject(error);
     }
+    return this.#refused(transfer) ?? this.#transfer(PUT, part, isLarge(part), transfer);
   }
 
   /**
@@ -166,13 +167,14 @@ export class ObjectClient implements AsyncDisposable {
    *   loaded; EBADMSG: it is not what was stored, and the memory's contents are undefined.
    */
   get(transfer: GetTransfer): Promise<StoredObject | null> {
+    let part: TransferPart;
     try {
-      const options = getOptions(this.#known(transfer));
-      return this.#transfer(GET, getPart(transfer, options), transfer);
+      part = getPart(transfer, getOptions(this.#known(transfer)));
     } catch (error) {
       transfer.release();
       return Promise.reject(error);
     }
+    return this.#refused(transfer) ?? this.#transfer(GET, part, isLarge(part), transfer);
   }
 
   /**
@@ -182,24 +184,26 @@ export class ObjectClient implements AsyncDisposable {
    * @throws {TypeError | RangeError} for options that no worker accepts, and nothing is sent then.
    */
   putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]> {
+    let options: string;
     try {
-      const options = putOptions(this.#known(batch));
-      return this.#transferAll(PUT, batch, (object) => putPart(object, options));
+      options = putOptions(this.#known(batch));
     } catch (error) {
       batch.release();
       return Promise.reject(error);
     }
+    return this.#transferAll(PUT, batch, (object) => putPart(object, options));
   }
 
   /** get() of many objects, as putAll(). */
   getAll(batch: GetBatch): Promise<Outcome<StoredObject | null>[]> {
+    let options: string;
     try {
-      const options = getOptions(this.#known(batch));
-      return this.#transferAll(GET, batch, (object) => getPart(object, options));
+      options = getOptions(this.#known(batch));
     } catch (error) {
       batch.release();
       return Promise.reject(error);
     }
+    return this.#transferAll(GET, batch, (object) => getPart(object, options));
   }
 
   /** What is known of an object without reading it; null when there is none. */
@@ -301,27 +305,51 @@ export class ObjectClient implements AsyncDisposable {
   #transfer<T extends StoredObject | null>(
     verb: TransferVerb<T>,
     part: TransferPart,
+    alone: boolean,
     options: ObjectCallOptions,
   ): Promise<T> {
-    return this.#refused(options) ??
-      this.#enqueue(new TransferCall(this.#owner, verb, part, isLarge(part), options));
+    return this.#enqueue(options, () => new TransferCall(this.#owner, verb, part, alone, options));
   }
 
-  /** A line is sent as soon as it is full: the worker is at it while the next one is written. */
+  /** What was begun is finished, all of it, also when the client is closed meanwhile. */
   async #transferAll<T extends StoredObject | null, O>(
     verb: TransferVerb<T>,
     batch: RequestOptions & { readonly objects: readonly O[]; readonly release: () => void },
     encode: (object: O) => TransferPart,
   ): Promise<Outcome<T>[]> {
+    const refused = this.#refused(batch);
+    if (refused !== null) return await refused;
+    const held = new SharedRelease(batch.release);
+    this.#batches++;
+    try {
+      return await this.#inLines(verb, batch, encode, held);
+    } finally {
+      this.#batches--;
+      this.#keeper.changed();
+      held.drop();
+    }
+  }
+
+  /**
+   * A line is sent as soon as it is full: the worker is at it while the next one is written. After
+   * some of them the event loop has its turn.
+   */
+  async #inLines<T extends StoredObject | null, O>(
+    verb: TransferVerb<T>,
+    batch: RequestOptions & { readonly objects: readonly O[] },
+    encode: (object: O) => TransferPart,
+    held: SharedRelease,
+  ): Promise<Outcome<T>[]> {
     const { objects, signal, priority } = batch;
     const outcomes = new Array<Outcome<T>>(objects.length);
-    const held = new SharedRelease(batch.release);
     const left = sharedLimit(batch);
     const options = () => ({ signal, priority, timeoutMs: left().timeoutMs, release: held.take() });
 
-    const alone = async (index: number, part: TransferPart): Promise<void> => {
+    const one = async (index: number, part: TransferPart, alone: boolean): Promise<void> => {
+      const own = options();
       try {
-        outcomes[index] = await this.#transfer(verb, part, options());
+        const sent = this.#late(own) ?? this.#transfer(verb, part, alone, own);
+        outcomes[index] = await sent;
       } catch (error) {
         outcomes[index] = new Failed(error);
       }
@@ -330,12 +358,13 @@ export class ObjectClient implements AsyncDisposable {
       const own = options();
       const again: Promise<void>[] = [];
       try {
-        const sent = this.#submit(own, () => new BatchCall(this.#owner, verb, parts, own));
+        const sent = this.#late(own) ??
+          this.#enqueue(own, () => new BatchCall(this.#owner, verb, parts, own));
         this.#pump();
         const answered = await sent;
         for (let i = 0; i < parts.length; i++) {
           const outcome = answered[i]!;
-          if (outcome === AGAIN) again.push(alone(first + i, parts[i]!));
+          if (outcome === AGAIN) again.push(one(first + i, parts[i]!, true));
           else outcomes[first + i] = outcome;
         }
       } catch (error) {
@@ -349,12 +378,15 @@ export class ObjectClient implements AsyncDisposable {
     let parts: TransferPart[] = [];
     let lot = lineLot(MAX_LINE_OBJECTS);
     const send = (end: number) => {
-      if (parts.length === 1) going.push(alone(end - 1, parts[0]!));
+      if (parts.length === 1) going.push(one(end - 1, parts[0]!, false));
       else if (parts.length > 1) going.push(together(end - parts.length, parts));
       parts = [];
       lot = lineLot(MAX_LINE_OBJECTS);
     };
     for (let index = 0; index < objects.length; index++) {
+      if (index % TURN_OBJECTS === 0 && index > 0) {
+        await new Promise<void>((resolve) => setImmediate(resolve));
+      }
       let part: TransferPart;
       try {
         part = encode(objects[index]!);
@@ -365,7 +397,7 @@ export class ObjectClient implements AsyncDisposable {
       }
       if (!batches || isLarge(part)) {
         send(index);
-        going.push(alone(index, part));
+        going.push(one(index, part, true));
         continue;
       }
       const { words, tail, byteLength } = part;
@@ -378,7 +410,6 @@ export class ObjectClient implements AsyncDisposable {
     }
     send(objects.length);
     await Promise.all(going);
-    held.drop();
     return outcomes;
   }
 
@@ -393,24 +424,30 @@ export class ObjectClient implements AsyncDisposable {
     return (await Promise.all(lines)).flat();
   }
 
-  /** @param make called when the request is accepted; until then its memory is the caller's. */
-  #submit<T>(
-    options: ObjectCallOptions,
-    make: () => ObjectCall<T>,
-  ): Promise<T> {
-    return this.#refused(options) ?? this.#enqueue(make());
+  #submit<T>(options: ObjectCallOptions, make: () => ObjectCall<T>): Promise<T> {
+    return this.#refused(options) ?? this.#enqueue(options, make);
   }
 
   /** A rejected promise if no request is accepted; its memory is let go. */
-  #refused({ signal, release }: ObjectCallOptions): Promise<never> | null {
-    if (this.#accepting && !signal?.aborted) return null;
-    release?.();
-    return Promise.reject(
-      this.#accepting ? signal!.reason : closedError("talk to the worker"),
-    );
+  #refused(options: ObjectCallOptions): Promise<never> | null {
+    return this.#accepting
+      ? this.#late(options)
+      : refuse(options, closedError("talk to the worker"));
   }
 
-  #enqueue<T>(call: ObjectCall<T>): Promise<T> {
+  /** The same for a part of something that was begun before close(). */
+  #late(options: ObjectCallOptions): Promise<never> | null {
+    if (this.#keeper.ended) return refuse(options, closedError("finish the request"));
+    return options.signal?.aborted ? refuse(options, options.signal.reason) : null;
+  }
+
+  #enqueue<T>(options: ObjectCallOptions, make: () => ObjectCall<T>): Promise<T> {
+    let call: ObjectCall<T>;
+    try {
+      call = make();
+    } catch (error) {
+      return refuse(options, error);
+    }
     this.#outstanding.add(call as ObjectCall);
     this.#queue.push(call as ObjectCall);
     this.#planPump();
@@ -546,7 +583,8 @@ export class ObjectClient implements AsyncDisposable {
 
   async #close(timeoutMs: number): Promise<void> {
     this.#accepting = false;
-    await this.#keeper.end(this.#outstanding, timeoutMs);
+    const idle = () => this.#batches === 0 && this.#outstanding.size === 0;
+    await this.#keeper.end(this.#outstanding, idle, timeoutMs);
   }
 }
 
@@ -555,7 +593,13 @@ function sharedLimit(options: RequestOptions): () => RequestOptions {
   const { timeoutMs } = options;
   if (timeoutMs === undefined) return () => options;
   const end = performance.now() + timeoutMs;
-  return () => ({ ...options, timeoutMs: Math.max(1, end - performance.now()) });
+  return () => ({ ...options, timeoutMs: Math.max(1, Math.ceil(end - performance.now())) });
+}
+
+/** A request that is not made: its memory is let go. */
+function refuse({ release }: ObjectCallOptions, error: unknown): Promise<never> {
+  release?.();
+  return Promise.reject(error);
 }
 
 /** It gains nothing by company. */

@@ -15,9 +15,35 @@ export class Failed {
 /** What asking for it alone would have given. */
 export type Outcome<T> = T | Failed;
 
-/** Of each what it gives, or why it failed; once all have ended. Never rejects. */
-export async function outcomesOf<T>(work: readonly Promise<T>[]): Promise<Outcome<T>[]> {
-  return (await Promise.allSettled(work)).map((one) =>
-    one.status === "fulfilled" ? one.value : new Failed(one.reason)
-  );
+/**
+ * What `work` gives for 0, 1, ... up to `count`, or why it failed, once all have ended. Begun in that
+ * order, at most `atOnce` at a time. Never rejects.
+ */
+export async function outcomesOf<T>(
+  count: number,
+  atOnce: number,
+  work: (index: number) => Promise<T>,
+): Promise<Outcome<T>[]> {
+  const outcomes = new Array<Outcome<T>>(count);
+  let next = 0;
+  const some = async () => {
+    while (next < count) {
+      const index = next++;
+      try {
+        outcomes[index] = await work(index);
+      } catch (error) {
+        outcomes[index] = new Failed(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(count, atOnce) }, some));
+  return outcomes;
+}
+
+/** The values. @throws the first of the errors. */
+export function valuesOf<T>(outcomes: readonly Outcome<T>[]): T[] {
+  return outcomes.map((outcome) => {
+    if (outcome instanceof Failed) throw outcome.error;
+    return outcome;
+  });
 }

@@ -81,16 +81,23 @@ export abstract class Pending<T> implements Abortable, Member {
 
   /** The worker is done with the memory; its caller gets `value`, if it still waits. */
   answer(value: T): void {
-    this.#free();
-    if (this.#settle()) this.#resolve(value);
-    this.#owner?.finished(this);
+    // Whoever releases the memory may throw; the caller gets the answer all the same.
+    try {
+      this.#free();
+    } finally {
+      if (this.#settle()) this.#resolve(value);
+      this.#owner?.finished(this);
+    }
   }
 
   /** The same with an error. */
   refuse(error: unknown): void {
-    this.#free();
-    if (this.#settle()) this.#reject(error);
-    this.#owner?.finished(this);
+    try {
+      this.#free();
+    } finally {
+      if (this.#settle()) this.#reject(error);
+      this.#owner?.finished(this);
+    }
   }
 
   /** Answers the caller; the memory stays held. */

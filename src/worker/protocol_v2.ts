@@ -121,9 +121,17 @@ export function encodeAttributes(attributes: Attributes): string {
   let words = encodedAttributes.get(attributes);
   if (words === undefined) {
     words = attributeWords(attributes);
-    if (Object.isFrozen(attributes)) encodedAttributes.set(attributes, words);
+    if (isConstant(attributes)) encodedAttributes.set(attributes, words);
   }
   return words;
+}
+
+/** Bytes can change in an object that cannot, and so can what a getter gives. */
+function isConstant(attributes: Attributes): boolean {
+  return Object.isFrozen(attributes) &&
+    Object.values(Object.getOwnPropertyDescriptors(attributes)).every(({ value }) =>
+      typeof value === "string"
+    );
 }
 
 function attributeWords(attributes: Attributes): string {

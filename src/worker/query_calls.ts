@@ -62,6 +62,10 @@ export class FlagsCall extends ObjectCall<boolean[]> {
     this.#count = count;
   }
 
+  override get objects(): number {
+    return this.#count;
+  }
+
   override get verb(): string {
     return this.#verb;
   }

@@ -2,10 +2,13 @@
 //
 // One line on its way: an id, and the calls that its answer is for.
 
-import { isRefusal, parseRefusal, parseRefusedItem, splitItems } from "./answers_v2.ts";
+import { AGAIN, parseRefusal, readRefusal, splitItems } from "./answers_v2.ts";
 import type { ObjectCall } from "./object_call.ts";
 import type { ErrorReply } from "./protocol.ts";
 import { requestLine } from "./protocol_v2.ts";
+
+/** Nobody waits for it any more. */
+const NOT_ASKED_AGAIN: ErrorReply = { ok: false, code: "EOVERFLOW", message: "" };
 
 export class RequestLine {
   readonly id: number;
@@ -105,11 +108,11 @@ function takeItem(
   item: string,
   again: (call: ObjectCall) => void,
 ): string | null {
-  if (!isRefusal(item)) return call.accept(item);
-  const reply: ErrorReply | null = parseRefusedItem(item);
-  if (reply === null) return "an error has a name";
-  // There was no room for this object's words in the answer's line.
-  if (reply.code === "EOVERFLOW" && !call.settled) again(call);
-  else call.reject(reply);
+  const refusal = readRefusal(item);
+  if (refusal === undefined) return call.accept(item);
+  if (typeof refusal === "string") return refusal;
+  if (refusal !== AGAIN) call.reject(refusal);
+  else if (call.settled) call.reject(NOT_ASKED_AGAIN);
+  else again(call);
   return null;
 }

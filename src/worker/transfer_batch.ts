@@ -3,15 +3,12 @@
 // Many objects of one caller, put into lines when they are asked for: each line is one call, with
 // one promise and one hold of memory, however many objects it has.
 
-import { isRefusal, parseRefusedItem, type StoredObject } from "./answers_v2.ts";
+import { AGAIN, readRefusal, splitItems, type StoredObject } from "./answers_v2.ts";
 import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import { Failed, type Outcome } from "./outcome.ts";
 import type { PendingOwner } from "./pending.ts";
 import type { ErrorReply } from "./protocol.ts";
 import type { TransferPart, TransferVerb } from "./transfer_calls.ts";
-
-/** In place of an outcome: the line did not say, and the object must be asked for alone. */
-export const AGAIN = Symbol("again");
 
 /** Several small objects in a line. */
 export class BatchCall<T extends StoredObject | null>
@@ -55,20 +52,16 @@ export class BatchCall<T extends StoredObject | null>
   }
 
   override accept(text: string): string | null {
+    const parts = this.#parts;
+    const items = splitItems(text);
+    if (items.length !== parts.length) {
+      return `it has ${items.length} items, and ${parts.length} were asked for`;
+    }
     const outcomes: (Outcome<T> | typeof AGAIN)[] = [];
-    const last = this.#parts.length - 1;
-    let start = 0;
-    for (let index = 0; index <= last; index++) {
-      const end = text.indexOf(" ; ", start);
-      if (end < 0 !== (index === last)) {
-        const count = text.split(" ; ").length;
-        return `it has ${count} items, and ${last + 1} were asked for`;
-      }
-      const part = this.#parts[index]!;
-      const outcome = this.#item(end < 0 ? text.slice(start) : text.slice(start, end), part);
+    for (let index = 0; index < items.length; index++) {
+      const outcome = this.#item(items[index]!, parts[index]!);
       if (typeof outcome === "string") return outcome;
       outcomes.push(outcome);
-      start = end + 3;
     }
     this.answer(outcomes);
     return null;
@@ -81,12 +74,10 @@ export class BatchCall<T extends StoredObject | null>
   }
 
   #item(item: string, part: TransferPart): Outcome<T> | typeof AGAIN | string {
-    if (!isRefusal(item)) return this.#verb.accept(item, part.byteLength) as T | string;
-    const reply = parseRefusedItem(item);
-    if (reply === null) return "an error has a name";
-    // There was no room for this object's words in the answer's line.
-    if (reply.code === "EOVERFLOW") return AGAIN;
-    const outcome = this.#verb.reject(reply, part.key, part.byteLength);
+    const refusal = readRefusal(item);
+    if (refusal === undefined) return this.#verb.accept(item, part.byteLength) as T | string;
+    if (typeof refusal === "string" || refusal === AGAIN) return refusal;
+    const outcome = this.#verb.reject(refusal, part.key, part.byteLength);
     return outcome instanceof Error ? new Failed(outcome) : outcome;
   }
 }
