@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/kept_files.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -20,19 +22,15 @@ bool SameTime(const struct timespec& a, const struct timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
-// Whether it is what it was when it was kept: neither written to nor renamed, linked or removed.
-bool IsCurrent(const KeptFile& file) {
-  struct stat st;
-  return fstat(file.fd.get(), &st) == 0 && st.st_nlink > 0 && SameTime(st.st_ctim, file.changed);
-}
-
 uint64_t HashOf(std::string_view name) { return std::hash<std::string_view>()(name); }
 
 }  // namespace
 
-KeptFiles::KeptFiles(const KeptFilesRules& rules)
-    : rules_(rules),
-      sets_((rules.limit + kWays - 1) / kWays),
+KeptFiles::KeptFiles(int dir_fd, const KeptFilesRules& rules)
+    : dir_fd_(dir_fd),
+      rules_(rules),
+      ways_(std::min(rules.limit, kWays)),
+      sets_(rules.limit / std::max<size_t>(ways_, 1)),
       asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {}
 
 KeptFiles::~KeptFiles() {
@@ -42,6 +40,13 @@ KeptFiles::~KeptFiles() {
   }
   sweeper_wake_.notify_all();
   if (sweeper_.joinable()) sweeper_.join();
+}
+
+bool KeptFiles::IsCurrent(const KeptFile& file) const {
+  struct stat st;
+  return fstatat(dir_fd_, file.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+         st.st_dev == file.state.device && st.st_ino == file.state.inode &&
+         SameTime(st.st_ctim, file.state.changed);
 }
 
 size_t KeptFiles::WayOf(const Set& set, uint64_t hash, const std::string& name) {
@@ -86,25 +91,31 @@ bool KeptFiles::Wants(const std::string& name) {
   return false;
 }
 
-void KeptFiles::Keep(std::shared_ptr<KeptFile> file) {
+std::optional<FileState> KeptFiles::Look(int fd) const {
+  // Before the look: what is changed after it has a later time.
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
   struct stat st;
-  if (fstat(file->fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink == 0) return;
-  // Kernels before 6.13 count changes in ticks of up to 10 ms: two within one look like one.
+  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return std::nullopt;
   const auto changed =
       std::chrono::seconds(st.st_ctim.tv_sec) + std::chrono::nanoseconds(st.st_ctim.tv_nsec);
-  if (std::chrono::system_clock::now().time_since_epoch() - changed < rules_.settled) return;
-  file->changed = st.st_ctim;
+  if (now - changed < rules_.settled) return std::nullopt;
+  return FileState{st.st_dev, st.st_ino, st.st_ctim};
+}
+
+void KeptFiles::Keep(std::shared_ptr<const KeptFile> file) {
+  if (sets_.empty()) return;
   const uint64_t hash = HashOf(file->name);
   Set& set = SetOf(hash);
   File closed;
   {
     const std::lock_guard<std::mutex> lock(LockOf(set));
     size_t way = WayOf(set, hash, file->name);
-    for (size_t i = 0; way == kWays && i < kWays; i++) {
+    for (size_t i = 0; way == kWays && i < ways_; i++) {
       if (set.file[i] == nullptr) way = i;
     }
     if (way == kWays) {
-      const auto oldest = std::min_element(set.used.begin(), set.used.end());
+      const auto end = set.used.begin() + static_cast<ptrdiff_t>(ways_);
+      const auto oldest = std::min_element(set.used.begin(), end);
       way = static_cast<size_t>(oldest - set.used.begin());
     }
     if (set.file[way] != nullptr) closed = Take(&set, way);
@@ -123,15 +134,16 @@ KeptFiles::File KeptFiles::Take(Set* set, size_t way) {
 
 void KeptFiles::Drop(const std::string& name) { DropName(name, nullptr); }
 
-void KeptFiles::DropName(const std::string& name, const KeptFile* only) {
-  if (size() == 0) return;
+bool KeptFiles::DropName(const std::string& name, const KeptFile* only) {
+  if (size() == 0) return false;
   const uint64_t hash = HashOf(name);
   Set& set = SetOf(hash);
   File closed;
   const std::lock_guard<std::mutex> lock(LockOf(set));
   const size_t way = WayOf(set, hash, name);
-  if (way == kWays || (only != nullptr && set.file[way].get() != only)) return;
+  if (way == kWays || (only != nullptr && set.file[way].get() != only)) return false;
   closed = Take(&set, way);
+  return true;
 }
 
 bool KeptFiles::DropAll() {
@@ -148,18 +160,23 @@ bool KeptFiles::DropAll() {
   return any;
 }
 
+bool KeptFiles::DropGone() {
+  bool any = false;
+  for (Set& set : sets_) any = SweepSet(&set, 0) || any;
+  return any;
+}
+
 void KeptFiles::WakeSweeper() {
+  // Either this sees it asleep, or it saw the file that has just been added.
+  if (!sweeper_sleeps_.load()) return;
   try {
-    std::call_once(sweeper_once_, [this] { sweeper_ = std::thread([this] { Sweep(); }); });
+    const std::lock_guard<std::mutex> lock(sweeper_mutex_);
+    if (!sweeper_.joinable()) sweeper_ = std::thread([this] { Sweep(); });
+    sweeper_wake_.notify_one();
   } catch (const std::system_error&) {
     // There is no thread for it: nothing may stay open that nobody looks after.
     DropAll();
-    return;
   }
-  // Either this sees it asleep, or it saw the file that has just been added.
-  if (!sweeper_sleeps_.load()) return;
-  const std::lock_guard<std::mutex> lock(sweeper_mutex_);
-  sweeper_wake_.notify_one();
 }
 
 void KeptFiles::Sweep() {
@@ -171,24 +188,27 @@ void KeptFiles::Sweep() {
     if (sweeper_wake_.wait_for(lock, rules_.sweep, [this] { return ending_; })) return;
     lock.unlock();
     const uint64_t round = round_.fetch_add(1, std::memory_order_relaxed) + 1;
-    for (Set& set : sets_) SweepSet(&set, round);
+    for (Set& set : sets_) SweepSet(&set, round - std::min(round, kIdleRounds));
     lock.lock();
   }
 }
 
-void KeptFiles::SweepSet(Set* set, uint64_t round) {
+bool KeptFiles::SweepSet(Set* set, uint64_t idle_before) {
   std::array<File, kWays> files;
+  bool any = false;
   {
     const std::lock_guard<std::mutex> lock(LockOf(*set));
-    for (size_t way = 0; way < kWays; way++) {
+    for (size_t way = 0; way < ways_; way++) {
       if (set->file[way] == nullptr) continue;
-      const bool idle = set->used[way] + kIdleRounds < round;
+      const bool idle = set->used[way] < idle_before;
       files[way] = idle ? Take(set, way) : set->file[way];
+      any = any || idle;
     }
   }
   for (const File& file : files) {
-    if (file != nullptr && !IsCurrent(*file)) DropName(file->name, file.get());
+    if (file != nullptr && !IsCurrent(*file)) any = DropName(file->name, file.get()) || any;
   }
+  return any;
 }
 
 }  // namespace lmshm

@@ -3,11 +3,12 @@
 // KeptFiles: small objects that are read again and again stay open, with what is stored with them.
 // Opening, asking for the attribute and closing are more than half of what reading 4 KiB costs.
 //
-// A kept file is as good as one that is opened anew, because it is looked at before each use
-// (fstat): whatever is done to it or to its name changes the time of its inode's last change, and
-// removing or replacing it takes its last name away. That holds for local file systems, and for
-// files whose last change lies back by more than a clock's tick, so others are not kept
-// (StorageFacts::tells_changes, KeptFilesRules::settled).
+// A kept file is as good as one that is opened anew, because its name is looked up before each use
+// (fstatat): it must lead to the same inode, and that must not have changed since before anything
+// was read of it. An inode's number is not given to another file while it is open. That writing to
+// a file, cutting it and setting its attributes change the time of its last change holds for the
+// file systems in StorageFacts::tells_changes, and for files that were last changed more than a
+// clock's tick before they were looked at (KeptFilesRules::settled); others are not kept.
 //
 // A file is kept from the second time on that it is read within a while: reading many once costs
 // nothing and displaces none. Who removes an object expects its space back: a thread of its own
@@ -36,10 +37,17 @@
 
 namespace lmshm {
 
+// Which file it is, and when anything of it was changed last.
+struct FileState {
+  dev_t device = 0;
+  ino_t inode = 0;
+  struct timespec changed = {};
+};
+
 // What was found out about a file when it was opened. Does not change.
 struct KeptFile {
   UniqueFd fd;                        // for reading at positions only: threads share it
-  struct timespec changed = {};       // the inode, last
+  FileState state;                    // before anything was read of it
   uint64_t length = 0;                // of the object, bytes
   std::optional<uint32_t> crc32c;     // of its content
   std::string name;                   // in the root
@@ -47,9 +55,9 @@ struct KeptFile {
 };
 
 struct KeptFilesRules {
-  size_t limit = 0;  // files, rounded up to a multiple of 8; 0: none is kept
-  // What has been changed within this time is not kept.
-  std::chrono::milliseconds settled{1000};
+  size_t limit = 0;  // files; 0: none is kept
+  // What has been changed within this time is not kept: the coarsest clock ticks by the second.
+  std::chrono::milliseconds settled{2000};
   // So often all are looked at; ten times as long one stays that nobody asks for.
   std::chrono::milliseconds sweep{1000};
 };
@@ -59,7 +67,8 @@ class KeptFiles {
  public:
   using File = std::shared_ptr<const KeptFile>;
 
-  explicit KeptFiles(const KeptFilesRules& rules);
+  // For files in the directory `dir_fd`, which must live as long as this.
+  KeptFiles(int dir_fd, const KeptFilesRules& rules);
   KeptFiles(const KeptFiles&) = delete;
   KeptFiles& operator=(const KeptFiles&) = delete;
   ~KeptFiles();
@@ -71,14 +80,18 @@ class KeptFiles {
   // while; remembers that it was asked for now.
   bool Wants(const std::string& name);
 
-  // Keeps `file`, which was just opened by its name and of which all but `changed` is set. Not if
-  // it has just been changed, or cannot be looked at.
-  void Keep(std::shared_ptr<KeptFile> file);
+  // The state of a file from which nothing has been read yet; nothing if it cannot be kept, being
+  // no regular file or having changed only just.
+  std::optional<FileState> Look(int fd) const;
+
+  // Keeps a file that has been read after it was looked at.
+  void Keep(std::shared_ptr<const KeptFile> file);
 
   // Closes it, if it is kept, as soon as nobody reads it any more.
   void Drop(const std::string& name);
-  // All of them. False if there was none.
+  // All of them; those that are not what their names mean any more. False if there was none.
   bool DropAll();
+  bool DropGone();
 
   // How many are kept, and how often Find() found one.
   size_t size() const { return size_.load(); }
@@ -95,6 +108,9 @@ class KeptFiles {
   };
   static constexpr size_t kLocks = 64;
 
+  // Whether it is what it was when it was looked at, and what its name means.
+  bool IsCurrent(const KeptFile& file) const;
+
   Set& SetOf(uint64_t hash) { return sets_[hash % sets_.size()]; }
   std::mutex& LockOf(const Set& set) {
     return locks_[static_cast<size_t>(&set - sets_.data()) % kLocks];
@@ -103,13 +119,17 @@ class KeptFiles {
   static size_t WayOf(const Set& set, uint64_t hash, const std::string& name);
   // What was there, to be closed when the lock is not held any more.
   File Take(Set* set, size_t way);
-  // `only`: if it is this file; null: whichever it is.
-  void DropName(const std::string& name, const KeptFile* only);
+  // `only`: if it is this file; null: whichever it is. False if it was not there.
+  bool DropName(const std::string& name, const KeptFile* only);
   void WakeSweeper();
   void Sweep();
-  void SweepSet(Set* set, uint64_t round);
+  // Closes those that are gone, and those that were not used since `idle_before`. False if there
+  // was none.
+  bool SweepSet(Set* set, uint64_t idle_before);
 
+  const int dir_fd_;
   const KeptFilesRules rules_;
+  const size_t ways_;  // of a set, that are used
   std::vector<Set> sets_;
   std::array<std::mutex, kLocks> locks_;
   // Hashes of names that were asked for lately, by some of their bits.
@@ -118,11 +138,10 @@ class KeptFiles {
   std::atomic<uint64_t> found_{0};
   std::atomic<uint64_t> round_{0};
 
-  std::once_flag sweeper_once_;
-  std::thread sweeper_;
-  std::mutex sweeper_mutex_;
+  std::mutex sweeper_mutex_;  // guards sweeper_ and ending_
   std::condition_variable sweeper_wake_;
-  std::atomic<bool> sweeper_sleeps_{false};  // until there is something to sweep
+  std::atomic<bool> sweeper_sleeps_{true};  // until there is something to sweep
+  std::thread sweeper_;                     // started for the first file
   bool ending_ = false;
 };
 

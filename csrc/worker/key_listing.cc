@@ -34,7 +34,11 @@ bool StartsWith(const std::string& text, const std::string& start) {
 }  // namespace
 
 Status KeyListing::Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const {
-  UniqueFd fd(openat(store_.root_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto open_root = [&] {
+    return openat(store_.root_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  };
+  UniqueFd fd(open_root());
+  if (!fd.valid() && errno == EMFILE && store_.SpareDescriptors()) fd.Reset(open_root());
   if (!fd.valid()) return Status::System(errno, "list: open the directory");
   const std::unique_ptr<DIR, CloseDirectory> dir(fdopendir(fd.get()));
   if (dir == nullptr) return Status::System(errno, "list: open the directory");

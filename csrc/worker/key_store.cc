@@ -85,7 +85,7 @@ StorageFacts OnlyAttributes(bool attributes) {
 KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept)
     : root_fd_(root_fd),
       facts_(facts),
-      kept_files_(facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
+      kept_files_(root_fd, facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
       io_(facts_, &counters_) {}
 
 KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
@@ -103,12 +103,9 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   AtomicFileOptions how;
   how.unnamed = facts_.unnamed_files;
   how.exact_mode = facts_.exact_mode;
-  int error = file.Create(root_fd_, names.file_name, how);
-  if (error == EMFILE && kept_files_.DropAll()) {
-    error = file.Create(root_fd_, names.file_name, how);
-  }
+  int error = WithSpareRoom([&] { return file.Create(root_fd_, names.file_name, how); });
   if (error != 0) return ExplainStorage(error, action + ": create temporary file");
-  error = file.Reserve(data.size);
+  error = WithSpareRoom([&] { return file.Reserve(data.size); });
   if (error != 0) {
     return ExplainStorage(error, action + ": reserve " + std::to_string(data.size) + " bytes");
   }
@@ -125,7 +122,7 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
   Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
-  error = sidecar.Store(key, sync);
+  error = WithSpareRoom([&] { return sidecar.Store(key, sync); });
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   mode_t existing;
   error = file.PublishOverFile(&existing);
@@ -142,6 +139,15 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   return Status::OK();
 }
 
+// Gives `step`, which returns an errno value, a second chance when it failed for want of something
+// that kept files take: descriptors, or the disk space of files that were removed since.
+int KeyStore::WithSpareRoom(const std::function<int()>& step) const {
+  const int error = step();
+  const bool spare = (error == EMFILE && kept_files_.DropAll()) ||
+                     ((error == ENOSPC || error == EDQUOT) && kept_files_.DropGone());
+  return spare ? step() : error;
+}
+
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
 // doing harm, reading them fails, and whoever calls fstat() checks it.
 Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
@@ -149,7 +155,7 @@ Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* ve
   int got;
   do {
     got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
-  } while (got < 0 && (errno == EINTR || (errno == EMFILE && kept_files_.DropAll())));
+  } while (got < 0 && (errno == EINTR || (errno == EMFILE && SpareDescriptors())));
   if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
   if (got < 0) return ExplainStorage(errno, Action(verb, key));
   fd->Reset(got);
@@ -193,6 +199,8 @@ Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOpti
   UniqueFd fd;
   status = Open(key, names, "get", &fd);
   if (!status.ok()) return status;
+  std::optional<FileState> state;
+  if (kept_files_.Wants(names.file_name)) state = kept_files_.Look(fd.get());
   Stored stored;
   status = ReadStored(fd.get(), key, "get", &stored);
   if (!status.ok()) return status;
@@ -202,10 +210,11 @@ Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOpti
   if (small) {
     info->length = stored.length;
     status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
-    if (status.ok() && kept_files_.Wants(names.file_name)) {
+    if (status.ok() && state.has_value()) {
       auto kept = std::make_shared<KeptFile>();
       kept->name = std::move(names.file_name);
       kept->fd = std::move(fd);
+      kept->state = *state;
       kept->length = stored.length;
       kept->crc32c = stored.crc32c;
       kept->attributes = stored.attributes;

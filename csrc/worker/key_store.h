@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -90,6 +91,10 @@ class KeyStore {
   // belongs there. False if neither says.
   bool KeyOfHashed(const std::string& file_name, std::string* key) const;
 
+  // Lets go of the descriptors of files that stay open without need. False if there are none: who
+  // got EMFILE need not try again.
+  bool SpareDescriptors() const { return kept_files_.DropAll(); }
+
  private:
   // What is stored with a file. `has_length` is false for a file of others.
   struct Stored {
@@ -100,6 +105,7 @@ class KeyStore {
     std::string mismatch;  // what does not fit, in words; empty: all does
   };
 
+  int WithSpareRoom(const std::function<int()>& step) const;
   Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,

@@ -94,8 +94,13 @@ Status Server::Run(const std::vector<std::unique_ptr<Listener>>& listeners) {
 
 bool Server::Accept(const Listener& listener) {
   sockaddr_storage storage = {};
-  socklen_t size = sizeof storage;
-  UniqueFd fd(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&storage), &size, SOCK_CLOEXEC));
+  socklen_t size;
+  UniqueFd fd;
+  do {
+    size = sizeof storage;
+    fd.Reset(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&storage), &size, SOCK_CLOEXEC));
+  } while (!fd.valid() && errno == EMFILE && service_.keys != nullptr &&
+           service_.keys->SpareDescriptors());
   if (!fd.valid()) {
     switch (errno) {
       case EMFILE:

@@ -81,8 +81,10 @@ Status Session::Dispatch(const Request& request, std::string* result, Next* next
 
 Status Session::Attach(const Request& request) {
   std::unique_ptr<Attachment> attached;
-  Status status = Attachment::Open(request.name, request.first, request.second,
-                                   service_.segment_fds, &attached);
+  Status status = service_.WithSpareDescriptors([&] {
+    return Attachment::Open(request.name, request.first, request.second, service_.segment_fds,
+                            &attached);
+  });
   if (!status.ok()) return status;
   attachment_ = std::move(attached);
   Log(LogLevel::kInfo, peer_ + ": attached " + std::string(request.name) + ", " +

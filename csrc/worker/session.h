@@ -41,6 +41,15 @@ struct Service {
   Engine* engine = nullptr;        // null: requests are carried out where they are read
   IoMode io = IoMode::kAuto;       // where a request does not say
   Durability sync = Durability::kNone;
+
+  // Gives `step`, which returns a Status, a second chance when there was no descriptor left and
+  // some could be spared.
+  template <typename Step>
+  Status WithSpareDescriptors(const Step& step) const {
+    Status status = step();
+    if (status.number() == EMFILE && keys != nullptr && keys->SpareDescriptors()) status = step();
+    return status;
+  }
 };
 
 // In version 1 of the protocol.

@@ -32,12 +32,12 @@ struct FileSystem {
   uint32_t type;  // statfs(2)
   const char* name;
   bool local;          // it has a disk of its own, or none
-  bool tells_changes;  // renaming changes the inode's time, too, and removing its number of links
+  bool tells_changes;  // see StorageFacts
 };
 constexpr FileSystem kFileSystems[] = {
     {0xef53, "ext4", true, true},          {0x58465342, "xfs", true, true},
     {0x9123683e, "btrfs", true, true},     {0x01021994, "tmpfs", true, true},
-    {0xf2f52010, "f2fs", true, true},      {0x858458f6, "ramfs", true, false},
+    {0xf2f52010, "f2fs", true, false},     {0x858458f6, "ramfs", true, false},
     {0x2fc12fc1, "zfs", true, false},      {0x4d44, "fat", true, false},
     {0xca451a4e, "bcachefs", true, false}, {0x6969, "nfs", false, false},
     {0x00c36400, "ceph", false, false},    {0x65735546, "fuse", false, false},

@@ -24,8 +24,8 @@ struct StorageFacts {
   // Objects can be made without a name first, see CanPublishUnnamed(), and a failure to write is
   // never reported only when the file is closed.
   bool unnamed_files = false;
-  // Whatever is done to a file or its name changes the time of its inode's last change, for every
-  // process at once; see KeptFiles.
+  // Writing to a file, cutting it and setting its attributes change the time of its inode's last
+  // change, for every process at once; see KeptFiles. (f2fs has not always done so for attributes.)
   bool tells_changes = false;
   // A file that is created with mode 0600 has it: neither umask nor a default ACL takes from it.
   bool exact_mode = false;

@@ -4,6 +4,11 @@
 // right to make one; where it cannot, the tests are skipped.
 #include <sched.h>
 #include <sys/mount.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
 
 #include "worker_fixture.hh"
 #include "worker_process.hh"
@@ -104,6 +109,31 @@ TEST(a_full_disk_is_said_in_version_2_as_well) {
   }
   CHECK_STARTS(c.Call("4 PUT " + std::string(300, 'k') + " 0 0"), "4 ERROR ENOSPC ");
   CHECK_EQ(dir.Names().size(), 2u);
+}
+
+TEST(objects_that_others_removed_and_that_are_still_open_make_room) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  const SmallMount mounted(dir.path(), "1m");
+  TestSegment segment(1 << 20);
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  LineClient& c = worker.client();
+  CHECK_STARTS(c.Call("HELLO 2"), "OK 2 ");
+  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 1048576"), "1 OK");
+  for (int i = 0; i < 14; i++) {
+    CHECK_STARTS(c.Call("1 PUT " + std::to_string(i) + " 0 60000"), "1 OK 60000");
+  }
+  // What was stored just now is not kept.
+  std::this_thread::sleep_for(std::chrono::milliseconds(2200));
+  for (int i = 0; i < 3 * 14; i++) {
+    CHECK_STARTS(c.Call("1 GET " + std::to_string(i % 14) + " 0 60000"), "1 OK 60000");
+  }
+  if (c.Call("1 INFO").find(" kept_open=14 ") == std::string::npos) SKIP("nothing is kept here");
+  for (int i = 0; i < 14; i++) unlink((dir / (std::to_string(i) + ".data")).c_str());
+  CHECK_STARTS(c.Call("1 PUT large 0 500000"), "1 OK 500000");
 }
 
 TEST(a_segment_without_pages_behind_it_is_survived) {

@@ -2,8 +2,12 @@
 //
 // Files that stay open: that they are found when nothing has happened to them, and never when
 // something has, whoever did it; and that they are let go.
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -35,12 +39,43 @@ KeptFilesRules Lax(size_t limit = 64) {
   return rules;
 }
 
-std::shared_ptr<KeptFile> Opened(const TempDir& dir, const std::string& name) {
-  auto file = std::make_shared<KeptFile>();
-  file->name = name;
-  file->fd.Reset(open((dir / name).c_str(), O_RDONLY | O_CLOEXEC));
-  REQUIRE(file->fd.valid());
-  return file;
+// A directory, and files of it that are kept.
+struct Kept : KeptFiles {
+  explicit Kept(const TempDir& directory, const KeptFilesRules& rules = Lax())
+      : KeptFiles(Open(directory.path()), rules), dir(directory) {}
+  ~Kept() { close(dir_fd); }
+
+  int Open(const std::filesystem::path& path) {
+    dir_fd = open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    REQUIRE(dir_fd >= 0);
+    return dir_fd;
+  }
+  // As it was when it was looked at; null if it must not be kept.
+  std::shared_ptr<KeptFile> Opened(const std::string& name) const {
+    auto file = std::make_shared<KeptFile>();
+    file->name = name;
+    file->fd.Reset(open((dir / name).c_str(), O_RDONLY | O_CLOEXEC));
+    REQUIRE(file->fd.valid());
+    const std::optional<lmshm::FileState> state = Look(file->fd.get());
+    if (!state.has_value()) return nullptr;
+    file->state = *state;
+    return file;
+  }
+  using KeptFiles::Keep;
+  void Keep(const std::string& name) {
+    std::shared_ptr<KeptFile> file = Opened(name);
+    REQUIRE(file != nullptr);
+    Keep(std::move(file));
+  }
+
+  const TempDir& dir;
+  int dir_fd = -1;
+};
+
+// Two files change their names at one stroke. Inodes may not notice.
+bool Exchange(const std::string& a, const std::string& b) {
+  constexpr unsigned kExchange = 2;
+  return syscall(SYS_renameat2, AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), kExchange) == 0;
 }
 
 bool Until(const std::function<bool()>& test) {
@@ -102,6 +137,23 @@ struct Store {
 
 TEST(a_kept_file_is_found_until_something_is_done_to_it) {
   const std::vector<std::pair<const char*, std::function<void(const TempDir&)>>> deeds = {
+      {"exchanged for another",
+       [](const TempDir& dir) {
+         WriteFile(dir / "new", "12345");
+         if (!Exchange(dir / "new", dir / "a")) unlink((dir / "a").c_str());
+       }},
+      {"its name a symbolic link to it",
+       [](const TempDir& dir) {
+         rename((dir / "a").c_str(), (dir / "b").c_str());
+         REQUIRE_EQ(symlink("b", (dir / "a").c_str()), 0);
+       }},
+      {"given an attribute",
+       [](const TempDir& dir) {
+         const std::string path = dir / "a";
+         if (setxattr(path.c_str(), "user.t", "x", 1, 0) != 0) unlink(path.c_str());
+       }},
+      {"looked up in a directory that is gone",
+       [](const TempDir& dir) { std::filesystem::remove_all(dir.path()); }},
       {"removed", [](const TempDir& dir) { unlink((dir / "a").c_str()); }},
       {"renamed", [](const TempDir& dir) { rename((dir / "a").c_str(), (dir / "b").c_str()); }},
       {"replaced",
@@ -121,9 +173,9 @@ TEST(a_kept_file_is_found_until_something_is_done_to_it) {
   for (const auto& [what, deed] : deeds) {
     TempDir dir;
     WriteFile(dir / "a", "12345");
-    KeptFiles kept(Lax());
+    Kept kept(dir);
     CHECK(kept.Find("a") == nullptr);
-    kept.Keep(Opened(dir, "a"));
+    kept.Keep("a");
     CHECK_EQ(kept.size(), 1u);
     CHECK(kept.Find("a") != nullptr);
     CHECK(kept.Find("b") == nullptr);
@@ -141,14 +193,32 @@ TEST(what_was_changed_just_now_is_not_kept) {
   WriteFile(dir / "a", "1");
   KeptFilesRules rules = Lax();
   rules.settled = milliseconds(60'000);
-  KeptFiles kept(rules);
-  kept.Keep(Opened(dir, "a"));
-  CHECK_EQ(kept.size(), 0u);
-  CHECK(kept.Find("a") == nullptr);
+  Kept kept(dir, rules);
+  CHECK(kept.Opened("a") == nullptr);
+  CHECK(!kept.Look(-1).has_value());
+  const lmshm::UniqueFd no_file(open(dir.path().c_str(), O_RDONLY | O_CLOEXEC));
+  CHECK(!Kept(dir).Look(no_file.get()).has_value());
+}
+
+TEST(what_changed_between_the_look_and_keeping_it_is_not_found) {
+  for (const bool replaced : {false, true}) {
+    TempDir dir;
+    WriteFile(dir / "a", "1");
+    Kept kept(dir);
+    std::shared_ptr<KeptFile> file = kept.Opened("a");
+    // Here a thread may have been held up for long.
+    std::this_thread::sleep_for(milliseconds(20));
+    WriteFile(dir / (replaced ? "new" : "a"), "2");
+    if (replaced) rename((dir / "new").c_str(), (dir / "a").c_str());
+    kept.Keep(std::move(file));
+    CHECK(kept.Find("a") == nullptr);
+    CHECK_EQ(kept.size(), 0u);
+  }
 }
 
 TEST(a_file_is_wanted_when_it_is_asked_for_again) {
-  KeptFiles kept(Lax(64));
+  TempDir dir;
+  Kept kept(dir, Lax(64));
   CHECK(!kept.Wants("a"));
   CHECK(kept.Wants("a"));
   // As many in between as may be kept at all.
@@ -156,21 +226,26 @@ TEST(a_file_is_wanted_when_it_is_asked_for_again) {
   for (int i = 0; i < 64; i++) forgotten += kept.Wants("x" + std::to_string(i)) ? 1 : 0;
   for (int i = 0; i < 64; i++) forgotten += kept.Wants("x" + std::to_string(i)) ? 0 : 1;
   CHECK(forgotten < 16);
-  KeptFiles none(Lax(0));
+  Kept none(dir, Lax(0));
   CHECK(!none.Wants("a"));
   CHECK(!none.Wants("a"));
 }
 
 TEST(the_limit_holds_and_who_is_used_stays) {
   TempDir dir;
-  KeptFiles kept(Lax(16));
-  const size_t before = OpenDescriptors();
-  for (int i = 0; i < 100; i++) {
-    const std::string name = std::to_string(i);
-    WriteFile(dir / name, name);
-    kept.Keep(Opened(dir, name));
-    CHECK(kept.size() <= 16);
+  for (int i = 0; i < 100; i++) WriteFile(dir / std::to_string(i), std::to_string(i));
+  for (const size_t limit : {1u, 2u, 7u, 8u, 9u, 20u}) {
+    Kept few(dir, Lax(limit));
+    for (int i = 0; i < 100; i++) {
+      few.Keep(std::to_string(i));
+      CHECK(few.size() <= limit);
+      CHECK(few.Find(std::to_string(i)) != nullptr);
+    }
+    CHECK(few.size() >= (limit + 1) / 2);
   }
+  Kept kept(dir, Lax(16));
+  const size_t before = OpenDescriptors();
+  for (int i = 0; i < 100; i++) kept.Keep(std::to_string(i));
   CHECK(kept.size() >= 8);
   CHECK_EQ(OpenDescriptors(), before + kept.size());
   CHECK(kept.Find("99") != nullptr);
@@ -185,8 +260,8 @@ TEST(the_limit_holds_and_who_is_used_stays) {
 TEST(a_file_in_use_stays_open_although_it_is_dropped) {
   TempDir dir;
   WriteFile(dir / "a", "1");
-  KeptFiles kept(Lax());
-  kept.Keep(Opened(dir, "a"));
+  Kept kept(dir);
+  kept.Keep("a");
   const KeptFiles::File file = kept.Find("a");
   REQUIRE(file != nullptr);
   kept.Drop("a");
@@ -195,15 +270,31 @@ TEST(a_file_in_use_stays_open_although_it_is_dropped) {
   CHECK_EQ(byte, '1');
 }
 
+TEST(only_what_is_gone_is_closed_when_that_is_asked_for) {
+  TempDir dir;
+  Kept kept(dir);
+  for (const char* name : {"gone", "there"}) {
+    WriteFile(dir / name, "1");
+    kept.Keep(name);
+  }
+  CHECK(!kept.DropGone());
+  unlink((dir / "gone").c_str());
+  const size_t before = OpenDescriptors();
+  CHECK(kept.DropGone());
+  CHECK_EQ(OpenDescriptors(), before - 1);
+  CHECK(!kept.DropGone());
+  CHECK(kept.Find("there") != nullptr);
+}
+
 TEST(removed_and_idle_files_are_closed_without_being_asked_for) {
   TempDir dir;
-  const size_t before = OpenDescriptors();
   KeptFilesRules rules = Lax();
   rules.sweep = milliseconds(20);
-  KeptFiles kept(rules);
+  Kept kept(dir, rules);
+  const size_t before = OpenDescriptors();
   for (const char* name : {"gone", "used", "idle"}) {
     WriteFile(dir / name, "1");
-    kept.Keep(Opened(dir, name));
+    kept.Keep(name);
   }
   unlink((dir / "gone").c_str());
   CHECK(Until([&] { return kept.size() <= 2; }));
@@ -216,7 +307,7 @@ TEST(removed_and_idle_files_are_closed_without_being_asked_for) {
   CHECK(Until([&] { return kept.size() == 0; }));
   CHECK_EQ(OpenDescriptors(), before);
   // The sweeper, which slept, wakes again.
-  kept.Keep(Opened(dir, "used"));
+  kept.Keep("used");
   CHECK(Until([&] { return kept.size() == 0; }));
 }
 
@@ -225,7 +316,7 @@ TEST(many_threads_keep_find_and_drop) {
   for (int i = 0; i < 40; i++) WriteFile(dir / std::to_string(i), std::to_string(i));
   KeptFilesRules rules = Lax(32);
   rules.sweep = milliseconds(2);
-  KeptFiles kept(rules);
+  Kept kept(dir, rules);
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; t++) {
@@ -237,7 +328,7 @@ TEST(many_threads_keep_find_and_drop) {
           const ssize_t n = pread(file->fd.get(), bytes, sizeof bytes, 0);
           if (std::string(bytes, n > 0 ? static_cast<size_t>(n) : 0) != name) wrong++;
         } else if (kept.Wants(name)) {
-          kept.Keep(Opened(dir, name));
+          kept.Keep(name);
         }
         if (i % 50 == t) kept.Drop(name);
         if (i % 1000 == 999) kept.DropAll();
@@ -273,6 +364,17 @@ TEST(a_store_gives_what_is_there_now) {
   CHECK_EQ(store.Get("k/1"), "without a record");
   REQUIRE_EQ(unlink(path.c_str()), 0);
   CHECK_EQ(store.Get("k/1"), "ENOENT");
+}
+
+TEST(an_object_that_is_exchanged_for_another_is_not_taken_for_it) {
+  Store store(Lax());
+  CHECK(store.Put("a", "content of a").ok());
+  CHECK(store.Put("b", "content of b").ok());
+  store.Keep("a", "content of a");
+  store.Keep("b", "content of b");
+  if (!Exchange(store.dir / "a.data", store.dir / "b.data")) SKIP("not on this file system");
+  CHECK_EQ(store.Get("a"), "EBADMSG");
+  CHECK_EQ(store.Get("b"), "EBADMSG");
 }
 
 TEST(a_kept_object_is_checked_like_any_other) {

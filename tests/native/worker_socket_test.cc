@@ -383,6 +383,48 @@ TEST(running_out_of_descriptors_neither_spins_nor_kills) {
   CHECK_EQ(clients[9].Call("PING"), "OK");
 }
 
+TEST(files_that_stay_open_leave_descriptors_to_everybody) {
+  if (kAddressSanitizer) SKIP("the sanitizer needs descriptors for its checks");
+  const TempDir dir;
+  TestSegment segment(1 << 16);
+  WorkerProcess worker(Listen(dir));
+  worker.Listening();
+  LineClient busy = ConnectUnix(dir / "s");
+  CHECK_STARTS(busy.Call("HELLO 2"), "OK 2 ");
+  CHECK_EQ(busy.Call("1 ATTACH " + segment.name() + " 65536"), "1 OK");
+  for (int i = 0; i < 8; i++) {
+    CHECK_STARTS(busy.Call("1 PUT " + std::to_string(i) + " 0 100"), "1 OK 100");
+  }
+  usleep(2200 * 1000);  // what was stored just now is not kept
+  // As many as there are, and not one more.
+  const auto take_all = [&] {
+    struct rlimit limit;
+    REQUIRE_EQ(prlimit(worker.pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    REQUIRE_EQ(prlimit(worker.pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+    for (int i = 0; i < 24; i++) {
+      CHECK_STARTS(busy.Call("1 GET " + std::to_string(i % 8) + " 0 100"), "1 OK 100");
+    }
+    if (busy.Call("1 INFO").find(" kept_open=8 ") == std::string::npos) SKIP("nothing is kept");
+    limit.rlim_cur = static_cast<rlim_t>(std::distance(
+        std::filesystem::directory_iterator("/proc/" + std::to_string(worker.pid()) + "/fd"), {}));
+    REQUIRE_EQ(prlimit(worker.pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  };
+  take_all();
+  LineClient client = ConnectUnix(dir / "s");
+  CHECK_EQ(client.Call("PING"), "OK");
+  take_all();
+  CHECK_EQ(client.Call(segment.AttachLine()), "OK");
+  take_all();
+  CHECK_STARTS(client.Call("HELLO 2"), "OK 2 ");
+  take_all();
+  CHECK_EQ(client.Call("1 ATTACH " + segment.name() + " 65536"), "1 OK");
+  take_all();
+  CHECK_STARTS(client.Call("2 LIST 100 -"), "2 OK ");
+  take_all();
+  CHECK_STARTS(client.Call("3 PUT new 0 100"), "3 OK 100");
+}
+
 TEST(a_spawner_that_does_not_read_the_announcement_is_served) {
   const TempDir dir;
   WorkerSetup setup = Listen(dir);
