@@ -174,7 +174,7 @@ class Connection {
 
   bool Flush(ConnectionEnd* end) {
     oldest_ = Clock::time_point();
-    outbox_.Add(text_);
+    if (outbox_.Add(text_) && pipeline_.open()) pipeline_.Resume();
     text_.clear();
     return Drain(end);
   }

@@ -48,6 +48,8 @@ Status Engine::Start() {
     if (threads_.empty()) return Status::Error(EAGAIN, text);
     Log(LogLevel::kWarn, text + "; going on with fewer");
   }
+  Lock lock(mutex_);
+  started_.wait(lock, [this] { return nice_.has_value(); });
   return Status::OK();
 }
 
@@ -94,8 +96,9 @@ void Engine::Submit(Client* client, TaskLot* tasks) {
     Enqueue(client, tasks->pop_front());
   }
   // With the first of the small ones this thread can be done before another has come. If they turn
-  // out to be slow, Carry() wakes others.
-  Wake(large + small / kWorthWaking);
+  // out to be slow, Carry() wakes others. When the client's thread may not help, somebody must
+  // come.
+  Wake(std::max<size_t>(large + small / kWorthWaking, bytes_short_ ? 1 : 0));
 }
 
 void Engine::Grasp(Client* client, Hand* hand) {
@@ -117,13 +120,17 @@ void Engine::Carry(Hand* hand, Lock* lock) {
   running_ -= hand->tasks;
   bytes_ -= hand->bytes;
   if (hand->low) low_lots_--;
-  const bool rest = !hand->lot.empty();
-  if (rest) GiveBack(hand);
+  // Each large one for a thread of its own; with small ones one more is enough to begin with.
+  size_t rest = hand->lot.empty() ? 0 : 1;
+  size_t large = 0;
+  hand->lot.for_each([&](const Task& task) { large += task.small() ? 0 : 1; });
+  rest = std::max(rest, large);
+  if (rest > 0) GiveBack(hand);
   if (bytes_wanted_ && hand->bytes > 0) {
     bytes_wanted_ = false;
     work_.notify_all();
-  } else if (rest || (low_wanted_ && hand->low)) {
-    Wake(1);
+  } else {
+    Wake(std::max<size_t>(rest, low_wanted_ && hand->low ? 1 : 0));
   }
   if (--hand->client->lots_ == 0) left_.notify_all();
 }
@@ -137,7 +144,7 @@ bool Engine::RunNow(Client* client, TaskLot* tasks) {
     small = small && task.small();
   });
   Lock lock(mutex_);
-  if (!Fits(bytes)) return false;
+  if (!FitsNow(bytes)) return false;
   for (const Client::Waiting& waiting : client->waiting_) {
     if (!waiting.small.empty() || (!small && !waiting.large.empty())) return false;
   }
@@ -153,7 +160,7 @@ bool Engine::Help(Client* client) {
   if (client->Held()) return false;
   for (Client::Waiting& waiting : client->waiting_) {
     if (waiting.small.empty()) continue;
-    if (!Fits(waiting.small.front()->bytes())) {
+    if (!FitsNow(waiting.small.front()->bytes())) {
       bytes_wanted_ = true;  // nobody else may know of this task
       continue;
     }
@@ -249,6 +256,7 @@ Engine::Picked Engine::PickLevel(size_t level, Hand* hand) {
 
 bool Engine::Pick(Hand* hand) {
   low_wanted_ = false;
+  bytes_short_ = false;
   // The order of levels: first one that was passed over too often, then by priority.
   size_t first = 0;
   for (size_t level = 1; level < kPriorities; level++) {
@@ -268,7 +276,8 @@ bool Engine::Pick(Hand* hand) {
     }
     (picked == Picked::kNoBytes ? bytes_wanted_ : low_wanted_) = true;
     // What comes later must not take the bytes that this one waits for.
-    if (picked == Picked::kNoBytes) return false;
+    bytes_short_ = picked == Picked::kNoBytes;
+    if (bytes_short_) return false;
   }
   return false;
 }
@@ -296,8 +305,10 @@ bool Engine::JoinHelp(Lock* lock) {
 }
 
 void Engine::ThreadMain() {
-  GiveWay(limits_.nice);
+  const int nice = GiveWay(limits_.nice);
   Lock lock(mutex_);
+  nice_ = nice;
+  started_.notify_one();
   while (!ending_) {
     Hand hand;
     if (Pick(&hand)) {
@@ -354,7 +365,7 @@ Engine::Counts Engine::counts() const {
   const Lock lock(mutex_);
   Counts counts;
   counts.threads = threads_.size();
-  counts.nice = limits_.nice;
+  counts.nice = nice_.value_or(0);
   counts.max_bytes = limits_.bytes;
   counts.queued = queued_.load(std::memory_order_relaxed);
   counts.running = running_;

@@ -8,7 +8,8 @@
 // Lower priorities are passed over eight times at most, so nothing starves.
 //
 // Bytes of memory that tasks move are bounded over all clients: a task that does not fit waits, and
-// those behind it with it. One that is larger than the bound runs alone.
+// those behind it with it, also those that a client's own thread would carry out. One that is
+// larger than the bound runs alone.
 //
 // A client's own thread may help (Help, RunNow): waking another one costs more than a small task.
 // A thread at a large piece of work has others help it (Parallel): it works on the parts itself,
@@ -24,6 +25,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -78,7 +80,7 @@ class Engine : public Parallel {
 
   struct Counts {
     size_t threads = 0;
-    int nice = 0;
+    int nice = 0;  // that the threads really have
     uint64_t max_bytes = 0;
     size_t queued = 0;   // tasks
     size_t running = 0;  // tasks that threads hold, of a lot all but one still to be begun
@@ -96,8 +98,8 @@ class Engine : public Parallel {
   void Submit(Client* client, TaskLot* tasks);
 
   // For the client's own thread. Carries out `tasks` on this thread, if the client has nothing like
-  // them waiting and the bytes fit; what is not finished goes to the queue. Else false, and nothing
-  // has happened.
+  // them waiting, the bytes fit and nobody waits for those; what is not finished goes to the queue.
+  // Else false, and nothing has happened.
   bool RunNow(Client* client, TaskLot* tasks);
 
   // For the client's own thread. Carries out a lot of its small tasks that wait; false if there is
@@ -158,6 +160,8 @@ class Engine : public Parallel {
   void GiveBack(Hand* hand);
   void List(Client* client, size_t level);
   bool Fits(uint64_t bytes) const;
+  // The same for a client's own thread, which nobody has given a turn.
+  bool FitsNow(uint64_t bytes) const { return bytes == 0 || (!bytes_short_ && Fits(bytes)); }
   void Wake(size_t threads);
 
   const EngineLimits limits_;
@@ -168,6 +172,8 @@ class Engine : public Parallel {
   mutable std::mutex mutex_;  // guards all below, and Client's private members
   std::condition_variable work_;
   std::condition_variable left_;
+  std::condition_variable started_;
+  std::optional<int> nice_;  // of the threads, once one runs
   std::deque<Client*> turns_[kPriorities];
   size_t passed_over_[kPriorities] = {};
   std::list<HelpWanted*> help_;
@@ -178,6 +184,7 @@ class Engine : public Parallel {
   size_t low_lots_ = 0;
   size_t idle_ = 0;            // threads
   bool bytes_wanted_ = false;  // something waits until others have moved theirs
+  bool bytes_short_ = false;   // as above, and its turn has come: what comes later must not pass it
   bool low_wanted_ = false;    // something waits because of low_limit_
   bool ending_ = false;
 };

@@ -15,6 +15,7 @@ namespace lmshm {
 namespace {
 
 constexpr int kNiceOfMany = 10;
+constexpr int kResetOnFork = 0x40000000;  // SCHED_RESET_ON_FORK, which not all headers have
 // The longest turn that the kernel gives: who wakes up with a shorter one goes first.
 constexpr uint64_t kTurnNs = 100'000'000;
 
@@ -43,15 +44,21 @@ size_t UsableCpus() {
 
 int NiceFor(size_t threads) { return threads >= UsableCpus() ? kNiceOfMany : 0; }
 
-void GiveWay(int nice) {
-  if (nice <= 0) return;
+int GiveWay(int nice) {
   const int now = getpriority(PRIO_PROCESS, 0);
+  if (nice <= 0) return now;
+  // Whoever chose another policy for this process (chrt, a container's manager) knew what for.
+  if ((sched_getscheduler(0) & ~kResetOnFork) != SCHED_OTHER) return now;
+#ifdef SYS_sched_setattr
   SchedulingAttributes attributes = {};
   attributes.size = sizeof attributes;
   attributes.policy = SCHED_OTHER;
   attributes.nice = std::max(now, nice);
   attributes.runtime = kTurnNs;
-  syscall(SYS_sched_setattr, 0, &attributes, 0);
+  if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return attributes.nice;
+#endif
+  if (now < nice) setpriority(PRIO_PROCESS, 0, nice);
+  return getpriority(PRIO_PROCESS, 0);
 }
 
 }  // namespace lmshm

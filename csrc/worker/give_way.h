@@ -21,8 +21,9 @@ int NiceFor(size_t threads);
 
 // The calling thread gets this nice value, 0 to kMostNice, if it has a lower one. With more than 0,
 // others that wake up need not wait either until its turn is over, where the kernel knows that
-// (Linux 6.12). Where that is forbidden it stays as it was.
-void GiveWay(int nice);
+// (Linux 6.12). Where that is forbidden, or somebody gave this process another scheduling policy
+// than the usual one, it stays as it was. Returns the nice value that it has then.
+int GiveWay(int nice);
 
 }  // namespace lmshm
 

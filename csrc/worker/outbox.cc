@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/outbox.h"
 
+#include <cerrno>
+
 namespace lmshm {
 
-void Outbox::Add(std::string_view lines) {
-  if (lines.empty()) return;
+namespace {
+
+// Of answers that a client does not take.
+constexpr size_t kFullBytes = 256 * 1024;
+
+}  // namespace
+
+bool Outbox::full() const { return pending() > kFullBytes; }
+
+bool Outbox::Add(std::string_view lines) {
+  if (lines.empty()) return false;
   std::unique_lock<std::mutex> lock(mutex_);
-  if (wire_->broken()) return;
-  gathered_.append(lines);
+  if (wire_->broken()) return false;
   pending_.fetch_add(lines.size());
-  if (!sending_ && !stalled_) Send(&lock);
+  if (sending_ && CanPass(lines)) return Pass(lines, &lock);
+  gathered_.append(lines);
+  return !sending_ && !stalled_ && Send(&lock);
 }
 
 bool Outbox::stalled() const {
@@ -24,13 +36,50 @@ void Outbox::Pump() {
   Send(&lock);
 }
 
-void Outbox::Send(std::unique_lock<std::mutex>* lock) {
+bool Outbox::Sent(size_t bytes) {
+  const size_t before = pending_.fetch_sub(bytes);
+  sent_.fetch_add(bytes);
+  return before > kFullBytes && before - bytes <= kFullBytes;
+}
+
+bool Outbox::CanPass(std::string_view lines) const {
+  return gathered_.empty() && left_ == 0 && leaving_.size() <= Wire::kWholeBytes &&
+         lines.size() <= Wire::kWholeBytes && wire_->writes_whole();
+}
+
+bool Outbox::Pass(std::string_view lines, std::unique_lock<std::mutex>* lock) {
+  passing_++;
+  lock->unlock();
+  std::string_view rest = lines;
+  const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
+  lock->lock();
+  passing_--;
+  bool relieved = Sent(lines.size() - rest.size());
+  if (broken) {
+    wake_->Signal();
+  } else if (rest.size() == lines.size()) {
+    gathered_.append(lines);
+  } else if (!rest.empty()) {
+    wire_->SetBroken(EPROTO);  // another line may have come between its parts
+    wake_->Signal();
+  }
+  // What was left to this thread, or has just been added.
+  if (!sending_ && !stalled_ && !gathered_.empty() && !wire_->broken()) {
+    relieved = Send(lock) || relieved;
+  }
+  return relieved;
+}
+
+bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
+  bool relieved = false;
   sending_ = true;
   for (;;) {
     if (left_ == leaving_.size()) {
       leaving_.clear();
       left_ = 0;
       if (gathered_.empty()) break;
+      // More would go in parts, and those who pass could come between; the last of them sends it.
+      if (passing_ > 0 && gathered_.size() > Wire::kWholeBytes) break;
       leaving_.swap(gathered_);
     }
     lock->unlock();
@@ -39,11 +88,9 @@ void Outbox::Send(std::unique_lock<std::mutex>* lock) {
     const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
     lock->lock();
     left_ += before - rest.size();
-    pending_.fetch_sub(before - rest.size());
-    sent_.fetch_add(before - rest.size());
+    relieved = Sent(before - rest.size()) || relieved;
     if (broken) {
       gathered_.clear();
-      pending_.store(0);
     } else if (!rest.empty()) {
       stalled_ = true;
     } else {
@@ -53,6 +100,7 @@ void Outbox::Send(std::unique_lock<std::mutex>* lock) {
     break;
   }
   sending_ = false;
+  return relieved;
 }
 
 }  // namespace lmshm

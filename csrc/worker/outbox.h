@@ -2,9 +2,12 @@
 //
 // Outbox: a client's answers on their way out, from any thread.
 //
-// Nobody waits in it. Whoever adds an answer also sends what has gathered, unless somebody else is
-// at it, who then sends this one too. When the client takes no more for the moment, what is left
-// stays, and the connection's own thread is woken: it waits for the client and goes on.
+// Nobody waits in it. Whoever adds an answer also sends what has gathered. If somebody else is at
+// that, he sends this one too; but where the wire takes short pieces whole, a short answer passes
+// him: he may have a system call behind him in which the client was woken, on the CPU that he needs
+// to go on. (Answers need no order; what they must not do is to get between the parts of another.)
+// When the client takes no more for the moment, what is left stays, and the connection's own thread
+// is woken: it waits for the client and goes on.
 #ifndef LMSHM_WORKER_OUTBOX_H_
 #define LMSHM_WORKER_OUTBOX_H_
 
@@ -28,22 +31,30 @@ class Outbox {
   Outbox(const Outbox&) = delete;
   Outbox& operator=(const Outbox&) = delete;
 
-  // Whole lines. Dropped when the connection is broken.
-  void Add(std::string_view lines);
+  // Whole lines. Dropped when the connection is broken. True if it was full and this has changed
+  // it.
+  bool Add(std::string_view lines);
 
-  // The client takes no more at present: wait until it does, then Pump(). For the connection's own
-  // thread, and so is the next.
+  // The client takes no more at present: wait until it does, then Pump(). Both are for the
+  // connection's own thread.
   bool stalled() const;
   void Pump();
 
-  // Bytes that are not sent yet.
+  // Bytes that are not sent yet; and whether these are so many that nothing more should be begun.
   size_t pending() const { return pending_.load(); }
+  bool full() const;
   // Bytes sent so far.
   uint64_t sent() const { return sent_.load(); }
 
  private:
-  // With the lock held, which is released while the system call runs.
-  void Send(std::unique_lock<std::mutex>* lock);
+  // These two with the lock held, which is released while the system call runs. They return what
+  // Add() does.
+  bool Send(std::unique_lock<std::mutex>* lock);
+  bool Pass(std::string_view lines, std::unique_lock<std::mutex>* lock);
+  // Whether `lines` may be sent although another thread is sending something.
+  bool CanPass(std::string_view lines) const;
+  // True if it was full before.
+  bool Sent(size_t bytes);
 
   Wire* const wire_;
   const WakeUp* const wake_;
@@ -54,6 +65,7 @@ class Outbox {
   std::string
       leaving_;  // whose first `left_` bytes are sent; only the thread that sends touches it
   size_t left_ = 0;
+  size_t passing_ = 0;  // threads that send something of their own
   bool sending_ = false;
   bool stalled_ = false;
 };

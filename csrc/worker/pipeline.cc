@@ -11,7 +11,8 @@ namespace lmshm {
 namespace {
 
 // What is carried out on the connection's thread without asking whether others are free; and the
-// same for a request that is the only one in flight, or where there is no CPU for others anyway.
+// same for a request that is the only one in flight, and for small ones where there is no CPU for
+// others anyway. (Large ones wait for the disk, which other threads can use meanwhile.)
 constexpr uint64_t kInlineCost = 320 * 1024;
 constexpr uint64_t kLoneCost = 2 << 20;
 // So many are handed to the engine while the lines behind them are still being read.
@@ -19,8 +20,7 @@ constexpr size_t kAheadTasks = 64;
 // Answers are sent at the latest after so long, or so many bytes.
 constexpr auto kAnswerDelay = std::chrono::microseconds(100);
 constexpr size_t kAnswerBytes = 32 * 1024;
-// Of answers that a client does not take; then nothing more is begun for it.
-constexpr size_t kHoldBytes = 256 * 1024;
+constexpr size_t kUsualAnswers = 2048;  // bytes of a lot's
 
 // Nothing else is ever submitted.
 RequestTask* AsRequest(Task* task) { return static_cast<RequestTask*>(task); }
@@ -60,9 +60,9 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
 
 void Pipeline::Go() {
   if (accepted_.empty()) return;
-  const bool nobody_else = unfinished() == 1 || !engine_->HasSpareCpu();
-  const bool here = (nobody_else && accepted_cost_ <= kLoneCost) ||
-                    (accepted_small_ && accepted_cost_ <= kInlineCost);
+  const uint64_t enough_for_small = engine_->HasSpareCpu() ? kInlineCost : kLoneCost;
+  const bool here = (unfinished() == 1 && accepted_cost_ <= kLoneCost) ||
+                    (accepted_small_ && accepted_cost_ <= enough_for_small);
   accepted_cost_ = 0;
   accepted_small_ = true;
   if (!here || Held() || !engine_->RunNow(this, &accepted_)) engine_->Submit(this, &accepted_);
@@ -87,19 +87,17 @@ bool Pipeline::AskWakeForRoom() {
 void Pipeline::RunLot(TaskLot* lot) {
   const auto begun = std::chrono::steady_clock::now();
   TaskLot done;
-  // Kept, so that it has its size already.
-  thread_local std::string answers;
-  answers.clear();
+  std::string answers;
+  answers.reserve(kUsualAnswers);
   do {
     AsRequest(lot->front())->Run(&answers);
     done.push_back(lot->pop_front());
   } while (!lot->empty() && answers.size() < kAnswerBytes &&
            std::chrono::steady_clock::now() - begun < kAnswerDelay);
   Finish(done, answers);
-  if (answers.capacity() > 4 * kAnswerBytes) std::string().swap(answers);
 }
 
-bool Pipeline::Held() const { return outbox_->pending() > kHoldBytes; }
+bool Pipeline::Held() const { return outbox_->full(); }
 
 void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
   if (done.empty()) return;
@@ -110,7 +108,7 @@ void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
     const std::lock_guard<std::mutex> lock(mutex_);
     done.for_each([&](const Task& task) { in_flight_.erase(AsRequest(task).id()); });
   }
-  outbox_->Add(answers);
+  if (outbox_->Add(answers)) engine_->Resume();
   text_bytes_.fetch_sub(text_bytes);
   const size_t left = unfinished_.fetch_sub(done.size()) - done.size();
   size_t wish = wake_at_.load();

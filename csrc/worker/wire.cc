@@ -74,22 +74,45 @@ Wire::Result Wire::ReadNow(char* to, size_t size, size_t* got) {
   return n == 0 || errno == ECONNRESET ? Result::kEnd : Broken(errno);
 }
 
+// A stream within the machine copies a short piece into one buffer, or has no room for it; and that
+// pipes do not divide it is promised, pipe(7). TCP takes what fits.
+void Wire::Learn(Way way) {
+  if (learnt_.exchange(true, std::memory_order_relaxed)) return;
+  bool whole = way == Way::kPipe;
+  if (way == Way::kSend) {
+    int domain = 0;
+    int buffer = 0;
+    socklen_t size = sizeof domain;
+    whole = getsockopt(out_, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
+            getsockopt(out_, SOL_SOCKET, SO_SNDBUF, &buffer, &size) == 0 &&
+            static_cast<size_t>(buffer) >= 4 * kWholeBytes;
+  }
+  writes_whole_.store(whole, std::memory_order_relaxed);
+}
+
 // As write(2) does, but EAGAIN instead of waiting.
 ssize_t Wire::TryWrite(std::string_view text) {
   if (way_ == Way::kSend) {
     const ssize_t n = send(out_, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) Learn(Way::kSend);
     if (n >= 0 || errno != ENOTSOCK) return n;
     // What else it is must be known: with a file, EAGAIN could last for ever.
     struct stat st;
     way_ = fstat(out_, &st) == 0 && S_ISFIFO(st.st_mode) ? Way::kPipe : Way::kPollBefore;
   }
+#ifdef SYS_pwritev2
   if (way_ == Way::kPipe) {
     const struct iovec piece = {const_cast<char*>(text.data()), text.size()};
     // By number, for older C libraries. The position, -1 in two halves: a pipe has none.
     const long n = syscall(SYS_pwritev2, out_, &piece, 1, -1L, -1L, kNoWait);
-    if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)) return n;
+    if (n > 0) Learn(Way::kPipe);
+    if (n >= 0 || errno == EAGAIN || errno == EINTR || errno == EPIPE) return n;
+    // The kernel does not know it, or a filter of system calls has something against it (EPERM, as
+    // a rule). If it was anything else, the next write says so.
     way_ = Way::kPollBefore;
+    writes_whole_.store(false, std::memory_order_relaxed);
   }
+#endif
   struct pollfd p = {out_, POLLOUT, 0};
   if (poll(&p, 1, 0) != 1 || p.revents == 0) {
     errno = EAGAIN;
@@ -99,7 +122,9 @@ ssize_t Wire::TryWrite(std::string_view text) {
     errno = EBADF;
     return -1;
   }
-  return write(out_, text.data(), std::min(text.size(), kPipePieceBytes));
+  const ssize_t n = write(out_, text.data(), std::min(text.size(), kPipePieceBytes));
+  if (n > 0) Learn(Way::kPollBefore);
+  return n;
 }
 
 Wire::Result Wire::WriteNow(std::string_view* text) {

@@ -6,6 +6,8 @@
 #ifndef LMSHM_WORKER_WIRE_H_
 #define LMSHM_WORKER_WIRE_H_
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -53,8 +55,13 @@ class Wire {
   Result ReadNow(char* to, size_t size, size_t* got);
 
   // Writes what is taken at once, and removes it from `*text`: kOk, even if that is nothing, or
-  // kBroken. May be called on another thread than the others, by one at a time.
+  // kBroken. May be called on another thread than the others, by one at a time. By several, if none
+  // of their texts is longer than kWholeBytes and writes_whole(): such a text is taken whole, or
+  // nothing of it.
   Result WriteNow(std::string_view* text);
+  static constexpr size_t kWholeBytes = 4096;
+  // Known once something has been written.
+  bool writes_whole() const { return writes_whole_.load(std::memory_order_relaxed); }
 
   // Writes all of `text`. kTimeout when the peer takes nothing for `patience`; zero waits for as
   // long as the peer lives. During a shutdown it still writes, for the grace period at most.
@@ -77,17 +84,21 @@ class Wire {
   // How `out_` is written to without waiting. Tried in this order, until one is possible.
   enum class Way {
     kSend,        // a socket
-    kPipe,        // a pipe, on Linux 6.5 and later
+    kPipe,        // a pipe, on Linux 6.5 and later, where no filter is against it
     kPollBefore,  // anything
   };
 
   Result Broken(int error);
+  // Something was written in `way`.
+  void Learn(Way way);
   ssize_t TryWrite(std::string_view text);
 
   const int in_;
   const int out_;
   const Shutdown& shutdown_;
-  Way way_ = Way::kSend;
+  std::atomic<Way> way_{Way::kSend};
+  std::atomic<bool> learnt_{false};
+  std::atomic<bool> writes_whole_{false};
   std::atomic<int> error_{0};
 };
 

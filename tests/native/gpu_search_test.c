@@ -156,8 +156,8 @@ static void runtimes_are_asked_in_the_documented_order(void) {
 static void the_simple_interface_gives_back_to_the_runtime_that_it_found(void) {
   if (!set_up()) return;
   static const char* const absent[] = {"", "libcudart.so.13,",
-                                       "libcudart.so.13,libcudart.so.12,"
-                                       "libcudart.so.11.0,libcudart.so,"};
+                                       ("libcudart.so.13,libcudart.so.12,"
+                                        "libcudart.so.11.0,libcudart.so,")};
   for (int i = 0; i < 3; i++) {
     setenv("FAKE_GPU_ABSENT", absent[i], 1);
     CHECK_EQUAL(ask("simple", folder).result, 0);

@@ -2,6 +2,7 @@
 //
 // The engine: whose turn it is, what it bounds, and that nothing is lost or done twice. Tasks here
 // touch no file.
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -43,8 +44,9 @@ std::unique_ptr<Task> Large(std::function<void()> run, Priority priority = Prior
   return std::make_unique<TestTask>(std::move(run), priority, bytes, false);
 }
 
-std::unique_ptr<Task> Small(std::function<void()> run, Priority priority = Priority::kNormal) {
-  return std::make_unique<TestTask>(std::move(run), priority, 0, true);
+std::unique_ptr<Task> Small(std::function<void()> run, Priority priority = Priority::kNormal,
+                            uint64_t bytes = 0) {
+  return std::make_unique<TestTask>(std::move(run), priority, bytes, true);
 }
 
 class TestClient : public Engine::Client {
@@ -380,11 +382,88 @@ TEST(a_small_task_that_found_no_room_for_its_bytes_is_not_forgotten) {
   });
   CHECK(begun.Wait());
   std::atomic<bool> done{false};
-  second.Submit(std::make_unique<TestTask>([&] { done = true; }, Priority::kNormal, 50, true));
+  second.Submit(Small([&] { done = true; }, Priority::kNormal, 50));
   CHECK(!engine.Help(&second));
   gate.Open();
   own.join();
   CHECK(Eventually([&] { return done.load(); }));
+}
+
+TEST(nobody_passes_who_waits_for_bytes_and_whose_turn_it_is) {
+  Engine engine(Threads(2, 100));
+  CHECK_OK(engine.Start());
+  TestClient large(&engine), small(&engine);
+  Gate gate;
+  std::atomic<bool> begun{false};
+  std::atomic<bool> done{false};
+  large.Submit(Large([&] { begun = true, gate.Wait(); }, Priority::kNormal, 80));
+  CHECK(Eventually([&] { return begun.load(); }));
+  large.Submit(Large([&] { done = true; }, Priority::kNormal, 60));
+  // From when a thread has seen it on, small ones that would fit are not carried out either: there
+  // could always be one more.
+  std::atomic<int> after{0};
+  TaskLot lot;
+  CHECK(Eventually([&] {
+    if (lot.empty()) lot.push_back(Small([&] { after++; }, Priority::kNormal, 10));
+    return !engine.RunNow(&small, &lot);
+  }));
+  const int before = after;
+  engine.Submit(&small, &lot);
+  CHECK(!engine.Help(&small));
+  CHECK_EQ(after.load(), before);
+  // What moves no bytes takes none from it. (After that it is the other client's turn.)
+  lot.push_back(Small([&] { after += 100; }));
+  engine.Submit(&large, &lot);
+  CHECK(Eventually([&] { return engine.Help(&large) || after >= before + 100; }));
+  CHECK(!done);
+  gate.Open();
+  CHECK(Eventually([&] { return done && after == before + 101; }));
+}
+
+TEST(nobody_waits_for_who_does_not_wait_any_more) {
+  Engine engine(Threads(2, 100));
+  CHECK_OK(engine.Start());
+  TestClient large(&engine), small(&engine);
+  Gate gate;
+  std::atomic<bool> begun{false};
+  std::atomic<bool> opened{false};
+  large.Submit(Large([&] { begun = true, opened = gate.Wait(); }, Priority::kNormal, 80));
+  CHECK(Eventually([&] { return begun.load(); }));
+  std::unique_ptr<Task> task = Large([] {}, Priority::kNormal, 60);
+  const Task* const waits = task.get();
+  large.Submit(std::move(task));
+  TaskLot lot;
+  CHECK(Eventually([&] {
+    if (lot.empty()) lot.push_back(Small([] {}, Priority::kNormal, 10));
+    return !engine.RunNow(&small, &lot);
+  }));
+  std::this_thread::sleep_for(milliseconds(50));  // now the other thread sleeps
+  CHECK(engine.Take(&large, waits) != nullptr);
+  Gate done;
+  lot.push_back(Small([&] { done.Open(); }, Priority::kNormal, 10));
+  engine.Submit(&small, &lot);
+  CHECK(done.Wait());
+  gate.Open();
+  CHECK(Eventually([&] { return engine.counts().running == 0; }));
+  CHECK(opened);
+}
+
+TEST(large_tasks_that_a_lot_leaves_are_begun_at_once) {
+  Engine engine(Threads(2));
+  CHECK_OK(engine.Start());
+  TestClient client(&engine);
+  client.at_once = 1;
+  Gate none, second, third;
+  none.Open();
+  Occupy(&client, &none, 2);
+  std::this_thread::sleep_for(milliseconds(50));  // now both threads wait for something to do
+  std::atomic<int> done{0};
+  TaskLot lot;
+  lot.push_back(Large([&] { done++; }));
+  lot.push_back(Large([&] { second.Open(), done += third.Wait() ? 1 : 0; }));
+  lot.push_back(Large([&] { third.Open(), done += second.Wait() ? 1 : 0; }));
+  CHECK(engine.RunNow(&client, &lot));
+  CHECK(Eventually([&] { return done == 3; }));
 }
 
 TEST(what_waits_can_be_taken_back) {
@@ -438,7 +517,7 @@ TEST(parts_are_each_done_once_by_several_threads) {
   Engine engine(Threads(3));
   CHECK_OK(engine.Start());
   for (const Parallel::Pace pace : {Parallel::Pace::kSlow, Parallel::Pace::kUnknown}) {
-    for (const size_t parts : {0, 1, 2, 7, 100}) {
+    for (const size_t parts : {0u, 1u, 2u, 7u, 100u}) {
       std::vector<std::atomic<int>> runs(parts);
       engine.Run(parts, parts, pace, [&](size_t part) { runs[part]++; });
       for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
@@ -478,6 +557,27 @@ TEST(threads_give_way_as_they_are_told) {
   CHECK_EQ(nice.load(), std::max(own, 7));
   CHECK_EQ(getpriority(PRIO_PROCESS, 0), own);
   CHECK_EQ(engine.counts().nice, 7);
+}
+
+TEST(a_policy_that_somebody_chose_stays) {
+  bool possible = true;
+  std::thread([&] {
+    const struct sched_param usual = {};
+    possible = sched_setscheduler(0, SCHED_BATCH, &usual) == 0;
+    if (!possible) return;
+    EngineLimits limits = Threads(1);
+    limits.nice = 7;
+    Engine engine(limits);
+    CHECK_OK(engine.Start());
+    TestClient client(&engine);
+    const int own = getpriority(PRIO_PROCESS, 0);
+    std::atomic<int> policy{-1};
+    client.Submit(Large([&] { policy = sched_getscheduler(0); }));
+    CHECK(Eventually([&] { return policy >= 0; }));
+    CHECK_EQ(policy.load(), SCHED_BATCH);
+    CHECK_EQ(engine.counts().nice, own);
+  }).join();
+  if (!possible) SKIP("no policy can be chosen here");
 }
 
 TEST(no_more_threads_work_on_parts_than_allowed) {

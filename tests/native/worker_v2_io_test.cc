@@ -118,17 +118,17 @@ uint32_t CrcOf(const std::string& bytes) {
 // Stores, looks at the file, and loads to another place.
 void RoundTrip(const Store& store, TestSegment* segment, size_t offset, size_t size,
                const TransferOptions& options, const std::string& path) {
-  segment->FillPattern(static_cast<int>(size % 251));
+  segment->FillPattern(static_cast<unsigned>(size % 251));
   const std::string before = segment->Bytes(offset, size);
   uint32_t crc = 0;
   CHECK_OK(store->Put("k", {segment->data() + offset, size}, {{"a", "b"}}, options, &crc));
-  CHECK_EQ(crc, options.checksum ? CrcOf(before) : 0);
+  CHECK_EQ(crc, options.checksum ? CrcOf(before) : 0u);
   CHECK(ReadFile(path) == before);
   struct stat st;
   REQUIRE_EQ(stat(path.c_str(), &st), 0);
   CHECK_EQ(st.st_mode & 07777, 0600u);
 
-  segment->FillPattern(static_cast<int>(size % 251) + 1);
+  segment->FillPattern(static_cast<unsigned>(size % 251) + 1);
   const std::string beyond = segment->Bytes(offset + size, 4096);
   ObjectInfo info;
   CHECK_OK(store->Get("k", {segment->data() + offset, size + 4096}, options, &info));

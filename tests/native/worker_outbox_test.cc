@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Answers on their way out: whole, each once, whoever sends them and whatever the client takes; and
+// the ways in which a stream is written to.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "sandbox.h"
+#include "worker/outbox.h"
+#include "worker/shutdown.h"
+#include "worker/unique_fd.h"
+#include "worker/wake_up.h"
+#include "worker/wire.h"
+#include "worker_check.hh"
+
+using lmshm::Outbox;
+using lmshm::UniqueFd;
+using lmshm::WakeUp;
+using lmshm::Wire;
+
+namespace {
+
+struct Ends {
+  UniqueFd reads;
+  UniqueFd writes;
+};
+
+Ends Pipe() {
+  int fds[2];
+  REQUIRE_EQ(pipe2(fds, O_CLOEXEC), 0);
+  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+Ends UnixSocket() {
+  int fds[2];
+  REQUIRE_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+Ends Tcp() {
+  const UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  struct sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* const generic = reinterpret_cast<struct sockaddr*>(&address);
+  REQUIRE_EQ(bind(listener.get(), generic, size), 0);
+  REQUIRE_EQ(listen(listener.get(), 1), 0);
+  REQUIRE_EQ(getsockname(listener.get(), generic, &size), 0);
+  Ends ends;
+  ends.writes.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE_EQ(connect(ends.writes.get(), generic, size), 0);
+  ends.reads.Reset(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  REQUIRE(ends.reads.valid());
+  return ends;
+}
+
+// Reads until the end. `pause`: sleeps for a moment now and then, so that the stream is full.
+std::string ReadAll(int fd, bool pause) {
+  std::string all;
+  std::vector<char> piece(7000);
+  for (int i = 0;; i++) {
+    if (pause && i % 8 == 0) usleep(200);
+    const ssize_t n = read(fd, piece.data(), piece.size());
+    if (n <= 0) return all;
+    all.append(piece.data(), static_cast<size_t>(n));
+  }
+}
+
+// "12:xxxxx\n", of this many bytes.
+std::string Line(size_t number, size_t bytes) {
+  std::string line = std::to_string(number) + ":";
+  line.resize(bytes - 1, static_cast<char>('a' + number % 26));
+  return line + "\n";
+}
+
+}  // namespace
+
+TEST(lines_of_many_threads_arrive_whole_and_once) {
+  const std::vector<std::pair<const char*, Ends (*)()>> streams = {
+      {"pipe", Pipe}, {"unix", UnixSocket}, {"tcp", Tcp}};
+  for (const auto& [name, make] : streams) {
+    for (const bool slow_reader : {false, true}) {
+      Ends ends = make();
+      Wire wire(-1, ends.writes.get(), lmshm::Shutdown::Get());
+      WakeUp wake;
+      REQUIRE(wake.Open().ok());
+      Outbox outbox(&wire, &wake);
+      std::string text;
+      std::thread reader([&] { text = ReadAll(ends.reads.get(), slow_reader); });
+      constexpr size_t kThreads = 4;
+      constexpr size_t kLines = 3000;
+      std::atomic<size_t> bytes{0};
+      std::atomic<size_t> ended{0};
+      std::vector<std::thread> threads;
+      for (size_t t = 0; t < kThreads; t++) {
+        threads.emplace_back([&, t] {
+          for (size_t i = 0; i < kLines; i++) {
+            const size_t number = t * kLines + i;
+            // Most are short; some are as long as passes at most, or do not pass at all.
+            const size_t size = i % 50 == 7    ? Wire::kWholeBytes
+                                : i % 50 == 29 ? Wire::kWholeBytes + 1
+                                : i % 97 == 0  ? 30000
+                                               : 10 + number % 60;
+            bytes += size;
+            outbox.Add(Line(number, size));
+          }
+          ended++;
+        });
+      }
+      // What the connection's own thread does.
+      while (ended < kThreads || outbox.pending() > 0) {
+        if (outbox.stalled()) outbox.Pump();
+        usleep(50);
+      }
+      for (std::thread& thread : threads) thread.join();
+      CHECK(!wire.broken());
+      CHECK_EQ(outbox.sent(), bytes.load());
+      ends.writes.Reset();
+      reader.join();
+
+      std::map<size_t, int> seen;
+      size_t wrong = 0;
+      for (size_t at = 0; at < text.size();) {
+        const size_t end = text.find('\n', at);
+        REQUIRE(end != std::string::npos);
+        const std::string line = text.substr(at, end + 1 - at);
+        const size_t number = std::strtoull(line.c_str(), nullptr, 10);
+        if (line.size() < 3 || line != Line(number, line.size())) wrong++;
+        seen[number]++;
+        at = end + 1;
+      }
+      if (wrong > 0) check::Fail(__FILE__, __LINE__, std::string(name) + ": lines are mixed up");
+      CHECK_EQ(text.size(), bytes.load());
+      CHECK_EQ(seen.size(), kThreads * kLines);
+    }
+  }
+}
+
+TEST(short_pieces_are_whole_where_the_stream_promises_it) {
+  const std::vector<std::pair<Ends (*)(), bool>> streams = {{UnixSocket, true}, {Tcp, false}};
+  for (const auto& [make, whole] : streams) {
+    const Ends ends = make();
+    Wire wire(-1, ends.writes.get(), lmshm::Shutdown::Get());
+    CHECK(!wire.writes_whole());  // not known yet
+    std::string_view text = "x";
+    CHECK(wire.WriteNow(&text) == Wire::Result::kOk);
+    CHECK_EQ(wire.writes_whole(), whole);
+    if (!whole) continue;
+    // And so it is: into a stream that is nearly full goes all of a piece, or nothing.
+    const std::string piece(Wire::kWholeBytes, 'x');
+    size_t left = 0;
+    for (size_t i = 0; i < 1000 && left == 0; i++) {
+      std::string_view rest = std::string_view(piece).substr(0, 1 + (i * 997) % piece.size());
+      const size_t before = rest.size();
+      CHECK(wire.WriteNow(&rest) == Wire::Result::kOk);
+      if (!rest.empty()) CHECK_EQ(rest.size(), before);
+      left = rest.size();
+    }
+    CHECK(left > 0);
+  }
+}
+
+TEST(an_outbox_that_was_full_says_when_it_is_not_any_more) {
+  const Ends ends = Pipe();
+  if (fcntl(ends.writes.get(), F_SETPIPE_SZ, 1 << 20) < (1 << 20)) SKIP("no large pipe here");
+  Wire wire(-1, ends.writes.get(), lmshm::Shutdown::Get());
+  WakeUp wake;
+  Outbox outbox(&wire, &wake);
+  CHECK(!outbox.Add(Line(1, 1000)));
+  CHECK(outbox.Add(Line(2, 300'000)));  // more than fills it, and all of it went
+  CHECK_EQ(outbox.pending(), 0u);
+  CHECK(!outbox.full());
+  CHECK(!outbox.Add(Line(3, 1'200'000)));
+  CHECK(outbox.stalled());
+  CHECK(outbox.full());
+}
+
+TEST(a_filter_of_system_calls_does_not_stop_a_pipe) {
+  // As container runtimes answer to what they do not know. On a thread of its own: it stays.
+  bool possible = true;
+  std::thread([&] {
+    possible = sandbox_fail(SYS_pwritev2, EPERM, SANDBOX_ANY) == 0;
+    if (!possible) return;
+    const Ends ends = Pipe();
+    Wire wire(-1, ends.writes.get(), lmshm::Shutdown::Get());
+    std::string_view text = "a line\n";
+    CHECK(wire.WriteNow(&text) == Wire::Result::kOk);
+    CHECK(text.empty());
+    CHECK(!wire.writes_whole());
+    char got[16];
+    CHECK_EQ(read(ends.reads.get(), got, sizeof got), 7);
+  }).join();
+  if (!possible) SKIP("no filter can be set here");
+}
+
+CHECK_MAIN
