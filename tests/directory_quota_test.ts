@@ -282,6 +282,18 @@ quotaTest("additions by others go unnoticed for refreshMs, and no longer", async
   assert.ok(diskBytes(dir.path) <= 5 * BLOCK);
 });
 
+quotaTest("who writes much looks at what others wrote before refreshMs are over", async (dir) => {
+  const options = { maxBytes: 64 * BLOCK, refreshMs: 60_000 };
+  const one = await DirectoryQuota.open(dir.path, options);
+  const two = await DirectoryQuota.open(dir.path, options);
+  for (let index = 0; index < 40; index++) await put(two, dir, `two${index}`, BLOCK);
+  // A sixteenth of the limit, and again: but there is a least time between two looks.
+  const endMs = performance.now() + 20_000;
+  while (one.stats.objects <= 40 && performance.now() < endMs) await put(one, dir, "one", BLOCK);
+  assert.equal(one.stats.objects, 41);
+  assert.equal(one.stats.usedBytes, diskBytes(dir.path));
+});
+
 /** A process id that is nobody's. */
 function deadPid(): number {
   for (let pid = 4_000_000; pid > 3_000_000; pid--) if (!existsSync(`/proc/${pid}`)) return pid;

@@ -5,13 +5,16 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, statfsSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, statfsSync, statSync, unlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { segmentBackend, useSegmentBackend } from "../src/native/backend.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { fixtureCommand, runFixture } from "./support/process.ts";
+import { TempDir } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const BACKENDS = ["liblmshm", "libc"] as const;
@@ -352,15 +355,33 @@ test("views reach beyond 4 GiB", { timeout: 120_000 }, async () => {
   assert.equal(other.bytes(0, 1)[0], 0);
 });
 
-test("the library that does not load is named, and libc serves", async () => {
+test("where the library is not built libc serves, and says why", async () => {
+  using dir = new TempDir();
+  for (const part of ["src", "tests/fixtures", "deno.json", "package.json", "tsconfig.json"]) {
+    const from = fileURLToPath(new URL(`../${part}`, import.meta.url));
+    cpSync(from, dir.file(part), { recursive: true });
+  }
   const ended = await runFixture("backend.ts", [], {
-    env: { LMSHM_LIBRARY: "/nonexistent/liblmshm.so" },
+    env: { LMSHM_LIBRARY: "" },
+    tree: dir.path,
   });
   assert.equal(ended.code, 0, ended.stderr);
   const report = JSON.parse(ended.stdout);
   assert.equal(report.kind, "libc");
-  assert.match(report.reason, /\/nonexistent\/liblmshm\.so.*LMSHM_LIBRARY/);
+  assert.match(report.reason, /no usable liblmshm\.so/);
+  assert.ok(report.reason.includes(dir.path), report.reason);
   assert.match(report.require, /pin: "require" needs liblmshm/);
+});
+
+test("a library that is named is used or refused", async () => {
+  const absent = await runFixture("backend.ts", [], {
+    env: { LMSHM_LIBRARY: "/nonexistent/liblmshm.so" },
+  });
+  assert.notEqual(absent.code, 0);
+  assert.match(absent.stderr, /tried \/nonexistent\/liblmshm\.so \(from LMSHM_LIBRARY\)/);
+  const other = await runFixture("backend.ts", [], { env: { LMSHM_LIBRARY: process.execPath } });
+  assert.notEqual(other.code, 0);
+  assert.match(other.stderr, /ELIBBAD/);
 });
 
 test("a forced backend is used or refused", async () => {

@@ -7,6 +7,7 @@ import process from "node:process";
 import { ShmError } from "../errors.ts";
 import { openLibc } from "./libc.ts";
 import { openLmshm } from "./lmshm.ts";
+import { isLibraryNamed } from "./locate.ts";
 
 export type SegmentKind = "create" | "attach" | "anonymous";
 export type IfExists = "reclaim" | "fail" | "replace";
@@ -100,8 +101,10 @@ export interface SegmentBackend {
 let chosen: SegmentBackend | undefined;
 
 /**
- * The backend of this process, chosen at the first call: liblmshm, else libc. The environment
- * variable LMSHM_BACKEND ("liblmshm" or "libc") leaves no choice.
+ * The backend of this process, chosen at the first call: liblmshm, or libc where that is not there
+ * or does not load. Environment variables leave no choice: LMSHM_BACKEND ("liblmshm" or "libc"), and
+ * LMSHM_LIBRARY, the path of liblmshm.
+ * @throws {ShmError} what was asked for cannot be had; EPERM: Deno does not allow looking for it
  */
 export function segmentBackend(): SegmentBackend {
   chosen ??= chooseBackend(process.env.LMSHM_BACKEND);
@@ -136,6 +139,7 @@ function chooseBackend(forced: string | undefined): SegmentBackend {
   try {
     return openLmshm();
   } catch (error) {
+    if (isLibraryNamed() || (error instanceof ShmError && error.code === "EPERM")) throw error;
     return openLibc(error instanceof Error ? error.message : String(error));
   }
 }

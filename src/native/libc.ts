@@ -72,8 +72,22 @@ class CallError extends Error {
   }
 }
 
+function statOf(path: string) {
+  try {
+    return statSync(path, { bigint: true, throwIfNoEntry: false });
+  } catch (error) {
+    if ((error as Error).name !== "NotCapable") throw error;
+    throw new ShmError(`Deno does not allow looking at ${path}: ${(error as Error).message}`, {
+      code: "EPERM",
+      operation: "use the C library for shared memory",
+      hint: "Build liblmshm (deno task build), which needs fewer permissions, or run it with -A",
+      cause: error,
+    });
+  }
+}
+
 function stat(path: string): { id: Identity; mode: number; uid: number; size: number } | null {
-  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  const found = statOf(path);
   if (!found) return null;
   return {
     id: { dev: found.dev, ino: found.ino },

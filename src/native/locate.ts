@@ -4,7 +4,7 @@
 // path, an environment variable, the parts that a single executable carries in itself, then
 // lib/<os>-<arch>-<libc>/ of this package. What is not found is an error that lists every place.
 
-import { accessSync, constants, readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -13,8 +13,8 @@ import { ShmError } from "../errors.ts";
 export type Part = "library" | "worker";
 
 const PARTS = {
-  library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY", mode: constants.R_OK },
-  worker: { file: "lmshm-worker", variable: "LMSHM_WORKER", mode: constants.R_OK | constants.X_OK },
+  library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY", mode: 0o444 },
+  worker: { file: "lmshm-worker", variable: "LMSHM_WORKER", mode: 0o111 },
 } as const;
 
 const embedded = new Map<Part, string>();
@@ -43,11 +43,22 @@ function packageRoot(): string | null {
   return join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 }
 
+/** A file that somebody may read, or execute. (access() would say who, and Deno asks for more.) */
 function usable(path: string, mode: number): boolean {
   try {
-    accessSync(path, mode);
-    return true;
-  } catch {
+    const found = statSync(path);
+    return found.isFile() && (found.mode & mode) !== 0;
+  } catch (error) {
+    // Deno's refusal is not the file's absence.
+    if ((error as Error).name === "NotCapable") {
+      throw new ShmError(`Deno does not allow looking for ${path}: ${(error as Error).message}`, {
+        code: "EPERM",
+        operation: "locate",
+        hint: "Run it with the permissions that the README lists",
+        details: { path },
+        cause: error,
+      });
+    }
     return false;
   }
 }
@@ -85,6 +96,11 @@ export function locate(part: Part, override?: string): string {
       `${variable} to its path`,
     details: { tried: tried.map(({ path }) => path), platform: platformName() },
   });
+}
+
+/** Whether LMSHM_LIBRARY leaves no choice. */
+export function isLibraryNamed(): boolean {
+  return Boolean(process.env[PARTS.library.variable]);
 }
 
 /** The path of liblmshm.so; see locate(). */

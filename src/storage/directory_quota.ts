@@ -6,9 +6,9 @@
 // The index is built from the directory when it is opened, so nothing is forgotten by a restart. The
 // last use that a restart finds is the file's access time, which Linux keeps to within a day for
 // files that are read often. Several processes may share a directory: each notices what the others
-// added or removed when it makes room, at most once in refreshMs, and what they replaced a little
-// later. So together they may exceed the limit by what the others wrote in that time. An object
-// that another process removed is a miss.
+// added or removed when it makes room, once in refreshMs and each time that it wrote a sixteenth of
+// the limit itself, and what they replaced a little later. So together they may exceed the limit by
+// what the others wrote in that time. An object that another process removed is a miss.
 //
 // Every regular file that is named as an object is one, whoever wrote it; other files are neither
 // counted nor touched. Temporaries of writers that died are removed: those that nobody wrote to for
@@ -26,8 +26,9 @@ export interface DirectoryQuotaOptions {
   /** What the objects may take of the disk together; at least 4096. */
   readonly maxBytes: number;
   /**
-   * How long additions by other processes may go unnoticed, or ten times as long as it takes to
-   * read the directory; default 1 s. 0: it is read for each object that is written.
+   * How long additions by other processes may go unnoticed while this one writes, or ten times as
+   * long as it takes to read the directory; default 1 s. When this one writes much, down to a 64th
+   * of it. 0: the directory is read for each object that is written.
    */
   readonly refreshMs?: number | undefined;
   /** How long nobody wrote to a temporary that is taken for left over; default 10 min. */
@@ -58,6 +59,9 @@ const ALLOCATION_BYTES = 4096;
 const STATS_AT_A_TIME = 32;
 /** How many known objects a refresh looks at again, in case that somebody replaced them. */
 const RECHECKED = 256;
+/** After having written this part of the limit itself, it has a look at what others wrote. */
+const REFRESH_EACH = 1 / 16;
+const SOONEST_REFRESH = 1 / 64;
 /** At most this part of the time is spent on refreshing, however large the directory. */
 const REFRESH_SHARE = 0.1;
 const DAY_MS = 86_400_000;
@@ -93,7 +97,10 @@ export class DirectoryQuota {
   #evictions = 0;
   #evictedBytes = 0;
   #staleTemporaries = 0;
+  /** When a refresh is due, and before when there is none however much was written. */
   #nextRefreshMs = -Infinity;
+  #noRefreshBeforeMs = -Infinity;
+  #bytesSinceRefresh = 0;
   #recheckFrom = 0;
   /** Making room is done by one put at a time. */
   #turn: Promise<void> = Promise.resolve();
@@ -157,9 +164,10 @@ export class DirectoryQuota {
       );
     }
     await this.#inTurn(async () => {
-      if (performance.now() >= this.#nextRefreshMs) await this.#refresh();
+      if (this.#isRefreshDue()) await this.#refresh();
       await this.#evictUntilFits(needs);
       this.#reservedBytes += needs;
+      this.#bytesSinceRefresh += needs;
       this.#writing.set(fileName, (this.#writing.get(fileName) ?? 0) + 1);
     });
     let ended = false;
@@ -274,9 +282,17 @@ export class DirectoryQuota {
     if (sidecar !== null) await this.#unlink(sidecar);
   }
 
+  #isRefreshDue(): boolean {
+    const nowMs = performance.now();
+    if (nowMs >= this.#nextRefreshMs) return true;
+    return this.#bytesSinceRefresh >= this.maxBytes * REFRESH_EACH &&
+      nowMs >= this.#noRefreshBeforeMs;
+  }
+
   /** Brings the index up to what the directory holds. */
   async #refresh(): Promise<void> {
     const startedMs = performance.now();
+    this.#bytesSinceRefresh = 0;
     this.#committed.clear();
     const known = new Set(this.#objects.keys());
     const gone = new Set(known);
@@ -293,8 +309,9 @@ export class DirectoryQuota {
     await this.#recheck([...known]);
     for (const name of temporaries) await this.#removeIfStale(name);
     const endedMs = performance.now();
-    const pauseMs = Math.max(this.#refreshMs, (endedMs - startedMs) / REFRESH_SHARE);
-    this.#nextRefreshMs = this.#refreshMs === 0 ? 0 : endedMs + pauseMs;
+    const pauseMs = (endedMs - startedMs) / REFRESH_SHARE;
+    this.#noRefreshBeforeMs = endedMs + Math.max(this.#refreshMs * SOONEST_REFRESH, pauseMs);
+    this.#nextRefreshMs = this.#refreshMs === 0 ? 0 : endedMs + Math.max(this.#refreshMs, pauseMs);
   }
 
   /** Corrects the sizes of some known objects, others each time. They keep their order. */

@@ -43,7 +43,10 @@ export interface ShmFileConnectorOptions {
   /**
    * What the objects may take of the disk together; default: no limit. Those that were used longest
    * ago are removed to make room. Every process that uses the directory needs the same limit, and
-   * has to see it: see storageVisible.
+   * has to see it: see storageVisible. Several together may exceed it by what each writes before it
+   * looks at what the others wrote: a sixteenth of the limit, or what it writes in a second (in a
+   * large directory: in ten times what it takes to read that) if this is less. What is being written
+   * is never removed, so a batch that is larger than the limit may fail with ENOSPC in part.
    */
   maxBytes?: number | undefined;
   /**

@@ -13,22 +13,34 @@ export interface Ended {
   stderr: string;
 }
 
+const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
 const runArguments = "Deno" in globalThis ? ["run", "-A", "--no-check"] : ["run"];
 
-/** Command line that runs `script`, a path relative to tests/fixtures/. */
+/** Command line that runs `script`, a path relative to tests/fixtures/, with all permissions. */
 export function fixtureCommand(script: string, ...args: string[]): [string, string[]] {
   const path = fileURLToPath(new URL(`../fixtures/${script}`, import.meta.url));
   return [process.execPath, [...runArguments, path, ...args]];
 }
 
-/** Runs a fixture to its end, at most `timeoutMs`, then kills it. */
+/**
+ * Runs a fixture to its end, at most `timeoutMs`, then kills it.
+ * @param options.denoPermissions instead of all; nothing to Bun
+ * @param options.tree another copy of the repository to run it in
+ */
 export function runFixture(
   script: string,
   args: string[] = [],
-  options: { env?: Record<string, string>; timeoutMs?: number } = {},
+  options: {
+    env?: Record<string, string>;
+    timeoutMs?: number;
+    denoPermissions?: readonly string[];
+    tree?: string;
+  } = {},
 ): Promise<Ended> {
-  const { env = {}, timeoutMs = 60_000 } = options;
-  const [command, line] = fixtureCommand(script, ...args);
+  const { env = {}, timeoutMs = 60_000, denoPermissions = ["-A"], tree } = options;
+  let [command, line] = fixtureCommand(script, ...args);
+  line = line.flatMap((word) => word === "-A" ? denoPermissions : [word]);
+  if (tree !== undefined) line = line.map((word) => word.replace(REPOSITORY, tree));
   const child = spawn(command, line, {
     env: { ...process.env, ...env },
     stdio: ["ignore", "pipe", "pipe"],

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Deno with no more permissions than the README says that are needed, and with fewer.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { runFixture } from "./support/process.ts";
+import { startWorker, TempDir } from "./support/worker.ts";
+
+const skip = "Deno" in globalThis ? false : "Bun has no permissions";
+
+/** The two lists of the README: for a worker that is spawned, and for one at an address. */
+function documented(): { spawned: string[]; connected: string[] } {
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const list = /Deno 2\.9\.5 \(`((?:--allow-\w+ ?)+)`/.exec(readme)?.[1];
+  assert.ok(list !== undefined, "the README has the permissions");
+  const spawned = list.split(" ");
+  const connected = spawned.filter((word) => word !== "--allow-run").concat("--allow-net");
+  assert.ok(
+    /`--allow-net`\s+instead of\s+`--allow-run`/.test(readme),
+    "and those for a worker that runs already",
+  );
+  return { spawned, connected };
+}
+
+test("what the README lists is enough", { skip, timeout: 60_000 }, async () => {
+  const { spawned, connected } = documented();
+  using dir = new TempDir();
+  const env = { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" };
+  const own = await runFixture("round_trip.ts", [dir.path], {
+    env,
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(own.code, 0, own.stderr);
+  const report = { backend: "liblmshm", byteLength: 4096, equal: true };
+  assert.deepEqual(JSON.parse(own.stdout), report);
+  for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
+    await using worker = await startWorker(listen!, dir.path, args);
+    const running = await runFixture("round_trip.ts", [dir.path, worker.address], {
+      env,
+      denoPermissions: ["--no-prompt", ...connected],
+    });
+    assert.equal(running.code, 0, running.stderr);
+    assert.deepEqual(JSON.parse(running.stdout), report);
+  }
+});
+
+test(
+  "a permission that is missing is said, and nothing else",
+  { skip, timeout: 60_000 },
+  async () => {
+    const { spawned } = documented();
+    using dir = new TempDir();
+    for (
+      const [missing, said] of [
+        ["--allow-read", /Deno does not allow looking for .*liblmshm\.so.*--allow-read/],
+        ["--allow-run", /lmshm-worker cannot be started: Requires run access/],
+        ["--allow-ffi", /--allow-ffi/],
+      ] as const
+    ) {
+      const ended = await runFixture("round_trip.ts", [dir.path], {
+        env: { LMSHM_LIBRARY: "", LMSHM_BACKEND: "" },
+        denoPermissions: ["--no-prompt", ...spawned.filter((word) => word !== missing)],
+      });
+      assert.notEqual(ended.code, 0, `without ${missing}`);
+      assert.match(ended.stderr, said);
+    }
+    const libc = await runFixture("round_trip.ts", [dir.path], {
+      env: { LMSHM_BACKEND: "libc" },
+      denoPermissions: ["--no-prompt", ...spawned],
+    });
+    assert.notEqual(libc.code, 0);
+    assert.match(libc.stderr, /Build liblmshm.*or run it with -A/);
+  },
+);
