@@ -121,10 +121,9 @@ void Engine::Carry(Hand* hand, Lock* lock) {
   bytes_ -= hand->bytes;
   if (hand->low) low_lots_--;
   // Each large one for a thread of its own; with small ones one more is enough to begin with.
-  size_t rest = hand->lot.empty() ? 0 : 1;
   size_t large = 0;
   hand->lot.for_each([&](const Task& task) { large += task.small() ? 0 : 1; });
-  rest = std::max(rest, large);
+  const size_t rest = hand->lot.empty() ? 0 : std::max<size_t>(large, 1);
   if (rest > 0) GiveBack(hand);
   if (bytes_wanted_ && hand->bytes > 0) {
     bytes_wanted_ = false;

@@ -11,7 +11,9 @@ const HINTS: Readonly<Record<string, string>> = {
   EDQUOT: "The disk quota of the user that runs the worker is used up",
   EACCES: "Check the permissions of the directory, and that it is below the worker's --root",
   EROFS: "The storage directory's file system is mounted read-only",
-  ENOENT: "Check that the storage directory exists where the worker runs",
+  ENOENT: "Check that the storage directory exists where the worker runs. A worker keeps the " +
+    "directory that it found at its start: if that was removed and made again, open the " +
+    "connector again, or restart the worker if it runs by itself",
   ENOTDIR: "A part of the storage directory's path is not a directory",
   EMFILE: "Raise the limit of open files (ulimit -n) of the worker",
   EIO: "The storage device reports an error: see the kernel's log",
@@ -28,10 +30,11 @@ export function replyError(
   hint: string | undefined = HINTS[reply.code],
 ): ShmError {
   const errno = errnoNumber(reply.code);
-  // The message may begin with the code, which ShmError shows anyway.
-  const message = reply.message.startsWith(`${reply.code} `)
-    ? reply.message.slice(reply.code.length + 1)
-    : reply.message;
+  // The message may begin with the code and with what was asked, which ShmError shows anyway.
+  const message = withoutPrefix(
+    withoutPrefix(reply.message, `${reply.code} `),
+    `${operation}: `,
+  );
   return new ShmError(`the worker answered: ${message}`, {
     code: reply.code,
     operation,
@@ -39,6 +42,10 @@ export function replyError(
     ...(hint === undefined ? {} : { hint }),
     details: { ...details, reply: reply.message },
   });
+}
+
+function withoutPrefix(text: string, prefix: string): string {
+  return text.startsWith(prefix) ? text.slice(prefix.length) : text;
 }
 
 /** An option that a worker does not know and must not pass over. */

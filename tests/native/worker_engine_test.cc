@@ -145,6 +145,33 @@ void Occupy(TestClient* client, Gate* gate, size_t threads) {
   CHECK(Eventually([&] { return *busy == threads; }));
 }
 
+// An engine with 100 bytes, of which a task holds 80 until the gate opens, and another waits for
+// 60: a thread has seen that it does.
+struct OutOfBytes {
+  OutOfBytes() {
+    CHECK_OK(engine.Start());
+    std::atomic<bool> begun{false};
+    large.Submit(Large([&] { begun = true, opened = gate.Wait(); }, Priority::kNormal, 80));
+    CHECK(Eventually([&] { return begun.load(); }));
+    std::unique_ptr<Task> task = Large([&] { done = true; }, Priority::kNormal, 60);
+    waits = task.get();
+    large.Submit(std::move(task));
+    TaskLot lot;
+    REQUIRE(Eventually([&] {
+      if (lot.empty()) lot.push_back(Small([] {}, Priority::kNormal, 10));
+      return !engine.RunNow(&small, &lot);
+    }));
+  }
+
+  Engine engine{Threads(2, 100)};
+  Gate gate;
+  std::atomic<bool> opened{false};  // and nobody gave up waiting
+  std::atomic<bool> done{false};    // what waits
+  const Task* waits = nullptr;
+  TestClient large{&engine};
+  TestClient small{&engine};
+};
+
 }  // namespace
 
 TEST(everything_is_run_exactly_once) {
@@ -390,62 +417,37 @@ TEST(a_small_task_that_found_no_room_for_its_bytes_is_not_forgotten) {
 }
 
 TEST(nobody_passes_who_waits_for_bytes_and_whose_turn_it_is) {
-  Engine engine(Threads(2, 100));
-  CHECK_OK(engine.Start());
-  TestClient large(&engine), small(&engine);
-  Gate gate;
-  std::atomic<bool> begun{false};
-  std::atomic<bool> done{false};
-  large.Submit(Large([&] { begun = true, gate.Wait(); }, Priority::kNormal, 80));
-  CHECK(Eventually([&] { return begun.load(); }));
-  large.Submit(Large([&] { done = true; }, Priority::kNormal, 60));
-  // From when a thread has seen it on, small ones that would fit are not carried out either: there
-  // could always be one more.
   std::atomic<int> after{0};
+  OutOfBytes full;
+  // From now on small ones that would fit are not carried out either: there could always be one
+  // more.
   TaskLot lot;
-  CHECK(Eventually([&] {
-    if (lot.empty()) lot.push_back(Small([&] { after++; }, Priority::kNormal, 10));
-    return !engine.RunNow(&small, &lot);
-  }));
-  const int before = after;
-  engine.Submit(&small, &lot);
-  CHECK(!engine.Help(&small));
-  CHECK_EQ(after.load(), before);
+  lot.push_back(Small([&] { after++; }, Priority::kNormal, 10));
+  CHECK(!full.engine.RunNow(&full.small, &lot));
+  full.engine.Submit(&full.small, &lot);
+  CHECK(!full.engine.Help(&full.small));
+  CHECK_EQ(after.load(), 0);
   // What moves no bytes takes none from it. (After that it is the other client's turn.)
   lot.push_back(Small([&] { after += 100; }));
-  engine.Submit(&large, &lot);
-  CHECK(Eventually([&] { return engine.Help(&large) || after >= before + 100; }));
-  CHECK(!done);
-  gate.Open();
-  CHECK(Eventually([&] { return done && after == before + 101; }));
+  full.engine.Submit(&full.large, &lot);
+  CHECK(Eventually([&] { return full.engine.Help(&full.large) || after >= 100; }));
+  CHECK(!full.done);
+  full.gate.Open();
+  CHECK(Eventually([&] { return full.done && after == 101; }));
 }
 
 TEST(nobody_waits_for_who_does_not_wait_any_more) {
-  Engine engine(Threads(2, 100));
-  CHECK_OK(engine.Start());
-  TestClient large(&engine), small(&engine);
-  Gate gate;
-  std::atomic<bool> begun{false};
-  std::atomic<bool> opened{false};
-  large.Submit(Large([&] { begun = true, opened = gate.Wait(); }, Priority::kNormal, 80));
-  CHECK(Eventually([&] { return begun.load(); }));
-  std::unique_ptr<Task> task = Large([] {}, Priority::kNormal, 60);
-  const Task* const waits = task.get();
-  large.Submit(std::move(task));
-  TaskLot lot;
-  CHECK(Eventually([&] {
-    if (lot.empty()) lot.push_back(Small([] {}, Priority::kNormal, 10));
-    return !engine.RunNow(&small, &lot);
-  }));
-  std::this_thread::sleep_for(milliseconds(50));  // now the other thread sleeps
-  CHECK(engine.Take(&large, waits) != nullptr);
   Gate done;
+  OutOfBytes full;
+  std::this_thread::sleep_for(milliseconds(50));  // now the other thread sleeps
+  CHECK(full.engine.Take(&full.large, full.waits) != nullptr);
+  TaskLot lot;
   lot.push_back(Small([&] { done.Open(); }, Priority::kNormal, 10));
-  engine.Submit(&small, &lot);
+  full.engine.Submit(&full.small, &lot);
   CHECK(done.Wait());
-  gate.Open();
-  CHECK(Eventually([&] { return engine.counts().running == 0; }));
-  CHECK(opened);
+  full.gate.Open();
+  CHECK(Eventually([&] { return full.engine.counts().running == 0; }));
+  CHECK(full.opened);
 }
 
 TEST(large_tasks_that_a_lot_leaves_are_begun_at_once) {

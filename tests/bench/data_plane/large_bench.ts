@@ -39,10 +39,10 @@ import { readWays, writeWays } from "./ways.ts";
 const CHUNK_BYTES = 2 * 32 * 256 * 1024 * 2;
 /** More of a file than this in the page cache, and a read is not cold. */
 const COLD_SHARE = 0.01;
-const MODES = [OURS, OURS_CACHED, OURS_DIRECT, OURS_UNCHECKED, OURS_DIRECT_UNCHECKED];
 /** What a user gets who asks for nothing else than a mode. */
 const CHECKED = [OURS, OURS_CACHED, OURS_DIRECT];
-const ALL_OURS = [VERSION_1, ...MODES];
+const UNCHECKED = [OURS_UNCHECKED, OURS_DIRECT_UNCHECKED];
+const ALL_OURS = [VERSION_1, ...CHECKED, ...UNCHECKED];
 const RUNTIME_PUTS = writeWays().map(({ name }) => name);
 /** Into memory of their own: what a program without a pool would do. */
 const NEW_BUFFER = readWays().filter(({ note }) => note === "into a new buffer").map(({ name }) =>
@@ -248,7 +248,7 @@ function putAims({ rows }: Table): Aim[] {
     ),
     ...ratioAim(
       `${put}, no checksum, until on disk: ${of} of C and fio`,
-      best(rows, MODES, rates("durable")),
+      best(rows, UNCHECKED, rates("durable")),
       onDisk,
       "more",
       0.95,
