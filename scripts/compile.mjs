@@ -16,15 +16,20 @@ import { hostPlatform, LIBRARY, TARGETS, WORKER } from "./common/targets.mjs";
 
 const USAGE = `Usage: npm run compile -- [--platform PLATFORM]...
 
+Makes the lmshm command one executable: dist/lmshm, or dist/lmshm-PLATFORM for other machines.
 PLATFORM is this machine's unless given; known are ${Object.keys(TARGETS).join(", ")}`;
 
-/** @returns {Platform[]} */
+/** @returns {Platform[] | null} null: only help is wanted */
 function platforms() {
   try {
     const { values } = parseArgs({
       args: process.argv.slice(2),
-      options: { platform: { type: "string", multiple: true } },
+      options: {
+        platform: { type: "string", multiple: true },
+        help: { type: "boolean", short: "h" },
+      },
     });
+    if (values.help) return null;
     const chosen = values.platform ?? [hostPlatform()];
     const unknown = chosen.find((name) => !Object.hasOwn(TARGETS, name));
     if (unknown !== undefined) throw new Error(`there is no platform "${unknown}"`);
@@ -59,6 +64,7 @@ await import("${up}/src/cli/main.ts");
 
 await runMain(async () => {
   const chosen = platforms();
+  if (chosen === null) return console.log(USAGE);
   await installDependencies();
   await buildWithZig(chosen);
   for (const platform of chosen) {

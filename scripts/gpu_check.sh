@@ -15,7 +15,7 @@ Usage: scripts/gpu_check.sh [OPTION]...
   --quick          small sizes, few repetitions, no test suite: about two minutes
   --parts LIST     only these, with commas: c bun pair python suite register copies pipeline
   --build DIR      where to build (default build/gpu-check)
-  --out DIR        where logs and results go (default $OUT, else DIR/out of the build)
+  --out DIR        where logs and results go (default $OUT, else out-check in the build folder)
   --storage DIR    where the pipeline's files go (default the build folder)
   --bun FILE       the Bun to use (default: of node_modules, of PATH, of build/carry)
   --pack           only make build/carry/: a compressed Bun and the packages that the sources need,

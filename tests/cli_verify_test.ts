@@ -41,6 +41,25 @@ test("lmshm verify moves generated data and says so", async () => {
   });
 });
 
+test("lmshm verify says that a storage directory is none", async () => {
+  await inDirectory(async (directory) => {
+    const file = join(directory, "file");
+    writeFileSync(file, "");
+    const ended = await cli("verify", ...SMALL, "--storage-dir", file);
+    assert.equal(ended.code, 2, ended.stdout);
+    assert.match(ended.stderr, /^lmshm: --storage-dir \S+\/file is no directory; .*\n$/);
+    const below = await cli("verify", ...SMALL, "--storage-dir", join(file, "below"));
+    assert.equal(below.code, 1, below.stdout);
+    assert.match(below.stderr, /^lmshm: --storage-dir \S+\/file\/below cannot be made: .*\n$/);
+  });
+});
+
+test("lmshm verify says that a segment is not pinned", async () => {
+  const ended = await cli("verify", ...SMALL, "--pin", "none");
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.match(ended.stdout, /^segment {2}anonymous, 5\.24 MB, not pinned$/m);
+});
+
 test("lmshm verify --json is one JSON object", async () => {
   const ended = await cli("verify", ...SMALL, "--json");
   assert.equal(ended.code, 0, ended.stderr);

@@ -307,6 +307,7 @@ test("all problems are reported at once", () => {
   const load = () => fromText("chunk_sise: 1\nlocal_cpu: 7\nremote_url: redis://h:1\n");
   assert.equal(problemsOf(load).length, 3);
   assert.match(failure(load).message, /3 problems:\n {2}configuration text:2: local_cpu/);
+  assert.match(failure(load).message, /\n {2}configuration text:.* \(ECONFIG\)$/);
 });
 
 test("what is no YAML mapping is an error with its place", () => {

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -95,6 +95,7 @@ test("scripts/gpu_check.sh skips everything where there is no GPU", {
   });
   assert.equal(ended.code, 0, ended.stdout + ended.stderr);
   assert.match(ended.stdout, /\n1 passed, 0 failed, 6 skipped\n$/);
+  assert.ok(existsSync(dir.file("build/out-check/table.txt")), "where --help says");
 });
 
 test("scripts/gpu_check.sh fails when the GPU does", { skip, timeout: 180_000 }, async () => {
@@ -120,6 +121,7 @@ test("scripts/gpu_check.sh names a wrong option", { skip, timeout: 30_000 }, asy
   const help = await script(["--help"], {});
   assert.equal(help.code, 0);
   assert.match(help.stdout, /^Usage: scripts\/gpu_check\.sh/);
+  assert.match(help.stdout, /--out DIR .*default \$OUT, else out-check in the build folder/);
 });
 
 for (const kind of KINDS) {

@@ -93,7 +93,7 @@ test("lmshm gpu: a GPU that refuses is a clear answer and exit status 1", {
       [{ FAKE_GPU_FAIL: "register:0:801" }, /refused/],
       [{ FAKE_GPU_FAIL: "malloc:0:2" }, /out of memory/],
       [{ FAKE_GPU_FAIL: "query:0:719" }, /719/],
-      [{ LMSHM_GPU_DEVICE: "5" }, /no GPU 5/],
+      [{ LMSHM_GPU_DEVICE: "5" }, /no GPU 5.* counts 2.*LMSHM_GPU_DEVICE can be from 0 to 1 here/],
       [{ LMSHM_GPU_DEVICE: "first" }, /LMSHM_GPU_DEVICE is "first"/],
     ] as const
   ) {
@@ -101,6 +101,18 @@ test("lmshm gpu: a GPU that refuses is a clear answer and exit status 1", {
     assert.equal(ended.code, 1, ended.stdout);
     assert.match(ended.stdout + ended.stderr, words);
   }
+});
+
+test("lmshm gpu: a device that is not there is told with how many there are", {
+  skip: noFakes || false,
+  timeout: 60_000,
+}, async () => {
+  const args = ["--library", fakeLibrary("cudart"), "--device", "99"];
+  const two = await gpu(args);
+  assert.equal(two.code, 1);
+  assert.match(two.stderr, /there is no GPU 99: .* counts 2 .*--device can be from 0 to 1 here/);
+  const one = await gpu(args, { FAKE_GPU_DEVICES: "1" });
+  assert.match(one.stderr, /counts 1 .*--device can be 0 here/);
 });
 
 test(

@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inspect } from "node:util";
 import type { MemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
@@ -51,6 +52,23 @@ poolTest("a memory object says what it is", (pool, segment) => {
   assert.equal(obj.dataPointer, segment.address + 4096n);
   assert.equal(obj.allocator, pool);
   assert.ok(obj.valid && obj.canEvict && !obj.isPinned);
+});
+
+poolTest("console.log() shows an object in one line, also a freed one", (pool) => {
+  const tensor = '{ shape: [2,2,16,64], dtype: "bfloat16", format: "KV_2LTD", byteLength: 8192';
+  const obj = pool.allocateOrThrow(SHAPE, "bfloat16");
+  assert.equal(
+    inspect(obj),
+    `TensorMemoryObj ${tensor}, offset: 0, refCount: 1, pinCount: 0 }`,
+  );
+  assert.match(inspect({ obj }), /obj: TensorMemoryObj \{ shape/);
+  const end = obj.hold("put a");
+  assert.match(inspect(obj), /, inFlight: 1 \}$/);
+  end();
+  obj.refCountDown();
+  assert.equal(inspect(obj), `TensorMemoryObj ${tensor.replace("{", "{ freed,")}, offset: 0 }`);
+  using two = pool.allocateOrThrow([[2, 1, 4, 2], [2, 1, 4, 4]], ["half", "float"]);
+  assert.match(inspect(two), /shapes: \[\[2,1,4,2\],\[2,1,4,4\]\], dtypes: \["half","float"\]/);
 });
 
 poolTest("bytes are the segment's memory, not a copy", (pool, segment) => {

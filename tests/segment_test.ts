@@ -47,6 +47,21 @@ async function startOwner(name: string, sizeBytes: number, how: string) {
   return { child, exited };
 }
 
+conformance("transparent huge pages that do not come are told", async () => {
+  const sizes = { small: 65_536, large: 4 * MIB };
+  for (const [name, sizeBytes] of Object.entries(sizes)) {
+    const options = {
+      name: uniqueName(name),
+      sizeBytes,
+      pages: "transparent",
+      pin: "none",
+    } as const;
+    await using segment = await ShmSegment.create(options);
+    const { hugeBytes, message } = segment.facts;
+    assert.equal(/huge pages/.test(message), hugeBytes === 0, message);
+  }
+});
+
 conformance("create() makes zeroed memory that another mapping sees", async () => {
   const name = uniqueName("share");
   await using owner = await ShmSegment.create({ name, sizeBytes: 3 * MIB + 17 });

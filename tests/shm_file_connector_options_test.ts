@@ -148,7 +148,7 @@ scene("open() says when the directory cannot be one", async (segment, dir) => {
   for (const storageDir of [dir.file("file"), dir.file("file/below")]) {
     await assert.rejects(
       ShmFileConnector.open({ segment, storageDir }),
-      (error: unknown) => /E(EXIST|NOTDIR)/.test((error as { code: string }).code),
+      shmError("ENOTDIR", /file is no directory|not a directory/),
     );
   }
 });
@@ -159,6 +159,17 @@ scene("open() tells where it looked for a worker", async (segment, dir) => {
     ShmFileConnector.open(options),
     shmError("ENOENT", /no-worker \(given by the caller\)/),
   );
+});
+
+scene("open() refuses a segment that was freed", async (segment, dir) => {
+  await using anonymous = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
+  for (const freed of [segment, anonymous]) {
+    await freed.free();
+    await assert.rejects(
+      ShmFileConnector.open({ segment: freed, storageDir: dir.path }),
+      shmError("EBADF", /segment (\/\S+|\(anonymous\)) was freed/),
+    );
+  }
 });
 
 scene("open() needs a named segment for a running worker", async (_segment, dir) => {

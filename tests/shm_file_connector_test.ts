@@ -14,6 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { test } from "node:test";
+import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { CacheEngineKey } from "../src/storage/key.ts";
 import {
@@ -509,6 +510,11 @@ conformance("a range of another segment, and what is no range, is refused", asyn
   await assert.rejects(connector.get("k", other.range(0, 8)), shmError("EINVAL"));
   await assert.rejects(connector.put("k", new Uint8Array(8) as never), TypeError);
   await assert.rejects(connector.get("k", 7 as never), TypeError);
+  using outside = new BufferAllocator().allocateOrThrow([8]);
+  await assert.rejects(
+    connector.put("k", outside as never),
+    /takes a range of a segment, and BINARY/,
+  );
   await assert.rejects(connector.get("k"), TypeError);
   assert.equal(connector.stats.inFlight, 0);
   assert.equal(await connector.exists("k"), false);

@@ -231,7 +231,8 @@ typedef struct lmshm_info {
                                 shorter), which no copy may cross */
   char gpu_library[208];     /* which library answered, "" for none */
   char message[256];         /* in words why a step failed, or why the memory is
-                                pinned less than was wished; "" otherwise */
+                                pinned less than was wished, or has no
+                                transparent huge pages; "" otherwise */
 } lmshm_info;
 
 typedef struct lmshm_segment lmshm_segment;

@@ -32,6 +32,9 @@ _Static_assert(sizeof(lmshm_info) == 560, "lmshm_info is part of the ABI");
 /* Where transparent huge pages begin, on every system with 4 KiB pages. */
 #define HUGE_BYTES ((size_t)2 << 20)
 
+#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+#define WORD_BYTES 16
+
 /* What is unmapped at a time: 2048 pages take the kernel well below 1 ms. */
 #define UNMAP_BYTES ((size_t)8 << 20)
 
@@ -183,7 +186,51 @@ static int populate(lmshm_segment* segment, const lmshm_options* options, lmshm_
   return lmshm_populate(&what, task);
 }
 
-static void report(lmshm_segment* segment, lmshm_task* task) {
+/* The word in brackets of "always within_size advise [never]". */
+static bool chosen_word(void* context, const char* line, size_t length) {
+  char* word = context;
+  const char* begin = memchr(line, '[', length);
+  const char* end = begin == NULL ? NULL : memchr(begin, ']', length - (size_t)(begin - line));
+  if (end != NULL && end - begin <= WORD_BYTES) {
+    memcpy(word, begin + 1, (size_t)(end - begin - 1));
+    word[end - begin - 1] = '\0';
+  }
+  return false;
+}
+
+/* Of the last mount on /dev/shm, whether it has huge pages. */
+static bool mount_line(void* context, const char* line, size_t length) {
+  static const char place[] = " " LMSHM_SHM_DIR " ", huge[] = "huge=", never[] = "huge=never";
+  if (memmem(line, length, place, sizeof place - 1) != NULL)
+    *(bool*)context = memmem(line, length, huge, sizeof huge - 1) != NULL &&
+                      memmem(line, length, never, sizeof never - 1) == NULL;
+  return true;
+}
+
+/* Why no transparent huge page came. A name lies on a mount, which has a
+ * setting of its own; what has none follows the system's. "deny" and "force"
+ * are for both. */
+static void say_no_huge(const lmshm_segment* segment, lmshm_task* task) {
+  char word[WORD_BYTES] = "";
+  bool mount = true, named = segment->backing.owner;
+  lmshm_lines(SHMEM_ENABLED, chosen_word, word);
+  bool forced = strcmp(word, "force") == 0;
+  if (named && !forced) lmshm_lines("/proc/self/mounts", mount_line, &mount);
+  const char* words = "no huge pages: the kernel had none to give";
+  if (segment->mapped < HUGE_BYTES)
+    words = "no huge pages: the segment is smaller than one, 2 MiB";
+  else if (word[0] == '\0')
+    words = "no huge pages: this kernel has none for shared memory";
+  else if (strcmp(word, "deny") == 0)
+    words = "no huge pages: " SHMEM_ENABLED " is \"deny\"";
+  else if (!mount)
+    words = "no huge pages: " LMSHM_SHM_DIR " is mounted without huge=advise";
+  else if (!named && strcmp(word, "never") == 0)
+    words = "no huge pages: " SHMEM_ENABLED " is \"never\"; set it to \"advise\"";
+  lmshm_task_add(task, words);
+}
+
+static void report(lmshm_segment* segment, const lmshm_options* options, lmshm_task* task) {
   lmshm_info* info = &task->info;
   info->pinned_by = segment->pin.by;
   info->address = (uintptr_t)segment->address;
@@ -191,6 +238,8 @@ static void report(lmshm_segment* segment, lmshm_task* task) {
   info->mapped_size = segment->mapped;
   info->page_size = segment->backing.page_size;
   info->huge_bytes = huge_bytes(segment);
+  if (options->pages == LMSHM_PAGES_TRANSPARENT && info->huge_bytes == 0)
+    say_no_huge(segment, task);
   if (segment->backing.owner) info->flags |= LMSHM_INFO_OWNER;
   info->fd = segment->backing.fd;
   segment->info = *info;
@@ -250,7 +299,7 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
   }
   task->info.step = LMSHM_STEP_READY;
   atomic_store(&task->step, LMSHM_STEP_READY);
-  report(segment, task);
+  report(segment, options, task);
   *out = segment;
   return 0;
 

@@ -36,6 +36,14 @@ void lmshm_task_say(lmshm_task* task, const char* format, ...) {
   va_end(arguments);
 }
 
+void lmshm_task_add(lmshm_task* task, const char* words) {
+  char* message = task->info.message;
+  size_t held = strlen(message), room = sizeof task->info.message;
+  size_t wanted = strlen(words) + (held > 0 ? 2 : 0) + 1;
+  if (held > 0 && held + wanted > room) held = wanted < room ? room - wanted : 0;
+  snprintf(message + held, room - held, "%s%s", held > 0 ? "; " : "", words);
+}
+
 int lmshm_task_fail(lmshm_task* task, int error, const char* format, ...) {
   task->info.error = error;
   va_list arguments;

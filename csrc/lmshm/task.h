@@ -33,6 +33,10 @@ bool lmshm_task_cancelled(const lmshm_task* task);
 void lmshm_task_say(lmshm_task* task, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Puts words behind those in info.message, which are cut where both are too
+ * long. */
+void lmshm_task_add(lmshm_task* task, const char* words);
+
 /* Records -errno `error` with words, in which %m is that error's text.
  * Returns `error`. */
 int lmshm_task_fail(lmshm_task* task, int error, const char* format, ...)

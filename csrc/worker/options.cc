@@ -196,10 +196,12 @@ Status UnknownOption(const std::string& argument, const std::string& name) {
     return Wrong("unexpected argument \"" + Printable(argument) + "\"; options begin with --");
   }
   const OptionRule* nearest = nullptr;
-  size_t best = 4;  // farther away is no help
+  size_t best = SIZE_MAX;
   for (const OptionRule& rule : kRules) {
+    // More than a third of a name changed is another name. The dashes are everybody's.
+    const size_t limit = std::max<size_t>(1, (std::string_view(rule.name).size() - 2) / 3);
     const size_t distance = EditDistance(name.substr(0, 64), rule.name);
-    if (distance >= best) continue;
+    if (distance > limit || distance >= best) continue;
     best = distance;
     nearest = &rule;
   }

@@ -4,6 +4,7 @@
 // limit. Only node: builtins, so that node, bun and deno run these scripts alike, from nothing.
 
 import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   accessSync,
   constants as fsConstants,
@@ -38,9 +39,26 @@ export async function runMain(main) {
   try {
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
-    console.error(error instanceof Failure ? `lmshm: ${error.message}` : error);
+    const words = failureWords(error);
+    console.error(words === null ? error : `lmshm: ${words}`);
     process.exitCode = 1;
   }
+}
+
+/**
+ * What a user is told of a failure; null where only its stack helps.
+ * @param {unknown} error
+ */
+function failureWords(error) {
+  if (error instanceof Failure) return error.message;
+  if (!(error instanceof Error) || !("code" in error && "syscall" in error)) return null;
+  // A read-only tree answers mkdir -p with ENOENT in some runtimes.
+  const { code, syscall } = error;
+  return code === "ENOENT" && syscall === "mkdir" ||
+      /^(EACCES|EPERM|EROFS|ENOSPC|EDQUOT|ENOTDIR|EISDIR|EEXIST)$/.test(String(code))
+    ? `${error.message}; build/, lib/, dist/ and node_modules/ of ${root} must be writable ` +
+      "directories with room"
+    : null;
 }
 
 /**
@@ -127,6 +145,7 @@ export async function run(command, args, options = {}) {
   }
   mkdirSync(dirname(log), { recursive: true });
   const file = createWriteStream(log);
+  await once(file, "open"); // which throws where it cannot be written
   // A process group of its own, so that running out of time ends its children too.
   const child = spawn(command, args, {
     cwd,

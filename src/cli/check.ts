@@ -3,13 +3,12 @@
 // lmshm check: tries out what a configuration describes, as LMCache's basic check does. Reading the
 // options and printing; the work is in configuration_check.ts.
 
-import console from "node:console";
 import process from "node:process";
-import { type LmshmConfig, loadConfig, version } from "../mod.ts";
+import { type LmshmConfig, loadConfig, runtime, version } from "../mod.ts";
 import { type Command, interruptible, parseOptions, sizeOption, UsageError } from "./command.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "./format.ts";
-import { tableRow } from "./terminal.ts";
+import { print, tableRow } from "./terminal.ts";
 
 const WIDTHS = [24, 6, 7, 9, 9, 13];
 
@@ -88,12 +87,12 @@ function describe(config: LmshmConfig): string[] {
 }
 
 async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean> {
-  const say = (line: string) => given.json || console.log(line);
+  const say = (line: string) => given.json || print(line);
   const { config, notices, file } = loadConfig({
     ...(given.file === undefined ? {} : { file: given.file }),
     overrides: given.poolBytes === undefined ? {} : { maxLocalCpuSizeBytes: given.poolBytes },
   });
-  say(`lmshm ${version}, ${file}`);
+  say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${file}`);
   for (const line of describe(config)) say(line);
   for (const notice of notices) say(`notice   ${notice}`);
   say("");
@@ -114,7 +113,7 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
       : `OK: everything that could be tried held; ${untried} could not`,
   );
   if (given.json) {
-    console.log(JSON.stringify({ version, file, notices, ...report }));
+    print(JSON.stringify({ version, runtime, file, notices, ...report }));
   }
   return report.ok;
 }

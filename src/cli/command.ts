@@ -2,10 +2,10 @@
 //
 // What a subcommand is, how its options are read, and how it is interrupted.
 
-import console from "node:console";
 import process from "node:process";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { parseSize } from "./format.ts";
+import { complain, print } from "./terminal.ts";
 
 export interface Command {
   readonly name: string;
@@ -76,9 +76,9 @@ export async function interruptible(
     return await work(controller.signal) ? 0 : 1;
   } catch (error) {
     const { message } = error as Error;
-    if (json) console.log(JSON.stringify({ ok: false, error: message }));
+    if (json) print(JSON.stringify({ ok: false, error: message }));
     if (!controller.signal.aborted) throw error;
-    console.error(`lmshm: ${(controller.signal.reason as Error).message}`);
+    complain(`lmshm: ${(controller.signal.reason as Error).message}`);
     return 130;
   } finally {
     for (const name of INTERRUPTIONS) process.off(name, interrupt);

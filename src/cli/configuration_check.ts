@@ -23,6 +23,7 @@ import {
   TieredStore,
 } from "../mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
+import { formatPinning } from "./format.ts";
 
 const CHUNKS = 8;
 /** Of a full chunk, as far as the number of tokens allows. */
@@ -46,6 +47,8 @@ export interface CheckReport {
   readonly ok: boolean;
   readonly steps: readonly CheckStep[];
   readonly notes: readonly string[];
+  /** What makes the shared memory; null when there is no pool. */
+  readonly backend: { readonly name: string; readonly path: string } | null;
 }
 
 interface Work {
@@ -111,6 +114,7 @@ export class ConfigurationCheck {
   readonly #config: LmshmConfig;
   readonly #signal: AbortSignal;
   readonly #onStep: (step: CheckStep) => void;
+  #backend: CheckReport["backend"] = null;
   readonly #cleanup: (() => Promise<unknown>)[] = [];
   /** All keys of this run begin so. */
   readonly #model = `lmshm-check-${process.pid}-${randomBytes(4).toString("hex")}`;
@@ -143,7 +147,7 @@ export class ConfigurationCheck {
         });
       }
     }
-    return { ok: held, steps: this.steps, notes: this.notes };
+    return { ok: held, steps: this.steps, notes: this.notes, backend: this.#backend };
   }
 
   async #runSteps(): Promise<void> {
@@ -168,9 +172,14 @@ export class ConfigurationCheck {
       this.#cleanup.push(() => hot.close());
       made = hot;
       const segment = hot.segment;
+      this.#backend = { name: segment.backend, path: segment.backendPath };
+      this.notes.push(`shared memory by ${segment.backend}, ${segment.backendPath}`);
       if (segment.facts.message) this.notes.push(segment.facts.message);
       const name = segment.name ?? "private memory";
-      return { bytes: segment.sizeBytes, detail: `${name}, pinned by ${segment.facts.pinnedBy}` };
+      return {
+        bytes: segment.sizeBytes,
+        detail: `${name}, ${formatPinning(segment.facts.pinnedBy)}`,
+      };
     });
     return made!;
   }

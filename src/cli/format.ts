@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How the command shows and reads numbers: sizes, rates, times.
+// How the command shows and reads numbers: sizes, rates, times, and what pins memory.
+
+import type { PinnedBy } from "../mod.ts";
 
 const UNITS: Readonly<Record<string, number>> = {
   "": 1,
@@ -58,6 +60,11 @@ export function formatTime(milliseconds: number): string {
   const seconds = milliseconds / 1000;
   if (seconds < 100) return `${threeDigits(seconds, false)} s`;
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** "pinned by cuda", "not pinned". */
+export function formatPinning(pinnedBy: PinnedBy): string {
+  return pinnedBy === "none" ? "not pinned" : `pinned by ${pinnedBy}`;
 }
 
 function threeDigits(value: number, whole: boolean): string {

@@ -2,7 +2,7 @@
 //
 // lmshm gpu: which GPUs there are, whether a segment can be pinned for one, and how fast copies are.
 
-import console from "node:console";
+import process from "node:process";
 import {
   GpuDevice,
   type GpuStatus,
@@ -15,7 +15,7 @@ import {
 import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
 import { formatBytes, formatTime, parseSize } from "./format.ts";
 import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";
-import { tableRow } from "./terminal.ts";
+import { print, tableRow } from "./terminal.ts";
 
 const SIZES = [1e6, 8e6, 33_554_432, 256e6];
 const QUICK_SIZES = [1e6, 8e6];
@@ -94,6 +94,22 @@ function row({ bytes, way, rates, poolToHostAlloc, poolToUnpinned }: CopyResult)
     `${poolToHostAlloc.toFixed(3)}`,
     `${poolToUnpinned.toFixed(2)}`,
   ], WIDTHS);
+}
+
+/** A device that is asked for by number must be one of those that were counted. */
+function checkDevice(given: Settings, { library, devices }: GpuStatus): void {
+  const wanted = given.device ?? Number(process.env.LMSHM_GPU_DEVICE || 0);
+  const count = devices.length;
+  // What is no number at all is told by whoever opens the device.
+  if (Number.isNaN(wanted) || wanted < count) return;
+  const range = count === 1 ? "0" : `from 0 to ${count - 1}`;
+  throw new ShmError(`there is no GPU ${wanted}: ${library} counts ${count}`, {
+    code: "ENODEV",
+    operation: "open GPU",
+    hint: `${given.device === undefined ? "LMSHM_GPU_DEVICE" : "--device"} can be ${range} here; ` +
+      "lmshm gpu --list shows which is which",
+    details: { device: wanted, devices: count },
+  });
 }
 
 /** The lines that show what there is. */
@@ -175,21 +191,22 @@ async function measure(
 }
 
 async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
-  const say = (line: string) => given.json || console.log(line);
+  const say = (line: string) => given.json || print(line);
   const status = gpuStatus(given.library === undefined ? {} : { library: given.library });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
   for (const line of describe(status)) say(line);
   const facts = { version, runtime, gpu: status };
   if (!status.available) {
-    if (given.json) console.log(JSON.stringify({ ok: false, ...facts }));
+    if (given.json) print(JSON.stringify({ ok: false, ...facts }));
     return false;
   }
   if (given.list) {
-    if (given.json) console.log(JSON.stringify({ ok: true, ...facts }));
+    if (given.json) print(JSON.stringify({ ok: true, ...facts }));
     return true;
   }
+  checkDevice(given, status);
   const report = await measure(given, status, say, signal);
-  if (given.json) console.log(JSON.stringify({ ...facts, ...report }));
+  if (given.json) print(JSON.stringify({ ...facts, ...report }));
   return report.ok === true;
 }
 

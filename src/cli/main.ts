@@ -5,12 +5,12 @@
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
-import console from "node:console";
 import process from "node:process";
 import { version } from "../mod.ts";
 import { type Command, UsageError } from "./command.ts";
 import { check } from "./check.ts";
 import { gpu } from "./gpu.ts";
+import { complain, print, printed } from "./terminal.ts";
 import { verify } from "./verify.ts";
 
 const COMMANDS: readonly Command[] = [verify, check, gpu];
@@ -32,11 +32,11 @@ function help(): string {
 async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-    console.log(help());
+    print(help());
     return name === undefined ? 2 : 0;
   }
   if (name === "--version" || name === "-V") {
-    console.log(`lmshm ${version}`);
+    print(`lmshm ${version}`);
     return 0;
   }
   const command = COMMANDS.find((one) => one.name === name);
@@ -44,7 +44,7 @@ async function main(args: string[]): Promise<number> {
     throw new UsageError(`there is no command "${name}"; see lmshm --help`);
   }
   if (rest.includes("--help") || rest.includes("-h")) {
-    console.log(command.help);
+    print(command.help);
     return 0;
   }
   return await command.run(rest);
@@ -57,7 +57,14 @@ try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
   const text = error instanceof Error ? error.message : String(error);
-  console.error(`lmshm: ${text}`);
-  if (process.env.LMSHM_DEBUG && error instanceof Error) console.error(error.stack);
+  complain(`lmshm: ${text}`);
+  if (process.env.LMSHM_DEBUG && error instanceof Error) complain(`${error.stack}`);
   process.exitCode = error instanceof UsageError ? 2 : 1;
+}
+
+// Whoever closed the pipe has read enough. Any other failure has lost output.
+const unwritten = await printed();
+if (unwritten && (unwritten as NodeJS.ErrnoException).code !== "EPIPE") {
+  complain(`lmshm: standard output cannot be written: ${unwritten.message}`);
+  process.exitCode ||= 1;
 }

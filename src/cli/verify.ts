@@ -5,7 +5,6 @@
 //
 // Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
 
-import console from "node:console";
 import { mkdir, mkdtemp, rm, rmdir, stat, statfs } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,8 +19,8 @@ import {
   sizeOption,
   UsageError,
 } from "./command.ts";
-import { formatBytes, formatRate, formatTime } from "./format.ts";
-import { progress, tableRow } from "./terminal.ts";
+import { formatBytes, formatPinning, formatRate, formatTime } from "./format.ts";
+import { complain, print, progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
 /** LMCache's usual chunk: 2 x 32 layers x 256 tokens x 1024 values of bfloat16. */
@@ -134,9 +133,14 @@ async function freeDiskBytes(directory: string): Promise<number> {
 /** A directory to write to, and what must be removed of it afterwards. */
 async function storageDirectory(given: string | undefined, made: (() => Promise<void>)[]) {
   if (given !== undefined) {
-    const existed = await stat(given).then((found) => found.isDirectory(), () => false);
-    await mkdir(given, { recursive: true, mode: 0o700 });
-    if (!existed) made.push(() => rmdir(given).catch(() => {}));
+    const found = await stat(given).catch(() => null);
+    if (found?.isDirectory() === false) {
+      throw new UsageError(`--storage-dir ${given} is no directory; name one, or one to be made`);
+    }
+    await mkdir(given, { recursive: true, mode: 0o700 }).catch((error: Error) => {
+      throw new Error(`--storage-dir ${given} cannot be made: ${error.message}`);
+    });
+    if (!found) made.push(() => rmdir(given).catch(() => {}));
     return given;
   }
   const base = await stat("/var/tmp").then(() => "/var/tmp", () => tmpdir());
@@ -168,7 +172,7 @@ function stepRow({ name, bytes, milliseconds }: Step): string {
 }
 
 async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report> {
-  const say = (line: string) => given.json || console.log(line);
+  const say = (line: string) => given.json || print(line);
   const notes: string[] = [];
   const cleanup: (() => Promise<void>)[] = [];
   const report: Report = { ok: false, chunks: 0, bytes: 0, mismatches: [], steps: [], notes };
@@ -207,7 +211,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     const { facts } = segment;
     say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${segment.backend}`);
     const where = segment.name ?? "anonymous";
-    say(`segment  ${where}, ${formatBytes(sizeBytes)}, pinned by ${facts.pinnedBy}`);
+    say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
     say(`worker   ${wanted.workerAddr ?? "started, over pipes"}`);
     say(`storage  ${directory}`);
@@ -276,7 +280,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     return report;
   } finally {
     for (const undo of cleanup) {
-      await undo().catch((error: unknown) => console.error(`lmshm: cleaning up: ${error}`));
+      await undo().catch((error: unknown) => complain(`lmshm: cleaning up: ${error}`));
     }
   }
 }
@@ -289,7 +293,7 @@ export const verify: Command = {
     const given = settings(args);
     return interruptible(given.json, async (signal) => {
       const report = await verifyWith(given, signal);
-      if (given.json) console.log(JSON.stringify(report));
+      if (given.json) print(JSON.stringify(report));
       return report.ok;
     });
   },

@@ -31,7 +31,7 @@ export class Problems {
     const lines = found.map(({ place, message }) => `${place}: ${message}`);
     const what = lines.length === 1
       ? lines[0]!
-      : `${lines.length} problems:\n  ${lines.join("\n  ")}\n`;
+      : `${lines.length} problems:\n  ${lines.join("\n  ")}`;
     throw configError(what, found);
   }
 }

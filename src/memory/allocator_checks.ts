@@ -76,11 +76,14 @@ export function checkFlag(name: string, value: unknown, fallback: boolean): bool
   return value;
 }
 
-/** `value` if it is a possible alignment in bytes, the default if it is undefined. */
-export function checkAlign(value: unknown): number {
-  const align = checkInteger("alignBytes", value ?? DEFAULT_ALIGN_BYTES, 8, 2 ** 30);
+/**
+ * `value` if it is a possible alignment in bytes, the default if it is undefined.
+ * @param name of the option, as the caller spells it.
+ */
+export function checkAlign(name: string, value: unknown): number {
+  const align = checkInteger(name, value ?? DEFAULT_ALIGN_BYTES, 8, 2 ** 30);
   if ((align & (align - 1)) !== 0) {
-    throw new RangeError(`alignBytes must be a power of two, got ${align}`);
+    throw new RangeError(`${name} must be a power of two, got ${align}`);
   }
   return align;
 }

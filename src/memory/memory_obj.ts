@@ -209,9 +209,14 @@ export abstract class MemoryObj implements Disposable {
     const chunk = this.#live("read memory object");
     chunk.view ??= this.#home.makeView(chunk);
     if (!chunk.view.valid) {
-      throw this.#error("its buffer was transferred", "EMOVED", "read memory object", {
-        hint: "Copy the bytes instead of transferring them; freeing the object loses its memory",
-      });
+      throw this.#error(
+        "cannot be read, its buffer was transferred",
+        "EMOVED",
+        "read memory object",
+        {
+          hint: "Copy the bytes instead of transferring them; freeing the object loses its memory",
+        },
+      );
     }
     if (chunk.bytes?.byteLength !== chunk.layout.byteLength) {
       const { bytes } = chunk.view;
@@ -352,6 +357,23 @@ export abstract class MemoryObj implements Disposable {
   /** "KV_2LTD [2, 32, 256, 1024] bfloat16 at 4096". */
   toString(): string {
     return `${this.#chunk.layout} at ${this.#chunk.offset}`;
+  }
+
+  /** What console.log() shows in either runtime: one line, whatever state the object is in. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    const { layout, offset, refCount, pinCount } = this.#chunk;
+    const { shape, dtype, shapes, dtypes } = layout;
+    const tensors = Object.entries(shapes.length === 1 ? { shape, dtype } : { shapes, dtypes });
+    const facts = [
+      ...(this.valid ? [] : ["freed"]),
+      ...tensors.map(([name, value]) => `${name}: ${JSON.stringify(value)}`),
+      `format: "${layout.format}"`,
+      `byteLength: ${layout.byteLength}`,
+      `offset: ${offset}`,
+      ...(this.valid ? [`refCount: ${refCount}`, `pinCount: ${pinCount}`] : []),
+      ...(this.inFlight > 0 ? [`inFlight: ${this.inFlight}`] : []),
+    ];
+    return `${this.constructor.name} { ${facts.join(", ")} }`;
   }
 
   #free(chunk: Chunk): void {

@@ -264,7 +264,7 @@ function splitOptions(
   checkKnownOptions("MixedMemoryAllocator.create", given, [...SEGMENT_KEYS, ...POOL_KEYS]);
   const { shmName, hugePages, ...others } = options;
   const { align, paging, zeroOnFree, trackAllocations, detectLeaks, ...rest } = others;
-  checkAlign(align);
+  checkAlign("align", align);
   checkFlag("zeroOnFree", zeroOnFree, false);
   checkFlag("trackAllocations", trackAllocations, false);
   checkFlag("detectLeaks", detectLeaks, true);

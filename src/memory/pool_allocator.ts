@@ -115,7 +115,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
    */
   constructor(range: ShmSegment | ShmRange, options: PoolOptions) {
     const { segment, offset, byteLength } = rangeOf(range);
-    this.alignBytes = checkAlign(options.alignBytes);
+    this.alignBytes = checkAlign("alignBytes", options.alignBytes);
     this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree, false);
     const tracks = checkFlag("trackAllocations", options.trackAllocations, false);
     this.#tracked = tracks ? new Members() : null;

@@ -198,6 +198,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly facts: SegmentFacts;
   /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
   readonly backend: SegmentBackend["kind"];
+  /** Its path, or the name that the system found it by. */
+  readonly backendPath: string;
   /** hold() of all that range() gives. @internal */
   readonly holdRange = (reason: string): () => void => this.hold(reason);
   readonly #native: NativeSegment;
@@ -211,9 +213,10 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   private constructor(
     request: OpenRequest,
     native: NativeSegment,
-    backend: SegmentBackend["kind"],
+    backend: SegmentBackend,
   ) {
-    this.backend = backend;
+    this.backend = backend.kind;
+    this.backendPath = backend.path;
     this.name = request.name === null ? null : `/${request.name}`;
     this.sizeBytes = native.facts.sizeBytes;
     this.facts = native.facts;
@@ -231,14 +234,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = createRequest(options);
     checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend.kind);
+    return new ShmSegment(request, await backend.open(request, hooks), backend);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
   static createSync(options: CreateOptions): ShmSegment {
     const request = createRequest(options);
     const backend = segmentBackend();
-    return new ShmSegment(request, backend.openSync(request), backend.kind);
+    return new ShmSegment(request, backend.openSync(request), backend);
   }
 
   /**
@@ -249,13 +252,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = attachRequest(options);
     checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend.kind);
+    return new ShmSegment(request, await backend.open(request, hooks), backend);
   }
 
   static attachSync(options: AttachOptions): ShmSegment {
     const request = attachRequest(options);
     const backend = segmentBackend();
-    return new ShmSegment(request, backend.openSync(request), backend.kind);
+    return new ShmSegment(request, backend.openSync(request), backend);
   }
 
   /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */

@@ -439,11 +439,15 @@ class LibcBackend implements SegmentBackend {
       "gpuDevices" | "gpuError" | "gpuLibrary" | "pinPieceBytes" | "populateThreads" | "message"
     >,
   ): SegmentFacts {
-    const message = request.pin === "auto" && facts.pinnedBy !== "none"
+    const pinning = request.pin === "auto" && facts.pinnedBy !== "none"
       ? "without liblmshm no GPU is asked"
       : request.pin === "auto"
       ? "without liblmshm no GPU is asked, and mlock is not allowed (ulimit -l)"
       : "";
+    const pages = request.pages === "transparent"
+      ? "without liblmshm it is not known whether huge pages came"
+      : "";
+    const message = [pinning, pages].filter((words) => words !== "").join("; ");
     const noGpu = { gpuDevices: 0, gpuError: 0, gpuLibrary: "", pinPieceBytes: 0 };
     return { ...facts, ...noGpu, populateThreads: 1, message };
   }

@@ -6,9 +6,9 @@
 // The index is built from the directory when it is opened, so nothing is forgotten by a restart. The
 // last use that a restart finds is the file's access time, which Linux keeps to within a day for
 // files that are read often. Several processes may share a directory: each notices what the others
-// added or removed when it makes room, once in refreshMs and each time that it wrote a sixteenth of
-// the limit itself, and what they replaced a little later. So together they may exceed the limit by
-// what the others wrote in that time. An object that another process removed is a miss.
+// added or removed when it makes room, once in refreshMs and sooner when it wrote a sixteenth of the
+// limit itself, and what they replaced a little later. So together they may exceed the limit by what
+// the others wrote in that time. An object that another process removed is a miss.
 //
 // Every regular file that is named as an object is one, whoever wrote it; other files are neither
 // counted nor touched. Temporaries of writers that died are removed: those that nobody wrote to for

@@ -10,7 +10,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkCallOptions, describe } from "../arguments.ts";
-import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { type Metadata, metadataOf } from "./chunk_metadata.ts";
@@ -574,6 +574,10 @@ export class ShmFileConnector implements RemoteConnector {
       throw new TypeError(`${operation} takes a range of a segment, got ${describe(range)}`);
     }
     if (range.segment === this.segment) return;
+    if (!(range.segment instanceof ShmSegment)) {
+      // An object of a BufferAllocator, say: the worker cannot reach memory of the runtime.
+      throw new TypeError(`${operation} takes a range of a segment, and ${range} is in none`);
+    }
     const [theirs, ours] = [range.segment, this.segment].map(segmentName);
     throw new ShmError(
       `the range belongs to ${theirs}, and this connector's worker has attached ` +

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import process from "node:process";
 import { checkChoice, checkInteger, describe } from "../arguments.ts";
+import { ShmError } from "../errors.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
 import type { WorkerLimits } from "../worker/client.ts";
@@ -44,9 +45,10 @@ export interface ShmFileConnectorOptions {
    * What the objects may take of the disk together; default: no limit. Those that were used longest
    * ago are removed to make room. Every process that uses the directory needs the same limit, and
    * has to see it: see storageVisible. Several together may exceed it by what each writes before it
-   * looks at what the others wrote: a sixteenth of the limit, or what it writes in a second (in a
-   * large directory: in ten times what it takes to read that) if this is less. What is being written
-   * is never removed, so a batch that is larger than the limit may fail with ENOSPC in part.
+   * looks at what the others wrote, which it does after a second, and sooner when it has written a
+   * sixteenth of the limit; but not within 16 ms, nor ten times what it takes to read the directory.
+   * What is being written is never removed, so a batch that is larger than the limit may fail with
+   * ENOSPC in part.
    */
   maxBytes?: number | undefined;
   /**
@@ -182,6 +184,14 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   const { segment, workerArgs = [], workerAddr } = options;
   if (!(segment instanceof ShmSegment)) {
     throw new TypeError(`segment must be a ShmSegment, got ${describe(segment)}`);
+  }
+  if (segment.closed) {
+    throw new ShmError(`segment ${segment.name ?? "(anonymous)"} was freed`, {
+      code: "EBADF",
+      operation: "open connector",
+      hint: "Open the connector before the segment is freed, and close it first",
+      details: { segment: segment.name },
+    });
   }
   if (!Array.isArray(workerArgs) || workerArgs.some((arg) => typeof arg !== "string")) {
     throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);

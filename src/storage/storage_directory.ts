@@ -70,18 +70,22 @@ export class StorageDirectory {
     try {
       await mkdir(this.path, { recursive: true, mode: 0o700 });
     } catch (cause) {
+      if (errnoOf(cause).code === "EEXIST") throw this.#noDirectory();
       throw fileError(cause, "create storage directory", this.path);
     }
     const found = await lstat(`${this.path}/.`).catch((cause) => {
       throw fileError(cause, "open storage directory", this.path);
     });
-    if (!found.isDirectory()) {
-      throw fileError(
-        Object.assign(new Error(`${this.path} is no directory`), { code: "ENOTDIR" }),
-        "open storage directory",
-        this.path,
-      );
-    }
+    if (!found.isDirectory()) throw this.#noDirectory();
+  }
+
+  #noDirectory(): ShmError {
+    return new ShmError(`${this.path} is no directory`, {
+      code: "ENOTDIR",
+      operation: "open storage directory",
+      hint: "Name a directory, or one that can be made",
+      details: { path: this.path },
+    });
   }
 
   fileOf(name: string): string {

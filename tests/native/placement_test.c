@@ -97,6 +97,9 @@ static void transparent_huge_pages_are_a_wish(void) {
     CHECK(segment > 0, "%ld: %s", (long)segment, info.message);
     if (segment < 0) return;
     CHECK(info.huge_bytes <= info.mapped_size, "%" PRIu64, info.huge_bytes);
+    CHECK((info.huge_bytes == 0) == (strstr(info.message, "no huge pages: ") != NULL),
+          "%" PRIu64 " bytes: %s", info.huge_bytes, info.message);
+    if (info.mapped_size < 2 * MIB) CHECK_CONTAINS(info.message, "smaller than one");
     CHECK_EQUAL(info.populated, info.mapped_size);
     memset((void*)(uintptr_t)info.address, 1, info.size);
     CHECK_EQUAL(lmshm_close((lmshm_segment*)segment, 0), 0);
@@ -117,6 +120,8 @@ static void open_on_such_a_mount(void) {
   if (segment < 0) return;
   CHECK((info.huge_bytes > 0) == huge_expected, "%s, pages %u: %" PRIu64 " bytes", mount_options,
         pages_wanted, info.huge_bytes);
+  if (pages_wanted == LMSHM_PAGES_TRANSPARENT && !huge_expected)
+    CHECK_CONTAINS(info.message, "no huge pages: /dev/shm is mounted without huge=advise");
   CHECK_EQUAL(info.populated, info.mapped_size);
   unsigned char* bytes = (unsigned char*)(uintptr_t)info.address;
   size_t wrong = 0;

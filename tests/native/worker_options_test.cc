@@ -67,7 +67,9 @@ TEST(values_with_and_without_an_equals_sign) {
 TEST(what_is_wrong_is_named) {
   CHECK_CONTAINS(Parse({"--rot", "x"}), "unknown option --rot; did you mean --root?");
   CHECK_CONTAINS(Parse({"--listn=x"}), "did you mean --listen?");
-  CHECK(Parse({"--completely-different"}).find("mean") == std::string::npos);
+  CHECK_CONTAINS(Parse({"--max-byte-inflight=1"}), "did you mean --max-bytes-in-flight?");
+  for (const char* far : {"--completely-different", "--foo", "--ab", "--bool"})
+    CHECK(Parse({far}).find("mean") == std::string::npos);
   CHECK_CONTAINS(Parse({"somewhere"}), "unexpected argument \"somewhere\"");
   CHECK_CONTAINS(Parse({""}), "unexpected argument");
   CHECK_CONTAINS(Parse({"--root"}), "--root needs a value");
