@@ -31,7 +31,10 @@ KeptFiles::KeptFiles(int dir_fd, const KeptFilesRules& rules)
       rules_(rules),
       ways_(std::min(rules.limit, kWays)),
       sets_(rules.limit / std::max<size_t>(ways_, 1)),
-      asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {}
+      asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {
+  struct stat st;
+  if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
+}
 
 KeptFiles::~KeptFiles() {
   {
@@ -96,6 +99,8 @@ std::optional<FileState> KeptFiles::Look(int fd) const {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   struct stat st;
   if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return std::nullopt;
+  // Mounted over the name: what is known of the directory's file system is not known of this one.
+  if (st.st_dev != device_) return std::nullopt;
   const auto changed =
       std::chrono::seconds(st.st_ctim.tv_sec) + std::chrono::nanoseconds(st.st_ctim.tv_nsec);
   if (now - changed < rules_.settled) return std::nullopt;
@@ -146,7 +151,7 @@ bool KeptFiles::DropName(const std::string& name, const KeptFile* only) {
   return true;
 }
 
-bool KeptFiles::DropAll() {
+bool KeptFiles::CloseAll() {
   bool any = false;
   for (Set& set : sets_) {
     std::array<File, kWays> closed;
@@ -160,10 +165,25 @@ bool KeptFiles::DropAll() {
   return any;
 }
 
-bool KeptFiles::DropGone() {
+bool KeptFiles::CloseGone(uint64_t idle_before) {
   bool any = false;
-  for (Set& set : sets_) any = SweepSet(&set, 0) || any;
+  for (Set& set : sets_) any = SweepSet(&set, idle_before) || any;
   return any;
+}
+
+// Threads that come together find the same lack: what one of them closes helps all.
+bool KeptFiles::LetGo(const std::function<bool()>& close, uint64_t since) {
+  const std::lock_guard<std::mutex> lock(letting_go_);
+  if (close()) let_go_.fetch_add(1);
+  return let_go() != since;
+}
+
+bool KeptFiles::DropAll(uint64_t since) {
+  return LetGo([this] { return CloseAll(); }, since);
+}
+
+bool KeptFiles::DropGone(uint64_t since) {
+  return LetGo([this] { return CloseGone(0); }, since);
 }
 
 void KeptFiles::WakeSweeper() {
@@ -175,7 +195,7 @@ void KeptFiles::WakeSweeper() {
     sweeper_wake_.notify_one();
   } catch (const std::system_error&) {
     // There is no thread for it: nothing may stay open that nobody looks after.
-    DropAll();
+    CloseAll();
   }
 }
 
@@ -188,7 +208,7 @@ void KeptFiles::Sweep() {
     if (sweeper_wake_.wait_for(lock, rules_.sweep, [this] { return ending_; })) return;
     lock.unlock();
     const uint64_t round = round_.fetch_add(1, std::memory_order_relaxed) + 1;
-    for (Set& set : sets_) SweepSet(&set, round - std::min(round, kIdleRounds));
+    LetGo([&] { return CloseGone(round - std::min(round, kIdleRounds)); }, 0);
     lock.lock();
   }
 }

@@ -25,6 +25,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -89,9 +90,13 @@ class KeptFiles {
 
   // Closes it, if it is kept, as soon as nobody reads it any more.
   void Drop(const std::string& name);
-  // All of them; those that are not what their names mean any more. False if there was none.
-  bool DropAll();
-  bool DropGone();
+
+  // Closes all of them; or those that are not what their names mean any more. False if none has
+  // been closed since let_go() was `since`, by whomever: who lacked what they take need not try
+  // again.
+  uint64_t let_go() const { return let_go_.load(); }
+  bool DropAll(uint64_t since);
+  bool DropGone(uint64_t since);
 
   // How many are kept, and how often Find() found one.
   size_t size() const { return size_.load(); }
@@ -121,6 +126,10 @@ class KeptFiles {
   File Take(Set* set, size_t way);
   // `only`: if it is this file; null: whichever it is. False if it was not there.
   bool DropName(const std::string& name, const KeptFile* only);
+  // Of all sets. True if one was closed.
+  bool CloseAll();
+  bool CloseGone(uint64_t idle_before);
+  bool LetGo(const std::function<bool()>& close, uint64_t since);
   void WakeSweeper();
   void Sweep();
   // Closes those that are gone, and those that were not used since `idle_before`. False if there
@@ -128,6 +137,7 @@ class KeptFiles {
   bool SweepSet(Set* set, uint64_t idle_before);
 
   const int dir_fd_;
+  dev_t device_ = 0;  // its file system
   const KeptFilesRules rules_;
   const size_t ways_;  // of a set, that are used
   std::vector<Set> sets_;
@@ -137,6 +147,8 @@ class KeptFiles {
   std::atomic<size_t> size_{0};
   std::atomic<uint64_t> found_{0};
   std::atomic<uint64_t> round_{0};
+  std::mutex letting_go_;  // held until what was dropped is closed
+  std::atomic<uint64_t> let_go_{0};
 
   std::mutex sweeper_mutex_;  // guards sweeper_ and ending_
   std::condition_variable sweeper_wake_;

@@ -34,11 +34,7 @@ bool StartsWith(const std::string& text, const std::string& start) {
 }  // namespace
 
 Status KeyListing::Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const {
-  const auto open_root = [&] {
-    return openat(store_.root_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  };
-  UniqueFd fd(open_root());
-  if (!fd.valid() && errno == EMFILE && store_.SpareDescriptors()) fd.Reset(open_root());
+  UniqueFd fd(openat(store_.root_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return Status::System(errno, "list: open the directory");
   const std::unique_ptr<DIR, CloseDirectory> dir(fdopendir(fd.get()));
   if (dir == nullptr) return Status::System(errno, "list: open the directory");
@@ -88,16 +84,16 @@ Status KeyListing::Read(const ListRequest& request, const CancelCheck* cancel, B
   return Status::OK();
 }
 
-bool KeyListing::KeyOf(const std::string& name, std::string* key) const {
+Status KeyListing::KeyOf(const std::string& name, std::string* key) const {
   switch (ClassifyFile(name, key)) {
     case FileKind::kPlain:
-      return true;
+      return Status::OK();
     case FileKind::kHashed:
-      return store_.KeyOfHashed(name, key);
+      return store_.WithSpareRoom([&] { return store_.KeyOfHashed(name, key); });
     case FileKind::kOther:
       break;
   }
-  return false;
+  return Status::Error(ENOENT, "no object");
 }
 
 KeyListing::Batch KeyListing::TakeAhead() {
@@ -112,7 +108,7 @@ Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, L
                       std::chrono::steady_clock::now() - batch.read <= kBatchAge;
   if (!usable) {
     batch = Batch();
-    Status status = Read(request, cancel, &batch);
+    Status status = store_.WithSpareRoom([&] { return Read(request, cancel, &batch); });
     if (!status.ok()) return status;
   }
 
@@ -121,7 +117,10 @@ Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, L
   for (; batch.used < batch.names.size() && page->keys.size() < request.limit; batch.used++) {
     const std::string& name = batch.names[batch.used];
     std::string key;
-    if (KeyOf(name, &key) && StartsWith(key, request.prefix)) {
+    const Status status = KeyOf(name, &key);
+    // Incomplete, a page would say that objects are not there.
+    if (!status.ok() && status.number() != ENOENT) return status;
+    if (status.ok() && StartsWith(key, request.prefix)) {
       bytes += 1 + PercentSize(key);
       if (bytes > request.max_bytes) break;
       page->keys.push_back(std::move(key));

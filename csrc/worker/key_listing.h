@@ -62,7 +62,7 @@ class KeyListing {
   };
 
   Status Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const;
-  bool KeyOf(const std::string& name, std::string* key) const;
+  Status KeyOf(const std::string& name, std::string* key) const;
   Batch TakeAhead();
 
   const KeyStore& store_;

@@ -93,6 +93,12 @@ KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttribu
 Status KeyStore::Put(std::string_view key, SharedBytes data,
                      const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
+  return WithSpareRoom([&] { return PutOnce(key, data, attributes, options, crc); });
+}
+
+Status KeyStore::PutOnce(std::string_view key, SharedBytes data,
+                         const std::vector<Attribute>& attributes, const TransferOptions& options,
+                         uint32_t* crc) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
@@ -103,9 +109,9 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   AtomicFileOptions how;
   how.unnamed = facts_.unnamed_files;
   how.exact_mode = facts_.exact_mode;
-  int error = WithSpareRoom([&] { return file.Create(root_fd_, names.file_name, how); });
+  int error = file.Create(root_fd_, names.file_name, how);
   if (error != 0) return ExplainStorage(error, action + ": create temporary file");
-  error = WithSpareRoom([&] { return file.Reserve(data.size); });
+  error = file.Reserve(data.size);
   if (error != 0) {
     return ExplainStorage(error, action + ": reserve " + std::to_string(data.size) + " bytes");
   }
@@ -122,7 +128,7 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
   Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
-  error = WithSpareRoom([&] { return sidecar.Store(key, sync); });
+  error = sidecar.Store(key, sync);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   mode_t existing;
   error = file.PublishOverFile(&existing);
@@ -139,27 +145,25 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   return Status::OK();
 }
 
-// Gives `step`, which returns an errno value, a second chance when it failed for want of something
-// that kept files take: descriptors, or the disk space of files that were removed since.
-int KeyStore::WithSpareRoom(const std::function<int()>& step) const {
-  const int error = step();
-  const bool spare = (error == EMFILE && kept_files_.DropAll()) ||
-                     ((error == ENOSPC || error == EDQUOT) && kept_files_.DropGone());
-  return spare ? step() : error;
+bool KeyStore::MadeRoom(int error, uint64_t before) const {
+  if (error == EMFILE) return kept_files_.DropAll(before);
+  return (error == ENOSPC || error == EDQUOT) && kept_files_.DropGone(before);
 }
 
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
 // doing harm, reading them fails, and whoever calls fstat() checks it.
 Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
                       UniqueFd* fd) const {
-  int got;
-  do {
-    got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
-  } while (got < 0 && (errno == EINTR || (errno == EMFILE && SpareDescriptors())));
-  if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
-  if (got < 0) return ExplainStorage(errno, Action(verb, key));
-  fd->Reset(got);
-  return Status::OK();
+  return WithSpareRoom([&] {
+    int got;
+    do {
+      got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
+    if (got < 0) return ExplainStorage(errno, Action(verb, key));
+    fd->Reset(got);
+    return Status::OK();
+  });
 }
 
 Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const {
@@ -351,23 +355,32 @@ Status KeyStore::Remove(std::string_view key, bool* removed) const {
   return Status::OK();
 }
 
-bool KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
+Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
   const auto belongs = [&](const std::string& candidate) {
     KeyFile names;
     return FindKeyFile(candidate, &names).ok() && names.file_name == file_name;
   };
-  std::string found = ReadSidecar(root_fd_, SidecarOf(file_name));
+  const auto failed = [&](int error) {
+    // What is lacking for the moment does not mean that there is no key.
+    const bool lacking = error == EMFILE || error == ENFILE || error == ENOMEM;
+    return ExplainStorage(lacking ? error : ENOENT, "find the key of " + Printable(file_name));
+  };
+  std::string found;
+  int error = ReadSidecar(root_fd_, SidecarOf(file_name), &found);
+  if (error == EMFILE || error == ENFILE) return failed(error);
   if (!belongs(found)) {
-    UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    const UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    if (!fd.valid()) return failed(errno);
     std::string text;
     ObjectRecord record;
-    if (!facts_.attributes || !fd.valid() || GetRecord(fd.get(), &text) != 0) return false;
-    if (!ParseRecord(text, &record)) return false;
+    error = facts_.attributes ? GetRecord(fd.get(), &text) : ENOENT;
+    if (error != 0) return failed(error);
+    if (!ParseRecord(text, &record)) return failed(ENOENT);
     found = std::move(record.key);
-    if (!belongs(found)) return false;
+    if (!belongs(found)) return failed(ENOENT);
   }
   *key = std::move(found);
-  return true;
+  return Status::OK();
 }
 
 }  // namespace lmshm

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -88,12 +87,20 @@ class KeyStore {
   Status Remove(std::string_view key, bool* removed) const;
 
   // The key of an object of kind kHashed: from its sidecar or its record, and only if that key
-  // belongs there. False if neither says.
-  bool KeyOfHashed(const std::string& file_name, std::string* key) const;
+  // belongs there. ENOENT: neither says.
+  Status KeyOfHashed(const std::string& file_name, std::string* key) const;
 
-  // Lets go of the descriptors of files that stay open without need. False if there are none: who
-  // got EMFILE need not try again.
-  bool SpareDescriptors() const { return kept_files_.DropAll(); }
+  // Carries out `step`, which returns a Status and can be repeated. Again if it failed for want of
+  // something that files take which stay open without need: descriptors, or the disk space of
+  // objects that others removed.
+  template <typename Step>
+  Status WithSpareRoom(const Step& step) const {
+    for (int left = kAttempts;; left--) {
+      const uint64_t before = kept_files_.let_go();
+      Status status = step();
+      if (status.ok() || left <= 1 || !MadeRoom(status.number(), before)) return status;
+    }
+  }
 
  private:
   // What is stored with a file. `has_length` is false for a file of others.
@@ -105,7 +112,11 @@ class KeyStore {
     std::string mismatch;  // what does not fit, in words; empty: all does
   };
 
-  int WithSpareRoom(const std::function<int()>& step) const;
+  static constexpr int kAttempts = 4;
+
+  bool MadeRoom(int error, uint64_t before) const;
+  Status PutOnce(std::string_view key, SharedBytes data, const std::vector<Attribute>& attributes,
+                 const TransferOptions& options, uint32_t* crc) const;
   Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,

@@ -49,6 +49,7 @@ bool Outbox::CanPass(std::string_view lines) const {
 
 bool Outbox::Pass(std::string_view lines, std::unique_lock<std::mutex>* lock) {
   passing_++;
+  passed_++;
   lock->unlock();
   std::string_view rest = lines;
   const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
@@ -59,15 +60,21 @@ bool Outbox::Pass(std::string_view lines, std::unique_lock<std::mutex>* lock) {
     wake_->Signal();
   } else if (rest.size() == lines.size()) {
     gathered_.append(lines);
-  } else if (!rest.empty()) {
-    wire_->SetBroken(EPROTO);  // another line may have come between its parts
-    wake_->Signal();
+  } else if (wire_->divided()) {
+    Mixed();
   }
   // What was left to this thread, or has just been added.
   if (!sending_ && !stalled_ && !gathered_.empty() && !wire_->broken()) {
     relieved = Send(lock) || relieved;
   }
   return relieved;
+}
+
+// The stream has divided a short piece while others were sending: one of their lines may have come
+// between its parts. Linux does not; what only looks like it may.
+void Outbox::Mixed() {
+  wire_->SetBroken(EPROTO);
+  wake_->Signal();
 }
 
 bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
@@ -85,10 +92,13 @@ bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
     lock->unlock();
     std::string_view rest = std::string_view(leaving_).substr(left_);
     const size_t before = rest.size();
+    const uint64_t passed = passed_ - passing_;
+    const bool divided = wire_->divided();
     const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
     lock->lock();
     left_ += before - rest.size();
     relieved = Sent(before - rest.size()) || relieved;
+    if (passed_ != passed && wire_->divided() && !divided) Mixed();
     if (broken) {
       gathered_.clear();
     } else if (!rest.empty()) {

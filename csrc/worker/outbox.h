@@ -55,6 +55,7 @@ class Outbox {
   bool CanPass(std::string_view lines) const;
   // True if it was full before.
   bool Sent(size_t bytes);
+  void Mixed();
 
   Wire* const wire_;
   const WakeUp* const wake_;
@@ -65,7 +66,8 @@ class Outbox {
   std::string
       leaving_;  // whose first `left_` bytes are sent; only the thread that sends touches it
   size_t left_ = 0;
-  size_t passing_ = 0;  // threads that send something of their own
+  size_t passing_ = 0;   // threads that send something of their own
+  uint64_t passed_ = 0;  // how often one began to
   bool sending_ = false;
   bool stalled_ = false;
 };

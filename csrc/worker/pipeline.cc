@@ -97,7 +97,7 @@ void Pipeline::RunLot(TaskLot* lot) {
   Finish(done, answers);
 }
 
-bool Pipeline::Held() const { return outbox_->full(); }
+bool Pipeline::Held() const { return outbox_->full() && !abandoned_.load(); }
 
 void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
   if (done.empty()) return;
@@ -138,9 +138,13 @@ void Pipeline::Drop() {
 }
 
 void Pipeline::Abandon() {
+  abandoned_.store(true);
   Drop();
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& [id, task] : in_flight_) task->Cancel();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [id, task] : in_flight_) task->Cancel();
+  }
+  engine_->Resume();
 }
 
 void Pipeline::Resume() { engine_->Resume(); }

@@ -68,7 +68,8 @@ class Pipeline : private Engine::Client {
 
   // Throws away what is not begun, without an answer.
   void Drop();
-  // And cancels what is being carried out.
+  // And cancels what is being carried out. Nobody takes answers any more, so nothing is held: what
+  // a thread has in hand it carries out, cancelled, even if it gives it back first.
   void Abandon();
 
   // The client takes answers again.
@@ -86,6 +87,7 @@ class Pipeline : private Engine::Client {
   TaskLot accepted_;
   uint64_t accepted_cost_ = 0;
   bool accepted_small_ = true;
+  std::atomic<bool> abandoned_{false};
   std::atomic<size_t> unfinished_{0};
   std::atomic<size_t> text_bytes_{0};  // of the lines of these
   // Wake when `unfinished_` is at most this much less 1; 0: do not.

@@ -96,20 +96,20 @@ bool Server::Accept(const Listener& listener) {
   sockaddr_storage storage = {};
   socklen_t size;
   UniqueFd fd;
-  do {
+  const Status accepted = service_.WithSpareRoom([&] {
     size = sizeof storage;
     fd.Reset(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&storage), &size, SOCK_CLOEXEC));
-  } while (!fd.valid() && errno == EMFILE && service_.keys != nullptr &&
-           service_.keys->SpareDescriptors());
-  if (!fd.valid()) {
-    switch (errno) {
+    return fd.valid() ? Status::OK() : Status::System(errno, "accept a client");
+  });
+  if (!accepted.ok()) {
+    switch (accepted.number()) {
       case EMFILE:
       case ENFILE:
       case ENOBUFS:
       case ENOMEM:
         if (Clock::now() - last_accept_warning_ > kWarnEvery) {
           last_accept_warning_ = Clock::now();
-          Log(LogLevel::kWarn, Status::System(errno, "accept a client").ToString());
+          Log(LogLevel::kWarn, accepted.ToString());
         }
         return false;
       default:  // it went away again, or there was none

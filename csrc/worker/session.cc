@@ -81,7 +81,7 @@ Status Session::Dispatch(const Request& request, std::string* result, Next* next
 
 Status Session::Attach(const Request& request) {
   std::unique_ptr<Attachment> attached;
-  Status status = service_.WithSpareDescriptors([&] {
+  Status status = service_.WithSpareRoom([&] {
     return Attachment::Open(request.name, request.first, request.second, service_.segment_fds,
                             &attached);
   });

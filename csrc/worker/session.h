@@ -42,13 +42,10 @@ struct Service {
   IoMode io = IoMode::kAuto;       // where a request does not say
   Durability sync = Durability::kNone;
 
-  // Gives `step`, which returns a Status, a second chance when there was no descriptor left and
-  // some could be spared.
+  // See KeyStore.
   template <typename Step>
-  Status WithSpareDescriptors(const Step& step) const {
-    Status status = step();
-    if (status.number() == EMFILE && keys != nullptr && keys->SpareDescriptors()) status = step();
-    return status;
+  Status WithSpareRoom(const Step& step) const {
+    return keys == nullptr ? step() : keys->WithSpareRoom(step);
   }
 };
 

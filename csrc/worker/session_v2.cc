@@ -143,7 +143,7 @@ Status SessionV2::Authenticate(const RequestV2& request, Next* next) {
 
 Status SessionV2::Attach(const RequestV2& request) {
   std::unique_ptr<Attachment> attached;
-  Status status = service_.WithSpareDescriptors([&] {
+  Status status = service_.WithSpareRoom([&] {
     return Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached);
   });
   if (!status.ok()) return status;

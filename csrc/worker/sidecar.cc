@@ -42,9 +42,12 @@ std::string Content(int fd) {
 
 }  // namespace
 
-std::string ReadSidecar(int dir_fd, const std::string& name) {
+int ReadSidecar(int dir_fd, const std::string& name, std::string* key) {
+  errno = ENOENT;  // of what is no regular file
   const UniqueFd fd = OpenForReading(dir_fd, name);
-  return fd.valid() ? Content(fd.get()) : std::string();
+  if (!fd.valid()) return errno;
+  *key = Content(fd.get());
+  return 0;
 }
 
 Sidecar::~Sidecar() {

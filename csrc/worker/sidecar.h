@@ -17,8 +17,8 @@
 
 namespace lmshm {
 
-// Its content; empty if there is none or it is no regular file.
-std::string ReadSidecar(int dir_fd, const std::string& name);
+// Reads its content. Returns 0 or an errno value; ENOENT also when it is no regular file.
+int ReadSidecar(int dir_fd, const std::string& name, std::string* key);
 
 // One sidecar for as long as its object is being stored or removed. Not thread safe.
 class Sidecar {

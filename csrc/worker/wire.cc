@@ -128,10 +128,15 @@ ssize_t Wire::TryWrite(std::string_view text) {
 }
 
 Wire::Result Wire::WriteNow(std::string_view* text) {
+  const bool is_short = text->size() <= kWholeBytes;
   while (!text->empty()) {
     const ssize_t n = TryWrite(*text);
     if (n > 0) {
       text->remove_prefix(static_cast<size_t>(n));
+      if (is_short && !text->empty()) {
+        divided_.store(true, std::memory_order_relaxed);
+        writes_whole_.store(false, std::memory_order_relaxed);
+      }
     } else if (n < 0 && errno == EAGAIN) {
       break;
     } else if (n < 0 && errno != EINTR) {

@@ -62,6 +62,8 @@ class Wire {
   static constexpr size_t kWholeBytes = 4096;
   // Known once something has been written.
   bool writes_whole() const { return writes_whole_.load(std::memory_order_relaxed); }
+  // A short text was taken in parts nevertheless. From then on it is not writes_whole() any more.
+  bool divided() const { return divided_.load(std::memory_order_relaxed); }
 
   // Writes all of `text`. kTimeout when the peer takes nothing for `patience`; zero waits for as
   // long as the peer lives. During a shutdown it still writes, for the grace period at most.
@@ -99,6 +101,7 @@ class Wire {
   std::atomic<Way> way_{Way::kSend};
   std::atomic<bool> learnt_{false};
   std::atomic<bool> writes_whole_{false};
+  std::atomic<bool> divided_{false};
   std::atomic<int> error_{0};
 };
 

@@ -111,9 +111,10 @@ TEST(a_full_disk_is_said_in_version_2_as_well) {
   CHECK_EQ(dir.Names().size(), 2u);
 }
 
-TEST(objects_that_others_removed_and_that_are_still_open_make_room) {
-  const std::string why = EnterNamespace();
-  if (!why.empty()) SKIP(why);
+namespace {
+
+// On a full disk, most of it held by objects that others removed and that are still open.
+void PutOnFullDisk(size_t size) {
   const TempDir dir;
   const SmallMount mounted(dir.path(), "1m");
   TestSegment segment(1 << 20);
@@ -132,8 +133,23 @@ TEST(objects_that_others_removed_and_that_are_still_open_make_room) {
     CHECK_STARTS(c.Call("1 GET " + std::to_string(i % 14) + " 0 60000"), "1 OK 60000");
   }
   if (c.Call("1 INFO").find(" kept_open=14 ") == std::string::npos) SKIP("nothing is kept here");
+  {
+    const std::string fill(4096, 'x');
+    std::ofstream filler(dir / "filler", std::ios::binary);
+    while (filler.write(fill.data(), 4096).flush()) {
+    }
+  }
   for (int i = 0; i < 14; i++) unlink((dir / (std::to_string(i) + ".data")).c_str());
-  CHECK_STARTS(c.Call("1 PUT large 0 500000"), "1 OK 500000");
+  const std::string bytes = std::to_string(size);
+  CHECK_STARTS(c.Call("1 PUT new 0 " + bytes), "1 OK " + bytes);
+}
+
+}  // namespace
+
+TEST(objects_that_others_removed_and_that_are_still_open_make_room) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  for (const size_t size : {100u, 500000u}) PutOnFullDisk(size);
 }
 
 TEST(a_segment_without_pages_behind_it_is_survived) {

@@ -251,8 +251,9 @@ TEST(the_limit_holds_and_who_is_used_stays) {
   CHECK(kept.Find("99") != nullptr);
   kept.Drop("99");
   CHECK(kept.Find("99") == nullptr);
-  CHECK(kept.DropAll());
-  CHECK(!kept.DropAll());
+  CHECK(kept.DropAll(kept.let_go()));
+  CHECK(!kept.DropAll(kept.let_go()));
+  CHECK(kept.DropAll(kept.let_go() - 1));  // somebody else did
   CHECK_EQ(kept.size(), 0u);
   CHECK_EQ(OpenDescriptors(), before);
 }
@@ -277,12 +278,12 @@ TEST(only_what_is_gone_is_closed_when_that_is_asked_for) {
     WriteFile(dir / name, "1");
     kept.Keep(name);
   }
-  CHECK(!kept.DropGone());
+  CHECK(!kept.DropGone(kept.let_go()));
   unlink((dir / "gone").c_str());
   const size_t before = OpenDescriptors();
-  CHECK(kept.DropGone());
+  CHECK(kept.DropGone(kept.let_go()));
   CHECK_EQ(OpenDescriptors(), before - 1);
-  CHECK(!kept.DropGone());
+  CHECK(!kept.DropGone(kept.let_go()));
   CHECK(kept.Find("there") != nullptr);
 }
 
@@ -331,7 +332,7 @@ TEST(many_threads_keep_find_and_drop) {
           kept.Keep(name);
         }
         if (i % 50 == t) kept.Drop(name);
-        if (i % 1000 == 999) kept.DropAll();
+        if (i % 1000 == 999) kept.DropAll(0);
       }
     });
   }
@@ -408,6 +409,33 @@ TEST(where_changes_are_not_told_nothing_is_kept) {
   for (int i = 0; i < 4; i++) CHECK(keys.Get("k", {memory.data(), 5}, {}, &info).ok());
   CHECK_EQ(keys.kept_files().size(), 0u);
   CHECK_EQ(keys.kept_files().found(), 0u);
+}
+
+TEST(a_key_that_cannot_be_read_for_want_of_descriptors_is_not_taken_for_none) {
+  Store store(Lax());
+  const std::string key(300, 'k');
+  CHECK(store.Put(key, "x").ok());
+  std::string file;
+  for (const std::string& name : store.dir.Names()) {
+    if (name.find(".data") != std::string::npos) file = name;
+  }
+  std::string found;
+  CHECK(store.keys->KeyOfHashed(file, &found).ok());
+  CHECK_EQ(found, key);
+  CHECK_EQ(store.keys->KeyOfHashed("sha256-none.data", &found).number(), ENOENT);
+  struct rlimit old, low;
+  REQUIRE_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+  low = old;
+  low.rlim_cur = OpenDescriptors() + 8;
+  REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<lmshm::UniqueFd> all;
+  do {
+    all.emplace_back(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  } while (all.back().valid());
+  const lmshm::Status status = store.keys->KeyOfHashed(file, &found);
+  all.clear();
+  REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+  CHECK_EQ(status.number(), EMFILE);
 }
 
 TEST(kept_files_give_way_when_descriptors_run_out) {
