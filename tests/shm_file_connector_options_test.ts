@@ -13,7 +13,7 @@ import { nearest } from "../src/nearest.ts";
 import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
 import { optionsFromExtra, optionsFromUrl } from "../src/storage/shm_file_sources.ts";
 import { uniqueName } from "./support/leaks.ts";
-import { shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
+import { eventually, shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
 type Options = Parameters<typeof ShmFileConnector.open>[0];
 
@@ -189,7 +189,8 @@ scene("workerArgs and onLog reach the worker that is started", async (segment, d
     onLog: (line) => log.push(line),
   });
   await connector.ping();
-  assert.ok(log.some((line) => line.includes("ATTACH")), log.join("\n"));
+  // The log has a pipe of its own, and may be later than the answer.
+  await eventually("the log says ATTACH", () => log.some((line) => line.includes("ATTACH")));
   await assert.rejects(
     ShmFileConnector.open({ segment, storageDir: dir.path, workerArgs: ["--no-such-thing"] }),
     shmError("EWORKER", /exited with status 2.*no-such-thing/),
