@@ -89,10 +89,10 @@ bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
       if (passing_ > 0 && gathered_.size() > Wire::kWholeBytes) break;
       leaving_.swap(gathered_);
     }
+    const uint64_t passed = passed_ - passing_;
     lock->unlock();
     std::string_view rest = std::string_view(leaving_).substr(left_);
     const size_t before = rest.size();
-    const uint64_t passed = passed_ - passing_;
     const bool divided = wire_->divided();
     const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
     lock->lock();
