@@ -54,7 +54,7 @@ test(
     using dir = new TempDir();
     for (
       const [missing, said] of [
-        ["--allow-read", /Deno does not allow looking for .*liblmshm\.so.*--allow-read/],
+        ["--allow-read", /Deno does not allow looking at .*liblmshm\.so.*--allow-read/],
         ["--allow-run", /lmshm-worker cannot be started: Requires run access/],
         ["--allow-ffi", /--allow-ffi/],
       ] as const

@@ -63,8 +63,7 @@ class Outbox {
   std::atomic<uint64_t> sent_{0};
   mutable std::mutex mutex_;  // guards the rest
   std::string gathered_;
-  std::string
-      leaving_;  // whose first `left_` bytes are sent; only the thread that sends touches it
+  std::string leaving_;  // whose first `left_` bytes are sent; changed by the thread that sends
   size_t left_ = 0;
   size_t passing_ = 0;   // threads that send something of their own
   uint64_t passed_ = 0;  // how often one began to

@@ -19,6 +19,7 @@ import type {
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
 import { cString } from "./lmshm.ts";
+import { throwIfRefused } from "./permission.ts";
 import { type Functions, LIBC_SYMBOLS, SHM_SYMBOLS } from "./symbols.ts";
 
 type Libc = Functions<typeof LIBC_SYMBOLS> & Functions<typeof SHM_SYMBOLS>;
@@ -76,13 +77,10 @@ function statOf(path: string) {
   try {
     return statSync(path, { bigint: true, throwIfNoEntry: false });
   } catch (error) {
-    if ((error as Error).name !== "NotCapable") throw error;
-    throw new ShmError(`Deno does not allow looking at ${path}: ${(error as Error).message}`, {
-      code: "EPERM",
-      operation: "use the C library for shared memory",
-      hint: "Build liblmshm (deno task build), which needs fewer permissions, or run it with -A",
-      cause: error,
-    });
+    const hint =
+      "Build liblmshm (deno task build), which needs fewer permissions, or run it with -A";
+    throwIfRefused(error, path, "use the C library for shared memory", hint);
+    throw error;
   }
 }
 

@@ -9,6 +9,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { ShmError } from "../errors.ts";
+import { throwIfRefused } from "./permission.ts";
 
 export type Part = "library" | "worker";
 
@@ -49,16 +50,7 @@ function usable(path: string, mode: number): boolean {
     const found = statSync(path);
     return found.isFile() && (found.mode & mode) !== 0;
   } catch (error) {
-    // Deno's refusal is not the file's absence.
-    if ((error as Error).name === "NotCapable") {
-      throw new ShmError(`Deno does not allow looking for ${path}: ${(error as Error).message}`, {
-        code: "EPERM",
-        operation: "locate",
-        hint: "Run it with the permissions that the README lists",
-        details: { path },
-        cause: error,
-      });
-    }
+    throwIfRefused(error, path, "locate", "Run it with the permissions that the README lists");
     return false;
   }
 }

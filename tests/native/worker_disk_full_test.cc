@@ -56,6 +56,14 @@ class SmallMount {
   std::string path_;
 };
 
+// Writes `path` until nothing more fits.
+void FillUp(const std::string& path) {
+  const std::string page(4096, 'x');
+  std::ofstream filler(path, std::ios::binary);
+  while (filler.write(page.data(), static_cast<std::streamsize>(page.size())).flush()) {
+  }
+}
+
 }  // namespace
 
 TEST(a_full_disk_is_said_and_the_old_object_stays) {
@@ -101,12 +109,7 @@ TEST(a_full_disk_is_said_in_version_2_as_well) {
   }
   CHECK(ReadFile(dir / "f.data") == segment.Bytes(0, 500000));
   // So full that a sidecar has no place: then the object is not stored, and nothing is left.
-  const std::string fill(4096, 'x');
-  {
-    std::ofstream filler(dir / "filler", std::ios::binary);
-    while (filler.write(fill.data(), 4096).flush()) {
-    }
-  }
+  FillUp(dir / "filler");
   CHECK_STARTS(c.Call("4 PUT " + std::string(300, 'k') + " 0 0"), "4 ERROR ENOSPC ");
   CHECK_EQ(dir.Names().size(), 2u);
 }
@@ -133,12 +136,7 @@ void PutOnFullDisk(size_t size) {
     CHECK_STARTS(c.Call("1 GET " + std::to_string(i % 14) + " 0 60000"), "1 OK 60000");
   }
   if (c.Call("1 INFO").find(" kept_open=14 ") == std::string::npos) SKIP("nothing is kept here");
-  {
-    const std::string fill(4096, 'x');
-    std::ofstream filler(dir / "filler", std::ios::binary);
-    while (filler.write(fill.data(), 4096).flush()) {
-    }
-  }
+  FillUp(dir / "filler");
   for (int i = 0; i < 14; i++) unlink((dir / (std::to_string(i) + ".data")).c_str());
   const std::string bytes = std::to_string(size);
   CHECK_STARTS(c.Call("1 PUT new 0 " + bytes), "1 OK " + bytes);
