@@ -3,9 +3,17 @@
 // ShmSegment over each of the two backends: every test runs twice.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, readFileSync, statfsSync, statSync, unlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  readdirSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { test } from "node:test";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -197,6 +205,115 @@ conformance("an anonymous segment has a descriptor and no name", async () => {
   assert.equal(statSync(`/proc/self/fd/${segment.fd}`).size, 5000);
   segment.bytes()[4999] = 3;
   assert.equal(readFileSync(`/proc/self/fd/${segment.fd}`)[4999], 3);
+});
+
+conformance("a segment says which file it is, and hands it over", () => {
+  const name = uniqueName("which");
+  const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").replace(/[-\n]/g, "");
+  const identityOf = (path: string) => {
+    const { dev, ino } = statSync(path, { bigint: true });
+    return `${boot}:${dev}:${ino}`;
+  };
+  const owner = ShmSegment.createSync({ name, sizeBytes: 5000, pin: "none" });
+  assert.equal(owner.identity, identityOf(`/dev/shm/${name}`));
+  const guest = ShmSegment.attachSync({ name, pin: "none" });
+  using anonymous = ShmSegment.createSync({ sizeBytes: 5000, pin: "none" });
+  for (const segment of [owner, guest, anonymous]) {
+    assert.equal(segment.identity, identityOf(`/proc/self/fd/${segment.fd}`));
+  }
+  assert.equal(guest.identity, owner.identity);
+  assert.notEqual(anonymous.identity, owner.identity);
+  // What one attached stays as it is when he lets go of it.
+  owner.bytes().fill(5);
+  guest.freeSync();
+  assert.ok(owner.bytes().every((byte) => byte === 5));
+
+  const old = owner.identity;
+  unlinkSync(`/dev/shm/${name}`);
+  using anew = ShmSegment.createSync({ name, sizeBytes: 5000, pin: "none" });
+  assert.notEqual(anew.identity, old);
+  assert.equal(owner.identity, old);
+  owner.freeSync();
+  assert.equal(ShmSegment.nameState(name), "live");
+});
+
+/** A segment as Python would make it, full of 0x5a. */
+function makeStrangers(name: string): string {
+  const path = `/dev/shm/${name}`;
+  writeFileSync(path, new Uint8Array(MIB).fill(0x5a), { mode: 0o600 });
+  return path;
+}
+
+function isWhole(path: string): boolean {
+  const bytes = readFileSync(path);
+  return bytes.length === MIB && bytes.every((byte) => byte === 0x5a);
+}
+
+function temporaries(): string[] {
+  return readdirSync("/dev/shm").filter((name) => name.startsWith(".lmshm-new-"));
+}
+
+conformance("a stranger's segment is replaced when the new one is complete", async () => {
+  const name = uniqueName("complete");
+  const path = makeStrangers(name);
+  const others = temporaries();
+  const wholeAtAll: boolean[] = [];
+  const options = { name, sizeBytes: 64 * MIB, ifExists: "replace", pin: "none" } as const;
+  const segment = await ShmSegment.create(options, {
+    onProgress: () => void wholeAtAll.push(isWhole(path)),
+  });
+  assert.ok(wholeAtAll.length > 0 && wholeAtAll.every((whole) => whole));
+  assert.equal(segment.facts.replaced, true);
+  assert.equal(segment.facts.owner, true);
+  assert.equal(statSync(path).size, 64 * MIB);
+  assert.equal(statSync(path).nlink, 1);
+  assert.equal(ShmSegment.nameState(name), "live");
+  assert.deepEqual(temporaries(), others);
+  await segment.free();
+  assert.equal(ShmSegment.nameState(name), "free");
+});
+
+conformance("a stranger's segment survives a creation that does not succeed", async () => {
+  const name = uniqueName("survives");
+  const path = makeStrangers(name);
+  const others = temporaries();
+  const options = { name, sizeBytes: 64 * MIB, ifExists: "replace", pin: "none" } as const;
+  const reason = new Error("enough");
+  await assert.rejects(
+    ShmSegment.create(options, {
+      onProgress: () => {
+        throw reason;
+      },
+    }),
+    (error) => error === reason,
+  );
+  assert.ok(isWhole(path), "cancelled");
+  const { bavail, bsize } = statfsSync("/dev/shm");
+  for (const sizeBytes of [bavail * bsize + MIB, bavail * bsize + MIB / 2]) {
+    await assert.rejects(ShmSegment.create({ ...options, sizeBytes }), failure("ENOSPC"));
+    assert.ok(isWhole(path), "no space");
+  }
+  assert.deepEqual(temporaries(), others);
+  unlinkSync(path);
+});
+
+conformance("a creator that is killed leaves the stranger's segment, and a dead one", async () => {
+  const name = uniqueName("killed");
+  const path = makeStrangers(name);
+  const env = { LMSHM_BACKEND: segmentBackend().kind };
+  for (const collect of [true, false]) {
+    const ended = await runFixture("replacer.ts", [name], { env });
+    assert.equal(ended.signal, "SIGKILL", ended.stderr);
+    assert.ok(isWhole(path));
+    assert.equal(ShmSegment.nameState(name), "foreign");
+    const [temporary, ...more] = temporaries();
+    assert.deepEqual(more, []);
+    if (collect) assert.ok(ShmSegment.reclaimDead().includes(`/${temporary}`));
+  }
+  // The next one finds what the last one left.
+  using segment = ShmSegment.createSync({ name, sizeBytes: MIB, ifExists: "replace", pin: "none" });
+  assert.equal(segment.facts.replaced, true);
+  assert.deepEqual(temporaries(), []);
 });
 
 conformance("attach() refuses what is not there and what is too small", () => {
@@ -397,6 +514,37 @@ test("a library that is named is used or refused", async () => {
   const other = await runFixture("backend.ts", [], { env: { LMSHM_LIBRARY: process.execPath } });
   assert.notEqual(other.code, 0);
   assert.match(other.stderr, /ELIBBAD/);
+});
+
+/** Runs "$@" with the devices that programs want, and without /dev/shm. */
+const NO_SHM = [
+  ...["unshare", "-m", "--propagation", "private", "--", "sh", "-c"],
+  "mount -t tmpfs tmpfs /mnt && for d in null zero full random urandom tty; do " +
+  "touch /mnt/$d && mount --bind /dev/$d /mnt/$d || exit 1; done; " +
+  'ln -s /proc/self/fd /mnt/fd && mount --rbind /mnt /dev && exec "$@"',
+  "sh",
+];
+const mayLackShm = spawnSync(NO_SHM[0]!, [...NO_SHM.slice(1), "test", "!", "-e", "/dev/shm"])
+  .status === 0;
+
+test("where there is no /dev/shm that is what the errors say", {
+  timeout: 60_000,
+  skip: mayLackShm ? false : "this user may not have a mount namespace",
+}, () => {
+  const [command, line] = fixtureCommand("no_shm.ts");
+  const ended = spawnSync(NO_SHM[0]!, [...NO_SHM.slice(1), command, ...line], {
+    encoding: "utf8",
+  });
+  assert.equal(ended.status, 0, ended.stderr);
+  const said = JSON.parse(ended.stdout) as Record<string, [string, string]>;
+  for (const backend of BACKENDS) {
+    for (const what of ["create", "replace", "attach", "reclaimDead"]) {
+      const [code, hint] = said[`${what} ${backend}`]!;
+      assert.equal(code, "ENOENT", `${what} ${backend}: ${said[`${what} ${backend}`]}`);
+      assert.match(hint, /There is no \/dev\/shm: mount a tmpfs there/);
+    }
+    assert.equal(said[`anonymous ${backend}`], 4096);
+  }
 });
 
 test("a forced backend is used or refused", async () => {

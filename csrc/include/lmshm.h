@@ -38,6 +38,27 @@
  * after the file is created: a creator whose new file was taken for a dead
  * owner's in between starts over, and exactly one creator ends up with a name.
  *
+ * What replaces a stranger's segment is made under a name of its own,
+ * "/.lmshm-new-" and 16 hexadecimal digits, and takes the stranger's name when
+ * it is complete, by rename(2): until then, and when anything fails, the
+ * stranger's is as it was. So there must be room for both. A creator that is
+ * killed on the way leaves a dead owner's segment under that name, which the
+ * next to replace the same name takes, or lmshm_reclaim().
+ *
+ * IDENTITY. A name may lead to another file tomorrow: its owner dies and is
+ * started again, somebody unlinks it (Python before 3.13 unlinks at its exit
+ * what it merely opened), another container has a /dev/shm of its own. Who maps
+ * a segment keeps the memory that it has, whatever becomes of the name. Two
+ * ends of one memory therefore do not trust the name. The first hands over a
+ * descriptor (fd in lmshm_info: close-on-exec, and without the lock, so that who
+ * inherits it does not keep the name), or says which file it has mapped, and
+ * the second compares (identity in lmshm_info):
+ *
+ *     <boot>:<device>:<inode>
+ *
+ * The kernel's boot id without dashes ("-" where it cannot be read), and st_dev
+ * and st_ino in decimal. No other file has them while the segment is mapped.
+ *
  * PAGES of a new segment are all there when a call returns. They are reserved
  * by system calls that say ENOSPC where a plain write would raise SIGBUS; what
  * can never fit is refused before a page is touched, and a reservation that
@@ -131,8 +152,9 @@ enum lmshm_kind {
 enum lmshm_if_exists {
   LMSHM_EXISTS_RECLAIM = 0, /* replace it if its owner is dead, else -EEXIST */
   LMSHM_EXISTS_FAIL = 1,    /* -EEXIST, whatever it is */
-  LMSHM_EXISTS_REPLACE = 2  /* as RECLAIM, and a stranger's is replaced too;
-                               a live one (locked) still gives -EEXIST */
+  LMSHM_EXISTS_REPLACE = 2  /* as RECLAIM, and a stranger's is replaced too,
+                               when the new one is complete; a live one
+                               (locked) still gives -EEXIST */
 };
 
 /* How to page-lock. */
@@ -207,7 +229,7 @@ enum lmshm_step {
 #define LMSHM_INFO_RECLAIMED 2u /* a dead owner's segment was replaced */
 #define LMSHM_INFO_REPLACED 4u  /* a stranger's segment was replaced */
 
-/* What really happened. 560 bytes. */
+/* What really happened. 640 bytes. */
 typedef struct lmshm_info {
   uint32_t struct_size;      /* in: sizeof(lmshm_info) */
   int32_t error;             /* 0, or the -errno that was returned */
@@ -221,8 +243,10 @@ typedef struct lmshm_info {
   uint64_t populated;        /* bytes populated so far */
   uint64_t available;        /* bytes that were free, upon ENOSPC and ENOMEM */
   uint32_t flags;            /* LMSHM_INFO_ bits */
-  int32_t fd;                /* LMSHM_ANONYMOUS: the memfd, owned by the segment
-                                and closed with it; else -1 */
+  int32_t fd;                /* of the segment's file, to be inherited or sent:
+                                see IDENTITY. Owned by the segment and closed
+                                with it; -1 where there is no /proc to open a
+                                named one's again */
   int32_t gpu_error;         /* the GPU runtime's own code, 0 when it had none */
   uint32_t gpu_devices;      /* how many it counted */
   uint32_t populate_threads; /* how many were used */
@@ -233,6 +257,7 @@ typedef struct lmshm_info {
   char message[256];         /* in words why a step failed, or why the memory is
                                 pinned less than was wished, or has no
                                 transparent huge pages; "" otherwise */
+  char identity[80];         /* which file it is: see IDENTITY */
 } lmshm_info;
 
 typedef struct lmshm_segment lmshm_segment;
@@ -304,6 +329,11 @@ enum lmshm_name_state {
  * answer may be old by the time it is read: to act on it, use lmshm_reclaim()
  * or create. */
 int lmshm_name_state(const char* name);
+
+/* Puts the identity of what has the name now into `identity`, of at least 80
+ * bytes: it is that of a segment for as long as the name leads to it. Returns 0,
+ * -ENOENT when nothing has the name, -EINVAL, -ENAMETOOLONG or another -errno. */
+int lmshm_name_identity(const char* name, char* identity, size_t size);
 
 /* Unlinks the name if its owner is dead. Returns 1 if it did, 0 if there was
  * nothing, -EBUSY if the owner lives, -EPERM if it is a stranger's. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -110,7 +111,8 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
                                     .fresh = options->kind != LMSHM_ATTACH,
                                     .owner = options->kind == LMSHM_CREATE};
   if (options->kind == LMSHM_CREATE)
-    backing->fd = lmshm_name_claim(name, (enum lmshm_if_exists)options->if_exists, &status, task);
+    backing->fd = lmshm_name_claim(name, (enum lmshm_if_exists)options->if_exists,
+                                   &backing->temporary, &status, task);
   else if (options->kind == LMSHM_ANONYMOUS)
     backing->fd = open_anonymous(options, &status, task);
   else if (name != NULL)
@@ -154,9 +156,34 @@ int lmshm_backing_size(struct lmshm_backing* backing, lmshm_task* task) {
   return 0;
 }
 
+int lmshm_backing_publish(struct lmshm_backing* backing, const struct lmshm_name* name,
+                          lmshm_task* task) {
+  if (backing->temporary.path[0] == '\0') return 0;
+  int rc = lmshm_name_replace(&backing->temporary, name, task);
+  if (rc == 0) backing->temporary.path[0] = '\0';
+  return rc;
+}
+
+void lmshm_backing_share(struct lmshm_backing* backing) {
+  if (!backing->owner) return; /* nobody locks what he attached; a memfd has no name to lock */
+  char path[64];
+  struct stat status;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", backing->fd);
+  int shared = open(path, O_RDWR | O_CLOEXEC);
+  if (shared >= 0 && (fstat(shared, &status) != 0 || status.st_dev != backing->device ||
+                      status.st_ino != backing->inode)) {
+    close(shared);
+    shared = -1;
+  }
+  close(backing->fd);
+  backing->fd = shared;
+}
+
 int lmshm_backing_undo(struct lmshm_backing* backing, const struct lmshm_name* name) {
   int rc = 0;
-  if (backing->owner) rc = lmshm_name_unlink(name, backing->device, backing->inode);
+  const bool renamed = backing->temporary.path[0] == '\0';
+  if (backing->owner)
+    rc = lmshm_name_unlink(renamed ? name : &backing->temporary, backing->device, backing->inode);
   if (backing->fd >= 0) close(backing->fd);
   backing->fd = -1;
   return rc;

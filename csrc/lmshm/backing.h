@@ -18,6 +18,7 @@ struct lmshm_backing {
   uint64_t page_size; /* bytes */
   dev_t device;
   ino_t inode;
+  struct lmshm_name temporary; /* what it is called until it is complete; "": as it should be */
 };
 
 /* Opens what the checked `options` describe; `name` may be NULL. A new file is
@@ -28,6 +29,15 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
 /* Gives a new file its size, after checking that it can fit, and seals an
  * anonymous one. Returns 0 or -errno with words. */
 int lmshm_backing_size(struct lmshm_backing* backing, lmshm_task* task);
+
+/* Gives a complete segment the name that it should have. Returns 0, or -errno
+ * with words and nothing changed. */
+int lmshm_backing_publish(struct lmshm_backing* backing, const struct lmshm_name* name,
+                          lmshm_task* task);
+
+/* Once it is mapped: puts a descriptor without the lock in the place of an
+ * owner's, which the mapping keeps; -1 where that cannot be had. */
+void lmshm_backing_share(struct lmshm_backing* backing);
 
 /* Closes the descriptor, and unlinks a name that it owns. Returns 0, or the
  * -errno of unlinking. */

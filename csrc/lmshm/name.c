@@ -6,11 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "identity.h"
 
 #define MARK (S_ISVTX | S_IRUSR | S_IWUSR)
 
@@ -29,13 +32,13 @@
 #endif
 
 enum verdict {
-  FREE,      /* no such name */
-  CHANGED,   /* another file has the name by now: look again */
-  EVICTED,   /* a dead owner's segment is unlinked */
-  REPLACED,  /* a stranger's segment is unlinked */
-  LIVE,      /* locked */
-  STRANGERS, /* not marked */
-  IRREGULAR  /* not even a regular file */
+  FREE,        /* no such name */
+  CHANGED,     /* another file has the name by now: look again */
+  EVICTED,     /* a dead owner's segment is unlinked */
+  REPLACEABLE, /* a stranger's, not locked, and may be replaced; it is still there */
+  LIVE,        /* locked */
+  STRANGERS,   /* not marked */
+  IRREGULAR    /* not even a regular file */
 };
 
 int lmshm_name_parse(const char* name, struct lmshm_name* out) {
@@ -48,6 +51,16 @@ int lmshm_name_parse(const char* name, struct lmshm_name* out) {
   memcpy(out->path, LMSHM_SHM_DIR "/", sizeof LMSHM_SHM_DIR);
   memcpy(out->path + sizeof LMSHM_SHM_DIR, name, length + 1);
   return 0;
+}
+
+/* The one under which a segment is made that is to replace what has `name`. */
+static struct lmshm_name temporary_of(const struct lmshm_name* name) {
+  uint64_t hash = 14695981039346656037u; /* FNV-1a: a name may be too long to be added to */
+  for (const char* at = lmshm_name_file(name); *at != '\0'; at++)
+    hash = (hash ^ (unsigned char)*at) * 1099511628211u;
+  struct lmshm_name temporary;
+  snprintf(temporary.path, sizeof temporary.path, LMSHM_SHM_DIR "/.lmshm-new-%016" PRIx64, hash);
+  return temporary;
 }
 
 static bool is_still(const char* path, dev_t device, ino_t inode) {
@@ -97,8 +110,8 @@ static int open_taken(const struct lmshm_name* name, int mode, struct stat* stat
   return rc;
 }
 
-/* Unlinks the name if it may be: returns a verdict, or -errno. */
-static int evict(const struct lmshm_name* name, bool strangers_too) {
+/* Unlinks the name if it is a dead owner's: returns a verdict, or -errno. */
+static int evict(const struct lmshm_name* name, bool may_replace) {
   struct stat status;
   int fd = open_taken(name, O_RDONLY, &status);
   if (fd == -ENOENT) return FREE;
@@ -107,16 +120,18 @@ static int evict(const struct lmshm_name* name, bool strangers_too) {
 
   bool marked = (status.st_mode & S_ISVTX) != 0;
   int rc;
-  if (!marked && !strangers_too) {
+  if (!marked && !may_replace) {
     rc = STRANGERS;
   } else if ((rc = try_lock(fd)) != 0) {
     if (rc == -EWOULDBLOCK) rc = LIVE;
   } else if (!is_still(name->path, status.st_dev, status.st_ino)) {
     rc = CHANGED;
+  } else if (!marked) {
+    rc = REPLACEABLE;
   } else if (unlink(name->path) != 0) {
     rc = errno == ENOENT ? FREE : -errno;
   } else {
-    rc = marked ? EVICTED : REPLACED;
+    rc = EVICTED;
   }
   close(fd);
   return rc;
@@ -158,19 +173,63 @@ static int refuse(const struct lmshm_name* name, int verdict, lmshm_task* task) 
   }
 }
 
+/* Why no file could be made at `path`. */
+static int cannot_create(const char* path, int error, lmshm_task* task) {
+  struct stat directory;
+  if (error == -ENOENT && stat(LMSHM_SHM_DIR, &directory) != 0)
+    return lmshm_task_fail(task, error, LMSHM_SHM_DIR " does not exist");
+  return lmshm_task_fail(task, error, "%s cannot be created: %m", path);
+}
+
 int lmshm_name_claim(const struct lmshm_name* name, enum lmshm_if_exists if_exists,
-                     struct stat* status, lmshm_task* task) {
+                     struct lmshm_name* temporary, struct stat* status, lmshm_task* task) {
+  const struct lmshm_name* wanted = name;
+  temporary->path[0] = '\0';
   for (int round = 0; round < CLAIM_ROUNDS; round++) {
-    int fd = create(name, status);
+    int fd = create(wanted, status);
     if (fd >= 0) return fd;
     if (fd == -EAGAIN) continue;
-    if (fd != -EEXIST) return lmshm_task_fail(task, fd, "%s cannot be created: %m", name->path);
+    if (fd != -EEXIST) return cannot_create(wanted->path, fd, task);
     if (if_exists == LMSHM_EXISTS_FAIL) return lmshm_task_fail(task, fd, "%s exists", name->path);
 
-    int verdict = evict(name, if_exists == LMSHM_EXISTS_REPLACE);
-    if (verdict < FREE || verdict > REPLACED) return refuse(name, verdict, task);
-    if (verdict == EVICTED) task->info.flags |= LMSHM_INFO_RECLAIMED;
-    if (verdict == REPLACED) task->info.flags |= LMSHM_INFO_REPLACED;
+    int verdict = evict(wanted, if_exists == LMSHM_EXISTS_REPLACE && wanted == name);
+    if (verdict == REPLACEABLE) {
+      *temporary = temporary_of(name);
+      wanted = temporary;
+      continue;
+    }
+    if (verdict == LIVE && wanted == temporary)
+      return lmshm_task_fail(task, -EEXIST, "%s is being replaced by another process", name->path);
+    if (verdict < FREE || verdict > EVICTED) return refuse(wanted, verdict, task);
+    if (verdict == EVICTED && wanted == name) task->info.flags |= LMSHM_INFO_RECLAIMED;
+  }
+  return lmshm_task_fail(task, -EEXIST, "%s is being fought over by other processes", name->path);
+}
+
+int lmshm_name_replace(const struct lmshm_name* temporary, const struct lmshm_name* name,
+                       lmshm_task* task) {
+  for (int round = 0; round < CLAIM_ROUNDS; round++) {
+    struct stat status;
+    int fd = open_taken(name, O_RDONLY, &status);
+    if (fd == -ENOENT) { /* gone by itself; link() takes the name from nobody */
+      if (link(temporary->path, name->path) == 0) {
+        unlink(temporary->path);
+        return 0;
+      }
+      if (errno != EEXIST) return cannot_create(name->path, -errno, task);
+      continue;
+    }
+    if (fd < 0) return refuse(name, fd == -EMEDIUMTYPE ? IRREGULAR : fd, task);
+
+    int rc = try_lock(fd);
+    bool changed = rc == 0 && !is_still(name->path, status.st_dev, status.st_ino);
+    if (rc == 0 && !changed && rename(temporary->path, name->path) != 0) rc = -errno;
+    close(fd);
+    if (changed) continue;
+    if (rc != 0) return refuse(name, rc == -EWOULDBLOCK ? LIVE : rc, task);
+    bool marked = (status.st_mode & S_ISVTX) != 0;
+    task->info.flags |= marked ? LMSHM_INFO_RECLAIMED : LMSHM_INFO_REPLACED;
+    return 0;
   }
   return lmshm_task_fail(task, -EEXIST, "%s is being fought over by other processes", name->path);
 }
@@ -181,6 +240,9 @@ int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_ta
   if (fd == -EACCES) return refuse(name, fd, task);
   if (fd == -EMEDIUMTYPE)
     return lmshm_task_fail(task, -EINVAL, "%s is not a regular file", name->path);
+  struct stat directory;
+  if (fd == -ENOENT && stat(LMSHM_SHM_DIR, &directory) != 0)
+    return lmshm_task_fail(task, fd, LMSHM_SHM_DIR " does not exist");
   return lmshm_task_fail(task, fd, "%s cannot be attached: %m", name->path);
 }
 
@@ -209,6 +271,17 @@ int lmshm_name_state(const char* text) {
   }
   close(fd);
   return rc;
+}
+
+int lmshm_name_identity(const char* text, char* identity, size_t size) {
+  struct lmshm_name name;
+  struct stat status;
+  if (identity == NULL || size < LMSHM_IDENTITY_BYTES) return -EINVAL;
+  int rc = lmshm_name_parse(text, &name);
+  if (rc != 0) return rc;
+  if (lstat(name.path, &status) != 0) return -errno;
+  lmshm_identity(status.st_dev, status.st_ino, identity);
+  return 0;
 }
 
 int lmshm_reclaim(const char* text) {

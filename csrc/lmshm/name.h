@@ -15,6 +15,11 @@
  * file has lost the name by then starts over. And before a file is unlinked its
  * lock is taken, and the name checked again, so that two processes reclaiming
  * one name cannot unlink each other's new segment.
+ *
+ * A stranger's segment is not unlinked but renamed over, once the new one is
+ * complete: that is made under a temporary name, by the same rules. Each name
+ * has one temporary name, so that only one process at a time replaces it, and
+ * finds what a killed one left.
  */
 #ifndef LMSHM_NAME_H_
 #define LMSHM_NAME_H_
@@ -29,7 +34,7 @@
 #define LMSHM_NAME_MAX 254
 
 struct lmshm_name {
-  char path[sizeof LMSHM_SHM_DIR "/" + LMSHM_NAME_MAX]; /* "/dev/shm/kv" */
+  char path[sizeof LMSHM_SHM_DIR "/" + LMSHM_NAME_MAX]; /* "/dev/shm/kv", "" for none */
 };
 
 /* The part after the directory: "kv". */
@@ -42,11 +47,18 @@ static inline const char* lmshm_name_file(const struct lmshm_name* name) {
 int lmshm_name_parse(const char* name, struct lmshm_name* out);
 
 /* Makes an empty file of mode 01600, locked by the returned descriptor, with
- * the name, which is taken from others as `if_exists` says. Returns the
- * descriptor and fills `status`, or -errno with words in the task; sets
- * LMSHM_INFO_ flags of what was replaced. */
+ * the name, which is taken from others as `if_exists` says; or, where it is a
+ * stranger's and may be replaced, under the name that is put into `temporary`,
+ * which else becomes "". Returns the descriptor and fills `status`, or -errno
+ * with words in the task; sets LMSHM_INFO_ flags of what was replaced. */
 int lmshm_name_claim(const struct lmshm_name* name, enum lmshm_if_exists if_exists,
-                     struct stat* status, lmshm_task* task);
+                     struct lmshm_name* temporary, struct stat* status, lmshm_task* task);
+
+/* Gives the file of a temporary name its true one, in the place of a stranger's
+ * or a dead owner's. Returns 0 and sets LMSHM_INFO_ flags, or -errno with words
+ * in the task, and everything is as it was. */
+int lmshm_name_replace(const struct lmshm_name* temporary, const struct lmshm_name* name,
+                       lmshm_task* task);
 
 /* Opens an existing segment of this user for reading and writing. Returns the
  * descriptor and fills `status`, or -errno with words in the task. */

@@ -4,7 +4,8 @@
  * fails, and closing it in the reverse order.
  *
  * The order: take the name, check that the size can fit, map, set the policies
- * that must come before pages exist, look for a GPU, populate, register. The
+ * that must come before pages exist, look for a GPU, populate, register; and
+ * only then take the name from a stranger, if that is what was asked for. The
  * pages are reserved while they are populated, by system calls that return an
  * error where a store would raise SIGBUS.
  */
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "backing.h"
+#include "identity.h"
 #include "limits.h"
 #include "maps.h"
 #include "numa.h"
@@ -27,7 +29,7 @@
 
 /* What callers in other languages rely on. */
 _Static_assert(sizeof(lmshm_options) == 72, "lmshm_options is part of the ABI");
-_Static_assert(sizeof(lmshm_info) == 560, "lmshm_info is part of the ABI");
+_Static_assert(sizeof(lmshm_info) == 640, "lmshm_info is part of the ABI");
 
 /* Where transparent huge pages begin, on every system with 4 KiB pages. */
 #define HUGE_BYTES ((size_t)2 << 20)
@@ -40,8 +42,8 @@ _Static_assert(sizeof(lmshm_info) == 560, "lmshm_info is part of the ABI");
 
 struct lmshm_segment {
   lmshm_info info;              /* as it was when it was ready */
-  struct lmshm_backing backing; /* its fd is -1 once mapped, unless anonymous */
-  struct lmshm_name name;       /* when backing.owner */
+  struct lmshm_backing backing; /* its fd has no lock once mapped */
+  struct lmshm_name name;       /* when backing.owner: what it should be called */
   struct lmshm_pinning pin;
   char* address;
   size_t mapped; /* bytes */
@@ -242,10 +244,18 @@ static void report(lmshm_segment* segment, const lmshm_options* options, lmshm_t
     say_no_huge(segment, task);
   if (segment->backing.owner) info->flags |= LMSHM_INFO_OWNER;
   info->fd = segment->backing.fd;
+  lmshm_identity(segment->backing.device, segment->backing.inode, info->identity);
   segment->info = *info;
 }
 
 /* --------------------------------------------------------------------- opening */
+
+/* The task keeps the words of what failed before. */
+static void undo_pin(lmshm_segment* segment) {
+  lmshm_task ignored;
+  lmshm_task_init(&ignored);
+  lmshm_pin_release(&segment->pin, segment->address, segment->mapped, &ignored);
+}
 
 int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_segment** out) {
   struct lmshm_name name = {""};
@@ -293,16 +303,19 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
                          LMSHM_PIN_PIECE_BYTES, task);
   if (rc != 0) goto unmap;
 
-  if (options->kind != LMSHM_ANONYMOUS) { /* the mapping keeps the file, and its lock */
-    close(backing->fd);
-    backing->fd = -1;
-  }
+  rc = lmshm_task_step(task, LMSHM_STEP_OPEN);
+  if (rc == 0) rc = lmshm_backing_publish(backing, &segment->name, task);
+  if (rc != 0) goto unpin;
+
+  lmshm_backing_share(backing);
   task->info.step = LMSHM_STEP_READY;
   atomic_store(&task->step, LMSHM_STEP_READY);
   report(segment, options, task);
   *out = segment;
   return 0;
 
+unpin:
+  undo_pin(segment);
 unmap:
   lmshm_unmap(segment->address, segment->mapped);
 undo_backing:
@@ -371,6 +384,7 @@ int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task
 
 void* lmshm_segment_forget(lmshm_segment* segment) {
   void* address = segment->address;
+  if (segment->backing.fd >= 0) close(segment->backing.fd);
   free(segment);
   return address;
 }

@@ -24,6 +24,8 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { throwIfRefused } from "../native/permission.ts";
+import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { Members } from "../members.ts";
 import {
   checkChoice,
@@ -68,7 +70,11 @@ export interface CreateOptions extends PinOptions {
   sizeBytes: number;
   /** One path component; absent or null: anonymous (a memfd that leaves nothing behind). */
   name?: string | null | undefined;
-  /** When the name is taken; default "reclaim": replace what a dead owner left, else EEXIST. */
+  /**
+   * When the name is taken; default "reclaim": replace what a dead owner left, else EEXIST.
+   * "replace" takes a stranger's as well, when the new segment is complete: there must be room for
+   * both.
+   */
   ifExists?: IfExists | undefined;
   /** Default "default". "2M" and "1G" are demands, for anonymous segments. */
   pages?: PageMode | undefined;
@@ -173,6 +179,24 @@ function attachRequest(options: AttachOptions): OpenRequest {
   };
 }
 
+/** Names of the regular files in /dev/shm. */
+function shmFiles(): string[] {
+  const operation = "reclaim segments";
+  try {
+    return readdirSync(SHM_DIRECTORY, { withFileTypes: true })
+      .filter((entry) => entry.isFile()).map((entry) => entry.name);
+  } catch (cause) {
+    throwIfRefused(cause, SHM_DIRECTORY, operation, "Deno reads below /dev with -A only");
+    const { code = "EIO", message } = cause as { code?: string; message: string };
+    throw new ShmError(`${SHM_DIRECTORY} cannot be listed: ${message}`, {
+      code,
+      operation,
+      ...(code === "ENOENT" ? { hint: NO_DIRECTORY_HINT } : {}),
+      cause,
+    });
+  }
+}
+
 /** Segments whose names must go when the process ends without having freed them. */
 const owned = new Set<ShmSegment>();
 let exitHookSet = false;
@@ -203,6 +227,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /** hold() of all that range() gives. @internal */
   readonly holdRange = (reason: string): () => void => this.hold(reason);
   readonly #native: NativeSegment;
+  readonly #lookUp: SegmentBackend["nameIdentity"];
   readonly #views = new Members<ShmView>();
   readonly #cached = new Map<string, ShmView>();
   readonly #holds = new Holds();
@@ -221,6 +246,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.sizeBytes = native.facts.sizeBytes;
     this.facts = native.facts;
     this.#native = native;
+    this.#lookUp = (name) => backend.nameIdentity(name);
     if (native.facts.owner) unlinkAtExit(this);
   }
 
@@ -267,19 +293,20 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Unlinks every segment below /dev/shm that this user's dead processes left.
+   * Unlinks every segment below /dev/shm that this user's dead processes left, unfinished ones
+   * included.
    * @returns their names, with leading slashes.
+   * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno does not allow looking into it
    */
   static reclaimDead(): string[] {
     const backend = segmentBackend();
     const user = process.geteuid?.();
     const taken: string[] = [];
-    for (const entry of readdirSync("/dev/shm", { withFileTypes: true })) {
-      if (!entry.isFile()) continue;
-      const found = statSync(`/dev/shm/${entry.name}`, { throwIfNoEntry: false });
+    for (const name of shmFiles()) {
+      const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });
       // The sticky bit marks what lmshm made; see lmshm.h.
       if (!found || found.uid !== user || (found.mode & 0o1000) === 0) continue;
-      if (backend.reclaim(entry.name)) taken.push(`/${entry.name}`);
+      if (backend.reclaim(name)) taken.push(`/${name}`);
     }
     return taken;
   }
@@ -289,9 +316,29 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.facts.address;
   }
 
-  /** The memfd of an anonymous segment, owned by the segment; null for others. */
+  /**
+   * A descriptor of the segment's file, for a child process to inherit; closed by free(). It has no
+   * lock: who inherits it does not keep the name. Null where the system opens a named segment's file
+   * once only (no /proc).
+   */
   get fd(): number | null {
     return this.facts.fd;
+  }
+
+  /**
+   * Which file this is: "<boot>:<device>:<inode>", of the kernel, the file system and in it. No other
+   * has the same while this is mapped, whatever becomes of the name.
+   */
+  get identity(): string {
+    return this.facts.identity;
+  }
+
+  /**
+   * The identity of what the segment's name leads to now: another one when its owner was replaced,
+   * null when the name is gone, or when there is none. @internal
+   */
+  lookUpName(): string | null {
+    return this.name === null ? null : this.#lookUp(this.name.slice(1));
   }
 
   get pinnedBy(): PinnedBy {

@@ -54,8 +54,13 @@ export interface SegmentFacts {
   readonly reclaimed: boolean;
   /** The segment of a stranger was replaced, as was asked for. */
   readonly replaced: boolean;
-  /** The memfd of an anonymous segment, else null. */
+  /**
+   * Of the segment's file, for a child process to inherit; the segment's own, and without its lock.
+   * Null where the system does not open a named one's again (no /proc).
+   */
   readonly fd: number | null;
+  /** Which file it is, "<boot>:<device>:<inode>" as in lmshm.h: no other one while it is mapped. */
+  readonly identity: string;
   readonly gpuDevices: number;
   /** The GPU runtime's own code, 0 when it had none. */
   readonly gpuError: number;
@@ -94,6 +99,8 @@ export interface SegmentBackend {
   openSync(request: OpenRequest): NativeSegment;
   open(request: OpenRequest, hooks: OpenHooks): Promise<NativeSegment>;
   nameState(name: string): NameState;
+  /** Of what has the name now, as in SegmentFacts; null when nothing has. */
+  nameIdentity(name: string): string | null;
   /** Unlinks the name of a dead owner. True if it did, false if there was nothing of the kind. */
   reclaim(name: string): boolean;
 }

@@ -5,7 +5,7 @@
 // refuses by name: pinning for a GPU and NUMA policies. There is no second thread here, so the
 // asynchronous form works in slices between which the event loop runs, and is slower.
 
-import { readFileSync, statfsSync, statSync } from "node:fs";
+import { readFileSync, statfsSync } from "node:fs";
 import process from "node:process";
 import { errnoName, ShmError } from "../errors.ts";
 import type {
@@ -19,7 +19,7 @@ import type {
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
 import { cString } from "./lmshm.ts";
-import { throwIfRefused } from "./permission.ts";
+import { openHint, SHM_DIRECTORY as DIRECTORY } from "./shm_directory.ts";
 import { type Functions, LIBC_SYMBOLS, SHM_SYMBOLS } from "./symbols.ts";
 
 type Libc = Functions<typeof LIBC_SYMBOLS> & Functions<typeof SHM_SYMBOLS>;
@@ -28,6 +28,9 @@ const O_RDWR = 0o2;
 const O_CREAT = 0o100;
 const O_EXCL = 0o200;
 const O_CLOEXEC = 0o2000000;
+const O_PATH = 0o10000000;
+/** Differs between machines. */
+const O_NOFOLLOW = process.arch === "arm64" ? 0o100000 : 0o400000;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
@@ -45,21 +48,53 @@ const SEALS = 1 | 2 | 4; // SEAL, SHRINK, GROW
 const PUNCH_HOLE = 1 | 2; // KEEP_SIZE, PUNCH_HOLE
 const MODE = 0o600;
 const STICKY = 0o1000;
+const MARK = MODE | STICKY;
 const EEXIST = 17;
 const ENOMEM = 12;
 const ENOSPC = 28;
+const ENOENT = 2;
 const EINTR = 4;
+const ENOSYS = 38;
 const PAGE_BYTES = 4096;
 /** About 5 ms of work, so that the event loop's longest gap stays short. */
 const SLICE_BYTES = 8 * 2 ** 20;
 /** Locking pages that are there already is quicker. */
 const LOCK_SLICE_BYTES = 64 * 2 ** 20;
 const ATTEMPTS = 16;
-const DIRECTORY = "/dev/shm";
+/** How often a lock is tried; each pause is twice the one before, 64 ms in all. */
+const LOCK_TRIES = 8;
+const LOCK_PAUSE_MS = 0.5;
+const BOOT_ID = "/proc/sys/kernel/random/boot_id";
+const AT_DEV = 0;
+const AT_INO = 8;
+const AT_SIZE = 48;
+const STAT_BYTES = 144;
+/** fstat's number, and where the kernel's struct stat has what differs between machines. */
+const FSTAT: Readonly<Record<string, { number: bigint; mode: number; uid: number }>> = {
+  x64: { number: 5n, mode: 24, uid: 28 },
+  arm64: { number: 80n, mode: 16, uid: 24 },
+};
 
 interface Identity {
   readonly dev: bigint;
   readonly ino: bigint;
+}
+
+interface FileStat {
+  readonly id: Identity;
+  readonly mode: number;
+  readonly uid: number;
+  readonly size: number;
+}
+
+/** A new file with a name, locked. */
+interface MadeFile {
+  readonly fd: number;
+  readonly id: Identity;
+  /** What it is called now; null: nothing. */
+  name: string | null;
+  reclaimed: boolean;
+  replaced: boolean;
 }
 
 /** One failing call. */
@@ -73,30 +108,21 @@ class CallError extends Error {
   }
 }
 
-function statOf(path: string) {
-  try {
-    return statSync(path, { bigint: true, throwIfNoEntry: false });
-  } catch (error) {
-    const hint =
-      "Build liblmshm (deno task build), which needs fewer permissions, or run it with -A";
-    throwIfRefused(error, path, "use the C library for shared memory", hint);
-    throw error;
-  }
-}
-
-function stat(path: string): { id: Identity; mode: number; uid: number; size: number } | null {
-  const found = statOf(path);
-  if (!found) return null;
-  return {
-    id: { dev: found.dev, ino: found.ino },
-    mode: Number(found.mode),
-    uid: Number(found.uid),
-    size: Number(found.size),
-  };
-}
-
 function same(a: Identity, b: Identity): boolean {
   return a.dev === b.dev && a.ino === b.ino;
+}
+
+/** The name under which a segment is made that is to replace what has `name`; as in name.c. */
+function temporaryName(name: string): string {
+  let hash = 14695981039346656037n; // FNV-1a
+  for (const byte of new TextEncoder().encode(name)) {
+    hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 1099511628211n);
+  }
+  return `.lmshm-new-${hash.toString(16).padStart(16, "0")}`;
+}
+
+function pause(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function roundUp(bytes: number, unit: number): number {
@@ -132,21 +158,15 @@ async function drainAsync<T>(work: Generator<number, T>, onSlice?: (bytes: numbe
 class LibcSegment implements NativeSegment {
   readonly facts: SegmentFacts;
   readonly #backend: LibcBackend;
+  /** Of the mapping, with an owner's lock; facts.fd may be another. */
   readonly #fd: number;
-  readonly #name: string | null;
-  readonly #id: Identity | null;
+  /** Null: it was made by others. */
+  readonly #made: MadeFile | null;
 
-  constructor(
-    backend: LibcBackend,
-    fd: number,
-    name: string | null,
-    id: Identity | null,
-    facts: SegmentFacts,
-  ) {
+  constructor(backend: LibcBackend, fd: number, made: MadeFile | null, facts: SegmentFacts) {
     this.#backend = backend;
     this.#fd = fd;
-    this.#name = name;
-    this.#id = id;
+    this.#made = made;
     this.facts = facts;
   }
 
@@ -160,7 +180,7 @@ class LibcSegment implements NativeSegment {
 
   /** Every step runs whatever fails before it; the first failure is thrown at the end. */
   *#release(keepRange: boolean): Generator<number, void> {
-    const { address, mappedBytes, owner, fd } = this.facts;
+    const { address, mappedBytes, fd } = this.facts;
     const libc = this.#backend.libc;
     let failure: unknown;
     const attempt = (step: () => void) => {
@@ -170,14 +190,9 @@ class LibcSegment implements NativeSegment {
         failure ??= error;
       }
     };
-    if (this.#name !== null && this.#id !== null) {
-      const now = stat(`${DIRECTORY}/${this.#name}`);
-      if (now && same(now.id, this.#id)) {
-        attempt(() => this.#backend.call("shm_unlink", libc.shm_unlink(cString(this.#name!))));
-      }
-    }
+    if (this.#made !== null) attempt(() => this.#backend.unlinkMade(this.#made!));
     // The last unmapping of gigabytes frees them in one go, for a second; in slices the loop runs.
-    if (owner || fd !== null) {
+    if (this.#made !== null) {
       for (let at = 0; at < mappedBytes; at += SLICE_BYTES) {
         const slice = Math.min(SLICE_BYTES, mappedBytes - at);
         libc.fallocate(this.#fd, PUNCH_HOLE, BigInt(at), BigInt(slice));
@@ -195,6 +210,7 @@ class LibcSegment implements NativeSegment {
     });
     libc.flock(this.#fd, LOCK_UN);
     libc.close(this.#fd);
+    if (fd !== null && fd !== this.#fd) libc.close(fd);
     if (failure instanceof CallError) {
       throw new ShmError(`${failure.call} failed`, {
         code: errnoName(failure.errno),
@@ -248,7 +264,7 @@ class LibcBackend implements SegmentBackend {
   }
 
   nameState(name: string): NameState {
-    const found = stat(`${DIRECTORY}/${name}`);
+    const found = this.#statName(name);
     if (!found) return "free";
     if (found.uid !== process.geteuid!()) {
       throw new ShmError(`segment /${name} belongs to user ${found.uid}`, {
@@ -265,24 +281,114 @@ class LibcBackend implements SegmentBackend {
     return dead ? "dead" : "live";
   }
 
-  reclaim(name: string): boolean {
-    return this.#takeDead(name, false) === "dead";
+  nameIdentity(name: string): string | null {
+    const found = this.#statName(name);
+    return found === null ? null : this.#identity(found.id);
   }
 
-  /** Unlinks the name if its owner is dead, or if it is a stranger's and `foreignToo`. */
-  #takeDead(name: string, foreignToo: boolean): "dead" | "foreign" | null {
-    const path = `${DIRECTORY}/${name}`;
+  reclaim(name: string): boolean {
+    return this.#take(name, false, () => this.#unlink(name)) === "dead";
+  }
+
+  #unlink(name: string): void {
+    this.call("shm_unlink", this.libc.shm_unlink(cString(name)));
+  }
+
+  /** Gives back a name, if it still is this file's. */
+  unlinkMade({ name, id }: MadeFile): void {
+    const now = name === null ? null : this.#statName(name);
+    if (now && same(now.id, id)) this.#unlink(name!);
+  }
+
+  fstat(fd: number): FileStat {
+    const machine = FSTAT[process.arch];
+    if (!machine) throw new CallError("fstat", ENOSYS);
+    const bytes = new Uint8Array(new ArrayBuffer(STAT_BYTES));
+    if (this.libc.syscall(machine.number, BigInt(fd), bytes) < 0n) {
+      throw new CallError("fstat", this.errno());
+    }
+    const view = new DataView(bytes.buffer);
+    return {
+      id: { dev: view.getBigUint64(AT_DEV, true), ino: view.getBigUint64(AT_INO, true) },
+      mode: view.getUint32(machine.mode, true),
+      uid: view.getUint32(machine.uid, true),
+      size: Number(view.getBigInt64(AT_SIZE, true)),
+    };
+  }
+
+  /** Not by the runtime: Deno looks below /dev and /proc with all permissions only. */
+  stat(path: string): FileStat | null {
+    const fd = this.libc.open(cString(path), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+      const errno = this.errno();
+      if (errno === ENOENT) return null;
+      throw new ShmError(`${path} cannot be looked at`, {
+        code: errnoName(errno),
+        errno,
+        operation: "look up segment",
+      });
+    }
+    try {
+      return this.fstat(fd);
+    } finally {
+      this.libc.close(fd);
+    }
+  }
+
+  #statName(name: string): FileStat | null {
+    return this.stat(`${DIRECTORY}/${name}`);
+  }
+
+  #bootId(): string {
+    const fd = this.libc.open(cString(BOOT_ID), O_CLOEXEC);
+    if (fd < 0) return "-";
+    const bytes = new Uint8Array(new ArrayBuffer(64));
+    const length = Number(this.libc.read(fd, bytes, BigInt(bytes.length)));
+    this.libc.close(fd);
+    const text = new TextDecoder().decode(bytes.subarray(0, Math.max(0, length)));
+    const digits = text.replace(/[-\n]/g, "");
+    return digits.length === 32 ? digits : "-";
+  }
+
+  #identity({ dev, ino }: Identity): string {
+    return `${this.#bootId()}:${dev}:${ino}`;
+  }
+
+  /** A descriptor of the file without the lock of `fd`; null where that cannot be had. */
+  #shared(fd: number): number | null {
+    const shared = this.libc.open(cString(`/proc/self/fd/${fd}`), O_RDWR | O_CLOEXEC);
+    return shared < 0 ? null : shared;
+  }
+
+  /** flock() that waits for those who only look, or are about to unlink. */
+  #lock(fd: number): boolean {
+    for (let tries = 0, ms = LOCK_PAUSE_MS; tries < LOCK_TRIES; tries++, ms *= 2) {
+      if (tries > 0) pause(ms);
+      if (this.libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+    }
+    return false;
+  }
+
+  /**
+   * Does `then` with what has the name, while that is locked, if its owner is dead, or if it is a
+   * stranger's and `foreignToo`. Null: it is neither, and nothing was done.
+   */
+  #take(
+    name: string,
+    foreignToo: boolean,
+    then: (foreign: boolean) => void,
+  ): "dead" | "foreign" | null {
     const fd = this.libc.shm_open(cString(name), O_RDWR | O_CLOEXEC, 0);
     if (fd < 0) return null;
     try {
-      const opened = stat(`/proc/self/fd/${fd}`);
-      if (!opened || opened.uid !== process.geteuid!()) return null;
+      const opened = this.fstat(fd);
+      if (opened.uid !== process.geteuid!()) return null;
       const foreign = (opened.mode & STICKY) === 0;
       if (foreign && !foreignToo) return null;
       if (this.libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) return null;
-      const now = stat(path);
+      const now = this.#statName(name);
       if (!now || !same(now.id, opened.id)) return null;
-      this.call("shm_unlink", this.libc.shm_unlink(cString(name)));
+      then(foreign);
       return foreign ? "foreign" : "dead";
     } finally {
       this.libc.close(fd);
@@ -305,10 +411,11 @@ class LibcBackend implements SegmentBackend {
           code: errnoName(error.errno),
           errno: error.errno,
           operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
-          hint: noSpace
-            ? "Ask for less, free other segments, or enlarge /dev/shm " +
-              "(docker run --shm-size, mount -o remount,size=...)"
-            : undefined,
+          hint: openHint(errnoName(error.errno), request, {
+            isShmMissing: this.stat(DIRECTORY) === null,
+            isOthers: (request.name === null ? null : this.#statName(request.name))?.uid !==
+              process.geteuid!(),
+          }),
           details: {
             name: request.name,
             requestedBytes: request.sizeBytes,
@@ -337,9 +444,7 @@ class LibcBackend implements SegmentBackend {
     const size = hugeBytes ? roundUp(request.sizeBytes, hugeBytes) : request.sizeBytes;
     if (request.kind === "create" && size > freeBytes()) throw new CallError("fallocate", ENOSPC);
     if (!hugeBytes && size > availableMemoryBytes()) throw new CallError("fallocate", ENOMEM);
-    const made = request.kind === "anonymous"
-      ? { fd: this.#memfd(hugeBytes), reclaimed: false, replaced: false }
-      : this.#create(request);
+    const made = request.kind === "anonymous" ? this.#memfd(hugeBytes) : this.#create(request);
     const mapped = roundUp(size, hugeBytes || PAGE_BYTES);
     let address = -1n;
     const { fd } = made;
@@ -367,7 +472,7 @@ class LibcBackend implements SegmentBackend {
         yield Math.min(at + slice, size);
       }
       const pinnedBy = yield* this.#pin(request, address, mapped);
-      const id = stat(`/proc/self/fd/${fd}`)?.id ?? null;
+      if (request.kind === "create") this.#publish(made, request.name!);
       const facts = this.#facts(request, {
         address,
         sizeBytes: size,
@@ -378,11 +483,16 @@ class LibcBackend implements SegmentBackend {
         owner: request.kind === "create",
         reclaimed: made.reclaimed,
         replaced: made.replaced,
-        fd: request.kind === "anonymous" ? fd : null,
+        fd: request.kind === "anonymous" ? fd : this.#shared(fd),
+        identity: this.#identity(made.id),
       });
-      return new LibcSegment(this, fd, request.name, id, facts);
+      return new LibcSegment(this, fd, made, facts);
     } catch (error) {
-      if (request.name !== null) this.libc.shm_unlink(cString(request.name));
+      try {
+        this.unlinkMade(made);
+      } catch {
+        // What failed first is told. The name is a dead owner's from now on.
+      }
       if (address > 0n) this.libc.munmap(address, BigInt(mapped));
       this.libc.close(fd);
       throw error;
@@ -394,8 +504,7 @@ class LibcBackend implements SegmentBackend {
       ? this.call("fcntl", this.libc.fcntl(request.fd!, 1030, /* F_DUPFD_CLOEXEC */ 3))
       : this.call("shm_open", this.libc.shm_open(cString(request.name), O_RDWR | O_CLOEXEC, 0));
     try {
-      const found = stat(`/proc/self/fd/${fd}`);
-      if (!found) throw new CallError("fstat", 9);
+      const found = this.fstat(fd);
       if (found.uid !== process.geteuid!()) throw new CallError("shm_open", 13);
       const size = request.sizeBytes || found.size;
       if (size === 0 || size > found.size) {
@@ -421,9 +530,10 @@ class LibcBackend implements SegmentBackend {
         owner: false,
         reclaimed: false,
         replaced: false,
-        fd: null,
+        fd,
+        identity: this.#identity(found.id),
       });
-      return new LibcSegment(this, fd, null, null, facts);
+      return new LibcSegment(this, fd, null, facts);
     } catch (error) {
       this.libc.close(fd);
       throw error;
@@ -477,38 +587,87 @@ class LibcBackend implements SegmentBackend {
     }
   }
 
-  #memfd(hugeBytes: number): number {
+  #memfd(hugeBytes: number): MadeFile {
     const huge = hugeBytes ? MFD_HUGETLB | (Math.log2(hugeBytes) << MFD_HUGE_SHIFT) : 0;
     const flags = (MFD_CLOEXEC | MFD_ALLOW_SEALING | huge) >>> 0;
-    return this.call("memfd_create", this.libc.memfd_create(cString("lmshm"), flags));
+    const fd = this.call("memfd_create", this.libc.memfd_create(cString("lmshm"), flags));
+    return { fd, id: this.fstat(fd).id, name: null, reclaimed: false, replaced: false };
   }
 
-  #create(request: OpenRequest): { fd: number; reclaimed: boolean; replaced: boolean } {
-    const name = cString(request.name!);
+  /** A stranger's name is taken later, by #publish(): until then the file has one of its own. */
+  #create(request: OpenRequest): MadeFile {
+    let name = request.name!;
     let reclaimed = false;
-    let replaced = false;
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const fd = this.libc.shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, MODE);
-      if (fd >= 0) {
-        this.libc.flock(fd, LOCK_EX | LOCK_NB);
-        if (this.libc.fchmod(fd, MODE | STICKY) === 0) return { fd, reclaimed, replaced };
-        const errno = this.errno();
-        this.libc.shm_unlink(name);
-        this.libc.close(fd);
-        throw new CallError("fchmod", errno);
-      }
-      const errno = this.errno();
-      if (errno !== EEXIST) throw new CallError("shm_open", errno);
+      const made = this.#createFile(name);
+      if (made === "lost") continue;
+      if (made !== "taken") return Object.assign(made, { reclaimed });
       if (request.ifExists === "fail") throw new CallError("shm_open", EEXIST);
-      const taken = this.#takeDead(request.name!, request.ifExists === "replace");
-      // Nothing was taken, and the name is still there: somebody alive, or a stranger, has it.
-      if (taken === null && stat(`${DIRECTORY}/${request.name}`)) {
+      const mayReplace = request.ifExists === "replace" && name === request.name;
+      const taken = this.#take(name, mayReplace, (foreign) => foreign || this.#unlink(name));
+      if (taken === "foreign") {
+        name = temporaryName(name);
+      } else if (taken === "dead") {
+        reclaimed ||= name === request.name;
+      } else if (this.#statName(name)) {
+        // Somebody alive, or a stranger, has it.
         throw new CallError("shm_open", EEXIST);
       }
-      reclaimed ||= taken === "dead";
-      replaced ||= taken === "foreign";
     }
     throw new CallError("shm_open", EEXIST);
+  }
+
+  /** "lost": while it was not locked it was taken for a dead owner's. */
+  #createFile(name: string): MadeFile | "taken" | "lost" {
+    const fd = this.libc.shm_open(cString(name), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, MARK);
+    if (fd < 0) {
+      const errno = this.errno();
+      if (errno === EEXIST) return "taken";
+      throw new CallError("shm_open", errno);
+    }
+    try {
+      const { id } = this.fstat(fd);
+      const made = { fd, id, name, reclaimed: false, replaced: false };
+      const locked = this.#lock(fd);
+      const now = this.#statName(name);
+      if (!locked || !now || !same(now.id, id)) {
+        this.libc.close(fd);
+        return "lost";
+      }
+      // Whatever the umask took.
+      if (this.libc.fchmod(fd, MARK) === 0) return made;
+      const errno = this.errno();
+      this.unlinkMade(made);
+      throw new CallError("fchmod", errno);
+    } catch (error) {
+      this.libc.close(fd);
+      throw error;
+    }
+  }
+
+  /** Gives a complete segment the name that it should have. */
+  #publish(made: MadeFile, name: string): void {
+    if (made.name === name) return;
+    const from = cString(`${DIRECTORY}/${made.name}`);
+    const to = cString(`${DIRECTORY}/${name}`);
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const taken = this.#take(name, true, () => this.call("rename", this.libc.rename(from, to)));
+      if (taken === null) {
+        if (this.#statName(name)) break;
+        // Gone by itself; link() takes the name from nobody.
+        if (this.libc.link(from, to) !== 0) {
+          const errno = this.errno();
+          if (errno === EEXIST) continue;
+          throw new CallError("link", errno);
+        }
+        this.unlinkMade(made);
+      }
+      made.name = name;
+      made.reclaimed ||= taken === "dead";
+      made.replaced = taken === "foreign";
+      return;
+    }
+    throw new CallError("rename", EEXIST);
   }
 }
 

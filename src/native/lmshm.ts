@@ -15,6 +15,7 @@ import type {
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
 import { locateLibrary } from "./locate.ts";
+import { openHint } from "./shm_directory.ts";
 import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
 
 type Library = Functions<typeof LMSHM_SYMBOLS>;
@@ -59,8 +60,9 @@ export const INFO_LAYOUT = {
   pin_piece_mib: 92,
   gpu_library: 96,
   message: 304,
+  identity: 560,
 } as const;
-export const INFO_BYTES = 560;
+export const INFO_BYTES = 640;
 
 const KINDS = { create: 0, attach: 1, anonymous: 2 } as const;
 const IF_EXISTS = { reclaim: 0, fail: 1, replace: 2 } as const;
@@ -163,7 +165,7 @@ class Info {
   }
 
   get message(): string {
-    return this.#text(INFO_LAYOUT.message, INFO_BYTES - INFO_LAYOUT.message);
+    return this.#text(INFO_LAYOUT.message, INFO_LAYOUT.identity - INFO_LAYOUT.message);
   }
 
   get availableBytes(): number {
@@ -188,6 +190,7 @@ class Info {
       reclaimed: (flags & FLAG_RECLAIMED) !== 0,
       replaced: (flags & FLAG_REPLACED) !== 0,
       fd: fd < 0 ? null : fd,
+      identity: this.#text(INFO_LAYOUT.identity, INFO_BYTES - INFO_LAYOUT.identity),
       gpuDevices: this.#u32(INFO_LAYOUT.gpu_devices),
       gpuError: this.gpuError,
       gpuLibrary: this.#text(
@@ -198,27 +201,6 @@ class Info {
       populateThreads: this.#u32(INFO_LAYOUT.populate_threads),
       message: this.message,
     };
-  }
-}
-
-/** Fixes worth naming, by errno. */
-function hintFor(code: string, request: OpenRequest): string | undefined {
-  switch (code) {
-    case "ENOSPC":
-      return "Ask for less, free other segments, or enlarge /dev/shm " +
-        "(docker run --shm-size, mount -o remount,size=...)";
-    case "EEXIST":
-      return "Choose another name, or stop the process that uses this one" +
-        (request.ifExists === "replace" ? "" : '; ifExists: "replace" takes over a segment that ' +
-          "was not made by lmshm");
-    case "ENODEV":
-      return 'Use pin: "auto" where a GPU is optional';
-    case "ENOENT":
-      return "Create the segment first, under the same name and as the same user";
-    case "EACCES":
-      return "The segment belongs to another user; run as that user or choose another name";
-    default:
-      return undefined;
   }
 }
 
@@ -234,7 +216,10 @@ function openError(request: OpenRequest, errno: number, info: Info): ShmError {
     code,
     errno,
     operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
-    hint: hintFor(code, request),
+    hint: openHint(code, request, {
+      isShmMissing: info.message === "/dev/shm does not exist",
+      isOthers: info.message.endsWith("belongs to another user"),
+    }),
     details: {
       name: request.name,
       requestedBytes: request.sizeBytes,
@@ -349,6 +334,15 @@ class LmshmBackend implements SegmentBackend {
       errno: -state,
       operation: "look up segment",
     });
+  }
+
+  nameIdentity(name: string): string | null {
+    const text = new Uint8Array(new ArrayBuffer(INFO_BYTES - INFO_LAYOUT.identity));
+    const result = this.#lib.lmshm_name_identity(cString(name), text, BigInt(text.length));
+    if (result === 0) return decoder.decode(text.subarray(0, text.indexOf(0)));
+    const code = errnoName(-result);
+    if (code === "ENOENT") return null;
+    throw new ShmError(`segment /${name}`, { code, errno: -result, operation: "look up segment" });
   }
 
   reclaim(name: string): boolean {

@@ -103,6 +103,11 @@ export const LMSHM_SYMBOLS = {
     args: ["bytes"],
     result: "i32",
   },
+  lmshm_name_identity: {
+    c: "int lmshm_name_identity(const char *name, char *identity, size_t size)",
+    args: ["bytes", "bytes", "usize"],
+    result: "i32",
+  },
   lmshm_reclaim: {
     c: "int lmshm_reclaim(const char *name)",
     args: ["bytes"],
@@ -125,6 +130,27 @@ export const LIBC_SYMBOLS = {
   },
   fchmod: { c: "int fchmod(int fd, mode_t mode)", args: ["i32", "u32"], result: "i32" },
   flock: { c: "int flock(int fd, int operation)", args: ["i32", "i32"], result: "i32" },
+  open: { c: "int open(const char *path, int flags)", args: ["bytes", "i32"], result: "i32" },
+  read: {
+    c: "ssize_t read(int fd, void *buffer, size_t count)",
+    args: ["i32", "bytes", "usize"],
+    result: "isize",
+  },
+  link: {
+    c: "int link(const char *from, const char *to)",
+    args: ["bytes", "bytes"],
+    result: "i32",
+  },
+  rename: {
+    c: "int rename(const char *from, const char *to)",
+    args: ["bytes", "bytes"],
+    result: "i32",
+  },
+  syscall: {
+    c: "long syscall(long number, long fd, void *buffer)",
+    args: ["usize", "usize", "bytes"],
+    result: "isize",
+  },
   close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
   mmap: {
     c: "void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)",

@@ -46,10 +46,11 @@ __attribute__((unused)) static int sandbox_tmpfs(const char* folder, const char*
   return mount("lmshm-test", folder, "tmpfs", 0, options);
 }
 
-/* Makes a system call return -`error` (0: succeed and do nothing), always, or
- * only when its argument `index` has the low 32 bits `value`. May be called
- * several times. Returns 0, or -1 where seccomp is not allowed. */
-__attribute__((unused)) static int sandbox_fail(long number, int error, int index, uint32_t value) {
+/* Does `action` of seccomp(2) at a system call, always, or only when its argument
+ * `index` has the low 32 bits `value`. May be called several times. Returns 0, or
+ * -1 where seccomp is not allowed. */
+__attribute__((unused)) static int sandbox_filter(long number, uint32_t action, int index,
+                                                  uint32_t value) {
   const uint32_t architecture =
 #if defined(__x86_64__)
       AUDIT_ARCH_X86_64;
@@ -65,7 +66,7 @@ __attribute__((unused)) static int sandbox_fail(long number, int error, int inde
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 3),
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((uint32_t)error & SECCOMP_RET_DATA)),
+      BPF_STMT(BPF_RET | BPF_K, action),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   if (index < 0) /* whatever the argument */
@@ -73,6 +74,17 @@ __attribute__((unused)) static int sandbox_fail(long number, int error, int inde
   const struct sock_fprog filter = {sizeof program / sizeof *program, program};
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -1;
   return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+}
+
+/* The system call returns -`error` (0: it succeeds and does nothing). */
+__attribute__((unused)) static int sandbox_fail(long number, int error, int index, uint32_t value) {
+  const uint32_t action = SECCOMP_RET_ERRNO | ((uint32_t)error & SECCOMP_RET_DATA);
+  return sandbox_filter(number, action, index, value);
+}
+
+/* The process that makes the system call dies of SIGSYS, without it. */
+__attribute__((unused)) static int sandbox_kill(long number, int index, uint32_t value) {
+  return sandbox_filter(number, SECCOMP_RET_KILL_PROCESS, index, value);
 }
 
 #define SANDBOX_ANY (-1), 0

@@ -102,7 +102,6 @@ static void maps_exactly_the_size_and_whole_pages(void) {
     CHECK_EQUAL(info.address % page, 0);
     CHECK_EQUAL(info.flags, LMSHM_INFO_OWNER);
     CHECK_EQUAL(info.step, LMSHM_STEP_READY);
-    CHECK_EQUAL(info.fd, -1);
 
     unsigned char* bytes = (unsigned char*)(uintptr_t)info.address;
     size_t wrong = 0;
@@ -334,7 +333,7 @@ static void anonymous_is_a_sealed_memfd_that_can_be_attached(void) {
   lmshm_segment* attached = open_or_fail(&options, &guest);
   if (attached != NULL) {
     CHECK_EQUAL(guest.size, 3 * MIB);
-    CHECK_EQUAL(guest.fd, -1);
+    CHECK(guest.fd >= 0 && guest.fd != info.fd, "%d", guest.fd);
     ((char*)(uintptr_t)info.address)[100] = 77;
     CHECK_EQUAL(((char*)(uintptr_t)guest.address)[100], 77);
     CHECK_EQUAL(lmshm_close(attached, 0), 0);
