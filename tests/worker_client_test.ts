@@ -39,7 +39,13 @@ function openClient(
   return WorkerClient.open({
     open: (handlers) => new Transport({ address, connectTimeoutMs: 5_000 }, handlers),
     handshake: {
-      attach: { name: "/kv", sizeBytes: 1n << 40n, baseAddress: BASE },
+      segment: {
+        name: "/kv",
+        descriptor: null,
+        sizeBytes: 1n << 40n,
+        baseAddress: BASE,
+        identity: "-",
+      },
       secret,
       limitMs: limits.controlTimeoutMs ?? 5_000,
     },
@@ -114,13 +120,12 @@ async function count(sent: Sent): Promise<number | null> {
 const isTransfer = (line: string) => /^(READ|WRITE) /.test(line);
 
 scene(
-  "open() says ATTACH and asks what the worker knows",
+  "open() says what memory is meant, learns what the worker knows, and says ATTACH",
   willing,
   {},
   async ({ worker, client }) => {
-    assert.deepEqual(worker.lines, [`ATTACH /kv ${1n << 40n} ${BASE}`, "PING"]);
+    assert.deepEqual(worker.lines, ["IDENTITY -", `ATTACH /kv ${1n << 40n} ${BASE}`]);
     assert.equal(client.facts.extended, false);
-    assert.equal(worker.pieces, 1, "in one piece");
     await client.close();
     assert.equal(worker.lines.at(-1), "QUIT");
   },
@@ -155,10 +160,10 @@ test(
         undefined,
         CountingTransport,
       );
-      assert.equal(writes, 1, "the handshake");
+      assert.equal(writes, 2, "the handshake");
       await Promise.all(Array.from({ length: 500 }, () => send(client, "write", 1).reply));
       // All of one turn are known before the first of them leaves.
-      assert.equal(writes, 2);
+      assert.equal(writes, 3);
     }),
 );
 
@@ -224,7 +229,7 @@ test("a worker that does not read holds the requests back, and they all arrive",
   withoutWorkers(async () => {
     using dir = new TempDir();
     await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
-      if (line === "PING") {
+      if (line.startsWith("ATTACH")) {
         peer.socket.pause();
         setTimeout(() => peer.socket.resume(), 200);
       }
@@ -570,7 +575,7 @@ test("open() explains a refused ATTACH", { timeout: 60_000 }, () =>
     let mute = false;
     await using worker = await ScriptedWorker.listen(
       dir,
-      (line) => mute ? "" : line.startsWith("ATTACH") ? answer : undefined,
+      (line) => line.startsWith("ATTACH") ? (mute ? "" : answer) : undefined,
     );
     for (
       const [reply, code, pattern] of [

@@ -35,7 +35,7 @@ function get(client: ObjectClient, key: string, byteLength = 10, more: Partial<G
 const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 objectScene("open() says HELLO and ATTACH, and knows the worker", obliging, {}, async (s) => {
-  assert.deepEqual(s.worker.lines, ["HELLO 2", `1 ATTACH /kv ${1n << 40n}`]);
+  assert.deepEqual(s.worker.lines, ["HELLO 2", `1 ATTACH /kv ${1n << 40n} -`]);
   assert.equal(s.client.facts.boot, BOOT);
   assert.equal(s.client.facts.worker, "scripted/1");
   assert.ok(s.client.facts.features.has("batch"));

@@ -38,10 +38,12 @@ function open(
   return ObjectClient.open({
     open: transport,
     handshake: {
-      attach: {
-        name: segment.name ?? "fd:3",
+      segment: {
+        name: segment.name,
+        descriptor: segment.name === null ? "fd:3" : null,
         sizeBytes: BigInt(segment.sizeBytes),
         baseAddress: segment.address,
+        identity: segment.identity,
       },
       secret,
       limitMs: 20_000,

@@ -93,7 +93,15 @@ function wordsOf(verb: string, one: Meaning): RequestWords[] {
   const keys = () => alone(one.all("key").map((key) => encodeKey(textOf(key))).join(" "));
   switch (verb) {
     case "ATTACH":
-      return [alone(encodeAttachment(textOf(one.get("shm_name")!), one.number("size")))];
+      return [
+        alone(
+          encodeAttachment(
+            textOf(one.get("shm_name")!),
+            one.number("size"),
+            one.get("identity")!,
+          ),
+        ),
+      ];
     case "PUT":
       return [{
         words: place("length") + putOptions({

@@ -36,7 +36,13 @@ function openClient(
   return WorkerClient.open({
     open: (handlers) => new SpawnTransport(options, handlers),
     handshake: {
-      attach: { name: "/kv", sizeBytes: 4096n, baseAddress: 4096n },
+      segment: {
+        name: "/kv",
+        descriptor: null,
+        sizeBytes: 4096n,
+        baseAddress: 4096n,
+        identity: "-",
+      },
       secret: null,
       limitMs: limits.controlTimeoutMs ?? 10_000,
     },
@@ -63,7 +69,7 @@ transfer() { ${onTransfer}
 while IFS= read -r line; do
   case "$line" in
     READ*|WRITE*) transfer "\${line##* }" ;;
-    PING) echo "ERROR unknown command: PING" ;;
+    IDENTITY*|PING) echo "ERROR unknown command: \$line" ;;
     QUIT) echo OK; exit 0 ;;
     *) echo OK ;;
   esac
@@ -143,7 +149,7 @@ test("open() gives up on what is no worker", { timeout: 60_000 }, () =>
     const banner = dir.script("banner", 'echo "Welcome!"; cat > /dev/null');
     await assert.rejects(openClient(banner), shmError("EPROTO", /"Welcome!"/));
     // It sends back what it gets, which is neither OK nor ERROR.
-    await assert.rejects(openClient("/bin/cat"), shmError("EPROTO", /"ATTACH/));
+    await assert.rejects(openClient("/bin/cat"), shmError("EPROTO", /"IDENTITY/));
     const mute = dir.script("mute", "cat > /dev/null");
     await assert.rejects(openClient(mute, { controlTimeoutMs: 100 }), shmError("ETIMEDOUT"));
   }));
@@ -279,13 +285,10 @@ test("close() ends a worker that ignores QUIT, the end of input and SIGTERM", {
     const deaf = dir.script(
       "deaf",
       `trap "" TERM
-echo OK
-echo OK
+read identity; echo OK
+read attach; echo OK
 while :; do sleep 0.05; done`,
     );
-    // Its answers come unasked, but not before the questions are on their way.
-    const script = readFileSync(deaf, "utf8").replace("trap", "read a; read b; trap");
-    writeFileSync(deaf, script);
     const client = await openClient(deaf);
     const pid = client.pid!;
     await client.close();

@@ -18,6 +18,7 @@ namespace lmshm {
 
 namespace {
 
+constexpr char kDirectory[] = "/dev/shm";
 constexpr std::string_view kDescriptorPrefix = "fd:";
 constexpr size_t kMaxNameBytes = 254;
 
@@ -35,11 +36,14 @@ Status OpenByName(std::string_view name, const std::string& action, UniqueFd* fd
                                            std::to_string(kMaxNameBytes));
   }
   // What shm_open() does, with O_NONBLOCK in case a FIFO has the name.
-  const std::string path = "/dev/shm/" + std::string(component);
+  const std::string path = std::string(kDirectory) + "/" + std::string(component);
   fd->Reset(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   if (fd->valid()) return Status::OK();
   switch (errno) {
     case ENOENT:
+      if (access(kDirectory, F_OK) != 0) {
+        return Status::Error(ENOENT, action + ": this worker has no /dev/shm; mount a tmpfs there");
+      }
       return Status::System(ENOENT, action,
                             "create the segment first; in containers, worker and client must "
                             "share /dev/shm");
@@ -78,7 +82,8 @@ Status FindGranted(std::string_view number, const std::vector<int>& granted,
 Attachment::~Attachment() { munmap(memory_, size_); }
 
 Status Attachment::Open(std::string_view name, uint64_t size, uint64_t base_address,
-                        const std::vector<int>& granted_fds, std::unique_ptr<Attachment>* result) {
+                        const std::vector<int>& granted_fds, std::unique_ptr<Attachment>* result,
+                        const Check& check) {
   const std::string action = "attach " + Printable(name);
   if (name.empty()) return Status::Error(EINVAL, "attach: the segment's name is empty");
   if (size == 0) return Status::Error(EINVAL, action + ": size 0");
@@ -109,6 +114,10 @@ Status Attachment::Open(std::string_view name, uint64_t size, uint64_t base_addr
   if (by_name && st.st_uid != geteuid()) {
     return Status::Error(EACCES, action + ": it belongs to user " + std::to_string(st.st_uid) +
                                      ", and this worker is user " + std::to_string(geteuid()));
+  }
+  if (check != nullptr) {
+    Status status = check(fd, st);
+    if (!status.ok()) return status;
   }
   if (static_cast<uint64_t>(st.st_size) < size) {
     return Status::Error(ERANGE, action + ": asked for " + std::to_string(size) +

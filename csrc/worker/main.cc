@@ -10,6 +10,7 @@
 //     file_io, atomic_file, storage_error, durable                 storage, knows no client
 //     object_path, beneath -> object_dir       storage by path
 //     attachment                               shared memory, knows no file
+//     segment_identity, parent_maps            whether it is the client's
 //     session                                  requests to actions, version 1
 //     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
 //     attributes, storage_facts                what the root's file system can do
@@ -50,8 +51,10 @@
 #include "worker/log.h"
 #include "worker/object_dir.h"
 #include "worker/options.h"
+#include "worker/parent_maps.h"
 #include "worker/sandbox.h"
 #include "worker/secret.h"
+#include "worker/segment_identity.h"
 #include "worker/server.h"
 #include "worker/session.h"
 #include "worker/shutdown.h"
@@ -266,6 +269,10 @@ int main(int argc, char** argv) {
     listeners.push_back(std::move(listener));
   }
 
+  const std::string kernel_boot = lmshm::KernelBoot();
+  std::unique_ptr<lmshm::ParentMaps> parent;
+  if (listeners.empty()) parent = lmshm::ParentMaps::Open();
+
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
   lmshm::Figures figures;
@@ -273,6 +280,8 @@ int main(int argc, char** argv) {
   service.figures = &figures;
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
+  service.kernel_boot = kernel_boot;
+  service.parent = parent.get();
   service.cancel = &shutdown;
   std::unique_ptr<lmshm::KeyStore> keys;
   status = OpenKeys(options, *objects, &keys, &service);

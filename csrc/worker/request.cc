@@ -23,6 +23,7 @@ constexpr Form kForms[] = {
     {"ATTACH", Command::kAttach, 3, "ATTACH <shm_name> <size> <base_addr>", "size", "base_addr"},
     {"WRITE", Command::kWrite, 3, "WRITE <path> <data_ptr> <length>", "data_ptr", "length"},
     {"READ", Command::kRead, 3, "READ <path> <data_ptr> <length>", "data_ptr", "length"},
+    {"IDENTITY", Command::kIdentity, 1, "IDENTITY <boot>:<device>:<inode>, or IDENTITY -", "", ""},
     {"AUTH", Command::kAuth, 1, "AUTH <secret>", "", ""},
     {"PING", Command::kPing, 0, "PING", "", ""},
     {"QUIT", Command::kQuit, 0, "QUIT", "", ""},
@@ -56,8 +57,9 @@ Status ParseRequest(std::string_view line, Request* request) {
     if (candidate.word == word) form = &candidate;
   }
   if (form == nullptr) {
-    return Status::Error(EINVAL, "unknown command \"" + Printable(word.substr(0, 64)) +
-                                     "\"; this worker knows ATTACH, WRITE, READ, AUTH, PING, QUIT");
+    return Status::Error(
+        EINVAL, "unknown command \"" + Printable(word.substr(0, 64)) +
+                    "\"; this worker knows ATTACH, WRITE, READ, IDENTITY, AUTH, PING, QUIT");
   }
 
   Request parsed;

@@ -25,7 +25,7 @@ struct Form {
 
 constexpr size_t kAny = SIZE_MAX;
 constexpr Form kForms[] = {
-    {"ATTACH", Verb::kAttach, 2, 2, "<id> ATTACH <shm_name> <size>"},
+    {"ATTACH", Verb::kAttach, 3, 3, "<id> ATTACH <shm_name> <size> <identity|->"},
     {"PUT", Verb::kPut, 3, kAny,
      "<id> PUT <key> <offset> <length> [crc=0] [io=<mode>] [sync=<s>] [prio=<p>] "
      "[<name>=<value>]... [; <key> <offset> <length> ...]..."},
@@ -267,6 +267,13 @@ Status ParseList(Words words, const Form& form, RequestV2* request) {
   return status;
 }
 
+Status ParseAttach(const Words& words, const Form& form, RequestV2* request) {
+  Status status = Decode(words[0], "shm_name", form, &request->text);
+  if (status.ok()) status = ParseNumber(words[1], "size", form, &request->number);
+  if (!status.ok() || ParseIdentity(words[2], &request->identity)) return status;
+  return Expected(form, "identity " + Quoted(words[2]) + " is not <boot>:<device>:<inode>, nor -");
+}
+
 Status ParseCancel(std::string_view word, const Form& form, RequestV2* request) {
   Status status = ParseNumber(word, "id", form, &request->number);
   if (status.ok() && request->number == 0) return Expected(form, "id 0 is no request's");
@@ -275,10 +282,8 @@ Status ParseCancel(std::string_view word, const Form& form, RequestV2* request) 
 
 Status ParseWords(const Words& words, const Form& form, RequestV2* request) {
   switch (request->verb) {
-    case Verb::kAttach: {
-      Status status = Decode(words[0], "shm_name", form, &request->text);
-      return status.ok() ? ParseNumber(words[1], "size", form, &request->number) : status;
-    }
+    case Verb::kAttach:
+      return ParseAttach(words, form, request);
     case Verb::kPut:
     case Verb::kGet:
       return ParseItems(words, form, request);

@@ -3,7 +3,7 @@
 // Requests of protocol version 2 as text, and nothing of what they mean. docs/protocol_v2.md is the
 // description; this is its twin in code. Pure functions.
 //
-//     <id> ATTACH <shm_name> <size>
+//     <id> ATTACH <shm_name> <size> <identity|->
 //     <id> PUT <object> [; <object>]...       <key> <offset> <length> [<option>|<name>=<value>]...
 //     <id> GET <object> [; <object>]...       <key> <offset> <capacity> [<option>]...
 //     <id> STAT <key> [prio=<p>]
@@ -35,6 +35,7 @@
 #include "worker/attributes.h"
 #include "worker/io_mode.h"
 #include "worker/priority.h"
+#include "worker/segment_identity.h"
 #include "worker/status.h"
 
 namespace lmshm {
@@ -79,6 +80,7 @@ struct RequestV2 {
   std::string text;                 // shm_name (ATTACH), secret (AUTH), cursor (LIST; "": none)
   std::string prefix;               // LIST
   uint64_t number = 0;              // size (ATTACH), limit (LIST), id (CANCEL)
+  std::optional<SegmentIdentity> identity;  // ATTACH; absent: whatever has the name
 };
 
 // Parses `line`, which has no line ending. On failure only `request->id` is set: to 0 when the line

@@ -67,6 +67,7 @@ Status Session::Dispatch(const Request& request, std::string* result, Next* next
       *next = Next::kReject;
       Log(LogLevel::kWarn, peer_ + ": wrong secret");
       return Status::Error(EACCES, "wrong secret; the connection is closed");
+    case Command::kIdentity:
     case Command::kAttach:
     case Command::kWrite:
     case Command::kRead:
@@ -75,15 +76,29 @@ Status Session::Dispatch(const Request& request, std::string* result, Next* next
   if (!authenticated()) {
     return Status::Error(EACCES, "not authenticated: send AUTH <secret> first");
   }
+  if (request.command == Command::kIdentity) return Identify(request.name);
   if (request.command == Command::kAttach) return Attach(request);
   return Transfer(request, result);
 }
 
+Status Session::Identify(std::string_view identity) {
+  if (ParseIdentity(identity, &identity_)) return Status::OK();
+  return Status::Error(EINVAL, "identity \"" + Printable(identity.substr(0, 128)) +
+                                   "\" is not <boot>:<device>:<inode>, nor -");
+}
+
 Status Session::Attach(const Request& request) {
+  const Attachment::Check check = [&](int fd, const struct stat& st) {
+    if (identity_.has_value()) {
+      return CheckIdentity(*identity_, request.name, st, service_.kernel_boot);
+    }
+    if (service_.parent == nullptr) return Status::OK();
+    return service_.parent->Check(request.second, request.name, fd, st);
+  };
   std::unique_ptr<Attachment> attached;
   Status status = service_.WithSpareRoom([&] {
     return Attachment::Open(request.name, request.first, request.second, service_.segment_fds,
-                            &attached);
+                            &attached, check);
   });
   if (!status.ok()) return status;
   attachment_ = std::move(attached);

@@ -8,6 +8,7 @@
 #define LMSHM_WORKER_SESSION_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,8 +21,10 @@
 #include "worker/io_mode.h"
 #include "worker/key_store.h"
 #include "worker/object_dir.h"
+#include "worker/parent_maps.h"
 #include "worker/request.h"
 #include "worker/secret.h"
+#include "worker/segment_identity.h"
 #include "worker/status.h"
 
 namespace lmshm {
@@ -33,6 +36,8 @@ inline constexpr size_t kMaxAnswerBytes = 8 * 1024;
 struct Service {
   const ObjectDir* objects = nullptr;
   std::vector<int> segment_fds;         // granted by --segment-fd
+  std::string kernel_boot = "-";        // see KernelBoot()
+  const ParentMaps* parent = nullptr;   // null: the client is not the parent, or it is not known
   const CancelCheck* cancel = nullptr;  // may be null
   // For version 2 of the protocol.
   const KeyStore* keys = nullptr;  // null: version 2 is not served
@@ -63,6 +68,7 @@ class Session : public Conversation {
 
  private:
   Status Dispatch(const Request& request, std::string* result, Next* next);
+  Status Identify(std::string_view identity);
   Status Attach(const Request& request);
   Status Transfer(const Request& request, std::string* result);
 
@@ -70,7 +76,8 @@ class Session : public Conversation {
   const Secret* const secret_;
   const std::string peer_;
   bool authenticated_ = false;
-  std::unique_ptr<Attachment> attachment_;  // null before ATTACH
+  std::optional<SegmentIdentity> identity_;  // what the client says that its memory is
+  std::unique_ptr<Attachment> attachment_;   // null before ATTACH
 };
 
 }  // namespace lmshm

@@ -142,9 +142,15 @@ Status SessionV2::Authenticate(const RequestV2& request, Next* next) {
 }
 
 Status SessionV2::Attach(const RequestV2& request) {
+  const Attachment::Check check = [&](int, const struct stat& st) {
+    return request.identity.has_value()
+               ? CheckIdentity(*request.identity, request.text, st, service_.kernel_boot)
+               : Status::OK();
+  };
   std::unique_ptr<Attachment> attached;
   Status status = service_.WithSpareRoom([&] {
-    return Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached);
+    return Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached,
+                            check);
   });
   if (!status.ok()) return status;
   attachment_ = std::move(attached);

@@ -296,7 +296,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * Unlinks every segment below /dev/shm that this user's dead processes left, unfinished ones
    * included.
    * @returns their names, with leading slashes.
-   * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno does not allow looking into it
+   * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno looks into it with -A only
    */
   static reclaimDead(): string[] {
     const backend = segmentBackend();

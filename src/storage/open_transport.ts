@@ -11,7 +11,7 @@ import { locateWorker } from "../native/locate.ts";
 import { WorkerClient } from "../worker/client.ts";
 import type { Handshake } from "../worker/handshake.ts";
 import { ObjectClient } from "../worker/object_client.ts";
-import type { AttachRequest } from "../worker/protocol.ts";
+import type { SegmentReference } from "../worker/segment_reference.ts";
 import { SocketTransport } from "../worker/socket_transport.ts";
 import { SpawnTransport } from "../worker/spawn_transport.ts";
 import type { OpenTransport } from "../worker/transport.ts";
@@ -19,12 +19,12 @@ import { NO_METADATA } from "./chunk_metadata.ts";
 import { keyFile } from "./key_file.ts";
 import { Deadline } from "./limit.ts";
 import type { ObjectTransport } from "./object_transport.ts";
-import type { ShmFileSettings } from "./shm_file_options.ts";
+import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
 import { StorageDirectory } from "./storage_directory.ts";
 import { TransportV1 } from "./transport_v1.ts";
 import { TransportV2 } from "./transport_v2.ts";
 
-/** The child's number of an anonymous segment's descriptor; stdio has 0 to 2. */
+/** The child's number of the segment's descriptor; stdio has 0 to 2. */
 const CHILD_SEGMENT_FD = 3;
 
 /** For a connection that was opened to ask something, and has nothing in flight. */
@@ -73,7 +73,7 @@ export async function openTransport(settings: ShmFileSettings): Promise<OpenedTr
 function clientOptions(settings: ShmFileSettings) {
   const { segment, secret, limits, onWorkerLost } = settings;
   const handshake: Handshake = {
-    attach: attachRequest(segment),
+    segment: referTo(segment, settings.address === null),
     secret,
     limitMs: limits.controlTimeoutMs,
   };
@@ -90,15 +90,28 @@ function connectionOf(settings: ShmFileSettings): OpenTransport {
   const passFd = segment.fd;
   const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
   const args = ["--root", storageDir, ...grant, ...workerArgs];
-  return (handlers) => new SpawnTransport({ binary, args, passFd, onLog }, handlers);
+  return (handlers) => {
+    // The number of a descriptor that was closed may be another file's by now.
+    mustBeOpen(segment, "start worker");
+    return new SpawnTransport({ binary, args, passFd, onLog }, handlers);
+  };
 }
 
-function attachRequest(segment: ShmSegment): AttachRequest {
-  const name = segment.name ?? (segment.fd === null ? null : `fd:${CHILD_SEGMENT_FD}`);
-  if (name === null) {
+/** @param spawned the worker is started here, and inherits the descriptor */
+function referTo(segment: ShmSegment, spawned: boolean): SegmentReference {
+  const { name, fd, identity, address: baseAddress } = segment;
+  const descriptor = spawned && fd !== null ? `fd:${CHILD_SEGMENT_FD}` : null;
+  if (name === null && descriptor === null) {
     throw new TypeError("the segment has neither a name nor a descriptor that a worker can attach");
   }
-  return { name, sizeBytes: BigInt(segment.sizeBytes), baseAddress: segment.address };
+  return {
+    name,
+    descriptor,
+    sizeBytes: BigInt(segment.sizeBytes),
+    baseAddress,
+    identity,
+    lookUpName: () => segment.lookUpName(),
+  };
 }
 
 // --- version 1

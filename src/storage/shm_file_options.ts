@@ -175,6 +175,17 @@ function timeout(name: string, value: number | undefined, fallback: number): num
   return value === undefined ? fallback : checkInteger(name, value, 1, MAX_TIMER_MS);
 }
 
+/** @throws {ShmError} EBADF if the segment was freed. */
+export function mustBeOpen(segment: ShmSegment, operation: string): void {
+  if (!segment.closed) return;
+  throw new ShmError(`segment ${segment.name ?? "(anonymous)"} was freed`, {
+    code: "EBADF",
+    operation,
+    hint: "Open the connector before the segment is freed, and close it first",
+    details: { segment: segment.name },
+  });
+}
+
 /** @throws {TypeError | RangeError | ShmError} naming the option, its value and what is accepted. */
 export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings {
   if (typeof options !== "object" || options === null) {
@@ -185,14 +196,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   if (!(segment instanceof ShmSegment)) {
     throw new TypeError(`segment must be a ShmSegment, got ${describe(segment)}`);
   }
-  if (segment.closed) {
-    throw new ShmError(`segment ${segment.name ?? "(anonymous)"} was freed`, {
-      code: "EBADF",
-      operation: "open connector",
-      hint: "Open the connector before the segment is freed, and close it first",
-      details: { segment: segment.name },
-    });
-  }
+  mustBeOpen(segment, "open connector");
   if (!Array.isArray(workerArgs) || workerArgs.some((arg) => typeof arg !== "string")) {
     throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);
   }

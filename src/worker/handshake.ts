@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is said first on a new connection: AUTH where a secret is known, ATTACH, and a PING that
-// tells lmshm-worker from a worker that knows version 1 only. All at once: one round trip.
+// What is said first on a new connection: AUTH where a secret is known, IDENTITY, which says what
+// memory is meant and tells lmshm-worker from a worker that knows version 1 only, and ATTACH.
 
 import { ShmError } from "../errors.ts";
 import { Call } from "./call.ts";
 import type { Connection } from "./connection.ts";
 import {
-  type AttachRequest,
   encodeAttach,
   encodeAuth,
-  encodePing,
+  encodeIdentity,
   type ErrorReply,
   type Reply,
 } from "./protocol.ts";
 import { replyError } from "./reply_error.ts";
+import {
+  bestName,
+  lostNameHint,
+  mustLeadToSegment,
+  type SegmentReference,
+} from "./segment_reference.ts";
 
 export interface Handshake {
-  readonly attach: AttachRequest;
+  readonly segment: SegmentReference;
   readonly secret: string | null;
   readonly limitMs: number;
 }
@@ -41,20 +46,28 @@ export async function shakeHands(
     connection.send(call);
     return call.promise;
   };
-  const { attach, secret } = handshake;
+  const { segment, secret } = handshake;
   const auth = secret === null ? null : ask("AUTH", encodeAuth(secret));
-  const attached = ask(`ATTACH ${attach.name}`, encodeAttach(attach));
-  const ping = ask("PING", encodePing());
-
   const authReply = await auth;
   if (authReply && !authReply.ok) throw authError(authReply, connection.peer);
-  const attachReply = await attached;
-  const pingReply = await ping.catch(() => null);
-  if (!attachReply.ok) {
-    throw attachError(attachReply, attach, pingReply?.ok ?? false, connection.peer);
+
+  const { peer } = connection;
+  const identified = await ask("IDENTITY", encodeIdentity(segment.identity));
+  const extended = identified.ok;
+  if (!identified.ok && isAuthWanted(identified)) {
+    throw attachError(identified, segment, extended, peer);
   }
-  if (pingReply === null) await ping;
-  return { extended: pingReply?.ok ?? false };
+  // Nobody else can attach by descriptor, nor prove anything.
+  const name = extended ? bestName(segment) : segment.name ?? bestName(segment);
+  if (!extended) mustLeadToSegment(segment, peer);
+  const attached = await ask(`ATTACH ${name}`, encodeAttach({ ...segment, name }));
+  if (!attached.ok) throw attachError(attached, segment, extended, peer);
+  if (!extended) mustLeadToSegment(segment, peer);
+  return { extended };
+}
+
+function isAuthWanted(reply: ErrorReply): boolean {
+  return /\bAUTH\b|authenticat/i.test(reply.message);
 }
 
 /** The worker refused AUTH. */
@@ -74,21 +87,21 @@ export function authError(reply: ErrorReply, peer: string): ShmError {
 /** The worker refused ATTACH. @param extended whether it is lmshm-worker */
 export function attachError(
   reply: ErrorReply,
-  attach: AttachRequest,
+  segment: SegmentReference,
   extended: boolean,
   peer: string,
 ): ShmError {
-  const anonymous = attach.name.startsWith("fd:");
-  const hint = anonymous && !extended
-    ? "Only lmshm-worker can attach an anonymous segment: give the segment a name"
-    : /\bAUTH\b|authenticat/i.test(reply.message)
+  const hint = isAuthWanted(reply)
     ? "Give the worker's secret: secret, secretFile or the variable LMSHM_SECRET"
-    : reply.code === "ENOENT"
-    ? "The worker must see the same /dev/shm: share it between the containers, and create the " +
-      "segment before the connection"
+    : segment.name === null && !extended
+    ? "Only lmshm-worker can attach an anonymous segment: give the segment a name"
+    : reply.code === "ENOENT" || reply.code === "ESTALE"
+    ? lostNameHint(segment)
     : reply.code === "EACCES" || reply.code === "EPERM"
     ? "The worker attaches segments of its own user only: run both as one user"
     : undefined;
-  const details = { name: attach.name, sizeBytes: attach.sizeBytes };
-  return replyError(reply, `attach segment ${attach.name} in the ${peer}`, details, hint);
+  const { sizeBytes, identity } = segment;
+  const name = segment.name ?? bestName(segment);
+  const details = { name, sizeBytes, identity };
+  return replyError(reply, `attach segment ${name} in the ${peer}`, details, hint);
 }

@@ -193,8 +193,8 @@ export class Keeper<C extends KeptConnection> {
           this.#worker = worker;
           return;
         } catch (error) {
+          if (error instanceof ShmError) this.#lastLoss = error;
           if (!isTransient(error)) throw error;
-          this.#lastLoss = error as ShmError;
         }
       }
     } catch (error) {

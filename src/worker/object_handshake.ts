@@ -10,6 +10,7 @@ import type { ObjectConnection } from "./object_connection.ts";
 import type { Reply } from "./protocol.ts";
 import { encodeAttachment } from "./protocol_v2.ts";
 import { PlainCall } from "./query_calls.ts";
+import { bestName } from "./segment_reference.ts";
 
 /**
  * @throws {ShmError} EPROTONOSUPPORT: the worker does not speak version 2; else its reason for
@@ -19,13 +20,13 @@ export async function greetWorker(
   connection: ObjectConnection,
   handshake: Handshake,
 ): Promise<WorkerHello> {
-  const { attach, secret } = handshake;
+  const { segment, secret } = handshake;
   const greeting = await connection.greet(secret);
   if ("auth" in greeting) throw authError(greeting.auth, connection.peer);
   if (connection.hello.boot === "") throw versionError(greeting.hello, connection.peer);
-  const words = encodeAttachment(attach.name, attach.sizeBytes);
+  const words = encodeAttachment(bestName(segment), segment.sizeBytes, segment.identity);
   const refusal = await connection.ask(new PlainCall("ATTACH", words));
-  if (refusal !== null) throw attachError(refusal, attach, true, connection.peer);
+  if (refusal !== null) throw attachError(refusal, segment, true, connection.peer);
   return connection.hello;
 }
 

@@ -7,6 +7,7 @@
 //     WRITE <path> <data_ptr> <length>          -> OK <bytes_written>
 //     READ <path> <data_ptr> <length>           -> OK <bytes_read>
 //     QUIT                                      -> OK, then the connection ends
+//     IDENTITY <boot>:<device>:<inode>          -> OK              (an extension of lmshm-worker)
 //     AUTH <secret>                             -> OK              (an extension of lmshm-worker)
 //     PING                                      -> OK ...          (an extension of lmshm-worker)
 //
@@ -127,6 +128,12 @@ export function encodeAuth(secret: string): string {
   checkText("secret", secret, false);
   checkSecret(secret);
   return line(`AUTH ${secret}`);
+}
+
+/** @param identity which file the next ATTACH must find, or "-": whatever has the name. */
+export function encodeIdentity(identity: string): string {
+  checkText("identity", identity, false);
+  return line(`IDENTITY ${identity}`);
 }
 
 export function encodePing(): string {

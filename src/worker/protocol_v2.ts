@@ -6,7 +6,7 @@
 //
 //     request   <id> <VERB> <word>...        one line, answered by one line with the same id
 //
-//     ATTACH <shm_name> <size>
+//     ATTACH <shm_name> <size> <identity|->
 //     PUT <key> <offset> <length> [<option>]... [<name>=<value>]... [; <another object>]...
 //     GET <key> <offset> <capacity> [<option>]... [; <another object>]...
 //     STAT <key>            EXISTS <key>...           REMOVE <key>...        CONTAINS <key>...
@@ -213,10 +213,20 @@ export function encodeList(
   return `${limit} ${cursor ?? "-"} ${encodeWord(prefix).replace(/^prio=/, "prio%3D")}`;
 }
 
-/** @param name "/kv", or "fd:3" for a descriptor that the worker inherited. */
-export function encodeAttachment(name: string, sizeBytes: number | bigint): string {
+/**
+ * @param name "/kv", or "fd:3" for a descriptor that the worker inherited.
+ * @param identity which file that must be, "<boot>:<device>:<inode>", or "-": whatever it is
+ */
+export function encodeAttachment(
+  name: string,
+  sizeBytes: number | bigint,
+  identity: string,
+): string {
   if (name === "") throw new RangeError("the segment's name is empty");
-  return `${encodeWord(name)} ${encodeNumber("sizeBytes", sizeBytes)}`;
+  if (!/^[-:0-9a-f]+$/.test(identity)) {
+    throw new RangeError(`identity ${printable(identity)} is not <boot>:<device>:<inode>, nor -`);
+  }
+  return `${encodeWord(name)} ${encodeNumber("sizeBytes", sizeBytes)} ${identity}`;
 }
 
 /** The most bytes that can come before a request's words: id, verb, priority, line feed. */

@@ -91,6 +91,11 @@ uint64_t CheckParse(std::string_view line) {
   request.id = 77;
   if (!lmshm::ParseRequestV2(line, &request).ok()) return request.id;
   HOLDS(request.id > 0);
+  if (request.identity.has_value()) {
+    std::optional<lmshm::SegmentIdentity> again;
+    HOLDS(lmshm::ParseIdentity(request.identity->ToString(), &again) && again.has_value());
+    HOLDS(again->ToString() == request.identity->ToString());
+  }
   std::vector<std::string> keys = request.keys;
   HOLDS(request.items.size() <= lmshm::kMaxBatchObjects);
   for (const lmshm::TransferItem& item : request.items) {
@@ -138,7 +143,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   lmshm::Dialogue dialogue(world.service, nullptr, "fuzz");
   std::string answer;
   dialogue.Handle("HELLO 2", &answer);
-  dialogue.Handle("1 ATTACH fd:100 65536", &answer);
+  dialogue.Handle("1 ATTACH fd:100 65536 -", &answer);
 
   std::string_view input(reinterpret_cast<const char*>(data), size);
   while (!input.empty()) {

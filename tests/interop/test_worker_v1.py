@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import unittest
+from multiprocessing import shared_memory
 
 from worker_clients import (
     PATIENCE_S,
@@ -155,6 +156,15 @@ class PipeTest(WorkerTest):
         self.assertTrue(os.path.exists(f"/dev/shm/{segment.name}"))
         segment.close()
         self.assertFalse(os.path.exists(f"/dev/shm/{segment.name}"))
+
+    def test_a_name_that_leads_to_another_segment_is_refused(self):
+        ours = self.segment(4096)
+        os.unlink(f"/dev/shm/{ours.name}")
+        theirs = shared_memory.SharedMemory(name=ours.name, create=True, size=4096)
+        self.addCleanup(theirs.close)
+        client = PipeClient()
+        self.assertTrue(client.attach(ours).startswith("ERROR ESTALE "))
+        self.assertEqual(client.close(), 0)
 
 
 class SocketTest(WorkerTest):

@@ -101,7 +101,7 @@ TEST(a_full_disk_is_said_in_version_2_as_well) {
   WorkerProcess worker(setup);
   LineClient& c = worker.client();
   CHECK_STARTS(c.Call("HELLO 2"), "OK 2 ");
-  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 8388608"), "1 OK");
+  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 8388608 -"), "1 OK");
   CHECK_STARTS(c.Call("2 PUT f 0 500000"), "2 OK 500000");
   for (const char* mode : {"auto", "direct", "cached"}) {
     CHECK_STARTS(c.Call(std::string("3 PUT f 0 4194304 io=") + mode),
@@ -126,7 +126,7 @@ void PutOnFullDisk(size_t size) {
   WorkerProcess worker(setup);
   LineClient& c = worker.client();
   CHECK_STARTS(c.Call("HELLO 2"), "OK 2 ");
-  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 1048576"), "1 OK");
+  CHECK_EQ(c.Call("1 ATTACH " + segment.name() + " 1048576 -"), "1 OK");
   for (int i = 0; i < 14; i++) {
     CHECK_STARTS(c.Call("1 PUT " + std::to_string(i) + " 0 60000"), "1 OK 60000");
   }

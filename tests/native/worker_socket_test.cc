@@ -391,7 +391,7 @@ TEST(files_that_stay_open_leave_descriptors_to_everybody) {
   worker.Listening();
   LineClient busy = ConnectUnix(dir / "s");
   CHECK_STARTS(busy.Call("HELLO 2"), "OK 2 ");
-  CHECK_EQ(busy.Call("1 ATTACH " + segment.name() + " 65536"), "1 OK");
+  CHECK_EQ(busy.Call("1 ATTACH " + segment.name() + " 65536 -"), "1 OK");
   for (int i = 0; i < 8; i++) {
     CHECK_STARTS(busy.Call("1 PUT " + std::to_string(i) + " 0 100"), "1 OK 100");
   }
@@ -418,7 +418,7 @@ TEST(files_that_stay_open_leave_descriptors_to_everybody) {
   take_all();
   CHECK_STARTS(client.Call("HELLO 2"), "OK 2 ");
   take_all();
-  CHECK_EQ(client.Call("1 ATTACH " + segment.name() + " 65536"), "1 OK");
+  CHECK_EQ(client.Call("1 ATTACH " + segment.name() + " 65536 -"), "1 OK");
   take_all();
   CHECK_STARTS(client.Call("2 LIST 100 -"), "2 OK ");
   take_all();

@@ -49,7 +49,8 @@ class TalkV2 {
   // Says HELLO 2 and attaches `segment`.
   void Begin(const TestSegment& segment) {
     CHECK_STARTS(Say("HELLO 2"), "OK 2 ");
-    CHECK_EQ(Say("1 ATTACH /" + segment.name() + " " + std::to_string(segment.size())), "1 OK");
+    CHECK_EQ(Say("1 ATTACH /" + segment.name() + " " + std::to_string(segment.size()) + " -"),
+             "1 OK");
   }
 
   lmshm::Dialogue& dialogue() { return *session_; }

@@ -37,7 +37,7 @@ struct Running {
 
 void Begin(LineClient* client, const TestSegment& segment) {
   CHECK_STARTS(client->Call("HELLO 2"), "OK 2 ");
-  CHECK_EQ(client->Call("1 ATTACH " + segment.name() + " " + std::to_string(segment.size())),
+  CHECK_EQ(client->Call("1 ATTACH " + segment.name() + " " + std::to_string(segment.size()) + " -"),
            "1 OK");
 }
 

@@ -187,7 +187,7 @@ TEST(without_attributes_everything_else_works) {
   TestSegment segment(8192);
   segment.FillPattern(6);
   CHECK_CONTAINS(talk.Say("HELLO 2"), " features=batch,cancel,crc32c window=1024 auth=none");
-  CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192"), "1 OK");
+  CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192 -"), "1 OK");
   const std::string before = segment.Bytes(0, 5000);
   CHECK_EQ(talk.Say("2 PUT k 0 5000 shape=1"), "2 OK 5000 crc32c=" + CrcOf(before));
   CHECK_EQ(GetRecord(talk.root / "k.data"), "");
@@ -318,7 +318,7 @@ TEST(concurrent_writers_and_readers_see_whole_objects) {
         return answer;
       };
       say("HELLO 2");
-      say("1 ATTACH " + segment.name() + " " + std::to_string(segment.size()));
+      say("1 ATTACH " + segment.name() + " " + std::to_string(segment.size()) + " -");
       const std::string offset = std::to_string(t << 16);
       for (int i = 0; i < 100; i++) {
         std::string answer;

@@ -48,6 +48,7 @@ std::string Describe(const RequestV2& r) {
     case Verb::kAttach:
       Add("shm_name", PercentEncode(r.text), &text);
       Add("size", std::to_string(r.number), &text);
+      Add("identity", r.identity.has_value() ? r.identity->ToString() : "-", &text);
       break;
     case Verb::kPut:
     case Verb::kGet:

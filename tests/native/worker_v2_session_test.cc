@@ -86,8 +86,8 @@ TEST(authentication_before_or_after_hello_counts) {
   CHECK_CONTAINS(talk.Say("HELLO 2"), " auth=required");
   CHECK(!talk.dialogue().authenticated());
   CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
-  for (const char* line : {"2 ATTACH /x 1", "2 PUT x 0 1", "2 GET x 0 1", "2 STAT x", "2 EXISTS x",
-                           "2 REMOVE x", "2 LIST 5 -"}) {
+  for (const char* line : {"2 ATTACH /x 1 -", "2 PUT x 0 1", "2 GET x 0 1", "2 STAT x",
+                           "2 EXISTS x", "2 REMOVE x", "2 LIST 5 -"}) {
     CHECK_STARTS(talk.Say(line), "2 ERROR EACCES not authenticated");
   }
   CHECK_EQ(talk.Say("3 AUTH correct-horse-battery"), "3 OK");
@@ -117,9 +117,9 @@ TEST(every_bad_line_is_answered_and_survived) {
   CHECK_STARTS(talk.Say("7 PUT x 8193 0"), "7 ERROR ERANGE ");
   CHECK_STARTS(talk.Say("7 PUT x 18446744073709551615 18446744073709551615"), "7 ERROR ERANGE ");
   CHECK_STARTS(talk.Say("7 GET x 1 8192"), "7 ERROR ERANGE ");
-  CHECK_STARTS(talk.Say("7 ATTACH /no_such_segment_here 1"), "7 ERROR ENOENT ");
-  CHECK_STARTS(talk.Say("7 ATTACH /" + segment.name() + " 8193"), "7 ERROR ERANGE ");
-  CHECK_STARTS(talk.Say("7 ATTACH fd:3 1"), "7 ERROR EACCES ");
+  CHECK_STARTS(talk.Say("7 ATTACH /no_such_segment_here 1 -"), "7 ERROR ENOENT ");
+  CHECK_STARTS(talk.Say("7 ATTACH /" + segment.name() + " 8193 -"), "7 ERROR ERANGE ");
+  CHECK_STARTS(talk.Say("7 ATTACH fd:3 1 -"), "7 ERROR EACCES ");
   CHECK_EQ(talk.Say("8 PUT x 8192 0 crc=0"), "8 OK 0");  // the segment is still there
   std::string answer;
   talk.dialogue().HandleTooLong(&answer);
@@ -134,7 +134,7 @@ TEST(another_attach_replaces_the_segment) {
   talk.Begin(one);
   CHECK_EQ(talk.Say("2 PUT k 0 3 crc=0"), "2 OK 3");
   CHECK_EQ(ReadFile(talk.root / "k.data"), "111");
-  CHECK_EQ(talk.Say("3 ATTACH " + two.name() + " 8192"), "3 OK");
+  CHECK_EQ(talk.Say("3 ATTACH " + two.name() + " 8192 -"), "3 OK");
   CHECK_EQ(talk.Say("4 PUT k 8189 3 crc=0"), "4 OK 3");
   CHECK_EQ(ReadFile(talk.root / "k.data"), "222");
 }
@@ -163,9 +163,9 @@ TEST(an_ending_worker_breaks_off) {
   service.cancel = &stop;
   lmshm::Dialogue dialogue(service, nullptr, "test");
   std::string answer;
-  for (const std::string& line :
-       {std::string("HELLO 2"), "1 ATTACH " + segment.name() + " 8192", std::string("2 PUT k 0 1"),
-        std::string("3 GET there 0 1"), std::string("4 LIST 1 -"), std::string("5 EXISTS k")}) {
+  for (const std::string& line : {std::string("HELLO 2"), "1 ATTACH " + segment.name() + " 8192 -",
+                                  std::string("2 PUT k 0 1"), std::string("3 GET there 0 1"),
+                                  std::string("4 LIST 1 -"), std::string("5 EXISTS k")}) {
     answer.clear();
     CHECK(dialogue.Handle(line, &answer) == Conversation::Next::kContinue);
     if (line[0] > '1' && line[0] <= '9') CHECK_CONTAINS(answer, " ERROR ECANCELED ");

@@ -94,7 +94,13 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
   return ObjectClient.open({
     open: (handlers) => new transport({ address, connectTimeoutMs: 5_000 }, handlers),
     handshake: {
-      attach: { name: "/kv", sizeBytes: 1n << 40n, baseAddress: 4096n },
+      segment: {
+        name: "/kv",
+        descriptor: null,
+        sizeBytes: 1n << 40n,
+        baseAddress: 4096n,
+        identity: "-",
+      },
       secret,
       limitMs: 5_000,
     },

@@ -149,7 +149,8 @@ export function willing(line: string): string {
     case "WRITE":
       return `OK ${words.at(-1)}`;
     case "PING":
-      return "ERROR unknown command: PING";
+    case "IDENTITY":
+      return `ERROR unknown command: ${words[0]}`;
     default:
       return "OK";
   }
