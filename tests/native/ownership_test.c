@@ -263,6 +263,16 @@ static void a_forked_child_cannot_free_for_its_parent(void) {
 
 /* ------------------------------------------------------------------------ races */
 
+/* Names under which segments are made that are to replace others. */
+static int check_temporaries(void) {
+  int count = 0;
+  DIR* directory = opendir("/dev/shm");
+  for (struct dirent* entry; (entry = readdir(directory)) != NULL;)
+    count += strncmp(entry->d_name, ".lmshm-new-", 11) == 0;
+  closedir(directory);
+  return count;
+}
+
 struct arena {
   atomic_int ready, go, done;
   atomic_int winners, refused, others;
@@ -309,12 +319,16 @@ static void exactly_one_of_many_creators_wins(void) {
     if (round % 3 == 1) { /* over a dead owner's */
       int fd = open(check_path(name), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 01600);
       close(fd);
+    } else if (round % 3 == 2) { /* over a stranger's, by those who may */
+      int fd = open(check_path(name), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+      close(fd);
     }
     contend(arena, name, count);
     CHECK(arena->winners == 1 && arena->refused == count - 1 && arena->others == 0,
           "round %d: %d winners, %d refused, %d other results of %d", round, arena->winners,
           arena->refused, arena->others, count);
     CHECK_EQUAL(lmshm_name_state(name), LMSHM_NAME_FREE);
+    CHECK_EQUAL(check_temporaries(), 0);
   }
   munmap(arena, sizeof *arena);
 }

@@ -5,6 +5,7 @@
  * whoever takes the name meanwhile.
  */
 #include <dirent.h>
+#include <signal.h>
 #include <sys/file.h>
 
 #include "check.h"
@@ -13,6 +14,15 @@
 
 #define THEIRS (MIB + 123)
 #define TEMPORARY ".lmshm-new-"
+
+/* What the C library makes of rename() and unlink(). */
+#ifdef SYS_rename
+#define RENAME SYS_rename
+#define UNLINK SYS_unlink
+#else
+#define RENAME SYS_renameat
+#define UNLINK SYS_unlinkat
+#endif
 
 /* A segment as Python would make it. */
 static void make_strangers(const char* name) {
@@ -117,11 +127,7 @@ static const struct step steps[] = {
     {"locking", SYS_flock, SANDBOX_ANY},   {"marking", SYS_fchmod, SANDBOX_ANY},
     {"looking", SYS_fstatfs, SANDBOX_ANY}, {"sizing", SYS_ftruncate, SANDBOX_ANY},
     {"mapping", SYS_mmap, 3, MAP_SHARED},  {"writing", SYS_pwrite64, SANDBOX_ANY},
-#ifdef SYS_rename
-    {"renaming", SYS_rename, SANDBOX_ANY},
-#else
-    {"renaming", SYS_renameat, SANDBOX_ANY},
-#endif
+    {"renaming", RENAME, SANDBOX_ANY},
 };
 static const struct step* step;
 
@@ -281,6 +287,32 @@ static void meet_others(void) {
 
 static void who_takes_the_name_meanwhile_keeps_it(void) { in_a_sandbox(meet_others); }
 
+static void be_killed_between_the_links(void) {
+  struct claimed mine;
+  CHECK(claim(killed_name, &mine) >= 0, "%s", mine.task.info.message);
+  CHECK_EQUAL(rename(check_path(killed_name), "/dev/shm/moved"), 0);
+  if (sandbox_kill(UNLINK, SANDBOX_ANY) != 0) _exit(SANDBOX_REFUSED);
+  publish(&mine);
+}
+
+static void leave_two_names(void) {
+  enter();
+  const char* name = killed_name = check_name("links");
+  make_strangers(name);
+  int status = check_in_child(be_killed_between_the_links);
+  if (status == SANDBOX_REFUSED) _exit(SANDBOX_REFUSED);
+  CHECK(status == -SIGSYS, "status %d", status);
+  char temporary[256] = "";
+  CHECK_EQUAL(temporaries(temporary), 1);
+  CHECK_EQUAL(lmshm_name_state(name), LMSHM_NAME_DEAD);
+  CHECK_EQUAL(lmshm_name_state(temporary), LMSHM_NAME_DEAD);
+  CHECK_EQUAL(lmshm_reclaim(temporary), 1);
+  replace_and_close(name, LMSHM_INFO_RECLAIMED);
+  CHECK_EQUAL(unlink("/dev/shm/moved"), 0);
+}
+
+static void a_kill_between_two_names_leaves_none_that_stays(void) { in_a_sandbox(leave_two_names); }
+
 static void use_long_names(void) {
   enter();
   char one[256], two[256];
@@ -304,4 +336,6 @@ static void the_longest_names_can_be_replaced(void) { in_a_sandbox(use_long_name
 CHECK_MAIN(CASE(a_strangers_segment_survives_a_lack_of_space),
            CASE(a_strangers_segment_survives_the_failure_of_each_step),
            CASE(a_strangers_segment_survives_a_kill_at_each_step),
-           CASE(who_takes_the_name_meanwhile_keeps_it), CASE(the_longest_names_can_be_replaced))
+           CASE(who_takes_the_name_meanwhile_keeps_it),
+           CASE(a_kill_between_two_names_leaves_none_that_stays),
+           CASE(the_longest_names_can_be_replaced))
