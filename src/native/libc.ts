@@ -403,6 +403,7 @@ class LibcBackend implements SegmentBackend {
       const what = request.name === null ? "anonymous segment" : `segment /${request.name}`;
       const noSpace = error.errno === ENOSPC;
       const free = freeBytes();
+      const owner = request.name === null ? undefined : this.#statName(request.name)?.uid;
       throw new ShmError(
         noSpace
           ? `${what}: ${request.sizeBytes} bytes requested, ${free} bytes free`
@@ -413,8 +414,7 @@ class LibcBackend implements SegmentBackend {
           operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
           hint: openHint(errnoName(error.errno), request, {
             isShmMissing: this.stat(DIRECTORY) === null,
-            isOthers: (request.name === null ? null : this.#statName(request.name))?.uid !==
-              process.geteuid!(),
+            isOthers: owner !== undefined && owner !== process.geteuid!(),
           }),
           details: {
             name: request.name,

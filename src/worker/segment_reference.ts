@@ -38,12 +38,21 @@ function find({ name, identity, lookUpName }: SegmentReference): Found {
 
 const AGAIN = "free the segment here, create or attach it again, and open a new connector";
 
+/** find() for a hint, which must not hide the error that it is for. */
+function tryToFind(segment: SegmentReference): Found {
+  try {
+    return find(segment);
+  } catch {
+    return "unknown";
+  }
+}
+
 /** What to do when a worker has not found the segment, or has found another, by its name. */
 export function lostNameHint(segment: SegmentReference): string {
-  switch (find(segment)) {
+  switch (tryToFind(segment)) {
     case "segment":
-      return "The name leads to the segment here, so the worker sees another /dev/shm: share it " +
-        "between the containers";
+      return "The name leads to the segment here, so the worker sees another /dev/shm: run both on " +
+        "one machine, and share it between their containers";
     case "another":
       return "Its owner was replaced, or another program has taken the name. This program still " +
         `has the memory that it mapped: ${AGAIN}`;
