@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is said first on a new connection: AUTH where a secret is known, ATTACH, and a PING that
-// tells lmshm-worker from a worker that knows version 1 only. All at once: one round trip.
+// What is said first on a new connection: the login where a secret is known (login.ts); then ATTACH,
+// and a PING that tells lmshm-worker from a worker that knows version 1 only, both at once.
 
 import { ShmError } from "../errors.ts";
 import { Call } from "./call.ts";
 import type { Connection } from "./connection.ts";
+import { asksForSecret, logIn, SECRET_HINT } from "./login.ts";
 import {
   type AttachRequest,
   encodeAttach,
-  encodeAuth,
   encodePing,
   type ErrorReply,
   type Reply,
@@ -36,18 +36,18 @@ export async function shakeHands(
   handshake: Handshake,
 ): Promise<WorkerFacts> {
   const ask = (what: string, line: string): Promise<Reply> => {
+    // It may have ended between two answers.
+    if (connection.ended !== null) return Promise.reject(connection.ended);
     const { limitMs } = handshake;
     const call = new Call({ what, line, bytes: 0, limitMs, retriable: false });
     connection.send(call);
     return call.promise;
   };
   const { attach, secret } = handshake;
-  const auth = secret === null ? null : ask("AUTH", encodeAuth(secret));
+  if (secret !== null) await logIn(ask, secret, connection.peer);
   const attached = ask(`ATTACH ${attach.name}`, encodeAttach(attach));
   const ping = ask("PING", encodePing());
 
-  const authReply = await auth;
-  if (authReply && !authReply.ok) throw authError(authReply, connection.peer);
   const attachReply = await attached;
   const pingReply = await ping.catch(() => null);
   if (!attachReply.ok) {
@@ -55,20 +55,6 @@ export async function shakeHands(
   }
   if (pingReply === null) await ping;
   return { extended: pingReply?.ok ?? false };
-}
-
-/** The worker refused AUTH. */
-export function authError(reply: ErrorReply, peer: string): ShmError {
-  const unknown = reply.code === "ENOSYS" || /unknown command/i.test(reply.message);
-  return replyError(
-    reply,
-    `authenticate to the ${peer}`,
-    {},
-    unknown
-      ? "This worker has no authentication: it is not lmshm-worker. Leave the secret out " +
-        "(also the variable LMSHM_SECRET) if it is to be trusted"
-      : "secret, secretFile or LMSHM_SECRET must be what the worker was started with",
-  );
 }
 
 /** The worker refused ATTACH. @param extended whether it is lmshm-worker */
@@ -81,8 +67,8 @@ export function attachError(
   const anonymous = attach.name.startsWith("fd:");
   const hint = anonymous && !extended
     ? "Only lmshm-worker can attach an anonymous segment: give the segment a name"
-    : /\bAUTH\b|authenticat/i.test(reply.message)
-    ? "Give the worker's secret: secret, secretFile or the variable LMSHM_SECRET"
+    : asksForSecret(reply)
+    ? SECRET_HINT
     : reply.code === "ENOENT"
     ? "The worker must see the same /dev/shm: share it between the containers, and create the " +
       "segment before the connection"
