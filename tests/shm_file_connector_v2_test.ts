@@ -254,7 +254,7 @@ scene("what is asked for is what the worker is told", async (s) => {
       const [id, verb, ...words] = line.split(" ");
       if (id === "HELLO") {
         return "OK 2 boot=0123456789abcdef worker=scripted/1 " +
-          "features=batch,cancel,crc32c,xattr auth=none window=64";
+          "features=batch,cancel,crc32c,xattr window=64";
       }
       switch (verb) {
         case "PUT":

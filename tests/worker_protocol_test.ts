@@ -10,8 +10,8 @@ import { Fifo } from "../src/worker/fifo.ts";
 import { LineSplitter } from "../src/worker/line_splitter.ts";
 import { describeLog, LogTail } from "../src/worker/log_tail.ts";
 import {
+  checkSecret,
   encodeAttach,
-  encodeAuth,
   encodePing,
   encodeQuit,
   encodeRead,
@@ -43,7 +43,6 @@ test("encodeAttach(), encodeWrite() and encodeRead() write the numbers as they a
   );
   assert.equal(encodePing(), "PING\n");
   assert.equal(encodeQuit(), "QUIT\n");
-  assert.equal(encodeAuth("0123456789abcdef"), "AUTH 0123456789abcdef\n");
 });
 
 test("encodeWrite() refuses what would become another line or another path", () => {
@@ -71,7 +70,7 @@ test("encodeRead() keeps a line within 64 KiB of UTF-8", () => {
   assert.throws(() => encodeRead({ path: wide, address: 0n, byteLength: 0n }), RangeError);
 });
 
-test("encodeAuth() refuses an unusable secret and does not repeat it", () => {
+test("checkSecret() refuses an unusable secret and does not repeat it", () => {
   for (
     const secret of [
       "short",
@@ -80,7 +79,7 @@ test("encodeAuth() refuses an unusable secret and does not repeat it", () => {
       "0123456789abcde\u00e9",
     ]
   ) {
-    assert.throws(() => encodeAuth(secret), (error: unknown) => {
+    assert.throws(() => checkSecret(secret), (error: unknown) => {
       assert.ok(error instanceof RangeError);
       assert.ok(!error.message.includes(secret), error.message);
       return true;

@@ -3,7 +3,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <string_view>
@@ -24,7 +23,6 @@ using std::chrono::milliseconds;
 
 constexpr auto kAnswerDelay = std::chrono::microseconds(500);
 constexpr size_t kAnswerBytes = 32 * 1024;
-constexpr milliseconds kRejectDelay(500);  // makes guessing slow
 constexpr milliseconds kSettleSlice(500);
 // Beyond the grace period; the server, where there is one, gives up before.
 constexpr std::chrono::seconds kHungTime(6);
@@ -51,20 +49,25 @@ ConnectionEnd EndOf(Wire::Result result) {
 // The whole of it; one object a connection, on its thread.
 class Connection {
  public:
-  Connection(Wire* wire, const Service& service, const Secret* secret, const std::string& peer,
-             const ConnectionLimits& limits, const Shutdown& shutdown)
+  Connection(Wire* wire, const Service& service, const std::string& peer,
+             const ConnectionLimits& limits, const Shutdown& shutdown, Opening opening)
       : wire_(wire),
         limits_(limits),
         shutdown_(shutdown),
         outbox_(wire, &wake_),
         pipeline_(service.engine, &outbox_, &wake_),
-        dialogue_(service, secret, peer, &pipeline_) {}
+        dialogue_(service, peer, &pipeline_),
+        text_(std::move(opening.answer)) {
+    size_t space;
+    char* const to = reader_.Space(&space);
+    reader_.Commit(opening.input.copy(to, space));
+  }
 
   ConnectionEnd Run() {
     ConnectionEnd end = Serve();
     if (pipeline_.open()) end = Settle(end);
-    if (end == ConnectionEnd::kQuit || end == ConnectionEnd::kRejected ||
-        end == ConnectionEnd::kClosed || end == ConnectionEnd::kShutdown) {
+    if (end == ConnectionEnd::kQuit || end == ConnectionEnd::kClosed ||
+        end == ConnectionEnd::kShutdown) {
       ConnectionEnd ignored;  // the end is here either way
       if (!Flush(&ignored) && end == ConnectionEnd::kQuit) end = ignored;
     }
@@ -74,10 +77,10 @@ class Connection {
  private:
   // Until the client or we have had enough. Requests may still be in flight, answers unsent.
   ConnectionEnd Serve() {
-    const Clock::time_point login_deadline = After(Clock::now(), limits_.login);
     Clock::time_point heard = Clock::now();
-    bool unread_lines = false;
+    bool unread_lines = reader_.pending() > 0;
     ConnectionEnd end;
+    if (!Flush(&end)) return end;
     for (;;) {
       if (!Drain(&end)) return end;
       const bool room = pipeline_.HasRoom();
@@ -89,7 +92,6 @@ class Connection {
 
       const bool helped = pipeline_.open() && pipeline_.Help();
       Clock::time_point deadline = After(heard, limits_.idle);
-      if (!dialogue_.authenticated()) deadline = std::min(deadline, login_deadline);
       if (helped) deadline = Clock::time_point();  // there may be more: only have a look
       Wire::Wanted wanted;
       wanted.readable = room;
@@ -97,10 +99,6 @@ class Connection {
       wanted.watch_gone = pipeline_.open();
       Wire::Event event;
       Wire::Result result = wire_->Wait(wanted, deadline, &event);
-      // Also when there is something to read: who keeps talking does not get more time to log in.
-      if (!dialogue_.authenticated() && Clock::now() >= login_deadline) {
-        return ConnectionEnd::kRejected;
-      }
       if (result == Wire::Result::kTimeout) {
         if (helped) continue;
         if (pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
@@ -150,9 +148,8 @@ class Connection {
         if (text_.size() > before && !FlushIfDue(begun, end)) return false;
         continue;
       }
-      if (next == Conversation::Next::kReject) wire_->Sleep(kRejectDelay);
-      *end = next == Conversation::Next::kQuit ? ConnectionEnd::kQuit : ConnectionEnd::kRejected;
-      if (next == Conversation::Next::kQuit && pipeline_.open()) {
+      *end = ConnectionEnd::kQuit;
+      if (pipeline_.open()) {
         // Its answer comes after all others.
         last_words_ = text_.substr(before);
         text_.resize(before);
@@ -255,13 +252,13 @@ class Connection {
   const ConnectionLimits& limits_;
   const Shutdown& shutdown_;
   LineReader reader_;
-  std::string text_;          // answers of this thread that are not in the outbox yet
-  Clock::time_point oldest_;  // when the first of these was begun
-  std::string last_words_;    // the answer to QUIT
+  std::string last_words_;  // the answer to QUIT
   WakeUp wake_;
   Outbox outbox_;
   Pipeline pipeline_;
   Dialogue dialogue_;
+  std::string text_;          // answers of this thread that are not in the outbox yet
+  Clock::time_point oldest_;  // when the first of these was begun
 };
 
 }  // namespace
@@ -274,8 +271,6 @@ const char* ConnectionEndText(ConnectionEnd end) {
       return "the client closed the connection";
     case ConnectionEnd::kShutdown:
       return "the worker ends";
-    case ConnectionEnd::kRejected:
-      return "the client did not authenticate";
     case ConnectionEnd::kIdle:
       return "the client was idle for too long";
     case ConnectionEnd::kStuck:
@@ -286,11 +281,12 @@ const char* ConnectionEndText(ConnectionEnd end) {
   return "the connection broke";
 }
 
-ConnectionEnd ServeClient(Wire* wire, const Service& service, const Secret* secret,
-                          const std::string& peer, const ConnectionLimits& limits,
-                          const Shutdown& shutdown) {
+ConnectionEnd ServeClient(Wire* wire, const Service& service, const std::string& peer,
+                          const ConnectionLimits& limits, const Shutdown& shutdown,
+                          Opening opening) {
   if (service.figures != nullptr) service.figures->clients.fetch_add(1);
-  const ConnectionEnd end = Connection(wire, service, secret, peer, limits, shutdown).Run();
+  const ConnectionEnd end =
+      Connection(wire, service, peer, limits, shutdown, std::move(opening)).Run();
   if (service.figures != nullptr) service.figures->clients.fetch_sub(1);
   return end;
 }

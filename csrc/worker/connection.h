@@ -13,7 +13,6 @@
 #include <chrono>
 #include <string>
 
-#include "worker/secret.h"
 #include "worker/session.h"
 #include "worker/wire.h"
 
@@ -21,16 +20,20 @@ namespace lmshm {
 
 // Zero is no limit.
 struct ConnectionLimits {
-  std::chrono::milliseconds idle{0};   // without a byte received
-  std::chrono::milliseconds login{0};  // from the beginning until authenticated
-  std::chrono::milliseconds send{0};   // without a byte taken by the client
+  std::chrono::milliseconds idle{0};  // without a byte received
+  std::chrono::milliseconds send{0};  // without a byte taken by the client
+};
+
+// What happened on a connection before ServeClient() got it.
+struct Opening {
+  std::string answer;  // not sent yet
+  std::string input;   // received and not heard yet, at most kMaxLineBytes
 };
 
 enum class ConnectionEnd {
   kQuit,      // the client said so
   kClosed,    // the client closed its side
   kShutdown,  // this process ends
-  kRejected,  // wrong secret, or none in time
   kIdle,
   kStuck,   // the client took no answers
   kBroken,  // reading or writing failed; Wire::error() has the errno value
@@ -41,11 +44,12 @@ const char* ConnectionEndText(ConnectionEnd end);
 
 // Serves until the end; everything that was received whole before the client closed is carried out
 // and, if the client still listens, answered. When it returns, no request of this client uses
-// memory or files any more. `secret` is null when this client need not authenticate; `peer` names
-// it in the log. Ends the process if requests do not end long after a shutdown was asked for.
-ConnectionEnd ServeClient(Wire* wire, const Service& service, const Secret* secret,
-                          const std::string& peer, const ConnectionLimits& limits,
-                          const Shutdown& shutdown);
+// memory or files any more. Whoever is at the other end may do everything: login.h comes before.
+// `peer` names it in the log. Ends the process if requests do not end long after a shutdown was
+// asked for.
+ConnectionEnd ServeClient(Wire* wire, const Service& service, const std::string& peer,
+                          const ConnectionLimits& limits, const Shutdown& shutdown,
+                          Opening opening = {});
 
 }  // namespace lmshm
 

@@ -16,8 +16,7 @@ class Conversation {
   // What to do after the answer has been sent.
   enum class Next {
     kContinue,
-    kQuit,    // the client said QUIT: close
-    kReject,  // a wrong secret: wait before answering, then close
+    kQuit,  // the client said QUIT: close
   };
 
   virtual ~Conversation() = default;
@@ -29,9 +28,6 @@ class Conversation {
 
   // Answers a line that was too long to be kept.
   virtual void HandleTooLong(std::string* answer) = 0;
-
-  // Whether the client may do everything.
-  virtual bool authenticated() const = 0;
 };
 
 }  // namespace lmshm

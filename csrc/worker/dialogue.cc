@@ -15,17 +15,12 @@ constexpr std::string_view kHello = "HELLO";
 
 }  // namespace
 
-Dialogue::Dialogue(const Service& service, const Secret* secret, const std::string& peer,
-                   Pipeline* pipeline)
-    : service_(service), secret_(secret), pipeline_(pipeline), v1_(service, secret, peer) {}
+Dialogue::Dialogue(const Service& service, const std::string& peer, Pipeline* pipeline)
+    : service_(service), pipeline_(pipeline), v1_(service, peer) {}
 
 Conversation& Dialogue::current() {
   if (v2_ != nullptr) return *v2_;
   return v1_;
-}
-
-bool Dialogue::authenticated() const {
-  return v2_ != nullptr ? v2_->authenticated() : v1_.authenticated();
 }
 
 Conversation::Next Dialogue::Handle(std::string_view line, std::string* answer) {
@@ -37,12 +32,10 @@ Conversation::Next Dialogue::Handle(std::string_view line, std::string* answer) 
       Hello(space == std::string_view::npos ? std::string_view() : line.substr(space + 1), &result);
   Log(LogLevel::kDebug, v1_.peer() + ": HELLO -> " + (status.ok() ? result : status.ToString()));
   if (status.ok()) {
-    answer->append(result);
+    answer->append(result + "\n");
   } else {
-    answer->append("ERROR ");
-    AppendPrintable(status.ToString(), kMaxAnswerBytes / 2, answer);
+    AppendError(status, answer);
   }
-  answer->push_back('\n');
   return Next::kContinue;
 }
 
@@ -67,9 +60,8 @@ Status Dialogue::Hello(std::string_view version, std::string* result) {
   }
   *result = "OK 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
             " features=batch,cancel,crc32c" + (service_.keys->has_attributes() ? ",xattr" : "") +
-            " window=" + std::to_string(kWindow) +
-            " auth=" + (v1_.authenticated() ? "none" : "required");
-  v2_ = std::make_unique<SessionV2>(service_, secret_, v1_.peer(), v1_.authenticated(), pipeline_);
+            " window=" + std::to_string(kWindow);
+  v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), pipeline_);
   return Status::OK();
 }
 

@@ -3,7 +3,7 @@
 // Dialogue: a client's conversation from its first line on. It begins in version 1 of the protocol,
 // and `HELLO 2` takes it to version 2:
 //
-//     HELLO 2     -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> features=<a,b> auth=<a>
+//     HELLO 2     -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> features=<a,b> window=<n>
 //     HELLO <n>   -> ERROR EPROTONOSUPPORT ..., and it stays in version 1
 #ifndef LMSHM_WORKER_DIALOGUE_H_
 #define LMSHM_WORKER_DIALOGUE_H_
@@ -14,7 +14,6 @@
 
 #include "worker/conversation.h"
 #include "worker/pipeline.h"
-#include "worker/secret.h"
 #include "worker/session.h"
 #include "worker/session_v2.h"
 #include "worker/status.h"
@@ -25,12 +24,10 @@ class Dialogue : public Conversation {
  public:
   // As Session's. `pipeline`: where requests of version 2 go, opened by HELLO; null: they are
   // carried out where they are said, one after the other.
-  Dialogue(const Service& service, const Secret* secret, const std::string& peer,
-           Pipeline* pipeline = nullptr);
+  Dialogue(const Service& service, const std::string& peer, Pipeline* pipeline = nullptr);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override { current().HandleTooLong(answer); }
-  bool authenticated() const override;
 
  private:
   Conversation& current();
@@ -38,7 +35,6 @@ class Dialogue : public Conversation {
   Status Hello(std::string_view version, std::string* result);
 
   const Service& service_;
-  const Secret* const secret_;
   Pipeline* const pipeline_;
   Session v1_;
   std::unique_ptr<SessionV2> v2_;  // null before HELLO 2

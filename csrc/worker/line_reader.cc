@@ -9,7 +9,7 @@ char* LineReader::Space(size_t* size) {
   // Keep room for a read of half the buffer; an incomplete line is at most the other half.
   if (begin_ == end_) {
     begin_ = scanned_ = end_ = 0;
-  } else if (buffer_.size() - end_ < kMaxLineBytes) {
+  } else if (buffer_.size() - end_ < max_line_) {
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
     end_ -= begin_;
     scanned_ -= begin_;
@@ -30,7 +30,7 @@ LineReader::Event LineReader::Next(std::string_view* line) {
         begin_ = end_;
         return Event::kNone;
       }
-      if (end_ - begin_ <= kMaxLineBytes) return Event::kNone;
+      if (end_ - begin_ <= max_line_) return Event::kNone;
       discarding_ = true;
       begin_ = end_;
       return Event::kTooLong;
@@ -43,7 +43,7 @@ LineReader::Event LineReader::Next(std::string_view* line) {
       discarding_ = false;
       continue;
     }
-    if (at - start > kMaxLineBytes) return Event::kTooLong;
+    if (at - start > max_line_) return Event::kTooLong;
     size_t length = at - start;
     if (length > 0 && data[start + length - 1] == '\r') length--;
     *line = std::string_view(data + start, length);

@@ -22,7 +22,9 @@ class LineReader {
  public:
   enum class Event { kNone, kLine, kTooLong };
 
-  LineReader() : buffer_(2 * kMaxLineBytes) {}
+  // `max_line` is for places where only short lines are said.
+  explicit LineReader(size_t max_line = kMaxLineBytes)
+      : max_line_(max_line), buffer_(2 * max_line) {}
 
   // Where to put the next bytes: at least one byte of space, provided that Next() was called until
   // it returned kNone. Views from Next() end here.
@@ -37,7 +39,11 @@ class LineReader {
   // Bytes of an incomplete line.
   size_t pending() const { return end_ - begin_; }
 
+  // What was read and not taken as a line, for another reader.
+  std::string_view Rest() const { return std::string_view(buffer_.data() + begin_, end_ - begin_); }
+
  private:
+  const size_t max_line_;
   std::vector<char> buffer_;
   size_t begin_ = 0;    // the current line starts here
   size_t scanned_ = 0;  // no '\n' in [begin_, scanned_)

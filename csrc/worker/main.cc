@@ -22,13 +22,15 @@
 //     operation, engine -> request_task, outbox -> pipeline     requests in flight
 //     answer_v2, info, pipeline -> session_v2
 //     conversation, dialogue                   either version
-//     connection -> server                     bytes to sessions
-//     options, secret, listener, sandbox, shutdown                 the process
+//     connection                               bytes to sessions
+//     secret -> login -> pending_logins, lingering_closes -> server    who may become a client
+//     options, listener, sandbox, shutdown     the process
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -72,8 +74,9 @@ using lmshm::Status;
 
 enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart = 3 };
 
-constexpr std::chrono::seconds kLoginTime(10);
 constexpr std::chrono::seconds kSendPatience(30);
+constexpr std::chrono::seconds kAnnouncePatience(10);
+constexpr size_t kFewestPendingLogins = 16;
 // Nobody takes that long from creating a temporary to locking it.
 constexpr std::chrono::seconds kDeadTemporaryAge(60);
 
@@ -191,7 +194,7 @@ int ServePipe(const Service& service, const Shutdown& shutdown) {
   lmshm::Wire wire(STDIN_FILENO, STDOUT_FILENO, shutdown);
   // No limits: the parent may take its time, and this process ends when the parent does.
   const lmshm::ConnectionEnd end =
-      lmshm::ServeClient(&wire, service, nullptr, "parent", lmshm::ConnectionLimits(), shutdown);
+      lmshm::ServeClient(&wire, service, "parent", lmshm::ConnectionLimits(), shutdown);
   std::string text = std::string("end: ") + lmshm::ConnectionEndText(end);
   if (end != lmshm::ConnectionEnd::kBroken) {
     Log(LogLevel::kInfo, text);
@@ -206,17 +209,22 @@ int ServeSockets(const Service& service, const lmshm::Secret* secret, const Opti
                  const Shutdown& shutdown) {
   lmshm::ServerLimits limits;
   limits.clients = options.max_clients;
+  limits.pending_logins = std::clamp<size_t>(RaiseDescriptorLimit() / 8, kFewestPendingLogins,
+                                             lmshm::kMaxPendingLogins);
   limits.connection.idle = std::chrono::seconds(options.idle_timeout_s);
-  limits.connection.login = kLoginTime;
   limits.connection.send = kSendPatience;
   // Whoever started this may wait for it, or may not read it at all.
   for (const auto& listener : *listeners) {
     lmshm::Wire announcement(-1, STDOUT_FILENO, shutdown);
-    const auto ignored = announcement.Write("LISTENING " + listener->name() + "\n", kLoginTime);
+    const auto ignored =
+        announcement.Write("LISTENING " + listener->name() + "\n", kAnnouncePatience);
     (void)ignored;
     Log(LogLevel::kInfo, "listening on " + listener->name());
   }
-  lmshm::Server server(service, secret, limits, shutdown);
+  lmshm::LoginRules login;
+  login.secret = secret;
+  login.plain = options.plain_auth;
+  lmshm::Server server(service, login, limits, shutdown);
   const Status status = server.Run(*listeners);
   listeners->clear();  // removes the sockets' files
   if (status.ok()) {

@@ -23,10 +23,13 @@ socket. Without --listen it serves one client on stdin and stdout.
                         every path that its user may use.
   --segment-fd N        clients may ATTACH the inherited descriptor N as "fd:N";
                         may be repeated
-  --secret-file FILE    TCP clients must send AUTH with this file's content:
+  --secret-file FILE    TCP clients must prove that they know this file's content:
                         16 to 1024 printable characters, mode 0600
   --no-auth             TCP clients need not authenticate; loopback only
-  --max-clients N       clients at one time (default 64, at most 4096)
+  --plain-auth          TCP clients may also send the secret itself (AUTH), which
+                        whoever listens can read
+  --max-clients N       clients at one time (default 64, at most 4096), of which
+                        each address keeps a share
   --idle-timeout S      drop a socket client that sends nothing for S seconds
                         (default 0: never)
   --io-threads N        threads that carry out the requests of all clients of
@@ -114,6 +117,11 @@ constexpr OptionRule kRules[] = {
     {"--no-auth", false,
      [](const std::string&, const std::string&, Options* o) {
        o->no_auth = true;
+       return Status::OK();
+     }},
+    {"--plain-auth", false,
+     [](const std::string&, const std::string&, Options* o) {
+       o->plain_auth = true;
        return Status::OK();
      }},
     {"--max-clients", true,
@@ -228,9 +236,19 @@ Status CheckTogether(const Options& o) {
   if (o.no_auth && !o.secret_file.empty()) {
     return Wrong("--no-auth and --secret-file exclude each other");
   }
-  if (!tcp && (o.no_auth || !o.secret_file.empty())) {
-    return Wrong(std::string(o.no_auth ? "--no-auth" : "--secret-file") +
+  if (o.no_auth && o.plain_auth) {
+    return Wrong("--no-auth and --plain-auth exclude each other");
+  }
+  if (!tcp && (o.no_auth || o.plain_auth || !o.secret_file.empty())) {
+    return Wrong(std::string(o.no_auth      ? "--no-auth"
+                             : o.plain_auth ? "--plain-auth"
+                                            : "--secret-file") +
                  " is for TCP, and no --listen HOST:PORT is given");
+  }
+  if (o.max_clients < o.listen.size()) {
+    return Wrong("--max-clients " + std::to_string(o.max_clients) +
+                 " is less than one for each of " + std::to_string(o.listen.size()) +
+                 " --listen addresses");
   }
   if (tcp && !o.no_auth && o.secret_file.empty() && o.secret_text.empty()) {
     return Wrong(

@@ -28,6 +28,7 @@ struct Options {
   std::string secret_file;
   std::string secret_text;  // from LMSHM_SECRET
   bool no_auth = false;
+  bool plain_auth = false;
   uint64_t max_clients = 64;
   uint64_t idle_timeout_s = 0;  // 0: none
   uint64_t io_threads = 4;

@@ -13,7 +13,7 @@ namespace {
 struct Form {
   std::string_view word;
   Command command;
-  int words;  // after the command: 0, 1, or 3 of which two are numbers
+  int words;  // after the command: 0, or 3 of which two are numbers
   const char* usage;
   const char* first;  // names of the numbers, for messages
   const char* second;
@@ -24,7 +24,6 @@ constexpr Form kForms[] = {
     {"WRITE", Command::kWrite, 3, "WRITE <path> <data_ptr> <length>", "data_ptr", "length"},
     {"READ", Command::kRead, 3, "READ <path> <data_ptr> <length>", "data_ptr", "length"},
     {"IDENTITY", Command::kIdentity, 1, "IDENTITY <boot>:<device>:<inode>, or IDENTITY -", "", ""},
-    {"AUTH", Command::kAuth, 1, "AUTH <secret>", "", ""},
     {"PING", Command::kPing, 0, "PING", "", ""},
     {"QUIT", Command::kQuit, 0, "QUIT", "", ""},
 };
@@ -57,9 +56,9 @@ Status ParseRequest(std::string_view line, Request* request) {
     if (candidate.word == word) form = &candidate;
   }
   if (form == nullptr) {
-    return Status::Error(
-        EINVAL, "unknown command \"" + Printable(word.substr(0, 64)) +
-                    "\"; this worker knows ATTACH, WRITE, READ, IDENTITY, AUTH, PING, QUIT");
+    return Status::Error(EINVAL,
+                         "unknown command \"" + Printable(word.substr(0, 64)) +
+                             "\"; this worker knows ATTACH, WRITE, READ, IDENTITY, PING, QUIT");
   }
 
   Request parsed;

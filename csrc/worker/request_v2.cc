@@ -39,12 +39,11 @@ constexpr Form kForms[] = {
     {"LIST", Verb::kList, 2, 4, "<id> LIST <limit> <cursor|-> [<prefix>] [prio=<p>]"},
     {"CANCEL", Verb::kCancel, 1, 1, "<id> CANCEL <id>"},
     {"INFO", Verb::kInfo, 0, 0, "<id> INFO"},
-    {"AUTH", Verb::kAuth, 1, 1, "<id> AUTH <secret>"},
     {"PING", Verb::kPing, 0, 0, "<id> PING"},
     {"QUIT", Verb::kQuit, 0, 0, "<id> QUIT"},
 };
 constexpr std::string_view kVerbs =
-    "ATTACH, PUT, GET, STAT, EXISTS, CONTAINS, REMOVE, LIST, CANCEL, INFO, AUTH, PING, QUIT";
+    "ATTACH, PUT, GET, STAT, EXISTS, CONTAINS, REMOVE, LIST, CANCEL, INFO, PING, QUIT";
 
 constexpr std::string_view kSeparator = ";";
 constexpr std::string_view kPrio = "prio";
@@ -297,9 +296,6 @@ Status ParseWords(const Words& words, const Form& form, RequestV2* request) {
       return ParseList(words, form, request);
     case Verb::kCancel:
       return ParseCancel(words[0], form, request);
-    case Verb::kAuth:
-      request->text = std::string(words[0]);
-      return Status::OK();
     case Verb::kInfo:
     case Verb::kPing:
     case Verb::kQuit:

@@ -13,7 +13,6 @@
 //     <id> LIST <limit> <cursor|-> [<prefix>] [prio=<p>]
 //     <id> CANCEL <id>
 //     <id> INFO
-//     <id> AUTH <secret>
 //     <id> PING
 //     <id> QUIT
 //
@@ -51,7 +50,6 @@ enum class Verb {
   kList,
   kCancel,
   kInfo,
-  kAuth,
   kPing,
   kQuit
 };
@@ -77,7 +75,7 @@ struct RequestV2 {
   Priority priority = Priority::kNormal;
   std::vector<TransferItem> items;  // PUT, GET: one, or more (a batch)
   std::vector<std::string> keys;    // STAT: one; EXISTS, CONTAINS, REMOVE: one or more; as above
-  std::string text;                 // shm_name (ATTACH), secret (AUTH), cursor (LIST; "": none)
+  std::string text;                 // shm_name (ATTACH), cursor (LIST; "": none)
   std::string prefix;               // LIST
   uint64_t number = 0;              // size (ATTACH), limit (LIST), id (CANCEL)
   std::optional<SegmentIdentity> identity;  // ATTACH; absent: whatever has the name

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "worker/sha256.h"
 #include "worker/text.h"
 #include "worker/unique_fd.h"
 
@@ -79,14 +80,28 @@ Status Secret::FromText(std::string_view text, const std::string& source,
   return Status::OK();
 }
 
+std::string Secret::Prove(Proof of, std::string_view client_nonce,
+                          std::string_view worker_nonce) const {
+  // Two labels: what one end says is of no use to somebody who plays the other.
+  std::string message = of == Proof::kOfClient ? "lmshm client 1" : "lmshm worker 1";
+  message.append(1, '\0').append(client_nonce).append(1, '\0').append(worker_nonce);
+  return HexOf(HmacSha256(std::string_view(bytes_.data(), size_), message));
+}
+
 bool Secret::Matches(std::string_view offered) const {
   std::array<char, kMaxBytes> other = {};
   std::copy_n(offered.begin(), std::min(offered.size(), kMaxBytes), other.begin());
+  const bool same = SameInConstantTime(std::string_view(bytes_.data(), kMaxBytes),
+                                       std::string_view(other.data(), kMaxBytes));
+  return same && offered.size() == size_;
+}
+
+bool SameInConstantTime(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
   // volatile: the compiler must not stop at the first difference.
-  volatile unsigned difference = offered.size() == size_ ? 0 : 1;
-  for (size_t i = 0; i < kMaxBytes; i++) {
-    difference = difference | (static_cast<unsigned char>(bytes_[i]) ^
-                               static_cast<unsigned>(static_cast<unsigned char>(other[i])));
+  volatile unsigned difference = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    difference = difference | static_cast<unsigned>(a[i] ^ b[i]);
   }
   return difference == 0;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Secret: what a TCP client must know, from a file or the environment.
+// Secret: what a TCP client and the worker must both know, from a file or the environment, and how
+// one proves to the other that it does without saying it: docs/protocol.md, "Who is at the other
+// end".
 #ifndef LMSHM_WORKER_SECRET_H_
 #define LMSHM_WORKER_SECRET_H_
 
@@ -33,6 +35,11 @@ class Secret {
   static Status FromText(std::string_view text, const std::string& source,
                          std::unique_ptr<Secret>* result);
 
+  // What the end `of` a connection answers to the other's challenge: 64 lower-case hexadecimal
+  // digits. The nonces as they were said.
+  enum class Proof { kOfClient, kOfWorker };
+  std::string Prove(Proof of, std::string_view client_nonce, std::string_view worker_nonce) const;
+
   // Compares in a time that does not depend on where, or whether, the two differ.
   bool Matches(std::string_view offered) const;
 
@@ -42,6 +49,9 @@ class Secret {
   std::array<char, kMaxBytes> bytes_ = {};  // zeros behind size_
   size_t size_ = 0;
 };
+
+// Whether two texts are the same, in a time that depends on their lengths alone.
+bool SameInConstantTime(std::string_view a, std::string_view b);
 
 }  // namespace lmshm
 

@@ -10,19 +10,8 @@
 
 namespace lmshm {
 
-namespace {
-
-void AppendError(const Status& status, std::string* answer) {
-  constexpr std::string_view kWord = "ERROR ";
-  answer->append(kWord);
-  AppendPrintable(status.ToString(), kMaxAnswerBytes - kWord.size() - 1, answer);
-  answer->push_back('\n');
-}
-
-}  // namespace
-
-Session::Session(const Service& service, const Secret* secret, std::string peer)
-    : service_(service), secret_(secret), peer_(std::move(peer)) {}
+Session::Session(const Service& service, std::string peer)
+    : service_(service), peer_(std::move(peer)) {}
 
 Session::Next Session::Handle(std::string_view line, std::string* answer) {
   Next next = Next::kContinue;
@@ -32,10 +21,9 @@ Session::Next Session::Handle(std::string_view line, std::string* answer) {
   const bool parsed = status.ok();
   if (parsed) status = Dispatch(request, &result, &next);
 
-  // Never what came with AUTH, and nothing of a line that might have been meant as one.
+  // A line that is no request is not shown: it might have been meant to carry a secret.
   if (LogEnabled(LogLevel::kDebug)) {
-    const bool showable = parsed && request.command != Command::kAuth;
-    Log(LogLevel::kDebug, peer_ + ": " + (showable ? std::string(line) : "(not shown)") + " -> " +
+    Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
                               (status.ok() ? result : status.ToString()));
   }
   if (status.ok()) {
@@ -60,24 +48,14 @@ Status Session::Dispatch(const Request& request, std::string* result, Next* next
     case Command::kQuit:
       *next = Next::kQuit;
       return Status::OK();
-    case Command::kAuth:
-      if (secret_ == nullptr) return Status::OK();  // nothing to prove here
-      authenticated_ = secret_->Matches(request.name);
-      if (authenticated_) return Status::OK();
-      *next = Next::kReject;
-      Log(LogLevel::kWarn, peer_ + ": wrong secret");
-      return Status::Error(EACCES, "wrong secret; the connection is closed");
     case Command::kIdentity:
+      return Identify(request.name);
     case Command::kAttach:
+      return Attach(request);
     case Command::kWrite:
     case Command::kRead:
       break;
   }
-  if (!authenticated()) {
-    return Status::Error(EACCES, "not authenticated: send AUTH <secret> first");
-  }
-  if (request.command == Command::kIdentity) return Identify(request.name);
-  if (request.command == Command::kAttach) return Attach(request);
   return Transfer(request, result);
 }
 

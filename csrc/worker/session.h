@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/answer.h"
 #include "worker/attachment.h"
 #include "worker/cancel.h"
 #include "worker/conversation.h"
@@ -23,14 +24,10 @@
 #include "worker/object_dir.h"
 #include "worker/parent_maps.h"
 #include "worker/request.h"
-#include "worker/secret.h"
 #include "worker/segment_identity.h"
 #include "worker/status.h"
 
 namespace lmshm {
-
-// An answer has at most this many bytes, its '\n' included.
-inline constexpr size_t kMaxAnswerBytes = 8 * 1024;
 
 // What all sessions of a worker share. Must outlive them; not changed while they live.
 struct Service {
@@ -57,12 +54,11 @@ struct Service {
 // In version 1 of the protocol.
 class Session : public Conversation {
  public:
-  // `secret` is null when this client need not authenticate. `peer` names the client in the log.
-  Session(const Service& service, const Secret* secret, std::string peer);
+  // `peer` names the client in the log.
+  Session(const Service& service, std::string peer);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override;
-  bool authenticated() const override { return secret_ == nullptr || authenticated_; }
 
   const std::string& peer() const { return peer_; }
 
@@ -73,9 +69,7 @@ class Session : public Conversation {
   Status Transfer(const Request& request, std::string* result);
 
   const Service& service_;
-  const Secret* const secret_;
   const std::string peer_;
-  bool authenticated_ = false;
   std::optional<SegmentIdentity> identity_;  // what the client says that its memory is
   std::unique_ptr<Attachment> attachment_;   // null before ATTACH
 };

@@ -13,17 +13,12 @@ namespace lmshm {
 
 namespace {
 
-Status NotAuthenticated() {
-  return Status::Error(EACCES, "not authenticated: send <id> AUTH <secret> first");
-}
-
 // Whether a request is answered at once, by the thread that reads.
 bool IsImmediate(Verb verb) {
   switch (verb) {
     case Verb::kAttach:
     case Verb::kCancel:
     case Verb::kInfo:
-    case Verb::kAuth:
     case Verb::kPing:
     case Verb::kQuit:
       return true;
@@ -34,14 +29,8 @@ bool IsImmediate(Verb verb) {
 
 }  // namespace
 
-SessionV2::SessionV2(const Service& service, const Secret* secret, std::string peer,
-                     bool authenticated, Pipeline* pipeline)
-    : service_(service),
-      secret_(secret),
-      peer_(std::move(peer)),
-      authenticated_(authenticated),
-      pipeline_(pipeline),
-      listing_(*service.keys) {}
+SessionV2::SessionV2(const Service& service, std::string peer, Pipeline* pipeline)
+    : service_(service), peer_(std::move(peer)), pipeline_(pipeline), listing_(*service.keys) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
   Next next = Next::kContinue;
@@ -54,7 +43,7 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
     // Under its own id this answer would be taken for the other request's.
     status = Status::Error(EEXIST, "request id " + std::to_string(id) + " is in flight already");
     id = 0;
-  } else if (parsed && !IsImmediate(request.verb) && authenticated()) {
+  } else if (parsed && !IsImmediate(request.verb)) {
     if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, peer_ + ": " + std::string(line));
     Begin(std::move(request), line.size(), answer);
     return next;
@@ -62,10 +51,9 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
     status = Dispatch(request, &result, &next);
   }
 
-  // Never what came with AUTH, and nothing of a line that might have been meant as one.
+  // A line that is no request is not shown: it might have been meant to carry a secret.
   if (LogEnabled(LogLevel::kDebug)) {
-    const bool showable = parsed && request.verb != Verb::kAuth;
-    Log(LogLevel::kDebug, peer_ + ": " + (showable ? std::string(line) : "(not shown)") + " -> " +
+    Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
                               (status.ok() ? "OK" + result : status.ToString()));
   }
   if (status.ok()) {
@@ -110,15 +98,6 @@ Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* 
     case Verb::kQuit:
       *next = Next::kQuit;
       return Status::OK();
-    case Verb::kAuth:
-      return Authenticate(request, next);
-    default:
-      return authenticated() ? DispatchAllowed(request, result) : NotAuthenticated();
-  }
-}
-
-Status SessionV2::DispatchAllowed(const RequestV2& request, std::string* result) {
-  switch (request.verb) {
     case Verb::kAttach:
       return Attach(request);
     case Verb::kCancel:
@@ -130,15 +109,6 @@ Status SessionV2::DispatchAllowed(const RequestV2& request, std::string* result)
     default:
       return Status::Error(EINVAL, "not answered at once");
   }
-}
-
-Status SessionV2::Authenticate(const RequestV2& request, Next* next) {
-  if (secret_ == nullptr) return Status::OK();  // nothing to prove here
-  authenticated_ = secret_->Matches(request.text);
-  if (authenticated_) return Status::OK();
-  *next = Next::kReject;
-  Log(LogLevel::kWarn, peer_ + ": wrong secret");
-  return Status::Error(EACCES, "wrong secret; the connection is closed");
 }
 
 Status SessionV2::Attach(const RequestV2& request) {

@@ -2,8 +2,8 @@
 //
 // SessionV2: a client's conversation in protocol version 2, from the line after HELLO on.
 //
-// The session itself keeps what belongs to the client (is it authenticated, what is attached) and
-// answers what concerns only that at once. Requests on objects go through a pipeline, which answers
+// The session itself keeps what belongs to the client (what is attached) and answers what concerns
+// only that at once. Requests on objects go through a pipeline, which answers
 // them later; without one they are carried out where they are said, one after the other.
 #ifndef LMSHM_WORKER_SESSION_V2_H_
 #define LMSHM_WORKER_SESSION_V2_H_
@@ -18,7 +18,6 @@
 #include "worker/key_listing.h"
 #include "worker/pipeline.h"
 #include "worker/request_v2.h"
-#include "worker/secret.h"
 #include "worker/session.h"
 #include "worker/status.h"
 
@@ -26,28 +25,21 @@ namespace lmshm {
 
 class SessionV2 : public Conversation {
  public:
-  // `service.keys` is not null. `secret` is null when this client need not authenticate;
-  // `authenticated`: it already has. `pipeline` (may be null) is open; nothing of this session may
-  // be in flight in it when the session goes.
-  SessionV2(const Service& service, const Secret* secret, std::string peer, bool authenticated,
-            Pipeline* pipeline);
+  // `service.keys` is not null. `pipeline` (may be null) is open; nothing of this session may be in
+  // flight in it when the session goes.
+  SessionV2(const Service& service, std::string peer, Pipeline* pipeline);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override;
-  bool authenticated() const override { return secret_ == nullptr || authenticated_; }
 
  private:
   // Of what is answered at once.
   Status Dispatch(const RequestV2& request, std::string* result, Next* next);
-  Status DispatchAllowed(const RequestV2& request, std::string* result);
   void Begin(RequestV2 request, size_t line_bytes, std::string* answers);
-  Status Authenticate(const RequestV2& request, Next* next);
   Status Attach(const RequestV2& request);
 
   const Service& service_;
-  const Secret* const secret_;
   const std::string peer_;
-  bool authenticated_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
   Pipeline* const pipeline_;
   KeyListing listing_;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/sha256.h"
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
 namespace lmshm {
 
@@ -54,7 +53,7 @@ void AddBlock(const unsigned char* block, State* state) {
 
 }  // namespace
 
-std::string Sha256Hex(std::string_view data) {
+Sha256Digest Sha256(std::string_view data) {
   // 5.3.3: the same of the square roots of the first 8 primes.
   State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
@@ -72,12 +71,39 @@ std::string Sha256Hex(std::string_view data) {
   AddBlock(tail, &state);
   if (size > kBlockBytes) AddBlock(tail + kBlockBytes, &state);
 
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string result;
-  for (const uint32_t word : state) {
-    for (int shift = 28; shift >= 0; shift -= 4) result.push_back(kHex[(word >> shift) & 15]);
+  Sha256Digest digest;
+  for (size_t i = 0; i < digest.size(); i++) {
+    digest[i] = static_cast<uint8_t>(state[i / 4] >> (24 - 8 * (i % 4)));
   }
-  return result;
+  return digest;
 }
+
+Sha256Digest HmacSha256(std::string_view key, std::string_view message) {
+  std::string padded(kBlockBytes, '\0');
+  if (key.size() > kBlockBytes) {
+    const Sha256Digest digest = Sha256(key);
+    std::copy(digest.begin(), digest.end(), padded.begin());
+  } else {
+    std::copy(key.begin(), key.end(), padded.begin());
+  }
+  std::string inner(padded), outer(padded);
+  for (char& c : inner) c = static_cast<char>(c ^ 0x36);
+  for (char& c : outer) c = static_cast<char>(c ^ 0x5c);
+  const Sha256Digest digest = Sha256(inner.append(message));
+  outer.append(digest.begin(), digest.end());
+  return Sha256(outer);
+}
+
+std::string HexOf(const Sha256Digest& digest) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string text;
+  for (const uint8_t byte : digest) {
+    text.push_back(kHex[byte >> 4]);
+    text.push_back(kHex[byte & 15]);
+  }
+  return text;
+}
+
+std::string Sha256Hex(std::string_view data) { return HexOf(Sha256(data)); }
 
 }  // namespace lmshm

@@ -176,14 +176,4 @@ Wire::Result Wire::WaitForPeer(Clock::time_point deadline) {
   return result == Result::kTimeout ? Result::kOk : result;
 }
 
-Wire::Result Wire::Sleep(milliseconds time) const {
-  const Clock::time_point end = Clock::now() + time;
-  while (!shutdown_.requested()) {
-    if (Clock::now() >= end) return Result::kOk;
-    struct pollfd p = {shutdown_.fd(), POLLIN, 0};
-    poll(&p, 1, PollMs(end));
-  }
-  return Result::kShutdown;
-}
-
 }  // namespace lmshm

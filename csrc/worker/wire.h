@@ -73,9 +73,6 @@ class Wire {
   // kTimeout at `deadline`, kShutdown when the grace period is over.
   Result WaitForPeer(Clock::time_point deadline);
 
-  // Sleeps; kOk, or kShutdown as soon as that is requested.
-  Result Sleep(std::chrono::milliseconds time) const;
-
   // The errno value behind kBroken.
   int error() const { return error_.load(); }
   bool broken() const { return error() != 0; }

@@ -19,10 +19,10 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   memory: ["errors.ts", "arguments.ts", "members.ts", "native"],
   gpu: ["errors.ts", "arguments.ts", "native", "memory"],
   worker: ["errors.ts", "members.ts"],
-  // The connector starts the worker that locate.ts finds.
+  // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   storage: [
     ...["errors.ts", "nearest.ts", "arguments.ts"],
-    ...["config", "memory", "worker", "native/locate.ts"],
+    ...["config", "memory", "worker", "native/locate.ts", "native/users.ts"],
   ],
   config: ["errors.ts", "nearest.ts"],
   "mod.ts": [

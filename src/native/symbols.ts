@@ -183,6 +183,12 @@ export const LIBC_SYMBOLS = {
     args: ["i32", "i32", "i32"],
     result: "i32",
   },
+  geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
+  getsockopt: {
+    c: "int getsockopt(int fd, int level, int name, void *value, socklen_t *length)",
+    args: ["i32", "i32", "i32", "bytes", "bytes"],
+    result: "i32",
+  },
   __errno_location: { c: "int *__errno_location(void)", args: [], result: "usize" },
 } as const satisfies SymbolTable;
 

@@ -8,6 +8,7 @@ import process from "node:process";
 import { ShmError } from "../errors.ts";
 import type { ShmSegment } from "../memory/segment.ts";
 import { locateWorker } from "../native/locate.ts";
+import { ownUser, peerUserOf } from "../native/users.ts";
 import { WorkerClient } from "../worker/client.ts";
 import type { Handshake } from "../worker/handshake.ts";
 import { ObjectClient } from "../worker/object_client.ts";
@@ -84,7 +85,8 @@ function clientOptions(settings: ShmFileSettings) {
 function connectionOf(settings: ShmFileSettings): OpenTransport {
   const { address, connectTimeoutMs, segment, storageDir, workerArgs, onLog } = settings;
   if (address !== null) {
-    return (handlers) => new SocketTransport({ address, connectTimeoutMs }, handlers);
+    const users = { own: ownUser, peerOf: peerUserOf };
+    return (handlers) => new SocketTransport({ address, connectTimeoutMs, users }, handlers);
   }
   const binary = locateWorker(settings.workerBinary);
   const passFd = segment.fd;

@@ -45,7 +45,6 @@ export interface WorkerHello {
   readonly features: ReadonlySet<string>;
   /** Requests that may be unanswered at a time; null: the worker does not say. */
   readonly window: number | null;
-  readonly authRequired: boolean;
 }
 
 const ERROR_NAME = /^E[A-Z0-9]{1,15}$/;
@@ -269,7 +268,7 @@ export function parseFacts(text: string): Readonly<Record<string, string>> | nul
 export function parseHello(text: string): WorkerHello | null {
   if (!text.startsWith(`${VERSION} `)) return null;
   const facts = parseFacts(text.slice(`${VERSION} `.length));
-  const { boot, worker = "", features = "", window, auth } = facts ?? {};
+  const { boot, worker = "", features = "", window } = facts ?? {};
   if (boot === undefined || !/^[0-9a-f]{16}$/.test(boot)) return null;
   const limit = window === undefined ? null : parseNumber(window);
   if (window !== undefined && (limit === null || limit < 1)) return null;
@@ -278,6 +277,5 @@ export function parseHello(text: string): WorkerHello | null {
     worker,
     features: new Set(features.split(",").filter((name) => name !== "")),
     window: limit,
-    authRequired: auth === "required",
   };
 }

@@ -79,6 +79,11 @@ export class Connection {
     return this.#link.open;
   }
 
+  /** Why nothing that is sent now will be answered; null: it may be. */
+  get ended(): ShmError | null {
+    return this.#link.ended;
+  }
+
   /** Sends a request. Its end comes through the call itself, or through gone(). */
   send(call: Call): void {
     call.attempts++;

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is said first on a new connection: AUTH where a secret is known, IDENTITY, which says what
-// memory is meant and tells lmshm-worker from a worker that knows version 1 only, and ATTACH.
+// What is said first on a new connection: the login where a secret is known (login.ts); then
+// IDENTITY, which says what memory is meant and tells lmshm-worker from a worker that knows version
+// 1 only, and ATTACH.
 
 import { ShmError } from "../errors.ts";
 import { Call } from "./call.ts";
 import type { Connection } from "./connection.ts";
-import {
-  encodeAttach,
-  encodeAuth,
-  encodeIdentity,
-  type ErrorReply,
-  type Reply,
-} from "./protocol.ts";
+import { asksForSecret, logIn, SECRET_HINT } from "./login.ts";
+import { encodeAttach, encodeIdentity, type ErrorReply, type Reply } from "./protocol.ts";
 import { replyError } from "./reply_error.ts";
 import {
   bestName,
@@ -41,20 +37,19 @@ export async function shakeHands(
   handshake: Handshake,
 ): Promise<WorkerFacts> {
   const ask = (what: string, line: string): Promise<Reply> => {
+    // It may have ended between two answers.
+    if (connection.ended !== null) return Promise.reject(connection.ended);
     const { limitMs } = handshake;
     const call = new Call({ what, line, bytes: 0, limitMs, retriable: false });
     connection.send(call);
     return call.promise;
   };
   const { segment, secret } = handshake;
-  const auth = secret === null ? null : ask("AUTH", encodeAuth(secret));
-  const authReply = await auth;
-  if (authReply && !authReply.ok) throw authError(authReply, connection.peer);
-
   const { peer } = connection;
+  if (secret !== null) await logIn(ask, secret, peer);
   const identified = await ask("IDENTITY", encodeIdentity(segment.identity));
   const extended = identified.ok;
-  if (!identified.ok && isAuthWanted(identified)) {
+  if (!identified.ok && asksForSecret(identified)) {
     throw attachError(identified, segment, extended, peer);
   }
   // Nobody else can attach by descriptor, nor prove anything.
@@ -66,24 +61,6 @@ export async function shakeHands(
   return { extended };
 }
 
-function isAuthWanted(reply: ErrorReply): boolean {
-  return /\bAUTH\b|authenticat/i.test(reply.message);
-}
-
-/** The worker refused AUTH. */
-export function authError(reply: ErrorReply, peer: string): ShmError {
-  const unknown = reply.code === "ENOSYS" || /unknown command/i.test(reply.message);
-  return replyError(
-    reply,
-    `authenticate to the ${peer}`,
-    {},
-    unknown
-      ? "This worker has no authentication: it is not lmshm-worker. Leave the secret out " +
-        "(also the variable LMSHM_SECRET) if it is to be trusted"
-      : "secret, secretFile or LMSHM_SECRET must be what the worker was started with",
-  );
-}
-
 /** The worker refused ATTACH. @param extended whether it is lmshm-worker */
 export function attachError(
   reply: ErrorReply,
@@ -91,8 +68,8 @@ export function attachError(
   extended: boolean,
   peer: string,
 ): ShmError {
-  const hint = isAuthWanted(reply)
-    ? "Give the worker's secret: secret, secretFile or the variable LMSHM_SECRET"
+  const hint = asksForSecret(reply)
+    ? SECRET_HINT
     : segment.name === null && !extended
     ? "Only lmshm-worker can attach an anonymous segment: give the segment a name"
     : reply.code === "ENOENT" || reply.code === "ESTALE"

@@ -94,6 +94,11 @@ export class Link {
     return this.#state === "open";
   }
 
+  /** Why nothing more will be answered; null: it may be. */
+  get ended(): ShmError | null {
+    return this.#state === "open" || this.#state === "closing" ? null : this.#error;
+  }
+
   /** Hold back what is to be written until drained(). */
   get blocked(): boolean {
     return this.#blocked;

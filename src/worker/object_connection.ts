@@ -14,7 +14,7 @@ import { IdTable } from "./id_table.ts";
 import { Link } from "./link.ts";
 import { BYTES_PER_MS } from "./limits.ts";
 import type { ObjectCall } from "./object_call.ts";
-import { encodeAuth, type ErrorReply, parseReply, printable, type Reply } from "./protocol.ts";
+import { parseReply, printable, type Reply } from "./protocol.ts";
 import { HELLO_LINE, type Priority } from "./protocol_v2.ts";
 import { PlainCall } from "./query_calls.ts";
 import { RequestLine } from "./request_line.ts";
@@ -48,7 +48,6 @@ const NOTHING_KNOWN: WorkerHello = {
   worker: "",
   features: new Set(),
   window: null,
-  authRequired: false,
 };
 
 /** A line of version 1, before HELLO was answered. */
@@ -199,22 +198,23 @@ export class ObjectConnection {
 
   // --- the beginning
 
-  /**
-   * Says AUTH where there is a secret, and HELLO; both at once.
-   * @returns the answer to HELLO, or the one to AUTH when that was refused.
-   */
-  async greet(secret: string | null): Promise<{ auth: ErrorReply } | { hello: Reply }> {
-    const auth = secret === null ? null : this.#greeting("AUTH");
-    const hello = this.#greeting("HELLO");
-    this.#link.write((secret === null ? "" : encodeAuth(secret)) + HELLO_LINE);
-    const authReply = await auth;
-    // A worker may close the connection then, and never answer HELLO.
-    if (authReply !== null && !authReply.ok) return { auth: authReply };
-    return { hello: await hello };
+  /** Says a line before HELLO. @returns the answer to it. */
+  say(what: string, line: string): Promise<Reply> {
+    // It may have ended between two answers.
+    if (this.#link.ended !== null) return Promise.reject(this.#link.ended);
+    const reply = this.#greeting(what);
+    this.#link.write(line);
+    return reply;
+  }
+
+  /** Says HELLO. @returns the answer to it; `hello` has what it means. */
+  greet(): Promise<Reply> {
+    return this.say("HELLO", HELLO_LINE);
   }
 
   /** Sends a request that waits for no turn. */
   ask<T>(call: ObjectCall<T>): Promise<T> {
+    if (this.#link.ended !== null) return Promise.reject(this.#link.ended);
     this.#link.write(this.encode([call as ObjectCall], performance.now()));
     return call.promise;
   }

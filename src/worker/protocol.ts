@@ -8,8 +8,8 @@
 //     READ <path> <data_ptr> <length>           -> OK <bytes_read>
 //     QUIT                                      -> OK, then the connection ends
 //     IDENTITY <boot>:<device>:<inode>          -> OK              (an extension of lmshm-worker)
-//     AUTH <secret>                             -> OK              (an extension of lmshm-worker)
 //     PING                                      -> OK ...          (an extension of lmshm-worker)
+//     CHALLENGE <nonce>, PROVE <proof>          -> OK <64 hex>     (likewise; see login.ts)
 //
 // Encoding: UTF-8, words separated by one space, numbers decimal. The two numbers are the last two
 // words, so a path may contain spaces; LMCache's worker cuts it at the first one, which is why the
@@ -76,9 +76,9 @@ function checkText(what: string, text: string, allowSpaces: boolean): void {
     ? "begins or ends with a space"
     : "";
   if (fault) {
-    // A secret must not appear in a message, not even a wrong one.
-    const shown = what === "secret" ? "" : ` ${printable(text)}`;
-    throw new RangeError(`${what}${shown} ${fault}; a line of the protocol cannot carry it`);
+    throw new RangeError(
+      `${what} ${printable(text)} ${fault}; a line of the protocol cannot carry it`,
+    );
   }
 }
 
@@ -123,11 +123,14 @@ export function encodeRead(request: TransferRequest): string {
   return encodeTransfer("READ", request);
 }
 
-/** @param secret 16 to 1,024 printable ASCII characters without spaces. */
-export function encodeAuth(secret: string): string {
-  checkText("secret", secret, false);
-  checkSecret(secret);
-  return line(`AUTH ${secret}`);
+/** @param nonce 64 hexadecimal digits. */
+export function encodeChallenge(nonce: string): string {
+  return `CHALLENGE ${nonce}\n`;
+}
+
+/** @param proof 64 hexadecimal digits. */
+export function encodeProof(proof: string): string {
+  return `PROVE ${proof}\n`;
 }
 
 /** @param identity which file the next ATTACH must find, or "-": whatever has the name. */

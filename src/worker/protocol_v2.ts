@@ -11,7 +11,7 @@
 //     GET <key> <offset> <capacity> [<option>]... [; <another object>]...
 //     STAT <key>            EXISTS <key>...           REMOVE <key>...        CONTAINS <key>...
 //     LIST <limit> <cursor|-> [<prefix>]
-//     AUTH <secret>         PING      INFO      CANCEL <id>      QUIT
+//     PING      INFO      CANCEL <id>      QUIT
 //
 // Keys, names, values, cursors and prefixes are percent-coded (percent.ts): each is one word,
 // whatever is in it, and never the lone ";" between objects. Numbers are decimal.

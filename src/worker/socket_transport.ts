@@ -7,12 +7,15 @@ import { connect, type Socket } from "node:net";
 import { ShmError } from "../errors.ts";
 import { formatWorkerAddress, type WorkerAddress } from "./address.ts";
 import { errnoNumber } from "./errno_text.ts";
+import { strangerOn, type Users } from "./stranger.ts";
 import { settlesWithin, type Transport, type TransportHandlers } from "./transport.ts";
 
 export interface SocketOptions {
   readonly address: WorkerAddress;
   /** Milliseconds until an attempt to connect is given up. */
   readonly connectTimeoutMs: number;
+  /** Asks whether a Unix socket's worker is of this process's user; absent: it is not asked. */
+  readonly users?: Users | undefined;
 }
 
 const CONNECT_HINTS: Readonly<Record<string, string>> = {
@@ -89,6 +92,12 @@ export class SocketTransport implements Transport {
       });
       socket.on("connect", () => {
         clearTimeout(timer);
+        this.#lastError = this.#stranger();
+        if (this.#lastError !== null) {
+          socket.destroy();
+          this.#finish();
+          return;
+        }
         this.#connected = true;
         if (this.#options.address.kind === "tcp") socket.setNoDelay(true);
         // While requests are in flight the connection's timer keeps the program alive.
@@ -105,6 +114,17 @@ export class SocketTransport implements Transport {
       });
       socket.on("close", () => this.#finish());
     });
+  }
+
+  /** Why whoever listens is not to be spoken to; null: it may be. */
+  #stranger(): Error | null {
+    const { address, users } = this.#options;
+    if (address.kind !== "unix" || users === undefined) return null;
+    try {
+      return strangerOn(address.path, this.#socket, users);
+    } catch (error) {
+      return error as Error;
+    }
   }
 
   #finish(): void {

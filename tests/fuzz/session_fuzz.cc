@@ -111,10 +111,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t piece = data[0] == 0 ? size : data[0];
   const std::string_view input(reinterpret_cast<const char*>(data + 1), size - 1);
 
-  // Half of the inputs must authenticate first.
-  std::unique_ptr<lmshm::Secret> secret;
-  HOLDS(lmshm::Secret::FromText("0123456789abcdef", "fuzz", &secret).ok());
-  lmshm::Session session(world.service, data[0] % 2 == 0 ? nullptr : secret.get(), "fuzz");
+  lmshm::Session session(world.service, "fuzz");
   std::string answer;
   session.Handle("ATTACH fd:100 65536 4096", &answer);
 

@@ -140,7 +140,7 @@ void CheckAnswer(std::string_view answer, uint64_t id) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static World world;
-  lmshm::Dialogue dialogue(world.service, nullptr, "fuzz");
+  lmshm::Dialogue dialogue(world.service, "fuzz");
   std::string answer;
   dialogue.Handle("HELLO 2", &answer);
   dialogue.Handle("1 ATTACH fd:100 65536 -", &answer);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker as seen by a Python program that speaks protocol version 1, over pipes and sockets."""
 
+import hmac
 import os
 import random
 import signal
@@ -191,11 +192,44 @@ class SocketTest(WorkerTest):
         segment = self.segment(4096)
         client = self.opened(SocketClient(worker.address))
         self.assertTrue(client.attach(segment).startswith("ERROR EACCES "))
+        self.assertTrue(client.call("AUTH correct-horse-battery").startswith("ERROR EACCES "))
+        proof, answer = self.log_in(client, b"correct-horse-battery")
+        self.assertEqual(answer, f"OK {proof}")
+        self.assertEqual(client.attach(segment), "OK")
+        wrong = self.opened(SocketClient(worker.address))
+        _, answer = self.log_in(wrong, b"wrong-horse-battery")
+        self.assertTrue(answer.startswith("ERROR EACCES "))
+        self.assertEqual(wrong.line(), "<closed>")
+
+    def test_tcp_with_a_secret_in_the_clear(self):
+        worker = self.listening(
+            "--listen=127.0.0.1:0",
+            "--plain-auth",
+            "--root",
+            self.storage.path,
+            LMSHM_SECRET="correct-horse-battery",
+        )
+        segment = self.segment(4096)
+        client = self.opened(SocketClient(worker.address))
         self.assertEqual(client.call("AUTH correct-horse-battery"), "OK")
         self.assertEqual(client.attach(segment), "OK")
         wrong = self.opened(SocketClient(worker.address))
         self.assertTrue(wrong.call("AUTH wrong-horse-battery").startswith("ERROR EACCES "))
         self.assertEqual(wrong.line(), "<closed>")
+
+    @staticmethod
+    def log_in(client, secret):
+        """Logs in as docs/protocol.md says; the worker's proof as it must be, and its answer."""
+        nonce = os.urandom(32).hex()
+        answer = client.call(f"CHALLENGE {nonce}")
+        words = answer.split(" ")
+        assert len(words) == 2 and words[0] == "OK", answer
+
+        def proof(end):
+            message = b"\0".join((b"lmshm " + end + b" 1", nonce.encode(), words[1].encode()))
+            return hmac.new(secret, message, "sha256").hexdigest()
+
+        return proof(b"worker"), client.call(f"PROVE {proof(b'client')}")
 
     def test_many_clients_at_once(self):
         path = os.path.join(self.storage.path, "socket")

@@ -110,8 +110,8 @@ bool GoesAway(size_t before_slow) {
   std::promise<lmshm::ConnectionEnd> ended;
   std::future<lmshm::ConnectionEnd> end = ended.get_future();
   std::thread connection([&] {
-    ended.set_value(lmshm::ServeClient(&wire, served.service, nullptr, "test", no_limits,
-                                       lmshm::Shutdown::Get()));
+    ended.set_value(
+        lmshm::ServeClient(&wire, served.service, "test", no_limits, lmshm::Shutdown::Get()));
   });
   // Each answer has nearly 4 kB.
   std::string lines = "HELLO 2\n";

@@ -159,13 +159,6 @@ TEST(version_1_is_told_by_a_line_of_its_own) {
   CHECK_EQ(ReadFile(talk.root / "g"), "theirs");
 }
 
-TEST(an_identity_is_for_those_who_have_authenticated) {
-  std::unique_ptr<lmshm::Secret> secret;
-  CHECK_OK(lmshm::Secret::FromText("correct-horse-battery", "test", &secret));
-  TalkV2 talk(secret.get());
-  CHECK_STARTS(talk.Say("IDENTITY -:1:1"), "ERROR EACCES not authenticated");
-}
-
 // ------------------------------------------------------------ clients that do not say it
 
 TEST(lines_of_the_list_of_mappings) {

@@ -173,6 +173,12 @@ TEST(tcp_needs_a_secret_or_no_auth_on_loopback) {
 
 TEST(options_that_would_have_no_effect) {
   CHECK_CONTAINS(Parse({"--no-auth"}), "is for TCP");
+  CHECK_CONTAINS(Parse({"--plain-auth"}), "--plain-auth is for TCP");
+  CHECK_CONTAINS(Parse({"--listen=:0", "--root=/r", "--no-auth", "--plain-auth"}), "exclude");
+  CHECK_CONTAINS(Parse({"--listen=:0", "--root=/r", "--plain-auth"}), "needs a secret");
+  CHECK(!g_options.plain_auth);
+  CHECK_EQ(Parse({"--listen=:0", "--root=/r", "--plain-auth"}, WithSecret()), "");
+  CHECK(g_options.plain_auth);
   CHECK_CONTAINS(Parse({"--secret-file=/s"}), "is for TCP");
   CHECK_CONTAINS(Parse({"--listen=/x.sock", "--root=/r", "--no-auth"}), "is for TCP");
   CHECK_CONTAINS(Parse({"--listen=:0", "--root=/r", "--no-auth", "--secret-file=/s"}), "exclude");

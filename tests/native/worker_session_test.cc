@@ -6,7 +6,6 @@
 #include "worker/session.h"
 #include "worker_fixture.hh"
 
-using lmshm::Secret;
 using lmshm::Service;
 using lmshm::Session;
 
@@ -14,12 +13,12 @@ namespace {
 
 class Conversation {
  public:
-  explicit Conversation(const Secret* secret = nullptr) {
+  Conversation() {
     const lmshm::Status status =
         lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);
     REQUIRE(status.ok());
     service_.objects = objects_.get();
-    session_ = std::make_unique<Session>(service_, secret, "test");
+    session_ = std::make_unique<Session>(service_, "test");
   }
 
   // One line, without its '\n'; it is checked to be one.
@@ -44,13 +43,6 @@ class Conversation {
   Service service_;
   std::unique_ptr<Session> session_;
 };
-
-std::unique_ptr<Secret> MakeSecret() {
-  std::unique_ptr<Secret> secret;
-  CHECK_OK(Secret::FromText("correct-horse-battery", "test", &secret));
-  REQUIRE(secret != nullptr);
-  return secret;
-}
 
 }  // namespace
 
@@ -132,85 +124,12 @@ TEST(a_segment_that_shrinks_is_survived) {
   CHECK_EQ(c.root.Names().size(), 1u);
 }
 
-TEST(without_the_secret_nothing_but_ping_and_quit) {
-  const std::unique_ptr<Secret> secret = MakeSecret();
-  Conversation c(secret.get());
-  TestSegment segment(4096);
-  CHECK_EQ(c.Say("PING"), "OK");
-  CHECK_STARTS(c.Say(segment.AttachLine()), "ERROR EACCES not authenticated");
-  CHECK_STARTS(c.Say(segment.Line("READ", "f", 0, 1)), "ERROR EACCES not authenticated");
-  CHECK(c.next == Session::Next::kContinue);
-  CHECK_EQ(c.Say("AUTH correct-horse-battery"), "OK");
-  CHECK_EQ(c.Say(segment.AttachLine()), "OK");
-  CHECK_EQ(c.Say("QUIT"), "OK");
-}
-
-TEST(a_wrong_secret_ends_the_connection) {
-  const std::unique_ptr<Secret> secret = MakeSecret();
-  for (const char* wrong :
-       {"correct-horse-batterx", "correct-horse-batter", "correct-horse-battery1", "x",
-        "correct-horse-battery correct-horse-battery", "correct-horse-battery "}) {
-    Conversation c(secret.get());
-    CHECK_STARTS(c.Say(std::string("AUTH ") + wrong), "ERROR EACCES wrong secret");
-    CHECK(c.next == Session::Next::kReject);
-    CHECK_STARTS(c.Say("ATTACH x 1 1"), "ERROR EACCES not authenticated");
-  }
-  Conversation c(secret.get());
-  CHECK_STARTS(c.Say("AUTH " + std::string(60000, 'x')), "ERROR EACCES wrong secret");
-}
-
-TEST(a_later_wrong_secret_takes_the_rights_away) {
-  const std::unique_ptr<Secret> secret = MakeSecret();
-  Conversation c(secret.get());
-  CHECK_EQ(c.Say("AUTH correct-horse-battery"), "OK");
-  CHECK_STARTS(c.Say("AUTH nonsense"), "ERROR EACCES ");
-  CHECK_STARTS(c.Say("ATTACH x 1 1"), "ERROR EACCES not authenticated");
-}
-
-TEST(where_no_secret_is_needed_any_is_welcome) {
+TEST(of_secrets_nothing_is_known_here) {
   Conversation c;
-  CHECK_EQ(c.Say("AUTH whatever"), "OK");
-  CHECK(c.next == Session::Next::kContinue);
-}
-
-TEST(secrets_that_are_accepted_and_refused) {
-  std::unique_ptr<Secret> secret;
-  CHECK_OK(Secret::FromText(std::string(16, 'x'), "test", &secret));
-  CHECK_OK(Secret::FromText(std::string(1024, 'x'), "test", &secret));
-  CHECK(secret->Matches(std::string(1024, 'x')));
-  CHECK(!secret->Matches(std::string(1023, 'x')));
-  CHECK(!secret->Matches(std::string(1025, 'x')));
-  CHECK(!secret->Matches(""));
-  const std::vector<std::string> refused = {std::string(15, 'x'), std::string(1025, 'x'),
-                                            std::string(),        "0123456789 abcdef",
-                                            "0123456789\tabcdef", "0123456789abcdef\xc3\xa9"};
-  for (const std::string& bad : refused) {
-    const lmshm::Status status = Secret::FromText(bad, "test", &secret);
-    CHECK_EQ(status.number(), EINVAL);
-    CHECK(bad.empty() || status.text().find(bad) == std::string::npos);
+  for (const char* line : {"AUTH correct-horse-battery", "CHALLENGE x", "PROVE x"}) {
+    CHECK_STARTS(c.Say(line), "ERROR EINVAL unknown command");
+    CHECK(c.next == Session::Next::kContinue);
   }
-}
-
-TEST(secret_files) {
-  const TempDir dir;
-  std::unique_ptr<Secret> secret;
-  for (const char* ending : {"", "\n", "\r\n"}) {
-    WriteFile(dir / "secret", std::string("correct-horse-battery") + ending);
-    CHECK_OK(Secret::FromFile(dir / "secret", &secret));
-    CHECK(secret->Matches("correct-horse-battery"));
-  }
-  WriteFile(dir / "two", "correct-horse-battery\n\n");
-  CHECK_EQ(Secret::FromFile(dir / "two", &secret).number(), EINVAL);
-  WriteFile(dir / "open", "correct-horse-battery", 0640);
-  CHECK_EQ(Secret::FromFile(dir / "open", &secret).number(), EACCES);
-  WriteFile(dir / "open2", "correct-horse-battery", 0602);
-  CHECK_EQ(Secret::FromFile(dir / "open2", &secret).number(), EACCES);
-  CHECK_EQ(Secret::FromFile(dir / "none", &secret).number(), ENOENT);
-  CHECK_EQ(Secret::FromFile(dir.path(), &secret).number(), EINVAL);
-  REQUIRE_EQ(mkfifo((dir / "fifo").c_str(), 0600), 0);
-  CHECK_EQ(Secret::FromFile(dir / "fifo", &secret).number(), EINVAL);
-  WriteFile(dir / "long", std::string(2000, 'x'));
-  CHECK_EQ(Secret::FromFile(dir / "long", &secret).number(), EINVAL);
 }
 
 CHECK_MAIN

@@ -191,6 +191,46 @@ TEST(one_client_too_many_is_told_so) {
   CHECK_EQ(answer, "OK");
 }
 
+TEST(who_is_refused_can_read_why_although_he_has_sent_something) {
+  const TempDir dir;
+  WorkerProcess worker(Listen(dir, {"--listen=127.0.0.1:0", "--no-auth", "--max-clients=2"}));
+  worker.Listening();
+  const int port = worker.ListeningPort();
+  LineClient a = ConnectUnix(dir / "s"), b = ConnectTcp(port);
+  CHECK_EQ(a.Call("PING"), "OK");
+  CHECK_EQ(b.Call("PING"), "OK");
+  for (const bool tcp : {false, true}) {
+    LineClient c = tcp ? ConnectTcp(port) : ConnectUnix(dir / "s");
+    CHECK(c.Send("PING\nPING\n"));
+    usleep(200 * 1000);
+    CHECK(c.Send("PING\n"));
+    usleep(50 * 1000);
+    CHECK_STARTS(c.Line(), "ERROR EAGAIN 2 clients are connected already");
+    CHECK_EQ(c.Line(), "<end>");
+  }
+}
+
+TEST(those_who_are_refused_and_stay_delay_nobody) {
+  const TempDir dir;
+  WorkerProcess worker(Listen(dir, {"--max-clients=1"}));
+  worker.Listening();
+  LineClient a = ConnectUnix(dir / "s");
+  CHECK_EQ(a.Call("PING"), "OK");
+  const std::string fds = "/proc/" + std::to_string(worker.pid()) + "/fd";
+  const auto count = [&fds] { return std::distance(std::filesystem::directory_iterator(fds), {}); };
+  const auto before = count();
+  std::vector<LineClient> refused;
+  for (int i = 0; i < 100; i++) {
+    refused.push_back(ConnectUnix(dir / "s"));
+    CHECK_STARTS(refused.back().Line(), "ERROR EAGAIN ");
+    CHECK(count() <= before + 20);
+  }
+  CHECK_EQ(a.Call("PING"), "OK");
+  // Those that never close are closed.
+  for (int i = 0; i < 1000 && count() > before; i++) usleep(10 * 1000);
+  CHECK_EQ(count(), before);
+}
+
 TEST(a_client_that_does_not_read_delays_nobody) {
   const TempDir dir;
   WorkerProcess worker(Listen(dir));
@@ -347,13 +387,19 @@ TEST(another_user_is_refused_on_a_unix_socket) {
   REQUIRE(pid >= 0);
   if (pid == 0) {
     if (setgid(65534) != 0 || setuid(65534) != 0) _exit(1);
+    // A client sends its first lines without waiting for anything, and may be late with the next.
     LineClient c = ConnectUnix(dir / "s");
-    const std::string answer = c.Line() + "\n";
+    bool sent = c.Send("HELLO 2\n1 ATTACH /x 1\n");
+    usleep(200 * 1000);
+    sent = c.Send("2 PING\n") && sent;
+    std::string answer = (sent ? "sent: " : "not sent: ") + c.Line() + "\n";
+    answer += c.Line() + "\n";
     _exit(write(result[1], answer.data(), answer.size()) < 0);
   }
   close(result[1]);
   LineClient from_child((lmshm::UniqueFd(result[0])), lmshm::UniqueFd());
-  CHECK_STARTS(from_child.Line(), "ERROR EACCES this worker serves user 0 only");
+  CHECK_STARTS(from_child.Line(), "sent: ERROR EACCES this worker serves user 0 only");
+  CHECK_EQ(from_child.Line(), "<end>");
   int status;
   waitpid(pid, &status, 0);
   LineClient c = ConnectUnix(dir / "s");

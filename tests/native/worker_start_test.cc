@@ -54,9 +54,10 @@ TEST(version_and_help) {
 
 TEST(every_option_is_in_the_help) {
   const std::string help = Run({"--help"}).out;
-  for (const char* option : {"--listen", "--root", "--segment-fd", "--secret-file", "--no-auth",
-                             "--max-clients", "--idle-timeout", "--no-sandbox", "--log-level",
-                             "--help", "--version", "LMSHM_SECRET", "LMSHM_LOG", "Exit status"}) {
+  for (const char* option :
+       {"--listen", "--root", "--segment-fd", "--secret-file", "--no-auth", "--plain-auth",
+        "--max-clients", "--idle-timeout", "--no-sandbox", "--log-level", "--help", "--version",
+        "LMSHM_SECRET", "LMSHM_LOG", "Exit status"}) {
     CHECK_CONTAINS(help, option);
   }
 }

@@ -15,8 +15,7 @@ enum class Attributes { kDetect, kNone };
 
 class TalkV2 {
  public:
-  explicit TalkV2(const lmshm::Secret* secret = nullptr, Attributes mode = Attributes::kDetect,
-                  bool confined = true) {
+  explicit TalkV2(Attributes mode = Attributes::kDetect, bool confined = true) {
     if (confined) {
       const lmshm::Status status =
           lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);
@@ -29,7 +28,7 @@ class TalkV2 {
     service_.objects = objects_.get();
     service_.keys = keys_.get();
     service_.boot_id = "0123456789abcdef";
-    session_ = std::make_unique<lmshm::Dialogue>(service_, secret, "test");
+    session_ = std::make_unique<lmshm::Dialogue>(service_, "test");
   }
 
   // One line, without its '\n'; it is checked to be one.

@@ -183,10 +183,10 @@ TEST(files_of_others_are_served_without_attributes) {
 }
 
 TEST(without_attributes_everything_else_works) {
-  TalkV2 talk(nullptr, Attributes::kNone);
+  TalkV2 talk(Attributes::kNone);
   TestSegment segment(8192);
   segment.FillPattern(6);
-  CHECK_CONTAINS(talk.Say("HELLO 2"), " features=batch,cancel,crc32c window=1024 auth=none");
+  CHECK_CONTAINS(talk.Say("HELLO 2"), " features=batch,cancel,crc32c window=1024");
   CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192 -"), "1 OK");
   const std::string before = segment.Bytes(0, 5000);
   CHECK_EQ(talk.Say("2 PUT k 0 5000 shape=1"), "2 OK 5000 crc32c=" + CrcOf(before));
@@ -311,7 +311,7 @@ TEST(concurrent_writers_and_readers_see_whole_objects) {
   std::vector<std::thread> threads;
   for (size_t t = 0; t < 4; t++) {
     threads.emplace_back([&, t] {
-      lmshm::Dialogue dialogue(service, nullptr, "test");
+      lmshm::Dialogue dialogue(service, "test");
       const auto say = [&](const std::string& line) {
         std::string answer;
         dialogue.Handle(line, &answer);

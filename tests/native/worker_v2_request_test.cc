@@ -65,9 +65,6 @@ std::string Describe(const RequestV2& r) {
     case Verb::kCancel:
       Add("request", std::to_string(r.number), &text);
       break;
-    case Verb::kAuth:
-      Add("secret", r.text, &text);
-      break;
     case Verb::kStat:
       AddPriority(r, &text);
       break;

@@ -8,16 +8,8 @@
 #include "worker_v2_fixture.hh"
 
 using lmshm::Conversation;
-using lmshm::Secret;
 
 namespace {
-
-std::unique_ptr<Secret> MakeSecret() {
-  std::unique_ptr<Secret> secret;
-  CHECK_OK(Secret::FromText("correct-horse-battery", "test", &secret));
-  REQUIRE(secret != nullptr);
-  return secret;
-}
 
 class Stop : public lmshm::CancelCheck {
  public:
@@ -33,7 +25,7 @@ TEST(hello_changes_the_version_and_nothing_before_it_does) {
   const std::string features = talk.has_attributes ? "crc32c,xattr" : "crc32c";
   CHECK_EQ(talk.Say("HELLO 2"),
            "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0 features=batch,cancel," +
-               features + " window=1024 auth=none");
+               features + " window=1024");
   CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
   CHECK_STARTS(talk.Say("PING"), "0 ERROR EINVAL ");
   CHECK_STARTS(talk.Say("HELLO 2"), "0 ERROR EINVAL ");
@@ -57,7 +49,7 @@ TEST(other_hellos_are_refused_and_leave_version_1) {
 }
 
 TEST(without_a_root_there_are_no_keys) {
-  TalkV2 talk(nullptr, Attributes::kDetect, false);
+  TalkV2 talk(Attributes::kDetect, false);
   CHECK_STARTS(talk.Say("HELLO 2"), "ERROR EINVAL HELLO 2: ");
   CHECK_CONTAINS(talk.Say("HELLO 2"), "--root");
   CHECK_EQ(talk.Say("PING"), "OK");
@@ -74,35 +66,12 @@ TEST(version_1_still_works_before_hello_and_its_attachment_ends_there) {
   CHECK_EQ(talk.Say("2 EXISTS old"), "2 OK 1");
 }
 
-TEST(authentication_before_or_after_hello_counts) {
-  const std::unique_ptr<Secret> secret = MakeSecret();
-  {
-    TalkV2 talk(secret.get());
-    CHECK_EQ(talk.Say("AUTH correct-horse-battery"), "OK");
-    CHECK_CONTAINS(talk.Say("HELLO 2"), " auth=none");
-    CHECK_EQ(talk.Say("1 EXISTS x"), "1 OK 0");
-  }
-  TalkV2 talk(secret.get());
-  CHECK_CONTAINS(talk.Say("HELLO 2"), " auth=required");
-  CHECK(!talk.dialogue().authenticated());
-  CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
-  for (const char* line : {"2 ATTACH /x 1 -", "2 PUT x 0 1", "2 GET x 0 1", "2 STAT x",
-                           "2 EXISTS x", "2 REMOVE x", "2 LIST 5 -"}) {
-    CHECK_STARTS(talk.Say(line), "2 ERROR EACCES not authenticated");
-  }
-  CHECK_EQ(talk.Say("3 AUTH correct-horse-battery"), "3 OK");
-  CHECK(talk.dialogue().authenticated());
-  CHECK_EQ(talk.Say("4 EXISTS x"), "4 OK 0");
-  CHECK_STARTS(talk.Say("5 AUTH correct-horse-batterx"), "5 ERROR EACCES wrong secret");
-  CHECK(talk.next == Conversation::Next::kReject);
-  CHECK_STARTS(talk.Say("6 EXISTS x"), "6 ERROR EACCES not authenticated");
-}
-
-TEST(where_no_secret_is_needed_any_is_welcome) {
+TEST(of_secrets_nothing_is_known_here) {
   TalkV2 talk;
   talk.Say("HELLO 2");
-  CHECK_EQ(talk.Say("1 AUTH whatever"), "1 OK");
-  CHECK(talk.next == Conversation::Next::kContinue);
+  for (const char* line : {"1 AUTH whatever", "1 CHALLENGE x", "1 PROVE x"}) {
+    CHECK_STARTS(talk.Say(line), "1 ERROR EINVAL unknown verb");
+  }
 }
 
 TEST(every_bad_line_is_answered_and_survived) {
@@ -161,7 +130,7 @@ TEST(an_ending_worker_breaks_off) {
   service.objects = objects.get();
   service.keys = &keys;
   service.cancel = &stop;
-  lmshm::Dialogue dialogue(service, nullptr, "test");
+  lmshm::Dialogue dialogue(service, "test");
   std::string answer;
   for (const std::string& line : {std::string("HELLO 2"), "1 ATTACH " + segment.name() + " 8192 -",
                                   std::string("2 PUT k 0 1"), std::string("3 GET there 0 1"),

@@ -21,7 +21,7 @@ export interface Hello {
 export function helloAnswer(
   { boot = BOOT, features = FEATURES, window = 1024 }: Hello = {},
 ): string {
-  return `OK 2 boot=${boot} worker=scripted/1 features=${features} auth=none window=${window}`;
+  return `OK 2 boot=${boot} worker=scripted/1 features=${features} window=${window}`;
 }
 
 /** "7 GET a 0 5 ; b 5 5" taken apart. */
@@ -48,7 +48,6 @@ export function isTransfer(line: string): boolean {
 /** What a willing worker answers: every transfer moves all its bytes, every key exists. */
 export function willing(line: string, hello: Hello = {}): string {
   if (line.startsWith("HELLO")) return helloAnswer(hello);
-  if (line.startsWith("AUTH")) return "OK";
   const { id, verb, text, objects } = asked(line);
   switch (verb) {
     case "PUT":
