@@ -20,7 +20,11 @@ export function callFenced<A extends unknown[]>(
     warnOf(what, error);
     return;
   }
-  // Awaited by nobody: an async function is a callback, too.
+  notAwaited(what, result);
+}
+
+/** An async function is a callback, too: what it gives is awaited by nobody. */
+export function notAwaited(what: string, result: unknown): void {
   if (result instanceof Promise) result.catch((error) => warnOf(what, error));
 }
 

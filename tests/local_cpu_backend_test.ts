@@ -22,6 +22,7 @@ import { LocalCpuBackend, type LocalCpuBackendOptions } from "../src/storage/loc
 import { shmError } from "./support/assertions.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { randomNumbers } from "./support/traces.ts";
+import { warningsOf } from "./support/warnings.ts";
 
 const PAGE = 4096;
 const TIMEOUT = { timeout: 60_000 };
@@ -576,19 +577,29 @@ test(
 );
 
 test(
-  "a listener that throws does not stop the eviction, and is heard of",
+  "a listener that throws stops neither the eviction nor other listeners",
   TIMEOUT,
   () =>
-    withTier(2, (tier, pool) => {
-      const stop = tier.onEvict(() => {
-        throw new Error("from the listener");
+    withTier(2, async (tier, pool) => {
+      const told: string[] = [];
+      const warnings = await warningsOf(() => {
+        tier.onEvict(() => {
+          throw new Error("from the listener");
+        });
+        tier.onEvict(async () => {
+          await Promise.resolve();
+          throw new Error("from the promise");
+        });
+        tier.onEvict((key) => told.push(key));
+        for (const key of "ab") fill(tier, key);
+        bytesFor(tier, 1)!.refCountDown();
       });
-      for (const key of "ab") fill(tier, key);
-      assert.throws(() => bytesFor(tier, 1), /from the listener/);
-      assert.equal(tier.size, 1);
-      assert.equal(pool.stats().liveObjects, 1);
-      stop();
-      bytesFor(tier, 2)!.refCountDown();
+      assert.deepEqual(told, ["a"]);
+      assert.deepEqual([tier.size, pool.stats().liveObjects], [1, 1]);
+      assert.deepEqual(warnings, [
+        "a listener of onEvict() failed: from the listener",
+        "a listener of onEvict() failed: from the promise",
+      ]);
     }),
 );
 

@@ -343,6 +343,31 @@ tiered("an object that is loaded while it is removed does not come back", async 
   assert.ok(!hot.contains("k"));
 });
 
+tiered("what was seen to be removed is not seen again", async (scene) => {
+  const { store, cold } = scene;
+  inStore(cold, "k", 1);
+  const [answer, removed] = [gate(), gate()];
+  cold.after = (call) => call === "get k" ? answer.wait() : undefined;
+  const { remove } = cold;
+  cold.remove = async (key) => {
+    const was = await remove.call(cold, key);
+    await removed.wait();
+    return was;
+  };
+  const loading = got(scene, "k");
+  await sleep(2);
+  const removing = store.remove("k");
+  await sleep(2);
+  assert.equal(await store.contains("k"), false);
+  // The load that began before is over only now.
+  answer.open();
+  await sleep(2);
+  const late = got(scene, "k");
+  await sleep(2);
+  removed.open();
+  assert.deepEqual([await loading, await late, await removing], [null, null, true]);
+});
+
 tiered("a put while a removal goes on is kept", async (scene) => {
   const { store, cold, hot } = scene;
   await put(scene, "k", 1);
@@ -477,7 +502,8 @@ for (const protocol of [1, 2] as const) {
           hot.clear();
         }
         hot.memcheck();
-        assert.equal(cold.stats.mismatches, 0);
+        // In version 1 a file that is replaced whenever it is read cannot be told from a longer one.
+        if (protocol === 2) assert.equal(cold.stats.mismatches, 0);
       }),
   );
 }

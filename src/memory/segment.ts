@@ -11,6 +11,7 @@
 import { readdirSync, statSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
+import { notAwaited } from "../fence.ts";
 import {
   type IfExists,
   type NameState,
@@ -87,7 +88,7 @@ export interface AttachOptions extends PinOptions {
 export interface OpenHooks {
   /** Stops the opening; what was done is undone. */
   signal?: AbortSignal | undefined;
-  /** Called every few milliseconds while pages are populated. */
+  /** Called every few milliseconds while pages are populated. What it throws ends the opening. */
   onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
 }
 
@@ -108,6 +109,16 @@ const CREATE_OPTIONS = [
 const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary", "gpuDevice"] as const;
 const MAX_GPU_DEVICE = 2 ** 31 - 2;
 const HOOKS = ["signal", "onProgress"] as const;
+
+/** A failure of onProgress() ends the opening; that of a promise comes too late for that. */
+function heeded({ signal, onProgress }: OpenHooks): OpenHooks {
+  return {
+    signal,
+    onProgress: onProgress &&
+      ((populatedBytes, sizeBytes) =>
+        notAwaited("onProgress", onProgress(populatedBytes, sizeBytes))),
+  };
+}
 
 function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary" | "gpuDevice"> {
   const { gpuLibrary, gpuDevice } = options;
@@ -234,7 +245,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = createRequest(options);
     checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend);
+    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
@@ -252,7 +263,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = attachRequest(options);
     checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend);
+    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
   }
 
   static attachSync(options: AttachOptions): ShmSegment {

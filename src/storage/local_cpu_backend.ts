@@ -11,6 +11,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkKnownOptions, describe } from "../arguments.ts";
+import { callFenced } from "../fence.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
@@ -468,8 +469,8 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * Calls `listener` for each eviction, not for remove() and clear(). What it throws is thrown by
-   * the call that evicted, after the eviction.
+   * Calls `listener` for each eviction, not for remove() and clear(). What it throws becomes a
+   * warning: the call that evicts may be anybody's.
    * @returns what ends that.
    */
   onEvict(listener: EvictListener): () => void {
@@ -636,11 +637,10 @@ export class LocalCpuBackend implements AsyncDisposable {
     }
     this.#evictions++;
     this.#evictedBytes += entry.sizeBytes;
-    try {
-      for (const listener of this.#evictListeners) listener(key, obj);
-    } finally {
-      release(obj);
+    for (const listener of this.#evictListeners) {
+      callFenced("a listener of onEvict()", listener, key, obj);
     }
+    release(obj);
     return obj;
   }
 

@@ -10,8 +10,8 @@
 //
 // - A get() takes what the pool has, else what is queued for the store. Else it asks the store, but
 //   not while a change of the key goes on: that one has to end first.
-// - Whenever the object of a key changes, loads of it that go on are overtaken: they bring nothing
-//   into the pool, and who waits for them looks again.
+// - When a change of a key begins, loads of it that go on are overtaken: they bring nothing into the
+//   pool, and who waits for them looks again.
 // - When nobody knows what the store has after a failure, the pool lets go of the key's object.
 //
 // Another process that changes the object is not noticed here before the pool has let go of its own.
@@ -116,7 +116,7 @@ export class TieredStore implements AsyncDisposable {
         };
       },
       accepted: (key, obj) => this.#keep(key, obj),
-      invalidate: (key) => cold.remove(key, { priority: "low" }).then(() => true, () => false),
+      invalidate: (key) => this.#invalidate(key),
       unknown: (key) => void this.#forget(key),
       maxObjects: limits.maxQueuedObjects,
       maxBytes: limits.maxQueuedBytes,
@@ -582,14 +582,20 @@ export class TieredStore implements AsyncDisposable {
     return wasHot || wasQueued || wasCold;
   }
 
-  /** Waits until no earlier change of the key goes on. @throws {ShmError} ETIMEDOUT. */
+  /**
+   * Waits until no earlier change of the key goes on. From then on nothing loads it, because whoever
+   * looks may have seen the change already.
+   * @throws {ShmError} ETIMEDOUT.
+   */
   async #turn(operation: string, key: string, deadline: Deadline): Promise<Turn> {
     const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
-    return await this.#queue.enter(key, {
+    const turn = await this.#queue.enter(key, {
       limitMs,
       signal: deadline.signal,
       expired: () => stuck(operation, key, limitMs),
     });
+    this.#loads.discard(key);
+    return turn;
   }
 
   async #waitForChange(
@@ -608,6 +614,16 @@ export class TieredStore implements AsyncDisposable {
     if (this.#queue.find(key) === null) this.#forget(key);
   }
 
+  /** Sees to it that the store has no object. @returns whether that is so. */
+  async #invalidate(key: string): Promise<boolean> {
+    try {
+      await this.cold.remove(key, { priority: "low" });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   /** That is the object of the key now. */
   #keep(key: string, obj: TensorMemoryObj): void {
     this.#loads.discard(key);
@@ -622,7 +638,6 @@ export class TieredStore implements AsyncDisposable {
 
   /** The store is to be asked. @returns whether the pool had an object. */
   #forget(key: string): boolean {
-    this.#loads.discard(key);
     return !this.hot.closed && this.hot.remove(key);
   }
 

@@ -3,6 +3,7 @@
 // A range that knows whether somebody uses it: a store that was told to give up a request may be at
 // it for a while, and this says when it is not any more.
 
+import { takeHold } from "../memory/hold_all.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 
 export class WatchedRange implements ShmRange {
@@ -27,7 +28,7 @@ export class WatchedRange implements ShmRange {
   }
 
   hold(reason: string): () => void {
-    const release = this.#range.hold(reason);
+    const release = takeHold(this.#range, reason);
     this.#holds++;
     let held = true;
     return () => {

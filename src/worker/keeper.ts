@@ -5,6 +5,7 @@
 // that were in flight is the client's decision.
 
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import type { Members } from "../members.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
@@ -99,8 +100,8 @@ export class Keeper<C extends KeptConnection> {
     this.#connection = null;
     this.#lastLoss = error;
     const onLost = this.#onLost;
-    // Later, so that what it throws does not interrupt the clean-up that goes on here.
-    if (onLost) queueMicrotask(() => onLost(error));
+    // Later, when the clean-up that goes on here is done.
+    if (onLost) queueMicrotask(() => callFenced("onWorkerLost", onLost, error));
     this.#owner.pump();
   }
 
