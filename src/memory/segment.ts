@@ -25,6 +25,7 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { libraryPath } from "../native/locate.ts";
 import { Members } from "../members.ts";
 import {
   checkChoice,
@@ -55,7 +56,10 @@ export interface ShmRange {
 interface PinOptions {
   /** How to page-lock; default "auto": the GPU if there is one, else mlock, else not. */
   pin?: PinMode | undefined;
-  /** Path of a GPU runtime library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
+  /**
+   * A GPU runtime library to use instead of the search: a path, or a name that the system finds. So
+   * does LMSHM_GPU_LIBRARY.
+   */
   gpuLibrary?: string | undefined;
   /**
    * The device that pins, from 0; the others can use the memory as well, but only this one gets a
@@ -127,7 +131,7 @@ function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary"
   }
   return {
     pin: checkChoice("pin", options.pin, PIN_MODES, "auto"),
-    gpuLibrary: gpuLibrary ?? null,
+    gpuLibrary: gpuLibrary === undefined ? null : libraryPath(gpuLibrary),
     gpuDevice: gpuDevice === undefined
       ? null
       : checkInteger("gpuDevice", gpuDevice, 0, MAX_GPU_DEVICE),

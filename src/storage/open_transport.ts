@@ -7,7 +7,6 @@ import { randomBytes } from "node:crypto";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
 import type { ShmSegment } from "../memory/segment.ts";
-import { locateWorker } from "../native/locate.ts";
 import { WorkerClient } from "../worker/client.ts";
 import type { Handshake } from "../worker/handshake.ts";
 import { ObjectClient } from "../worker/object_client.ts";
@@ -86,11 +85,12 @@ function connectionOf(settings: ShmFileSettings): OpenTransport {
   if (address !== null) {
     return (handlers) => new SocketTransport({ address, connectTimeoutMs }, handlers);
   }
-  const binary = locateWorker(settings.workerBinary);
+  const binary = settings.workerBinary!;
+  const cwd = settings.workerCwd;
   const passFd = segment.fd;
   const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
   const args = ["--root", storageDir, ...grant, ...workerArgs];
-  return (handlers) => new SpawnTransport({ binary, args, passFd, onLog }, handlers);
+  return (handlers) => new SpawnTransport({ binary, args, cwd, passFd, onLog }, handlers);
 }
 
 function attachRequest(segment: ShmSegment): AttachRequest {

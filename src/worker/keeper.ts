@@ -52,6 +52,8 @@ export class Keeper<C extends KeptConnection> {
   #connecting = false;
   #waiters = new Set<() => void>();
   #restarts = 0;
+  /** Somebody else's worker was not found, however often it was tried. */
+  #away = false;
   #lastLoss: ShmError | null = null;
   #ended = false;
 
@@ -177,8 +179,11 @@ export class Keeper<C extends KeptConnection> {
 
   async #reconnect(): Promise<void> {
     this.#connecting = true;
+    const { reconnects = false, max } = this.#limits;
+    // Who calls while it is known to be away waits for one attempt, not for all of them.
+    const attempts = this.#away ? 1 : max;
     try {
-      for (;;) {
+      for (let attempt = 1;; attempt++) {
         const pauseMs = this.#limiter.take();
         if (pauseMs === null) throw this.#limitError();
         if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
@@ -190,12 +195,14 @@ export class Keeper<C extends KeptConnection> {
             continue;
           }
           this.#connection = connection;
+          this.#away = false;
           if (worker === null || worker !== this.#worker) this.#restarts++;
           this.#worker = worker;
           return;
         } catch (error) {
           if (!isTransient(error)) throw error;
           this.#lastLoss = error as ShmError;
+          if (reconnects && attempt >= attempts) throw this.#awayError(attempt);
         }
       }
     } catch (error) {
@@ -204,6 +211,22 @@ export class Keeper<C extends KeptConnection> {
       this.#connecting = false;
       this.#owner.pump();
     }
+  }
+
+  #awayError(attempts: number): ShmError {
+    this.#away = true;
+    const last = this.#lastLoss;
+    return new ShmError(
+      `the worker was lost and not found again in ${attempts} ` +
+        `${attempts === 1 ? "attempt" : "attempts"}; last: ${last?.message}`,
+      {
+        code: "EWORKER",
+        operation: "connect to worker",
+        hint: "Start it again; the next call tries to connect to it",
+        details: { attempts },
+        cause: last,
+      },
+    );
   }
 
   #limitError(): ShmError {
