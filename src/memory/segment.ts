@@ -47,7 +47,8 @@ export interface ShmRange {
   readonly offset: number;
   readonly byteLength: number;
   /**
-   * Marks I/O in flight: until the returned function is called, the memory is not freed.
+   * Marks I/O in flight: until the returned function is called, the memory is not freed. What that
+   * function throws becomes a warning, as there is nobody else whom it concerns.
    * @param reason for the error that a premature free gives, e.g. "put model@..."
    */
   hold(reason: string): () => void;
