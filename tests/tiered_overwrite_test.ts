@@ -23,7 +23,7 @@ import {
   type Scene,
   tiered,
 } from "./support/tiered_scene.ts";
-import { sleep, TempDir, withoutWorkers } from "./support/worker.ts";
+import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MODES = ["through", "behind"] as const;
 
@@ -367,6 +367,38 @@ tiered("what was seen to be removed is not seen again", async (scene) => {
   await sleep(2);
   removed.open();
   assert.deepEqual([await loading, await late, await removing], [null, null, true]);
+});
+
+tiered("contains() does not miss an object between two places", async (scene) => {
+  const { store, hot, cold } = scene;
+  for (const key of ["a", "b", "c"]) inStore(cold, key, 1);
+  const asked = gate();
+  const { exists, batchedContains } = cold;
+  let waiting = 0;
+  cold.exists = async (key) => {
+    waiting++;
+    await asked.wait();
+    return await exists.call(cold, key);
+  };
+  cold.batchedContains = async (keys) => {
+    waiting++;
+    await asked.wait();
+    return await batchedContains.call(cold, keys);
+  };
+  const [one, all] = [store.contains("b"), store.batchedContains(["a", "b", "c"])];
+  await sleep(1);
+  // It fails, the old object is removed from the store, and the new one stays in the pool.
+  cold.before = fails("put b");
+  await put(scene, "b", 2, "behind");
+  await assert.rejects(store.flush(), shmError("EIO"));
+  await eventually("the old one was removed", () => !cold.objects.has("b"));
+  asked.open();
+  assert.equal(await one, true);
+  assert.equal(await all, 3);
+  assert.equal(waiting, 3, "the rest of the batch was asked for again");
+  hot.clear();
+  assert.equal(await store.contains("b"), false);
+  assert.equal(await store.batchedContains(["a", "b", "c"]), 1);
 });
 
 tiered("a put while a removal goes on is kept", async (scene) => {

@@ -31,6 +31,12 @@ interface Waiter {
   reject(reason: unknown): void;
 }
 
+/** Of somebody who asks the store about a key, and loads nothing. */
+export interface Glance {
+  /** The object may have changed meanwhile. */
+  readonly overtaken: boolean;
+}
+
 interface OwnLoad extends Load {
   stale: boolean;
   readonly waiters: Set<Waiter>;
@@ -42,8 +48,10 @@ export class SharedLoads {
   readonly #fetch: (load: Load) => Promise<TensorMemoryObj | null>;
   readonly #byKey = new Map<string, OwnLoad>();
   readonly #running = new Set<Promise<void>>();
+  readonly #glances = new Map<string, Set<{ overtaken: boolean }>>();
   #started = 0;
   #shared = 0;
+  #discarded = 0;
 
   /** @param fetch gives the object with one reference, or null when there is none. */
   constructor(fetch: (load: Load) => Promise<TensorMemoryObj | null>) {
@@ -62,6 +70,11 @@ export class SharedLoads {
   /** Calls of get() that waited for the load of another one. */
   get shared(): number {
     return this.#shared;
+  }
+
+  /** Calls of discard(). */
+  get discarded(): number {
+    return this.#discarded;
   }
 
   /** The layout in which it is being loaded now; null: it is not. */
@@ -110,11 +123,28 @@ export class SharedLoads {
 
   /** What is being loaded under that key may not be the object any more. */
   discard(key: string): void {
+    this.#discarded++;
+    for (const glance of this.#glances.get(key) ?? []) glance.overtaken = true;
     const load = this.#byKey.get(key);
     if (load === undefined) return;
     load.stale = true;
     this.#byKey.delete(key);
     for (const waiter of [...load.waiters]) waiter.resolve(OVERTAKEN);
+  }
+
+  /** What `look` gives, and whether discard() was called for the key meanwhile. */
+  async glance<T>(key: string, look: () => Promise<T>): Promise<Glance & { readonly seen: T }> {
+    const glance = { overtaken: false };
+    let others = this.#glances.get(key);
+    if (others === undefined) this.#glances.set(key, others = new Set());
+    others.add(glance);
+    try {
+      const seen = await look();
+      return { seen, overtaken: glance.overtaken };
+    } finally {
+      others.delete(glance);
+      if (others.size === 0) this.#glances.delete(key);
+    }
   }
 
   /** Resolves when the loads that go on now are over. */

@@ -251,15 +251,27 @@ export class TieredStore implements AsyncDisposable {
   /** Whether get() would find an object, whatever its layout. */
   async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
     this.#begin("contains", options);
-    return this.#isNear(keyText(key)) || await this.cold.exists(key, options);
+    return await this.#isThere(key, options.priority, deadlineOf(options));
   }
 
   /** How many of the leading keys are there: the length of the prefix that can be got. */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
     this.#begin("batchedContains", options);
-    const distant = [...keys.keys()].filter((i) => !this.#isNear(keyText(keys[i]!)));
-    const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), options);
-    return distant[found] ?? keys.length;
+    const { priority } = options;
+    const deadline = deadlineOf(options);
+    for (let from = 0;;) {
+      const { discarded } = this.#loads;
+      const distant = [...keys.keys()].filter((i) => i >= from && !this.#isNear(keyText(keys[i]!)));
+      const { signal, leftMs: timeoutMs } = deadline;
+      const call = { priority, signal, timeoutMs };
+      const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), call);
+      const missing = distant[found];
+      if (missing === undefined) return keys.length;
+      // While the store looked, the object may have been between two places.
+      const unchanged = this.#loads.discarded === discarded;
+      if (unchanged || !await this.#isThere(keys[missing]!, priority, deadline)) return missing;
+      from = missing + 1;
+    }
   }
 
   /**
@@ -390,6 +402,23 @@ export class TieredStore implements AsyncDisposable {
     } finally {
       // What was lost matters more than what could not be closed.
       this.#queue.throwFailures("close");
+    }
+  }
+
+  async #isThere(
+    key: Key,
+    priority: Priority | undefined,
+    deadline: Deadline,
+  ): Promise<boolean> {
+    const text = keyText(key);
+    for (;;) {
+      if (this.#isNear(text)) return true;
+      const { signal, leftMs: timeoutMs } = deadline;
+      const { seen, overtaken } = await this.#loads.glance(
+        text,
+        () => this.cold.exists(key, { priority, signal, timeoutMs }),
+      );
+      if (seen || !overtaken) return seen;
     }
   }
 
