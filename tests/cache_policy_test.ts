@@ -32,6 +32,7 @@ interface Model {
   put(key: string, sizeBytes: number): void;
   hit(key: string): void;
   remove(key: string): void;
+  replace(key: string, sizeBytes: number): void;
   evict(canEvict: (key: string) => boolean): string | null;
   readmit(key: string): void;
 }
@@ -60,6 +61,13 @@ class SortingModel implements Model {
 
   remove(key: string): void {
     this.#entries = this.#entries.filter((entry) => entry.key !== key);
+  }
+
+  replace(key: string, sizeBytes: number): void {
+    const { uses } = this.#entries.find((candidate) => candidate.key === key)!;
+    this.remove(key);
+    const rank = ++this.#lastRank;
+    this.#entries.push({ key, sizeBytes, rank, uses: uses + 1, aside: false });
   }
 
   evict(canEvict: (key: string) => boolean): string | null {
@@ -93,6 +101,14 @@ class S3FifoModel implements Model {
   remove(key: string): void {
     this.#small = this.#small.filter((entry) => entry.key !== key);
     this.#main = this.#main.filter((entry) => entry.key !== key);
+  }
+
+  replace(key: string, sizeBytes: number): void {
+    const { uses } = this.#find(key);
+    const queue = this.#small.some((entry) => entry.key === key) ? "small" : "main";
+    this.remove(key);
+    const entry = { key, sizeBytes, rank: 0, uses: Math.min(3, uses + 1), aside: false };
+    (queue === "small" ? this.#small : this.#main).push(entry);
   }
 
   evict(canEvict: (key: string) => boolean): string | null {
@@ -141,7 +157,7 @@ const MODELS: Record<CachePolicyName, () => Model> = {
 };
 
 type Event =
-  | readonly ["use" | "remove" | "occupy" | "release", number]
+  | readonly ["use" | "remove" | "replace" | "occupy" | "release", number]
   | readonly ["evict", number];
 
 /** Few keys, so that keys come back after eviction, and many evictions. */
@@ -152,6 +168,7 @@ const events = fc.array(
     { weight: 2, arbitrary: fc.tuple(fc.constant("occupy" as const), fc.nat(24)) },
     { weight: 3, arbitrary: fc.tuple(fc.constant("release" as const), fc.nat(24)) },
     { weight: 1, arbitrary: fc.tuple(fc.constant("remove" as const), fc.nat(24)) },
+    { weight: 3, arbitrary: fc.tuple(fc.constant("replace" as const), fc.nat(24)) },
   ),
   { maxLength: 300, size: "max" },
 );
@@ -189,6 +206,14 @@ class Pair {
       this.#inUse.delete(key);
       this.#policy.readmit(entry);
       this.#model.readmit(key);
+    } else if (event === "replace") {
+      // Of another size, and not in use, whoever uses the old one.
+      const added = new CacheEntry(key, 1 + (number + 3) % 7);
+      this.#policy.onReplace(entry, added);
+      this.#entries.set(key, added);
+      this.#inUse.delete(key);
+      this.#model.replace(key, added.sizeBytes);
+      assert.equal(entry.home, null);
     } else {
       this.#policy.onRemove(entry);
       this.#model.remove(key);
@@ -268,6 +293,7 @@ for (const name of CACHE_POLICIES) {
     const entry = new CacheEntry("a", 1);
     assert.throws(() => policy.onHit(entry), /"a" is in no policy/);
     assert.throws(() => policy.onRemove(entry), /"a" is in no policy/);
+    assert.throws(() => policy.onReplace(entry, new CacheEntry("a", 1)), /"a" is in no policy/);
     policy.onPut(entry);
     assert.throws(() => policy.onPut(entry), /"a" is in a policy already/);
     policy.readmit(entry);
@@ -296,6 +322,25 @@ test("each policy evicts in its own order", () => {
   assert.equal(order("LFU", "aac"), "bca");
   // a was used twice and goes on into the main queue; c was used once and does not.
   assert.equal(order("S3FIFO", "aac"), "bca");
+});
+
+test("an object that replaces another one inherits what its key has earned", () => {
+  const replaced = (name: CachePolicyName) => {
+    const policy = createCachePolicy(name);
+    const [a, b, c] = [..."abc"].map((key) => new CacheEntry(key, 1));
+    for (const entry of [a!, b!, c!]) policy.onPut(entry);
+    policy.onHit(a!);
+    policy.onHit(b!);
+    policy.onHit(b!);
+    policy.onReplace(a!, new CacheEntry("A", 1));
+    return [..."abc"].map(() => policy.evict(() => true)!.key).join("");
+  };
+  assert.equal(replaced("FIFO"), "bcA");
+  assert.equal(replaced("LRU"), "cbA");
+  assert.equal(replaced("MRU"), "Abc");
+  // Two uses and the put, as b: b had them first.
+  assert.equal(replaced("LFU"), "cbA");
+  assert.equal(replaced("S3FIFO"), "cbA");
 });
 
 test("LRU: an entry that was used while it could not be evicted is as young as its use", () => {

@@ -16,6 +16,7 @@ import {
   TensorMemoryAllocator,
 } from "../src/mod.ts";
 import { FakeGpu, fillPattern, KINDS, noFakes } from "./support/fake_gpu.ts";
+import { warningsOf } from "./support/warnings.ts";
 
 const OPTIONS = { skip: noFakes || false, timeout: 60_000 } as const;
 const KIB = 1024;
@@ -414,6 +415,35 @@ each("a closed stream takes nothing, and closing twice is fine", async (bench) =
   assert.throws(() => stream.fill(buffer), shmError("EBADF", /was closed/));
   assert.throws(() => stream.record(undefined as never), shmError("EBADF", /was closed/));
 });
+
+each(
+  "a hold() of the user's that fails stops no other copy",
+  async ({ device, segment, buffer }) => {
+    await using stream = device.createStream();
+    const { offset, byteLength } = segment.range(0, 4096);
+    const own = (hold: () => unknown) => ({
+      segment,
+      offset,
+      byteLength,
+      hold: hold as () => () => void,
+    });
+    const warnings = await warningsOf(async () => {
+      stream.upload(
+        buffer.range(0, 4096),
+        own(() => () => {
+          throw new Error("from release");
+        }),
+      );
+      stream.upload(buffer.range(4096, 4096), segment.range(4096, 4096));
+      await stream.synchronize();
+    });
+    assert.deepEqual(warnings, ["the end of a hold() failed: from release"]);
+    assert.throws(() => stream.upload(buffer.range(0, 4096), own(() => undefined)), TypeError);
+    stream.upload(buffer.range(0, 4096), segment.range(0, 4096));
+    await stream.synchronize();
+    assert.ok(!stream.busy);
+  },
+);
 
 test("copies do not cross from one registration into the next", OPTIONS, async () => {
   using fake = new FakeGpu("driver");

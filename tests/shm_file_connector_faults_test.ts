@@ -179,11 +179,44 @@ scene("a worker that is away is said to be, and calls end", async (s) => {
     connector.put("k", s.segment.range(0, 10)),
     shmError("EWORKER", /ECONNREFUSED/),
   );
-  await assert.rejects(connector.ping(), shmError("EWORKER", /next attempt/));
+  await assert.rejects(connector.ping(), shmError("EWORKER", /in 1 attempt;.*the next call/));
   await assert.rejects(connector.exists("k"), shmError("EWORKER"));
   assert.equal(connector.existsSync("k"), false, "the directory can still be asked");
   await connector.close();
 });
+
+for (const protocol of [1, 2] as const) {
+  scene(
+    `a worker that is back is used again, however long it was away (${protocol})`,
+    async (s) => {
+      const address = s.dir.file("w.sock");
+      const first = await startWorker(address, s.store);
+      const connector = await s.open({
+        workerAddr: address,
+        protocol,
+        maxRestarts: 2,
+        restartPauseMs: 20,
+        // Attempts that count for as long would be refused for the rest of the test.
+        restartWindowMs: 3_600_000,
+      });
+      await connector.put("k", s.segment.range(0, 10));
+      for (let round = 1; round <= 2; round++) {
+        const worker = round === 1 ? first : s.stack.use(await startWorker(address, s.store));
+        if (round > 1) {
+          assert.equal((await connector.get("k", s.segment.range(0, 10)))?.byteLength, 10);
+        }
+        assert.equal(connector.stats.restarts, round - 1);
+        worker.child.kill("SIGKILL");
+        await worker[Symbol.asyncDispose]();
+        // More failures than maxRestarts would ever allow.
+        for (let call = 0; call < 4; call++) {
+          await assert.rejects(connector.ping(), shmError("EWORKER"));
+        }
+      }
+      await connector.close();
+    },
+  );
+}
 
 scene("an object that grows to more than its range is never returned in part", async (s) => {
   let growths = 0;

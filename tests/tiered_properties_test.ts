@@ -83,8 +83,6 @@ for (const protocol of [1, 2] as const) {
           for (const one of steps) {
             switch (one.do) {
               case "put": {
-                // An object never changes under its key.
-                if (model.has(name(one.key))) await store.remove(name(one.key));
                 const wanted = LAYOUTS[one.layout]!.withTokens(one.tokens);
                 using obj = await hot.allocateLayoutAsync(wanted);
                 obj.bytes.fill(++fill);

@@ -8,73 +8,25 @@ import { mkdirSync, rmSync } from "node:fs";
 import { test } from "node:test";
 import { createConfig } from "../src/config/config.ts";
 import { ShmError } from "../src/errors.ts";
-import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
 import { TieredStore, type TieredStoreOptions } from "../src/storage/tiered_store.ts";
 import { shmError } from "./support/assertions.ts";
-import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import { uniqueName } from "./support/leaks.ts";
 import { MemoryConnector } from "./support/memory_connector.ts";
+import {
+  CHUNK,
+  gate,
+  inStore,
+  isFilled,
+  newChunk,
+  PAGE,
+  put,
+  tiered,
+} from "./support/tiered_scene.ts";
 import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
-
-const PAGE = 4096;
-/** 8 tokens of 512 bytes: one page. */
-const CHUNK = { shape: [2, 1, 8, 128], dtype: "bfloat16", format: "KV_2LTD" } as const;
-
-interface Scene {
-  readonly store: TieredStore;
-  readonly hot: LocalCpuBackend;
-  readonly cold: MemoryConnector;
-  readonly pool: TensorMemoryAllocator;
-}
-
-type Options = Partial<TieredStoreOptions> & { pages?: number; useHot?: boolean };
-
-/** A test over a pool of some pages; at its end nobody but the hot tier may hold an object. */
-function tiered(name: string, body: (scene: Scene) => Promise<void>, options: Options = {}): void {
-  const { pages = 8, useHot = true, ...others } = options;
-  test(`tiered store: ${name}`, { timeout: 60_000 }, () =>
-    withoutLeaks(async () => {
-      using segment = ShmSegment.createSync({ sizeBytes: pages * PAGE, pin: "none" });
-      const pool = new TensorMemoryAllocator(segment);
-      await using hot = new LocalCpuBackend({ allocator: pool, useHot, blockingTimeoutMs: 200 });
-      const cold = new MemoryConnector();
-      const store = new TieredStore({ hot, cold, ...others });
-      await body({ store, hot, cold, pool });
-      await store.close().catch(() => {});
-      hot.memcheck();
-      hot.clear();
-      assert.equal(pool.stats().liveObjects, 0, "references that were left behind");
-    }));
-}
-
-function newChunk({ hot }: Scene, fill: number): TensorMemoryObj {
-  const obj = hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
-  obj.bytes.fill(fill);
-  return obj;
-}
-
-/** Puts a new chunk and releases it. */
-async function put(scene: Scene, key: string, fill: number, mode?: "through" | "behind") {
-  using obj = newChunk(scene, fill);
-  await scene.store.put(key, obj, { mode });
-}
-
-function inStore(cold: MemoryConnector, key: string, fill: number, byteLength = PAGE): void {
-  cold.objects.set(key, new Uint8Array(byteLength).fill(fill));
-}
-
-function isFilled(obj: TensorMemoryObj | null, fill: number): boolean {
-  return obj !== null && obj.bytes.every((byte) => byte === fill);
-}
-
-/** A gate that calls of the connector wait at. */
-function gate(): { readonly wait: () => Promise<void>; open: () => void } {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  return { wait: () => promise, open: resolve };
-}
 
 tiered("get() looks in the pool, then in the store, then nowhere", async ({ store, cold, hot }) => {
   inStore(cold, "a", 7);
@@ -363,7 +315,7 @@ tiered("put() through is in both tiers when it returns", async (scene) => {
     throw new ShmError("full", { code: "ENOSPC", operation: "put" });
   };
   await assert.rejects(put(scene, "b", 7), shmError("ENOSPC"));
-  assert.ok(hot.contains("b"), "it is good all the same");
+  assert.ok(!hot.contains("b"), "the pool has nothing that the store has not");
   assert.equal(store.stats.writeErrors, 0, "the caller was told");
 });
 
@@ -750,10 +702,11 @@ for (const protocol of [1, 2] as const) {
         await putOne("behind");
         await assert.rejects(store.flush(), shmError("ENOENT", /1 object was not stored.*behind/));
         await assert.rejects(putOne("through", "through"), shmError("ENOENT", /put through/));
-        for (const key of ["before", "behind", "through"]) {
+        for (const key of ["before", "behind"]) {
           using obj = await store.get(key, CHUNK);
           assert.ok(obj !== null, `${key} is in the pool still`);
         }
+        assert.equal(await store.get("through", CHUNK), null, "its caller was told");
         assert.equal(await store.get("never", CHUNK), null);
         hot.clear();
         assert.equal(await store.get("before", CHUNK), null);

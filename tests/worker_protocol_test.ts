@@ -233,6 +233,30 @@ test("LogTail keeps the last 20 lines, cuts long ones, and hands out each once",
   assert.equal(describeLog(["a", "b", "c", 'd"']), '; it last wrote: "b" "c" "d\\""');
 });
 
+test("RestartLimiter never refuses to connect to a worker that somebody else runs", () => {
+  let now = 0;
+  const limits = { max: 2, windowMs: 60_000, pauseMs: 200, reconnects: true };
+  const limiter = new RestartLimiter(limits, () => now);
+  const pauses = Array.from({ length: 8 }, () => {
+    const pause = limiter.take()!;
+    now += pause;
+    return pause;
+  });
+  assert.deepEqual(pauses, [0, 200, 400, 800, 1000, 1000, 1000, 1000]);
+  assert.equal(limiter.availableInMs, 0);
+  // Who comes later does not wait for what has passed.
+  now += 700;
+  assert.equal(limiter.take(), 300);
+  now += 300 + 5_000;
+  assert.equal(limiter.take(), 0);
+  // After a long time without a loss the first attempt is at once, and the second soon after.
+  now += 60_001;
+  assert.deepEqual([limiter.take(), limiter.take()], [0, 200]);
+  const patient = new RestartLimiter({ ...limits, pauseMs: 3_000 }, () => now);
+  assert.deepEqual([patient.take(), patient.take(), patient.take()], [0, 3_000, 6_000]);
+  assert.equal(new RestartLimiter({ ...limits, max: 0 }, () => now).take(), null);
+});
+
 test("RestartLimiter doubles its pause and allows so many attempts in its window", () => {
   let now = 0;
   const limiter = new RestartLimiter({ max: 4, windowMs: 1_000, pauseMs: 50 }, () => now);

@@ -3,8 +3,8 @@
 // One opened device, as its buffers, streams and events see it: the library, the number, how codes
 // become errors, and who still uses it. Also what is in use of a piece of memory: copies in flight.
 
-import process from "node:process";
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import type { GpuApi, GpuCode, Made } from "../native/gpu_api.ts";
 
 /** Codes that CUDA and HIP share; everything else is EIO. */
@@ -38,13 +38,7 @@ export function gpuError(api: GpuApi, code: GpuCode, operation: string, details 
 
 /** Calls each, whatever the others do. For what has no caller that an error could go to. */
 export function callAll(calls: readonly (() => void)[]): void {
-  for (const call of calls) {
-    try {
-      call();
-    } catch (error) {
-      process.emitWarning(error instanceof Error ? error : String(error));
-    }
-  }
+  for (const call of calls) callFenced("the end of a hold()", call);
 }
 
 /** Counts who uses something, and tells when nobody does any more. */
@@ -69,7 +63,7 @@ export class InUse {
       if (!this.#reasons.delete(key) || this.#reasons.size > 0) return;
       const call = this.#whenIdle;
       this.#whenIdle = undefined;
-      if (call) callAll([call]);
+      if (call) callFenced("freeing GPU memory", call);
     };
   }
 

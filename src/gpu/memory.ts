@@ -6,6 +6,7 @@
 
 import { checkInteger, checkRange, describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
+import { takeHold } from "../memory/hold_all.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { ShmView } from "../memory/view.ts";
 import { ffi } from "../native/ffi.ts";
@@ -265,6 +266,6 @@ export function hostSide(name: string, memory: HostMemory, operation: string): S
     device: null,
     pieceBytes: segment.facts.pinPieceBytes,
     pieceBase: segment.address,
-    hold: (reason) => memory.hold(reason),
+    hold: (reason) => takeHold(memory, reason),
   };
 }

@@ -5,6 +5,7 @@
 // no pool, so nothing to fragment, and an object that is lost is the garbage collector's.
 
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import { checkBatch, foreignObject } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
@@ -184,7 +185,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
   #forget(chunk: Chunk): void {
     this.#liveObjects--;
     this.#usedBytes -= chunk.physicalSizeBytes;
-    for (const listener of this.#freeListeners) listener();
+    for (const listener of this.#freeListeners) callFenced("a listener of onFree()", listener);
   }
 }
 

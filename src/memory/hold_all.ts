@@ -1,8 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Holding many ranges at a time, for an operation on all of them.
+// Holding ranges for an operation: one, or many at a time. A range may be the user's own, with a
+// hold() of the user's; nothing of it may keep the operation, or others, from ending.
 
+import { describe } from "../arguments.ts";
+import { callFenced } from "../fence.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
+
+/**
+ * Marks I/O in flight on a range. The returned function ends it, once, and never throws.
+ * @throws what hold() throws; {TypeError} when it gives no function. It is not held then.
+ */
+export function takeHold(range: Pick<ShmRange, "hold">, reason: string): () => void {
+  const release: unknown = range.hold(reason);
+  if (typeof release !== "function") {
+    throw new TypeError(`hold() must give a function that ends it, got ${describe(release)}`);
+  }
+  let held = true;
+  return () => {
+    if (!held) return;
+    held = false;
+    callFenced("the end of a hold()", release as () => unknown);
+  };
+}
 
 /**
  * Marks I/O in flight on each of the ranges; calling the returned function ends it for all. Ranges
@@ -12,16 +32,7 @@ import type { ShmRange, ShmSegment } from "./segment.ts";
 export function holdAll(ranges: readonly ShmRange[], reason: string): () => void {
   const releases: (() => void)[] = [];
   const release = () => {
-    // Whatever one of them throws, none may stay held.
-    let failure: { error: unknown } | null = null;
-    for (const one of releases.splice(0)) {
-      try {
-        one();
-      } catch (error) {
-        failure ??= { error };
-      }
-    }
-    if (failure !== null) throw failure.error;
+    for (const one of releases.splice(0)) one();
   };
   const held = new Set<ShmSegment>();
   try {
@@ -31,7 +42,7 @@ export function holdAll(ranges: readonly ShmRange[], reason: string): () => void
         if (held.has(segment)) continue;
         held.add(segment);
       }
-      releases.push(range.hold(reason));
+      releases.push(takeHold(range, reason));
     }
   } catch (error) {
     release();

@@ -48,6 +48,7 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
 
   /**
    * Calls `listener` after each time that memory was given back, from within the call that did it.
+   * What it throws becomes a warning.
    * @returns what ends that.
    */
   onFree(listener: () => void): () => void;

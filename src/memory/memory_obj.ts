@@ -9,6 +9,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkInteger, describe } from "../arguments.ts";
+import { callFenced } from "../fence.ts";
 import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype.ts";
 import { Holds } from "./holds.ts";
 import type { MemoryAllocator } from "./memory_allocator.ts";
@@ -176,7 +177,7 @@ export abstract class MemoryObj implements Disposable {
   /**
    * Calls `listener` once, as soon as canEvict is true again or the object is freed, from within
    * the call that made it so. For caches that passed over an object in use. Not when the pool is
-   * closed: then nothing is called any more.
+   * closed: then nothing is called any more. What it throws becomes a warning.
    */
   onceIdle(listener: () => void): void {
     const chunk = this.#live("watch memory object");
@@ -389,7 +390,7 @@ export abstract class MemoryObj implements Disposable {
     const listeners = chunk.idleListeners;
     if (listeners === null || !(chunk.freed || this.canEvict)) return;
     chunk.idleListeners = null;
-    for (const listener of listeners) listener();
+    for (const listener of listeners) callFenced("a listener of onceIdle()", listener);
   }
 
   #truncate(layout: TensorLayout): this {

@@ -10,6 +10,7 @@
 // by nobody, and its memory is used again. Either way it is counted, and the first one warns.
 
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import {
   checkAlign,
   checkBatch,
@@ -360,7 +361,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     }
     if (this.#zeroOnFree) zero(this.segment, chunk);
     this.giveBack(chunk.place);
-    for (const listener of this.#freeListeners) listener();
+    for (const listener of this.#freeListeners) callFenced("a listener of onFree()", listener);
     return true;
   }
 

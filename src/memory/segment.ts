@@ -11,6 +11,7 @@
 import { readdirSync, statSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
+import { notAwaited } from "../fence.ts";
 import {
   type IfExists,
   type NameState,
@@ -24,6 +25,7 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { libraryPath } from "../native/locate.ts";
 import { throwIfRefused } from "../native/permission.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { Members } from "../members.ts";
@@ -47,7 +49,8 @@ export interface ShmRange {
   readonly offset: number;
   readonly byteLength: number;
   /**
-   * Marks I/O in flight: until the returned function is called, the memory is not freed.
+   * Marks I/O in flight: until the returned function is called, the memory is not freed. What that
+   * function throws becomes a warning, as there is nobody else whom it concerns.
    * @param reason for the error that a premature free gives, e.g. "put model@..."
    */
   hold(reason: string): () => void;
@@ -56,7 +59,10 @@ export interface ShmRange {
 interface PinOptions {
   /** How to page-lock; default "auto": the GPU if there is one, else mlock, else not. */
   pin?: PinMode | undefined;
-  /** Path of a GPU runtime library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
+  /**
+   * A GPU runtime library to use instead of the search: a path, or a name that the system finds. So
+   * does LMSHM_GPU_LIBRARY.
+   */
   gpuLibrary?: string | undefined;
   /**
    * The device that pins, from 0; the others can use the memory as well, but only this one gets a
@@ -93,7 +99,7 @@ export interface AttachOptions extends PinOptions {
 export interface OpenHooks {
   /** Stops the opening; what was done is undone. */
   signal?: AbortSignal | undefined;
-  /** Called every few milliseconds while pages are populated. */
+  /** Called every few milliseconds while pages are populated. What it throws ends the opening. */
   onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
 }
 
@@ -115,6 +121,16 @@ const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary", "gpuDevice"] a
 const MAX_GPU_DEVICE = 2 ** 31 - 2;
 const HOOKS = ["signal", "onProgress"] as const;
 
+/** A failure of onProgress() ends the opening; that of a promise comes too late for that. */
+function heeded({ signal, onProgress }: OpenHooks): OpenHooks {
+  return {
+    signal,
+    onProgress: onProgress &&
+      ((populatedBytes, sizeBytes) =>
+        notAwaited("onProgress", onProgress(populatedBytes, sizeBytes))),
+  };
+}
+
 function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary" | "gpuDevice"> {
   const { gpuLibrary, gpuDevice } = options;
   if (gpuLibrary !== undefined && (typeof gpuLibrary !== "string" || gpuLibrary.includes("\0"))) {
@@ -122,7 +138,7 @@ function pinRequest(options: PinOptions): Pick<OpenRequest, "pin" | "gpuLibrary"
   }
   return {
     pin: checkChoice("pin", options.pin, PIN_MODES, "auto"),
-    gpuLibrary: gpuLibrary ?? null,
+    gpuLibrary: gpuLibrary === undefined ? null : libraryPath(gpuLibrary),
     gpuDevice: gpuDevice === undefined
       ? null
       : checkInteger("gpuDevice", gpuDevice, 0, MAX_GPU_DEVICE),
@@ -260,7 +276,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = createRequest(options);
     checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend);
+    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
@@ -278,7 +294,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = attachRequest(options);
     checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, hooks), backend);
+    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
   }
 
   static attachSync(options: AttachOptions): ShmSegment {

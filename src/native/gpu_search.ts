@@ -8,6 +8,7 @@ import process from "node:process";
 import type { GpuApi } from "./gpu_api.ts";
 import { openCudaDriver } from "./gpu_driver.ts";
 import { openCudart, openHip } from "./gpu_runtime.ts";
+import { libraryPath } from "./locate.ts";
 
 const OPENERS = { cudart: openCudart, driver: openCudaDriver, hip: openHip } as const;
 type Opener = keyof typeof OPENERS;
@@ -72,8 +73,9 @@ function ask(path: string, openers: readonly Opener[]): GpuSearch & { readonly o
 
 /** Looks for a GPU. Blocks for as long as libraries take to load: some ms, with a driver some 100. */
 export function findGpu(library?: string): GpuSearch {
-  const named = library || process.env.LMSHM_GPU_LIBRARY;
-  if (named) {
+  const given = library || process.env.LMSHM_GPU_LIBRARY;
+  if (given) {
+    const named = libraryPath(given);
     const found = ask(named, ["cudart", "driver", "hip"]);
     if (found.api || found.opened) return found;
     return {

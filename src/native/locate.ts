@@ -3,6 +3,7 @@
 // Where the built parts are: the shared library and the worker's executable. Order: an explicit
 // path, an environment variable, the parts that a single executable carries in itself, then
 // lib/<os>-<arch>-<libc>/ of this package. What is not found is an error that lists every place.
+// What is found is absolute: the current directory counts at the time of the call, not later.
 
 import { readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -44,6 +45,30 @@ function packageRoot(): string | null {
   return join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 }
 
+/**
+ * Not resolve(), which takes ".." for the folder above also where a symbolic link leads elsewhere.
+ * @throws {ShmError} EPERM where Deno does not tell the current directory.
+ */
+function absolute(path: string): string {
+  if (path.startsWith("/")) return path;
+  try {
+    return `${process.cwd()}/${path.replace(/^(\.\/+)+/, "")}`;
+  } catch (error) {
+    throwIfRefused(
+      error,
+      path,
+      "locate",
+      "Allow reading the current directory, or name a full path",
+    );
+    throw error;
+  }
+}
+
+/** A library as dlopen() takes it: a path, which is made absolute, or a name to search for. */
+export function libraryPath(library: string): string {
+  return library.includes("/") ? absolute(library) : library;
+}
+
 /** A file that somebody may read, or execute. (access() would say who, and Deno asks for more.) */
 function usable(path: string, mode: number): boolean {
   try {
@@ -60,9 +85,9 @@ function candidates(part: Part, override: string | undefined): { path: string; w
   const { file, variable } = PARTS[part];
   const places: { path: string; why: string }[] = [];
   // An explicit choice stands alone: what was asked for is used, or the call fails.
-  if (override) return [{ path: override, why: "given by the caller" }];
+  if (override) return [{ path: absolute(override), why: "given by the caller" }];
   const named = process.env[variable];
-  if (named) return [{ path: named, why: `from ${variable}` }];
+  if (named) return [{ path: absolute(named), why: `from ${variable}` }];
   const own = embedded.get(part);
   if (own) places.push({ path: own, why: "carried by this executable" });
   const root = packageRoot();
@@ -71,7 +96,7 @@ function candidates(part: Part, override: string | undefined): { path: string; w
 }
 
 /**
- * The path of a built part. `override` or the part's environment variable (LMSHM_LIBRARY,
+ * The absolute path of a built part. `override` or the part's environment variable (LMSHM_LIBRARY,
  * LMSHM_WORKER) decide alone when present.
  * @throws {ShmError} ENOENT with all places that were tried.
  */

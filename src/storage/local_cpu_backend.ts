@@ -11,6 +11,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkKnownOptions, describe } from "../arguments.ts";
+import { callFenced } from "../fence.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
@@ -90,7 +91,7 @@ export interface LocalCpuBackendStats {
   readonly hits: number;
   readonly misses: number;
   readonly puts: number;
-  /** Puts of keys that were there. */
+  /** Puts of keys that were there, whether they replaced the object or left it. */
   readonly duplicatePuts: number;
   readonly evictions: number;
   readonly evictedBytes: number;
@@ -270,60 +271,70 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * Keeps an object, and takes a reference of its own to it; the caller keeps and releases the one
-   * it has. A key that is there stays as it is: an object never changes under its key.
-   * @returns whether it was stored: false for a key that is there, and without a hot tier.
+   * Keeps an object under a key, and takes a reference of its own to it; the caller keeps and
+   * releases the one it has. Another object that the key has is replaced: whoever has a reference to
+   * that one keeps it, pins of the key go over to the new one, and the policy takes it for a use.
+   * @returns whether anything has changed: false for an object that the key has already, and without
+   *   a hot tier.
    * @throws {TypeError} for an object of another allocator.
    * @throws {ShmError} EFREED for one that was freed, EEXIST for one that has another key.
    */
   put(key: Key, obj: TensorMemoryObj): boolean {
-    this.#mustBeOpen("put into hot tier");
     const text = keyText(key);
-    this.#mustBeOurs(obj);
+    const found = this.#acceptable(text, obj);
     if (!this.useHot) return false;
-    if (this.#find(text) !== null) {
-      this.#duplicatePuts++;
-      return false;
+    if (found === null) {
+      this.#add(text, obj);
+      return true;
     }
-    if (this.#objects.has(obj)) {
-      throw new ShmError(`${obj} has another key already`, {
-        code: "EEXIST",
-        operation: "put into hot tier",
-        hint: "Put one object under one key; copy it for a second one",
-        details: { key: text },
-      });
-    }
-    obj.refCountUp();
-    const entry = new HotEntry(text, obj);
-    this.#entries.set(text, entry);
-    this.#objects.add(obj);
-    this.#policy.onPut(entry);
-    this.#bytes += entry.sizeBytes;
-    this.#puts++;
-    // The caller may release it at once, and it has not promised to tell anybody of that.
-    this.#allocation.wake();
+    this.#duplicatePuts++;
+    if (found.obj === obj) return false;
+    this.#replace(found, obj);
     return true;
   }
 
-  /** put() by LMCache's name. */
+  /**
+   * put() that leaves what the key has, as LMCache's submit_put_task() does.
+   * @returns whether it was stored: false for a key that is there, and without a hot tier.
+   */
   submitPutTask(key: Key, obj: TensorMemoryObj): boolean {
-    return this.put(key, obj);
+    const text = keyText(key);
+    const found = this.#acceptable(text, obj);
+    if (!this.useHot) return false;
+    if (found === null) this.#add(text, obj);
+    else this.#duplicatePuts++;
+    return found === null;
   }
 
   /**
-   * put() of each pair, the last one first; see batchedGet().
-   * @returns how many were stored.
+   * put() of each pair, the last one first; see batchedGet(). Of a key that is there twice, the last
+   * object is kept.
+   * @returns how many of the puts have changed anything.
    */
   batchedPut(keys: readonly Key[], objs: readonly TensorMemoryObj[]): number {
     if (keys.length !== objs.length) {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
     }
+    const done = new Set<string>();
     let stored = 0;
-    for (let i = keys.length - 1; i >= 0; i--) if (this.put(keys[i]!, objs[i]!)) stored++;
+    for (let i = keys.length - 1; i >= 0; i--) {
+      const text = keyText(keys[i]!);
+      if (done.has(text)) continue;
+      done.add(text);
+      if (this.put(text, objs[i]!)) stored++;
+    }
     return stored;
   }
 
-  /** Keeps the object until unpin(), once for each pin. @returns whether there is one. */
+  /** Throws what put() would. @internal */
+  checkPut(key: Key, obj: TensorMemoryObj): void {
+    this.#acceptable(keyText(key), obj);
+  }
+
+  /**
+   * Keeps the object until unpin(), once for each pin, or the one that replaces it meanwhile.
+   * @returns whether there is one.
+   */
   pin(key: Key): boolean {
     const entry = this.#find(key);
     if (entry === null) return false;
@@ -458,8 +469,8 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * Calls `listener` for each eviction, not for remove() and clear(). What it throws is thrown by
-   * the call that evicted, after the eviction.
+   * Calls `listener` for each eviction, not for remove() and clear(). What it throws becomes a
+   * warning: the call that evicts may be anybody's.
    * @returns what ends that.
    */
   onEvict(listener: EvictListener): () => void {
@@ -530,6 +541,48 @@ export class LocalCpuBackend implements AsyncDisposable {
     for (const entry of [...this.#entries.values()]) this.#drop(entry);
   }
 
+  /** What the key has. @throws unless the object can be kept under it. */
+  #acceptable(key: string, obj: TensorMemoryObj): HotEntry | null {
+    this.#mustBeOpen("put into hot tier");
+    this.#mustBeOurs(obj);
+    const found = this.#find(key);
+    if (!obj.valid) obj.refCountUp(); // EFREED
+    if (this.#objects.has(obj) && found?.obj !== obj) {
+      throw new ShmError(`${obj} has another key already`, {
+        code: "EEXIST",
+        operation: "put into hot tier",
+        hint: "Put one object under one key; copy it for a second one",
+        details: { key },
+      });
+    }
+    return found;
+  }
+
+  #add(key: string, obj: TensorMemoryObj): void {
+    const entry = new HotEntry(key, obj);
+    this.#policy.onPut(entry);
+    this.#enter(entry);
+  }
+
+  #replace(old: HotEntry, obj: TensorMemoryObj): void {
+    const entry = new HotEntry(old.key, obj);
+    for (; entry.pins < old.pins; entry.pins++) obj.pin();
+    this.#policy.onReplace(old, entry);
+    this.#forget(old);
+    this.#enter(entry);
+    this.#letGo(old);
+  }
+
+  #enter(entry: HotEntry): void {
+    entry.obj.refCountUp();
+    this.#entries.set(entry.key, entry);
+    this.#objects.add(entry.obj);
+    this.#bytes += entry.sizeBytes;
+    this.#puts++;
+    // The caller may release it at once, and it has not promised to tell anybody of that.
+    this.#allocation.wake();
+  }
+
   /** Null on a miss. An object that was freed under us is forgotten, and a miss. */
   #find(key: Key): HotEntry | null {
     this.#mustBeOpen("look into hot tier");
@@ -546,6 +599,10 @@ export class LocalCpuBackend implements AsyncDisposable {
   #drop(entry: HotEntry): void {
     this.#policy.onRemove(entry);
     this.#forget(entry);
+    this.#letGo(entry);
+  }
+
+  #letGo(entry: HotEntry): void {
     // Whoever ended a pin of ours through the object has left none to end.
     for (; entry.pins > 0 && entry.obj.isPinned; entry.pins--) entry.obj.unpin();
     release(entry.obj);
@@ -580,11 +637,10 @@ export class LocalCpuBackend implements AsyncDisposable {
     }
     this.#evictions++;
     this.#evictedBytes += entry.sizeBytes;
-    try {
-      for (const listener of this.#evictListeners) listener(key, obj);
-    } finally {
-      release(obj);
+    for (const listener of this.#evictListeners) {
+      callFenced("a listener of onEvict()", listener, key, obj);
     }
+    release(obj);
     return obj;
   }
 
@@ -630,6 +686,6 @@ function keyText(key: Key): string {
 /** Gives up one reference, if need be when the I/O is over that goes on without one of its own. */
 export function release(obj: TensorMemoryObj): void {
   if (!obj.valid) return;
-  if (obj.refCount === 1 && obj.inFlight > 0) obj.onceIdle(() => obj.refCountDown());
+  if (obj.refCount === 1 && obj.inFlight > 0) obj.onceIdle(() => release(obj));
   else obj.refCountDown();
 }

@@ -7,7 +7,6 @@ import { randomBytes } from "node:crypto";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
 import type { ShmSegment } from "../memory/segment.ts";
-import { locateWorker } from "../native/locate.ts";
 import { ownUser, peerUserOf } from "../native/users.ts";
 import { WorkerClient } from "../worker/client.ts";
 import type { Handshake } from "../worker/handshake.ts";
@@ -88,14 +87,15 @@ function connectionOf(settings: ShmFileSettings): OpenTransport {
     const users = { own: ownUser, peerOf: peerUserOf };
     return (handlers) => new SocketTransport({ address, connectTimeoutMs, users }, handlers);
   }
-  const binary = locateWorker(settings.workerBinary);
+  const binary = settings.workerBinary!;
+  const cwd = settings.workerCwd;
   const passFd = segment.fd;
   const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
   const args = ["--root", storageDir, ...grant, ...workerArgs];
   return (handlers) => {
     // The number of a descriptor that was closed may be another file's by now.
     mustBeOpen(segment, "start worker");
-    return new SpawnTransport({ binary, args, passFd, onLog }, handlers);
+    return new SpawnTransport({ binary, args, cwd, passFd, onLog }, handlers);
   };
 }
 

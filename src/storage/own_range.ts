@@ -4,7 +4,8 @@
 // may have given up long before the worker is done with it: it is disposed of when nobody holds it
 // any more, not before.
 
-import process from "node:process";
+import { warnOf } from "../fence.ts";
+import { takeHold } from "../memory/hold_all.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 
 export class OwnRange implements ShmRange {
@@ -30,7 +31,7 @@ export class OwnRange implements ShmRange {
   }
 
   hold(reason: string): () => void {
-    const release = this.#range.hold(reason);
+    const release = takeHold(this.#range, reason);
     this.#holds++;
     let held = true;
     return () => {
@@ -53,7 +54,7 @@ export class OwnRange implements ShmRange {
     try {
       disposeOf(this.#range);
     } catch (error) {
-      process.emitWarning(error instanceof Error ? error : String(error));
+      warnOf("Symbol.dispose of a range", error);
     }
   }
 }

@@ -2,6 +2,9 @@
 //
 // Loads that several callers share: while an object is being loaded, whoever else wants it waits
 // for the same load. Each gets a reference of its own, or gives up on its own.
+//
+// A load that began before its object was replaced or removed may bring the old one: it is overtaken
+// then, and who waits for it must look again.
 
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
@@ -15,13 +18,23 @@ export interface Load {
   readonly layout: TensorLayout;
   /** That of the first who wanted it. */
   readonly priority: Priority | undefined;
-  /** The object was removed meanwhile: what is loaded is nobody's any more. */
+  /** The object has changed meanwhile: what is loaded is nobody's any more. */
   readonly stale: boolean;
 }
 
+/** Instead of an object that may be out of date. */
+export const OVERTAKEN: unique symbol = Symbol("overtaken");
+export type Loaded = TensorMemoryObj | null | typeof OVERTAKEN;
+
 interface Waiter {
-  resolve(obj: TensorMemoryObj | null): void;
+  resolve(loaded: Loaded): void;
   reject(reason: unknown): void;
+}
+
+/** Of somebody who asks the store about a key, and loads nothing. */
+export interface Glance {
+  /** The object may have changed meanwhile. */
+  readonly overtaken: boolean;
 }
 
 interface OwnLoad extends Load {
@@ -35,8 +48,10 @@ export class SharedLoads {
   readonly #fetch: (load: Load) => Promise<TensorMemoryObj | null>;
   readonly #byKey = new Map<string, OwnLoad>();
   readonly #running = new Set<Promise<void>>();
+  readonly #glances = new Map<string, Set<{ overtaken: boolean }>>();
   #started = 0;
   #shared = 0;
+  #discarded = 0;
 
   /** @param fetch gives the object with one reference, or null when there is none. */
   constructor(fetch: (load: Load) => Promise<TensorMemoryObj | null>) {
@@ -57,17 +72,22 @@ export class SharedLoads {
     return this.#shared;
   }
 
+  /** Calls of discard(). */
+  get discarded(): number {
+    return this.#discarded;
+  }
+
   /** The layout in which it is being loaded now; null: it is not. */
   layoutOf(key: string): TensorLayout | null {
     return this.#byKey.get(key)?.layout ?? null;
   }
 
   /**
-   * The object with a reference for the caller, or null. A caller who gives up does not end the
-   * load.
+   * The object with a reference for the caller, null, or OVERTAKEN. A caller who gives up does not
+   * end the load.
    * @throws what the load threw; {ShmError} ETIMEDOUT; the signal's reason.
    */
-  get(key: string, layout: TensorLayout, options: CallOptions): Promise<TensorMemoryObj | null> {
+  get(key: string, layout: TensorLayout, options: CallOptions): Promise<Loaded> {
     const { signal, timeoutMs = Infinity } = options;
     if (typeof timeoutMs !== "number" || !(timeoutMs > 0)) {
       return Promise.reject(new RangeError(`timeoutMs must be more than 0, got ${timeoutMs}`));
@@ -83,9 +103,9 @@ export class SharedLoads {
         load.waiters.delete(waiter);
       };
       const waiter: Waiter = {
-        resolve: (obj) => {
+        resolve: (loaded) => {
           end();
-          resolve(obj);
+          resolve(loaded);
         },
         reject: (reason) => {
           end();
@@ -101,12 +121,30 @@ export class SharedLoads {
     });
   }
 
-  /** What is being loaded under that key is not the object any more; its waiters get null. */
+  /** What is being loaded under that key may not be the object any more. */
   discard(key: string): void {
+    this.#discarded++;
+    for (const glance of this.#glances.get(key) ?? []) glance.overtaken = true;
     const load = this.#byKey.get(key);
     if (load === undefined) return;
     load.stale = true;
     this.#byKey.delete(key);
+    for (const waiter of [...load.waiters]) waiter.resolve(OVERTAKEN);
+  }
+
+  /** What `look` gives, and whether discard() was called for the key meanwhile. */
+  async glance<T>(key: string, look: () => Promise<T>): Promise<Glance & { readonly seen: T }> {
+    const glance = { overtaken: false };
+    let others = this.#glances.get(key);
+    if (others === undefined) this.#glances.set(key, others = new Set());
+    others.add(glance);
+    try {
+      const seen = await look();
+      return { seen, overtaken: glance.overtaken };
+    } finally {
+      others.delete(glance);
+      if (others.size === 0) this.#glances.delete(key);
+    }
   }
 
   /** Resolves when the loads that go on now are over. */
@@ -135,7 +173,7 @@ export class SharedLoads {
     for (const waiter of [...load.waiters]) {
       if (failure !== null) {
         waiter.reject(failure.error);
-      } else if (obj === null || load.stale) {
+      } else if (obj === null) {
         waiter.resolve(null);
       } else {
         obj.refCountUp();

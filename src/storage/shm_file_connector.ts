@@ -10,6 +10,7 @@
 
 import { ShmError } from "../errors.ts";
 import { checkCallOptions, describe } from "../arguments.ts";
+import { takeHold } from "../memory/hold_all.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
@@ -514,7 +515,7 @@ export class ShmFileConnector implements RemoteConnector {
     if (this.#quota === null) {
       return await this.#transport.put(file, range, metadata, call);
     }
-    const release = range.hold(`put ${shownKey(file)}`);
+    const release = takeHold(range, `put ${shownKey(file)}`);
     try {
       await this.#storeLimited(this.#quota, file, range, metadata, call);
     } finally {

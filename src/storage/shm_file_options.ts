@@ -8,6 +8,7 @@ import process from "node:process";
 import { checkChoice, checkInteger, describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
+import { locateWorker } from "../native/locate.ts";
 import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
 import type { WorkerLimits } from "../worker/client.ts";
 import { checkSecret } from "../worker/protocol.ts";
@@ -26,7 +27,10 @@ export interface ShmFileConnectorOptions {
    * where it is missing, if the worker is started here.
    */
   storageDir: string;
-  /** The worker to start; default: lmshm-worker of this package, or LMSHM_WORKER. */
+  /**
+   * The worker to start; default: lmshm-worker of this package, or LMSHM_WORKER. A relative path, of
+   * this option or in workerArgs, means what it means when the connector is opened.
+   */
   workerBinary?: string | undefined;
   /** Further arguments for the worker that is started, e.g. ["--log-level", "info"]. */
   workerArgs?: readonly string[] | undefined;
@@ -83,11 +87,19 @@ export interface ShmFileConnectorOptions {
   ioTimeoutMs?: number | undefined;
   /** Until close() gives up waiting for calls in flight; default 30 s. */
   closeTimeoutMs?: number | undefined;
-  /** How often a lost worker is replaced within restartWindowMs; default 5. */
+  /**
+   * How often a lost worker is started again within restartWindowMs; default 5. A worker at
+   * workerAddr starts without us: so often a call tries to connect to it before it fails with
+   * EWORKER. While it is away each call tries once, so that it is used again as soon as it is back.
+   * 0: a lost worker stays lost.
+   */
   maxRestarts?: number | undefined;
   /** Default 60 s. */
   restartWindowMs?: number | undefined;
-  /** Before the second restart; it doubles each time. Default 200 ms. */
+  /**
+   * Before the second attempt; it doubles each time. Default 200 ms; at most 10 s, and 1 s between
+   * attempts to connect, unless it is said to be longer.
+   */
   restartPauseMs?: number | undefined;
   /** Each line of the log of a worker that is started here. */
   onLog?: ((line: string) => void) | undefined;
@@ -128,8 +140,11 @@ export interface ShmFileSettings {
   readonly segment: ShmSegment;
   /** Absolute. */
   readonly storageDir: string;
-  readonly workerBinary: string | undefined;
+  /** Absolute; null: none is started. */
+  readonly workerBinary: string | null;
   readonly workerArgs: readonly string[];
+  /** What relative paths in workerArgs mean; undefined: there are none, or it cannot be told. */
+  readonly workerCwd: string | undefined;
   /** Null: a worker is started. */
   readonly address: WorkerAddress | null;
   readonly secret: string | null;
@@ -222,10 +237,8 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   return {
     segment,
     storageDir: resolve(checkPath("storageDir", options.storageDir)),
-    workerBinary: options.workerBinary === undefined
-      ? undefined
-      : checkPath("workerBinary", options.workerBinary),
     workerArgs,
+    workerCwd: workerArgs.length === 0 ? undefined : currentDirectory(),
     address,
     secret: findSecret(options, address),
     storageVisible: options.storageVisible,
@@ -238,10 +251,26 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     checksum: options.checksum,
     allocate: options.allocate,
     connectTimeoutMs: timeout("connectTimeoutMs", options.connectTimeoutMs, 10_000),
-    limits: checkLimits(options),
+    limits: checkLimits(options, address !== null),
     onLog: options.onLog,
     onWorkerLost: options.onWorkerLost,
+    // Last: what is wrong with the other options is told even where no worker is built.
+    workerBinary: address === null ? findWorker(options.workerBinary) : null,
   };
+}
+
+/** Once: a worker that is started again, from wherever, is the same one. */
+function findWorker(binary: string | undefined): string {
+  return locateWorker(binary === undefined ? undefined : checkPath("workerBinary", binary));
+}
+
+function currentDirectory(): string | undefined {
+  try {
+    return process.cwd();
+  } catch {
+    // It was removed, or Deno does not tell it.
+    return undefined;
+  }
 }
 
 function choiceOf<T extends string>(
@@ -257,7 +286,7 @@ function checkProtocol(protocol: unknown = "auto"): ProtocolChoice {
   throw new TypeError(`protocol must be "auto", 1 or 2, got ${describe(protocol)}`);
 }
 
-function checkLimits(options: ShmFileConnectorOptions): WorkerLimits {
+function checkLimits(options: ShmFileConnectorOptions, reconnects: boolean): WorkerLimits {
   const { maxInFlight = 64, maxInFlightBytes = 256 * 2 ** 20, maxRestarts = 5 } = options;
   return {
     maxInFlight: checkInteger("maxInFlight", maxInFlight, 1, 65_536),
@@ -269,6 +298,7 @@ function checkLimits(options: ShmFileConnectorOptions): WorkerLimits {
       max: checkInteger("maxRestarts", maxRestarts, 0, 1_000_000),
       windowMs: timeout("restartWindowMs", options.restartWindowMs, 60_000),
       pauseMs: timeout("restartPauseMs", options.restartPauseMs, 200),
+      reconnects,
     },
   };
 }
@@ -297,8 +327,8 @@ function findSecret(
   return found;
 }
 
-function readSecret(path: string): string {
-  checkPath("secretFile", path);
+function readSecret(file: string): string {
+  const path = resolve(checkPath("secretFile", file));
   try {
     return readFileSync(path, "utf8").replace(/\r?\n$/, "");
   } catch (cause) {

@@ -1,10 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Two tiers as one store: the pool in front, a connector behind. What is got is in the pool
-// afterwards; what is put is in the pool at once, and in the store before put() returns ("through")
-// or soon after ("behind").
+// afterwards. A put replaces what the key has in both: in the store before it returns, and in the
+// pool then ("through"), or in the pool at once and in the store soon after ("behind").
 //
-// An object never changes under its key, so what is in the pool is right without asking the store.
+// The bytes of an object never change; which object a key has does. All changes that are made here
+// go through the write queue, one after the other for each key, so that what is in the pool is right
+// without asking the store:
+//
+// - A get() takes what the pool has, else what is queued for the store. Else it asks the store, but
+//   not while a change of the key goes on: that one has to end first.
+// - When a change of a key begins, loads of it that go on are overtaken: they bring nothing into the
+//   pool, and who waits for them looks again.
+// - When nobody knows what the store has after a failure, the pool lets go of the key's object.
+//
+// Another process that changes the object is not noticed here before the pool has let go of its own.
+//
 // The bytes move between store and pool directly; every object that is on its way has a reference
 // of the store's own, and is held while I/O uses its memory.
 //
@@ -20,7 +31,7 @@ import type { OpenHooks } from "../memory/segment.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
-import { checkChunk, type Metadata } from "./chunk_metadata.ts";
+import { checkChunk, type Metadata, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "./key.ts";
 import { keyText } from "./key_file.ts";
 import { Deadline, within } from "./limit.ts";
@@ -31,7 +42,7 @@ import {
   type Priority,
   type RemoteConnector,
 } from "./remote_connector.ts";
-import { type Load, SharedLoads } from "./shared_loads.ts";
+import { type Load, OVERTAKEN, SharedLoads } from "./shared_loads.ts";
 import { ShmFileConnector } from "./shm_file_connector.ts";
 import {
   checkMode,
@@ -47,7 +58,8 @@ import {
   type TieredStoreStats,
   type WriteMode,
 } from "./tiered_store_options.ts";
-import { WriteQueue } from "./write_queue.ts";
+import { WatchedRange } from "./watched_range.ts";
+import { type Turn, WriteQueue } from "./write_queue.ts";
 
 export type {
   ChunkLayout,
@@ -57,6 +69,9 @@ export type {
   TieredStoreStats,
   WriteMode,
 };
+
+/** Instead of an object of the store: it is in the pool, or queued. */
+const NEAR: unique symbol = Symbol("near");
 
 const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
 
@@ -70,8 +85,8 @@ export class TieredStore implements AsyncDisposable {
   readonly #prefetchConcurrency: number;
   readonly #queueTimeoutMs: number;
   readonly #closeTimeoutMs: number;
-  /** Puts through that go on now. */
-  readonly #writing = new Set<Promise<void>>();
+  /** Puts through and removals that go on now. */
+  readonly #changing = new Set<Promise<unknown>>();
   /** What create() made. */
   #owned: AsyncDisposableStack | null = null;
   #closing: Promise<void> | null = null;
@@ -93,7 +108,16 @@ export class TieredStore implements AsyncDisposable {
     this.#closeTimeoutMs = limits.closeTimeoutMs;
     this.#loads = new SharedLoads((load) => this.#fetch(load));
     this.#queue = new WriteQueue({
-      write: (key, obj) => cold.put(key, obj, { priority: "low" }),
+      write: (key, obj) => {
+        const range = new WatchedRange(obj);
+        return {
+          stored: this.#store(key, obj, range, { priority: "low" }),
+          quiet: () => range.quiet(),
+        };
+      },
+      accepted: (key, obj) => this.#keep(key, obj),
+      invalidate: (key) => this.#invalidate(key),
+      unknown: (key) => void this.#forget(key),
       maxObjects: limits.maxQueuedObjects,
       maxBytes: limits.maxQueuedBytes,
       concurrency: limits.writeConcurrency,
@@ -178,14 +202,21 @@ export class TieredStore implements AsyncDisposable {
   }
 
   /**
-   * Keeps the object in the pool and stores it. The caller keeps the reference it has, and may
-   * release it at once; the bytes must not change any more.
+   * Makes it the object of the key, in the pool and in the store; who has the one before keeps it.
+   * The caller keeps the reference it has, and may release it at once; the bytes must not change any
+   * more. Puts and removals of one key are carried out one after the other.
    *
-   * "through": resolves when the store has it. "behind": resolves when it is queued, which waits
-   * while the queue is full; what becomes of it then is told by onError, flush() and close().
+   * "through": resolves when the store has it; get() gives it from then on, and until then what was
+   * there before. "behind": resolves when it is queued, which waits while the queue is full; get()
+   * gives it from then on. What becomes of it then is told by onError, flush() and close().
+   *
+   * After a failure: through, the store has the object before or this one, and get() asks it. Behind,
+   * once onError was called: the object before is removed from the store, and this one stays in the
+   * pool for as long as there is room; if that fails, too, get() gives what the store has.
    * @throws {TypeError} for an object of another pool.
-   * @throws {ShmError} what the connector throws, when it stays in the pool all the same; ETIMEDOUT
-   *   when the queue stays full, and it was not queued; EBADF after close(); the signal's reason.
+   * @throws {ShmError} what the connector throws; EEXIST for an object that the pool has under another
+   *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and
+   *   nothing has changed then; EBADF after close(); the signal's reason.
    */
   async put(key: Key, obj: TensorMemoryObj, options: PutOptions = {}): Promise<void> {
     this.#begin("put", options, PUT_OPTIONS);
@@ -193,22 +224,15 @@ export class TieredStore implements AsyncDisposable {
     checkMode("mode", mode);
     const text = keyText(key);
     call.signal?.throwIfAborted();
-    this.hot.put(text, obj);
-    if (mode === "behind") {
-      const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
-      checkInteger("timeoutMs", timeoutMs, 1);
-      await this.#queue.add(text, obj, timeoutMs, call.signal);
-      return;
-    }
-    const writing = this.#writeThrough(text, obj, call).finally(() =>
-      this.#writing.delete(writing)
-    );
-    this.#writing.add(writing);
-    await writing;
+    this.hot.checkPut(text, obj);
+    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call));
+    const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
+    checkInteger("timeoutMs", timeoutMs, 1);
+    await this.#queue.add(text, obj, timeoutMs, call.signal);
   }
 
   /**
-   * put() of each pair.
+   * put() of each pair; of a key that is there twice, the last object is kept.
    * @throws the first error, after all have ended.
    */
   async batchedPut(
@@ -227,15 +251,27 @@ export class TieredStore implements AsyncDisposable {
   /** Whether get() would find an object, whatever its layout. */
   async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
     this.#begin("contains", options);
-    return this.#isNear(keyText(key)) || await this.cold.exists(key, options);
+    return await this.#isThere(key, options.priority, deadlineOf(options));
   }
 
   /** How many of the leading keys are there: the length of the prefix that can be got. */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
     this.#begin("batchedContains", options);
-    const distant = [...keys.keys()].filter((i) => !this.#isNear(keyText(keys[i]!)));
-    const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), options);
-    return distant[found] ?? keys.length;
+    const { priority } = options;
+    const deadline = deadlineOf(options);
+    for (let from = 0;;) {
+      const { discarded } = this.#loads;
+      const distant = [...keys.keys()].filter((i) => i >= from && !this.#isNear(keyText(keys[i]!)));
+      const { signal, leftMs: timeoutMs } = deadline;
+      const call = { priority, signal, timeoutMs };
+      const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), call);
+      const missing = distant[found];
+      if (missing === undefined) return keys.length;
+      // While the store looked, the object may have been between two places.
+      const unchanged = this.#loads.discarded === discarded;
+      if (unchanged || !await this.#isThere(keys[missing]!, priority, deadline)) return missing;
+      from = missing + 1;
+    }
   }
 
   /**
@@ -261,14 +297,11 @@ export class TieredStore implements AsyncDisposable {
         const i = next++;
         try {
           options.signal?.throwIfAborted();
-          if (this.#isNear(texts[i]!)) {
-            found++;
-            continue;
-          }
-          const obj = await this.#load(texts[i]!, layouts[i]!, options, "low");
+          const { priority = "low" } = options;
+          const obj = await this.#load(texts[i]!, layouts[i]!, priority, deadlineOf(options));
           if (obj === null) continue;
           found++;
-          release(obj);
+          if (obj !== NEAR) release(obj);
         } catch (error) {
           failures.push(error);
         }
@@ -281,17 +314,19 @@ export class TieredStore implements AsyncDisposable {
   }
 
   /**
-   * Removes the object from pool, queue and store. Who has a reference keeps it.
+   * Removes the object from pool, queue and store, after what is being written under the key. Who has
+   * a reference keeps it. When it fails, the object may be there or not, and get() asks the store.
    * @returns whether it was anywhere.
    */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
     this.#begin("remove", options);
     const text = keyText(key);
-    this.#loads.discard(text);
-    const wasHot = this.hot.remove(text);
-    const wasQueued = await this.#queue.cancel(text);
-    const wasCold = await this.cold.remove(text, options);
-    return wasHot || wasQueued || wasCold;
+    const deadline = deadlineOf(options);
+    const turn = await this.#turn("remove", text, deadline);
+    const removing = this.#track(this.#remove(text, turn, options.priority));
+    // It goes on when its caller has gone: only then is it known what the store has.
+    const { leftMs: limitMs = Infinity, signal } = deadline;
+    return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
   }
 
   /**
@@ -360,13 +395,30 @@ export class TieredStore implements AsyncDisposable {
     const end = performance.now() + this.#closeTimeoutMs;
     const leftMs = () => Math.max(1, end - performance.now());
     await this.#queue.close(leftMs());
-    await settlesWithin(Promise.allSettled(this.#writing), leftMs());
+    await settlesWithin(Promise.allSettled(this.#changing), leftMs());
     await settlesWithin(this.#loads.settled(), leftMs());
     try {
       await this.#owned?.disposeAsync();
     } finally {
       // What was lost matters more than what could not be closed.
       this.#queue.throwFailures("close");
+    }
+  }
+
+  async #isThere(
+    key: Key,
+    priority: Priority | undefined,
+    deadline: Deadline,
+  ): Promise<boolean> {
+    const text = keyText(key);
+    for (;;) {
+      if (this.#isNear(text)) return true;
+      const { signal, leftMs: timeoutMs } = deadline;
+      const { seen, overtaken } = await this.#loads.glance(
+        text,
+        () => this.cold.exists(key, { priority, signal, timeoutMs }),
+      );
+      if (seen || !overtaken) return seen;
     }
   }
 
@@ -400,44 +452,52 @@ export class TieredStore implements AsyncDisposable {
     layout: TensorLayout,
     options: CallOptions,
   ): Promise<TensorMemoryObj | null> {
-    if (this.#isNear(key)) {
-      this.#mismatch(key, `the pool has another layout than ${layout}`);
+    const deadline = deadlineOf(options);
+    for (;;) {
+      const obj = await this.#load(key, layout, options.priority ?? "high", deadline);
+      if (obj === NEAR) {
+        const near = this.#nearby(key, layout, this.hot.get(key));
+        if (near !== null) return near;
+        if (!this.#isNear(key)) continue;
+        this.#mismatch(key, `the pool has another layout than ${layout}`);
+      } else if (obj !== null) {
+        if (matches(obj.layout, layout)) {
+          this.#coldHits++;
+          return obj;
+        }
+        this.#mismatch(key, `it is ${obj.layout}, and ${layout} was asked for`);
+        release(obj);
+      }
       this.#misses++;
       return null;
     }
-    const obj = await this.#load(key, layout, options, "high");
-    if (obj === null) {
-      this.#misses++;
-      return null;
-    }
-    if (matches(obj.layout, layout)) {
-      this.#coldHits++;
-      return obj;
-    }
-    this.#mismatch(key, `it is ${obj.layout}, and ${layout} was asked for`);
-    release(obj);
-    this.#misses++;
-    return null;
   }
 
-  /** The object as it is loaded, whatever its layout, with a reference for the caller; or null. */
+  /**
+   * The object as it is loaded, whatever its layout, with a reference for the caller; null: there is
+   * none; NEAR: it need not be loaded.
+   */
   async #load(
     key: string,
     layout: TensorLayout,
-    options: CallOptions,
-    usual: Priority,
-  ): Promise<TensorMemoryObj | null> {
-    const signal = options.signal ?? undefined;
-    const { priority = usual } = options;
-    let { timeoutMs } = options;
-    const deadline = new Deadline(timeoutMs ?? Infinity, signal);
+    priority: Priority,
+    deadline: Deadline,
+  ): Promise<TensorMemoryObj | null | typeof NEAR> {
+    const { signal } = deadline;
     for (;;) {
+      if (this.#isNear(key)) return NEAR;
+      const busy = this.#queue.busy(key);
+      if (busy !== null) {
+        await this.#waitForChange("get", key, busy, deadline);
+        continue;
+      }
       // A load that goes on already may be of another layout. That nothing came of it does not say
       // that there is nothing of this one.
       const other = this.#loads.layoutOf(key);
+      const timeoutMs = deadline.leftMs;
       const obj = await this.#loads.get(key, layout, { signal, timeoutMs, priority });
+      if (obj === OVERTAKEN) continue;
       if (obj !== null || other === null || other.equals(layout)) return obj;
-      timeoutMs = deadline.leftMs;
     }
   }
 
@@ -454,7 +514,7 @@ export class TieredStore implements AsyncDisposable {
     let keep = false;
     try {
       if (!await this.#fill(load, obj)) return null;
-      if (!load.stale && !this.hot.closed) this.hot.put(key, obj);
+      if (!load.stale && !this.hot.closed) this.hot.submitPutTask(key, obj);
       keep = true;
       return obj;
     } finally {
@@ -508,13 +568,113 @@ export class TieredStore implements AsyncDisposable {
     this.#lastMismatch = { key, fault };
   }
 
-  async #writeThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
+  async #putThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
+    const deadline = deadlineOf(options);
+    const range = new WatchedRange(obj);
     obj.refCountUp();
     try {
-      await this.cold.put(key, obj, options);
+      const turn = await this.#turn("put", key, deadline);
+      try {
+        const { signal, leftMs: timeoutMs } = deadline;
+        await this.#store(key, obj, range, { signal, timeoutMs, priority: options.priority });
+      } catch (error) {
+        // A request that was given up may still be carried out.
+        void range.quiet().then(() => this.#unsure(key, turn));
+        throw error;
+      }
+      turn.end(true);
+      if (this.#queue.find(key) === null) this.#keep(key, obj);
     } finally {
-      release(obj);
+      void range.quiet().then(() => release(obj));
     }
+  }
+
+  async #store(
+    key: string,
+    obj: TensorMemoryObj,
+    range: WatchedRange,
+    options: CallOptions,
+  ): Promise<void> {
+    await this.cold.put(key, range, { ...options, metadata: metadataOf(obj) });
+  }
+
+  async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {
+    let wasCold: boolean;
+    try {
+      wasCold = await this.cold.remove(key, { priority });
+    } catch (error) {
+      this.#unsure(key, turn);
+      throw error;
+    }
+    const wasQueued = turn.end(true);
+    const wasHot = this.#queue.find(key) === null && this.#forget(key);
+    return wasHot || wasQueued || wasCold;
+  }
+
+  /**
+   * Waits until no earlier change of the key goes on. From then on nothing loads it, because whoever
+   * looks may have seen the change already.
+   * @throws {ShmError} ETIMEDOUT.
+   */
+  async #turn(operation: string, key: string, deadline: Deadline): Promise<Turn> {
+    const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
+    const turn = await this.#queue.enter(key, {
+      limitMs,
+      signal: deadline.signal,
+      expired: () => stuck(operation, key, limitMs),
+    });
+    this.#loads.discard(key);
+    return turn;
+  }
+
+  async #waitForChange(
+    operation: string,
+    key: string,
+    change: Promise<void>,
+    deadline: Deadline,
+  ): Promise<void> {
+    const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
+    await within(change, limitMs, deadline.signal, () => stuck(operation, key, limitMs));
+  }
+
+  /** A change has failed, and the store may have either object. */
+  #unsure(key: string, turn: Turn): void {
+    turn.end(false);
+    if (this.#queue.find(key) === null) this.#forget(key);
+  }
+
+  /** Sees to it that the store has no object. @returns whether that is so. */
+  async #invalidate(key: string): Promise<boolean> {
+    try {
+      await this.cold.remove(key, { priority: "low" });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** That is the object of the key now. */
+  #keep(key: string, obj: TensorMemoryObj): void {
+    this.#loads.discard(key);
+    if (this.hot.closed) return;
+    try {
+      this.hot.put(key, obj);
+    } catch {
+      // It has got another key, or was freed, since put() was called: the store has it.
+      this.hot.remove(key);
+    }
+  }
+
+  /** The store is to be asked. @returns whether the pool had an object. */
+  #forget(key: string): boolean {
+    return !this.hot.closed && this.hot.remove(key);
+  }
+
+  /** close() waits for it. */
+  #track<T>(change: Promise<T>): Promise<T> {
+    const tracked = change.finally(() => this.#changing.delete(tracked));
+    this.#changing.add(tracked);
+    return tracked;
   }
 
   /** A call may begin. @throws {ShmError} EBADF; {TypeError} for an option that there is not. */
@@ -524,4 +684,27 @@ export class TieredStore implements AsyncDisposable {
     }
     checkCallOptions(operation, options, known);
   }
+}
+
+/** @throws {RangeError} for a limit that is none. */
+function deadlineOf({ timeoutMs, signal }: CallOptions): Deadline {
+  return new Deadline(timeoutMs ?? Infinity, signal ?? undefined);
+}
+
+function stuck(operation: string, key: string, limitMs: number): ShmError {
+  return new ShmError(`an earlier change of the key was not over within ${limitMs} ms`, {
+    code: "ETIMEDOUT",
+    operation: `${operation} ${key.slice(0, 120)}`,
+    hint: "Check the storage; queueTimeoutMs sets the limit",
+    details: { limitMs },
+  });
+}
+
+function notRemoved(key: string, limitMs: number): ShmError {
+  return new ShmError(`the object was not removed within ${limitMs} ms`, {
+    code: "ETIMEDOUT",
+    operation: `remove ${key.slice(0, 120)}`,
+    hint: "The removal goes on; later calls for the key wait for it",
+    details: { limitMs },
+  });
 }

@@ -32,7 +32,10 @@ export interface TieredStoreOptions {
   writeConcurrency?: number | undefined;
   /** Objects that prefetch() loads at a time; default 16. */
   prefetchConcurrency?: number | undefined;
-  /** How long a put behind waits for room unless it is told; default 60 s. */
+  /**
+   * How long a put behind waits for room unless it is told, and any call for an earlier change of its
+   * key to end; default 60 s.
+   */
   queueTimeoutMs?: number | undefined;
   /** How long close() waits for what is queued and loading; default 60 s. */
   closeTimeoutMs?: number | undefined;
@@ -79,7 +82,7 @@ export interface TieredStoreStats {
   readonly putWaits: number;
   /** Objects that were written behind. */
   readonly written: number;
-  /** Queued objects that a newer one of the same key replaced. */
+  /** Queued objects that were not written, because a later put or removal of their key was. */
   readonly replaced: number;
   /** Objects that were accepted behind and not stored. */
   readonly writeErrors: number;

@@ -12,6 +12,7 @@
 // one. So when an object fills its range, the file is looked at again afterwards.
 
 import { ShmError } from "../errors.ts";
+import { takeHold } from "../memory/hold_all.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 import type { WorkerClient } from "../worker/client.ts";
 import type { Reply } from "../worker/protocol.ts";
@@ -81,7 +82,7 @@ export class TransportV1 implements ObjectTransport {
     let writing: Promise<Reply> | undefined;
     let release: (() => void) | undefined;
     try {
-      release = range.hold(`put ${shownKey(file)}`);
+      release = takeHold(range, `put ${shownKey(file)}`);
       if (file.sidecarName !== null) await this.#storeKey(file, call);
       writing = this.#transfer("write", file, range, call, onOver);
     } finally {
@@ -95,7 +96,7 @@ export class TransportV1 implements ObjectTransport {
   }
 
   async load(file: KeyFile, into: ShmRange, call: TransportCall): Promise<FoundObject | null> {
-    const release = into.hold(`get ${shownKey(file)}`);
+    const release = takeHold(into, `get ${shownKey(file)}`);
     try {
       return await this.#load(file, into, call);
     } finally {
@@ -246,12 +247,14 @@ export class TransportV1 implements ObjectTransport {
     const path = this.#directory.fileOf(file.fileName);
     if (!this.extended) checkPlainPath(path);
     // An empty range may begin where the segment ends, which some workers refuse.
-    const offset = range.byteLength === 0 ? 0 : range.offset;
-    const release = range.hold(`${command} ${shownKey(file)}`);
+    const { byteLength } = range;
+    const offset = byteLength === 0 ? 0 : range.offset;
+    const address = this.#options.segment.address + BigInt(offset);
+    const release = takeHold(range, `${command} ${shownKey(file)}`);
     return this.#client[command]({
       path,
-      address: this.#options.segment.address + BigInt(offset),
-      byteLength: range.byteLength,
+      address,
+      byteLength,
       release: () => {
         release();
         onOver?.();

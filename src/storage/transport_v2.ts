@@ -5,7 +5,7 @@
 // lines, which is the client's business.
 
 import { ShmError } from "../errors.ts";
-import { holdAll } from "../memory/hold_all.ts";
+import { holdAll, takeHold } from "../memory/hold_all.ts";
 import type { ShmRange } from "../memory/segment.ts";
 import type { ObjectClient, RequestOptions, StoredObject } from "../worker/object_client.ts";
 import { Failed, type Outcome } from "../worker/outcome.ts";
@@ -204,7 +204,7 @@ export class TransportV2 implements ObjectTransport {
 function held(what: string, file: KeyFile, range: ShmRange, onOver?: () => void): () => void {
   let release: () => void;
   try {
-    release = range.hold(`${what} ${shownKey(file)}`);
+    release = takeHold(range, `${what} ${shownKey(file)}`);
   } catch (error) {
     onOver?.();
     throw error;

@@ -1,20 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Objects that are stored later. The queue holds a reference to each, is bounded by number and
-// bytes, and whoever adds to a full one waits. An object that was accepted is stored, replaced by a
-// newer one of its key, cancelled by removing its key, or reported as failed; none is forgotten.
+// The order in which a store is changed. Changes of one key go one after the other, in the order in
+// which they came; those of different keys do not wait for each other. There are two kinds:
 //
-// It is a queue by key: two writes of one key never overlap, and the last one wins.
+// - Objects that are stored later (add()). The queue holds a reference to each, is bounded by number
+//   and bytes, and whoever adds to a full one waits. An object that was accepted is stored, made
+//   needless by a later change of its key, or reported as failed; none is forgotten. From then on it
+//   is what the key has: find().
+// - What its caller waits for (enter()): storing an object at once, and removing one. It changes
+//   what the key has when it is done, not before. A queued object that it makes needless is held
+//   back meanwhile, and stored after all if the change fails.
+//
+// A change is over when nothing of it can reach the store any more, which may be later than its
+// failure: a write that was given up may still be going on.
 
+import { callFenced } from "../fence.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { AllocationQueue } from "./allocation_queue.ts";
+import { within } from "./limit.ts";
 import { release } from "./local_cpu_backend.ts";
 
+/** An object on its way to the store. */
+export interface Writing {
+  /** Resolves when it is stored; rejects with the reason why not. */
+  readonly stored: Promise<void>;
+  /** Resolves when nobody uses its memory any more. Never rejects. */
+  quiet(): Promise<void>;
+}
+
 export interface WriteQueueOptions {
-  /** Stores an object; the queue's reference keeps it until then. */
-  readonly write: (key: string, obj: TensorMemoryObj) => Promise<void>;
+  /** Stores an object; the queue's reference keeps it until that is over. */
+  readonly write: (key: string, obj: TensorMemoryObj) => Writing;
+  /** The object is what its key has, from now on. Must not throw. */
+  readonly accepted: (key: string, obj: TensorMemoryObj) => void;
+  /**
+   * An accepted object could not be stored: sees to it that the store has no older one under its
+   * key. Whether that is so; never rejects.
+   */
+  readonly invalidate: (key: string) => Promise<boolean>;
+  /** What the key has is what the store has. Must not throw. */
+  readonly unknown: (key: string) => void;
   /** Objects that are queued or being written. */
   readonly maxObjects: number;
   /** Bytes of those; a larger object goes alone. */
@@ -25,13 +52,52 @@ export interface WriteQueueOptions {
   readonly onError: ((error: unknown, key: string) => void) | undefined;
 }
 
-interface Entry {
+/** How long somebody waits, and what they get then. */
+export interface Patience {
+  readonly limitMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly expired: () => ShmError;
+}
+
+/** A change that goes on now, because nothing else changes its key. */
+export interface Turn {
+  /**
+   * It is over.
+   * @param done whether it was carried out: then what was queued before it is needless.
+   * @returns whether there was such an object.
+   */
+  end(done: boolean): boolean;
+}
+
+/** An object that is stored later. */
+interface QueuedWrite {
   readonly key: string;
   obj: TensorMemoryObj;
   bytes: number;
-  /** Resolves when it is stored, failed or cancelled. */
+  /** Resolves when it is stored, failed or needless. */
   readonly done: Promise<void>;
   readonly finish: () => void;
+  /** Its failure was told. */
+  reported: boolean;
+}
+
+/** Somebody who waits for a turn. */
+interface Waiter {
+  readonly start: () => void;
+}
+
+type Change = QueuedWrite | Waiter;
+
+/** The changes of one key. */
+interface Lane {
+  readonly key: string;
+  running: Change | null;
+  /** Held back: needless if `running` is done. */
+  covered: QueuedWrite | null;
+  /** In order. */
+  waiting: Change[];
+  /** Those who wait for the end of `running`. */
+  ended: PromiseWithResolvers<void> | null;
 }
 
 interface Failure {
@@ -44,9 +110,12 @@ const KEPT_FAILURES = 100;
 
 export class WriteQueue {
   readonly #options: WriteQueueOptions;
+  readonly #lanes = new Map<string, Lane>();
   /** In order of arrival. */
-  readonly #queued = new Map<string, Entry>();
-  readonly #writing = new Map<string, Entry>();
+  readonly #queued = new Set<QueuedWrite>();
+  readonly #writing = new Set<QueuedWrite>();
+  /** What follows after failures. */
+  readonly #clearing = new Set<Promise<void>>();
   readonly #room = new AllocationQueue<true>();
   #bytes = 0;
   #written = 0;
@@ -85,9 +154,25 @@ export class WriteQueue {
     };
   }
 
-  /** The object that will be under the key; without a reference for the caller. */
+  /**
+   * The object that the key has, and the store not yet; without a reference for the caller. Null:
+   * what the store has is what the key has, unless busy().
+   */
   find(key: string): TensorMemoryObj | null {
-    return (this.#queued.get(key) ?? this.#writing.get(key))?.obj ?? null;
+    const lane = this.#lanes.get(key);
+    if (lane === undefined) return null;
+    const { running, covered, waiting } = lane;
+    const write = waiting.findLast(isWrite) ??
+      (running !== null && isWrite(running) ? running : covered);
+    return write?.obj ?? null;
+  }
+
+  /** Resolves when the change of the key that goes on now is over; null: none does. */
+  busy(key: string): Promise<void> | null {
+    const lane = this.#lanes.get(key);
+    if (lane === undefined || lane.running === null) return null;
+    lane.ended ??= Promise.withResolvers<void>();
+    return lane.ended.promise;
   }
 
   /**
@@ -117,18 +202,32 @@ export class WriteQueue {
     }
   }
 
-  /** Forgets the object if it is queued; waits for its end if it is being written. */
-  async cancel(key: string): Promise<boolean> {
-    const queued = this.#queued.get(key);
-    if (queued !== undefined) this.#drop(queued);
-    const writing = this.#writing.get(key);
-    await writing?.done;
-    return queued !== undefined || writing !== undefined;
+  /**
+   * Resolves when all earlier changes of the key are over; later ones wait until turn.end().
+   * @throws what `expired` makes, the signal's reason. There is no turn then.
+   */
+  async enter(key: string, patience: Patience): Promise<Turn> {
+    patience.signal?.throwIfAborted();
+    const lane = this.#laneOf(key);
+    const { promise: started, resolve: start } = Promise.withResolvers<void>();
+    const waiter: Waiter = { start };
+    lane.waiting.push(waiter);
+    this.#advance(lane);
+    if (lane.running !== waiter) {
+      try {
+        await within(started, patience.limitMs, patience.signal, patience.expired);
+      } catch (error) {
+        if (lane.running === waiter) this.#end(lane, false);
+        else lane.waiting = lane.waiting.filter((other) => other !== waiter);
+        throw error;
+      }
+    }
+    return { end: (done) => this.#end(lane, done) };
   }
 
   /** Resolves when what was accepted until now is over. Never rejects. */
   async settled(): Promise<void> {
-    await Promise.all([...this.#queued.values(), ...this.#writing.values()].map((e) => e.done));
+    await Promise.all([...this.#queued, ...this.#writing].map((write) => write.done));
   }
 
   /**
@@ -167,12 +266,16 @@ export class WriteQueue {
         operation: "queue object",
       }),
     );
-    if (await settlesWithin(this.settled(), timeoutMs)) return;
-    for (const entry of [...this.#queued.values()]) {
-      this.#drop(entry);
-      this.#failed(entry.key, this.#late(timeoutMs));
+    const end = performance.now() + timeoutMs;
+    if (await settlesWithin(this.settled(), timeoutMs)) {
+      await settlesWithin(Promise.all(this.#clearing), end - performance.now());
+      return;
     }
-    for (const entry of this.#writing.values()) this.#failed(entry.key, this.#late(timeoutMs));
+    for (const write of [...this.#queued]) {
+      this.#drop(write);
+      this.#failed(write, this.#late(timeoutMs));
+    }
+    for (const write of this.#writing) this.#failed(write, this.#late(timeoutMs));
   }
 
   #accept(key: string, obj: TensorMemoryObj): true | null {
@@ -182,69 +285,147 @@ export class WriteQueue {
     if (!fits) return null;
     obj.refCountUp();
     this.#bytes += bytes;
-    const queued = this.#queued.get(key);
-    if (queued === undefined) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#queued.set(key, { key, obj, bytes, done: promise, finish: resolve });
-    } else {
-      const older = queued.obj;
-      this.#bytes -= queued.bytes;
-      queued.obj = obj;
-      queued.bytes = bytes;
+    const lane = this.#laneOf(key);
+    const last = lane.waiting.at(-1);
+    if (last !== undefined && isWrite(last)) {
+      const older = last.obj;
+      this.#bytes -= last.bytes;
+      last.obj = obj;
+      last.bytes = bytes;
       this.#replaced++;
       release(older);
+    } else {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const finish = resolve;
+      const write: QueuedWrite = { key, obj, bytes, done: promise, finish, reported: false };
+      lane.waiting.push(write);
+      this.#queued.add(write);
     }
+    this.#options.accepted(key, obj);
     this.#pump();
     return true;
   }
 
-  #pump(): void {
-    for (const entry of this.#queued.values()) {
-      if (this.#writing.size >= this.#options.concurrency) return;
-      if (this.#writing.has(entry.key)) continue;
-      this.#queued.delete(entry.key);
-      this.#writing.set(entry.key, entry);
-      void this.#write(entry);
+  #laneOf(key: string): Lane {
+    let lane = this.#lanes.get(key);
+    if (lane === undefined) {
+      lane = { key, running: null, covered: null, waiting: [], ended: null };
+      this.#lanes.set(key, lane);
+    }
+    return lane;
+  }
+
+  /** Begins what a caller waits for, before the queued object that it makes needless. */
+  #advance(lane: Lane): void {
+    if (lane.running !== null) return;
+    const [first, second] = lane.waiting;
+    if (first === undefined) {
+      this.#lanes.delete(lane.key);
+    } else if (!isWrite(first)) {
+      lane.waiting.shift();
+      lane.running = first;
+      first.start();
+    } else if (second !== undefined && !isWrite(second)) {
+      lane.waiting.splice(0, 2);
+      lane.covered = first;
+      lane.running = second;
+      second.start();
     }
   }
 
-  async #write(entry: Entry): Promise<void> {
-    const { key, obj } = entry;
+  #end(lane: Lane, done: boolean): boolean {
+    const { covered, ended } = lane;
+    lane.running = lane.covered = lane.ended = null;
+    if (covered !== null) {
+      const [next] = lane.waiting;
+      if (done || (next !== undefined && isWrite(next))) {
+        this.#replaced++;
+        this.#forget(covered);
+      } else {
+        lane.waiting.unshift(covered);
+      }
+    }
+    ended?.resolve();
+    this.#advance(lane);
+    this.#pump();
+    return covered !== null;
+  }
+
+  #pump(): void {
+    for (const write of this.#queued) {
+      if (this.#writing.size >= this.#options.concurrency) return;
+      const lane = this.#lanes.get(write.key)!;
+      if (lane.running !== null || lane.waiting[0] !== write) continue;
+      lane.waiting.shift();
+      lane.running = write;
+      this.#queued.delete(write);
+      this.#writing.add(write);
+      void this.#write(lane, write);
+    }
+  }
+
+  async #write(lane: Lane, write: QueuedWrite): Promise<void> {
+    const { key, obj } = write;
+    const writing = this.#options.write(key, obj);
     let failure: { error: unknown } | null = null;
     try {
-      await this.#options.write(key, obj);
+      await writing.stored;
       this.#written++;
     } catch (error) {
       failure = { error };
     }
-    this.#writing.delete(key);
-    this.#bytes -= entry.bytes;
-    try {
-      release(obj);
-    } catch (error) {
-      failure ??= { error };
+    this.#writing.delete(write);
+    this.#bytes -= write.bytes;
+    if (failure === null) {
+      this.#end(lane, true);
+    } else {
+      this.#failed(write, failure.error);
+      const clearing = this.#clear(lane, writing).finally(() => this.#clearing.delete(clearing));
+      this.#clearing.add(clearing);
     }
-    if (failure !== null) this.#failed(key, failure.error);
-    entry.finish();
+    release(obj);
+    write.finish();
     this.#room.wake();
     this.#pump();
   }
 
-  #drop(entry: Entry): void {
-    this.#queued.delete(entry.key);
-    this.#bytes -= entry.bytes;
-    release(entry.obj);
-    entry.finish();
+  /** After a failure: an older object must not come back. Until that is sure, the key has this one. */
+  async #clear(lane: Lane, writing: Writing): Promise<void> {
+    const { obj } = lane.running as QueuedWrite;
+    obj.refCountUp();
+    await writing.quiet();
+    const cleared = await this.#options.invalidate(lane.key);
+    this.#end(lane, true);
+    if (!cleared && this.find(lane.key) === null) this.#options.unknown(lane.key);
+    release(obj);
+  }
+
+  #drop(write: QueuedWrite): void {
+    const lane = this.#lanes.get(write.key)!;
+    if (lane.covered === write) lane.covered = null;
+    else lane.waiting = lane.waiting.filter((other) => other !== write);
+    this.#forget(write);
+    this.#advance(lane);
+  }
+
+  #forget(write: QueuedWrite): void {
+    this.#queued.delete(write);
+    this.#bytes -= write.bytes;
+    release(write.obj);
+    write.finish();
     this.#room.wake();
   }
 
-  #failed(key: string, error: unknown): void {
+  #failed(write: QueuedWrite, error: unknown): void {
+    if (write.reported) return;
+    write.reported = true;
+    const { key } = write;
     this.#errors++;
     this.#unreported++;
     if (this.#failures.length < KEPT_FAILURES) this.#failures.push({ key, error });
     const { onError } = this.#options;
-    // Later, so that what it throws does not interrupt the work here.
-    if (onError) queueMicrotask(() => onError(error, key));
+    // Later, when the books are right again.
+    if (onError) queueMicrotask(() => callFenced("onError", onError, error, key));
   }
 
   #noRoom(key: string, timeoutMs: number): ShmError {
@@ -269,4 +450,8 @@ export class WriteQueue {
       details: { timeoutMs },
     });
   }
+}
+
+function isWrite(change: Change): change is QueuedWrite {
+  return "obj" in change;
 }

@@ -5,6 +5,7 @@
 // that were in flight is the client's decision.
 
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import type { Members } from "../members.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
@@ -51,6 +52,8 @@ export class Keeper<C extends KeptConnection> {
   #connecting = false;
   #waiters = new Set<() => void>();
   #restarts = 0;
+  /** Somebody else's worker was not found, however often it was tried. */
+  #away = false;
   #lastLoss: ShmError | null = null;
   #ended = false;
 
@@ -99,8 +102,8 @@ export class Keeper<C extends KeptConnection> {
     this.#connection = null;
     this.#lastLoss = error;
     const onLost = this.#onLost;
-    // Later, so that what it throws does not interrupt the clean-up that goes on here.
-    if (onLost) queueMicrotask(() => onLost(error));
+    // Later, when the clean-up that goes on here is done.
+    if (onLost) queueMicrotask(() => callFenced("onWorkerLost", onLost, error));
     this.#owner.pump();
   }
 
@@ -176,8 +179,11 @@ export class Keeper<C extends KeptConnection> {
 
   async #reconnect(): Promise<void> {
     this.#connecting = true;
+    const { reconnects = false, max } = this.#limits;
+    // Who calls while it is known to be away waits for one attempt, not for all of them.
+    const attempts = this.#away ? 1 : max;
     try {
-      for (;;) {
+      for (let attempt = 1;; attempt++) {
         const pauseMs = this.#limiter.take();
         if (pauseMs === null) throw this.#limitError();
         if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
@@ -189,12 +195,14 @@ export class Keeper<C extends KeptConnection> {
             continue;
           }
           this.#connection = connection;
+          this.#away = false;
           if (worker === null || worker !== this.#worker) this.#restarts++;
           this.#worker = worker;
           return;
         } catch (error) {
           if (error instanceof ShmError) this.#lastLoss = error;
           if (!isTransient(error)) throw error;
+          if (reconnects && attempt >= attempts) throw this.#awayError(attempt);
         }
       }
     } catch (error) {
@@ -203,6 +211,22 @@ export class Keeper<C extends KeptConnection> {
       this.#connecting = false;
       this.#owner.pump();
     }
+  }
+
+  #awayError(attempts: number): ShmError {
+    this.#away = true;
+    const last = this.#lastLoss;
+    return new ShmError(
+      `the worker was lost and not found again in ${attempts} ` +
+        `${attempts === 1 ? "attempt" : "attempts"}; last: ${last?.message}`,
+      {
+        code: "EWORKER",
+        operation: "connect to worker",
+        hint: "Start it again; the next call tries to connect to it",
+        details: { attempts },
+        cause: last,
+      },
+    );
   }
 
   #limitError(): ShmError {

@@ -4,6 +4,8 @@
 // it all the time matters as much as keeping some of it: a pipe that nobody reads fills up, and the
 // worker blocks.
 
+import { callFenced } from "../fence.ts";
+
 const MAX_LINES = 20;
 const MAX_LINE_CHARS = 500;
 
@@ -15,7 +17,7 @@ export class LogTail {
   /** Inside a line whose beginning has been handed out already because it was too long. */
   #skipping = false;
 
-  /** @param onLine gets each line, cut to 500 characters, as it comes. */
+  /** @param onLine the user's; gets each line, cut to 500 characters, as it comes. */
   constructor(onLine?: (line: string) => void) {
     this.#onLine = onLine;
   }
@@ -54,7 +56,7 @@ export class LogTail {
     if (text === "") return;
     this.#lines.push(text);
     if (this.#lines.length > MAX_LINES) this.#lines.shift();
-    this.#onLine?.(text);
+    if (this.#onLine) callFenced("onLog", this.#onLine, text);
   }
 }
 

@@ -6,6 +6,7 @@
 // refuse() do both.
 
 import { ShmError } from "../errors.ts";
+import { callFenced } from "../fence.ts";
 import type { Member } from "../members.ts";
 import { type Abortable, joinGroup, leaveGroup } from "./abort_group.ts";
 
@@ -81,23 +82,16 @@ export abstract class Pending<T> implements Abortable, Member {
 
   /** The worker is done with the memory; its caller gets `value`, if it still waits. */
   answer(value: T): void {
-    // Whoever releases the memory may throw; the caller gets the answer all the same.
-    try {
-      this.#free();
-    } finally {
-      if (this.#settle()) this.#resolve(value);
-      this.#owner?.finished(this);
-    }
+    this.#free();
+    if (this.#settle()) this.#resolve(value);
+    this.#owner?.finished(this);
   }
 
   /** The same with an error. */
   refuse(error: unknown): void {
-    try {
-      this.#free();
-    } finally {
-      if (this.#settle()) this.#reject(error);
-      this.#owner?.finished(this);
-    }
+    this.#free();
+    if (this.#settle()) this.#reject(error);
+    this.#owner?.finished(this);
   }
 
   /** Answers the caller; the memory stays held. */
@@ -123,7 +117,8 @@ export abstract class Pending<T> implements Abortable, Member {
   #free(): void {
     if (this.#freed) return;
     this.#freed = true;
-    this.#release?.();
+    // Whoever releases the memory may throw; the caller and others get their answers all the same.
+    if (this.#release) callFenced("the end of a hold()", this.#release);
   }
 
   #settle(): boolean {

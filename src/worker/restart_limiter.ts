@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How often a lost worker may be started or connected to again: so many times within a sliding
-// window, each time after a longer pause. When they are used up, attempts are refused until the
-// window has moved on; so a worker that crashes at once is not started in a loop, and one that is
-// repaired is found again.
+// How often a lost worker may be replaced. There are two cases:
+//
+// - A worker that is started here: so many times within a sliding window, each time after a longer
+//   pause. When they are used up, attempts are refused until the window has moved on; so a worker
+//   that crashes at once is not started in a loop, and one that is repaired is found again.
+// - A worker that somebody else runs: connecting to it starts nothing, so there is no such limit. The
+//   pauses grow likewise, but stay short and count from the attempt before, so that a worker that
+//   is back is found within one of them.
 
 export interface RestartLimits {
-  /** Attempts within the window; 0 forbids them. */
+  /** Attempts within the window, and for one call; 0 forbids them. */
   readonly max: number;
   readonly windowMs: number;
   /** The first attempt is made at once, the second after this pause, then it doubles. */
   readonly pauseMs: number;
+  /** The worker is somebody else's: it is connected to. Default false: it is started. */
+  readonly reconnects?: boolean | undefined;
 }
 
 const MAX_PAUSE_MS = 10_000;
+/** Unless the first pause is longer. */
+const MAX_RECONNECT_PAUSE_MS = 1_000;
 
 export class RestartLimiter {
   readonly #limits: RestartLimits;
   readonly #now: () => number;
+  /** When they were, or will be after their pause. */
   #attempts: number[] = [];
 
   /** @param now a monotonic clock in milliseconds. */
@@ -28,23 +37,30 @@ export class RestartLimiter {
 
   /** Takes one attempt: the pause before it in milliseconds, or null when none is left. */
   take(): number | null {
+    const { max, pauseMs, reconnects } = this.#limits;
     const now = this.#now();
     this.#forget(now);
     const taken = this.#attempts.length;
-    if (taken >= this.#limits.max) return null;
-    this.#attempts.push(now);
-    if (taken === 0) return 0;
-    return Math.min(this.#limits.pauseMs * 2 ** (taken - 1), MAX_PAUSE_MS);
+    if (max === 0 || (taken >= max && !reconnects)) return null;
+    const longest = reconnects ? Math.max(pauseMs, MAX_RECONNECT_PAUSE_MS) : MAX_PAUSE_MS;
+    const pause = taken === 0 ? 0 : Math.min(pauseMs * 2 ** (taken - 1), longest);
+    if (!reconnects) {
+      this.#attempts.push(now);
+      return pause;
+    }
+    const at = Math.max(now, (this.#attempts.at(-1) ?? -Infinity) + pause);
+    this.#attempts.push(at);
+    return at - now;
   }
 
   /** Milliseconds until take() gives an attempt again; Infinity when it never will. */
   get availableInMs(): number {
+    const { max, windowMs, reconnects } = this.#limits;
     const now = this.#now();
     this.#forget(now);
-    if (this.#attempts.length < this.#limits.max) return 0;
-    return this.#attempts.length === 0
-      ? Infinity
-      : Math.max(0, this.#attempts[0]! + this.#limits.windowMs - now);
+    if (max === 0) return Infinity;
+    if (this.#attempts.length < max || reconnects) return 0;
+    return Math.max(0, this.#attempts[0]! + windowMs - now);
   }
 
   #forget(now: number): void {

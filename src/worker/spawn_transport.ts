@@ -5,6 +5,7 @@
 // ends, so that also a killed program leaves none. It does not keep an idle program alive.
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
@@ -16,6 +17,8 @@ export interface SpawnOptions {
   /** Path of the worker's executable. No shell is involved. */
   readonly binary: string;
   readonly args: readonly string[];
+  /** The child's current directory; default: the one of this process at that moment. */
+  readonly cwd?: string | undefined;
   /** A descriptor that the child gets as its number 3; null for none. It stays the caller's. */
   readonly passFd: number | null;
   /** Each line of the child's stderr. */
@@ -88,7 +91,7 @@ export class SpawnTransport implements Transport {
 
   #start(): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { binary, args, passFd } = this.#options;
+      const { binary, args, cwd, passFd } = this.#options;
       const fail = (cause: unknown) => {
         const error = this.#cannotStart(cause);
         reject(error);
@@ -98,6 +101,7 @@ export class SpawnTransport implements Transport {
       let child: ChildProcess;
       try {
         child = spawn(binary, [...args], {
+          cwd,
           stdio: passFd === null ? ["pipe", "pipe", "pipe"] : ["pipe", "pipe", "pipe", passFd],
         });
       } catch (cause) {
@@ -184,16 +188,22 @@ export class SpawnTransport implements Transport {
 
   #cannotStart(cause: unknown): ShmError {
     if (this.#spawnError) return this.#spawnError;
-    const { binary } = this.#options;
+    const { binary, cwd } = this.#options;
     const given = (cause as { code?: unknown } | null)?.code;
     const code = typeof given === "string" ? given : "EWORKER";
-    const fault = code === "ENOEXEC" ? executableFault(binary) : null;
+    const fault = code === "ENOEXEC"
+      ? executableFault(binary)
+      : code === "ENOENT" && cwd !== undefined && existsSync(binary) && !existsSync(cwd)
+      ? `${binary} cannot be started in ${cwd}, which is not there any more`
+      : null;
     const hints: Readonly<Record<string, string>> = {
       ENOENT: 'Build it with "npm run build", or give workerBinary the path of a worker',
       EACCES: "Give it execute permission (chmod +x), and check that it is a file and not a folder",
       ENOEXEC: "Give workerBinary a worker built for this machine",
     };
-    const hint = hints[code];
+    const hint = code === "ENOENT" && fault !== null
+      ? "Make the directory again, or give workerArgs full paths and open the connector again"
+      : hints[code];
     const errno = errnoNumber(code);
     this.#spawnError = new ShmError(
       fault ?? `${binary} cannot be started: ${cause instanceof Error ? cause.message : cause}`,

@@ -103,7 +103,7 @@ class Random {
   }
 }
 
-/** Tokens of the chunk of that number: always the same, as a chunk never changes under its key. */
+/** Tokens of the chunk of that number: the same whenever it is put. */
 function tokensOf(id: number): number {
   return 1 + (Math.imul(id, 2_654_435_761) >>> 24) % 8;
 }

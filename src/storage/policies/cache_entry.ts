@@ -50,6 +50,13 @@ export interface CachePolicy<Entry extends CacheEntry = CacheEntry> {
   onRemove(entry: Entry): void;
 
   /**
+   * `entry` takes the place of `old`, which leaves the cache: the object of its key was replaced.
+   * That counts as a put and as a use, and what the key has earned is not lost. `old` may be in use
+   * still and set aside; `entry` is not.
+   */
+  onReplace(old: Entry, entry: Entry): void;
+
+  /**
    * The entry to evict, which is in the policy no more; null when all that are left were refused.
    * @param canEvict asked once for each entry between readmit() and readmit().
    */

@@ -70,6 +70,22 @@ export class LfuPolicy<Entry extends CacheEntry> implements CachePolicy<Entry> {
     this.#size--;
   }
 
+  onReplace(old: Entry, entry: Entry): void {
+    // The old one shows the place in the list, wherever it is.
+    this.onHit(old);
+    mustBeOutside(entry);
+    entry.uses = old.uses;
+    entry.rank = old.rank;
+    if (old.aside || this.#returned.has(old)) {
+      entry.home = this;
+      this.#returned.insert(entry);
+    } else {
+      this.#append(old.home as Bucket<Entry>, entry);
+    }
+    this.#size++;
+    this.onRemove(old);
+  }
+
   evict(canEvict: (entry: Entry) => boolean): Entry | null {
     for (;;) {
       const listed = this.#fewest?.first ?? null;

@@ -33,6 +33,11 @@ class QueuePolicy<Entry extends CacheEntry> implements CachePolicy<Entry> {
     this.#queue.remove(entry);
   }
 
+  onReplace(old: Entry, entry: Entry): void {
+    this.onRemove(old);
+    this.#queue.push(entry);
+  }
+
   evict(canEvict: (entry: Entry) => boolean): Entry | null {
     for (;;) {
       const entry = this.#queue.peek();

@@ -46,6 +46,14 @@ export class S3FifoPolicy<Entry extends CacheEntry> implements CachePolicy<Entry
     this.#queueOf(entry).remove(entry);
   }
 
+  onReplace(old: Entry, entry: Entry): void {
+    mustBeInside(old);
+    const queue = this.#queueOf(old);
+    queue.remove(old);
+    queue.push(entry);
+    entry.uses = Math.min(old.uses + 1, MAX_USES);
+  }
+
   evict(canEvict: (entry: Entry) => boolean): Entry | null {
     for (;;) {
       const entry = this.#next();
