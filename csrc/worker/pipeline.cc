@@ -90,7 +90,7 @@ void Pipeline::RunLot(TaskLot* lot) {
   std::string answers;
   answers.reserve(kUsualAnswers);
   do {
-    AsRequest(lot->front())->Run(&answers);
+    if (!AsRequest(lot->front())->Go(&answers)) break;  // its turn is over
     done.push_back(lot->pop_front());
   } while (!lot->empty() && answers.size() < kAnswerBytes &&
            std::chrono::steady_clock::now() - begun < kAnswerDelay);
@@ -126,7 +126,8 @@ bool Pipeline::Cancel(uint64_t id) {
     if (task != nullptr) taken.push_back(std::move(task));
   }
   std::string answers;
-  if (!taken.empty()) AsRequest(taken.front())->Run(&answers);
+  while (!taken.empty() && !AsRequest(taken.front())->Go(&answers)) {
+  }
   Finish(taken, answers);
   return true;
 }
@@ -134,7 +135,7 @@ bool Pipeline::Cancel(uint64_t id) {
 void Pipeline::Drop() {
   Finish(accepted_, std::string());
   accepted_.clear();
-  Finish(engine_->TakeAll(this), std::string());
+  Finish(engine_->TakeUnbegun(this), std::string());
 }
 
 void Pipeline::Abandon() {

@@ -13,10 +13,7 @@ namespace lmshm {
 
 namespace {
 
-// What opening, describing and closing a file costs, as bytes; making one; a disk's flush; reading
-// a directory.
-constexpr uint64_t kObjectCost = 16 * 1024;
-constexpr uint64_t kNewObjectCost = 128 * 1024;
+// What a disk's flush costs, as bytes that could be moved in the same time; reading a directory.
 constexpr uint64_t kSyncCost = 16 << 20;
 constexpr uint64_t kListCost = 4 << 20;
 // From here on a task goes to the engine by itself.
@@ -53,14 +50,18 @@ uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
 
 RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
                          size_t line_bytes)
-    : Task(request.priority, BytesOf(request, context), CostOf(request, context) <= kSmallCost),
-      request_(std::move(request)),
+    : Task(request.priority, CostOf(request, context) <= kSmallCost),
       line_bytes_(line_bytes),
-      cost_(CostOf(request_, context)),
+      cost_(CostOf(request, context)),
       ending_(context.cancel),
-      context_(std::move(context)),
-      peer_(peer) {
-  context_.cancel = this;
+      peer_(peer),
+      operation_(std::move(request), WithCancel(std::move(context), this)) {
+  set_bytes(operation_.TurnBytes());
+}
+
+OperationContext RequestTask::WithCancel(OperationContext context, const CancelCheck* cancel) {
+  context.cancel = cancel;
+  return context;
 }
 
 bool RequestTask::Cancelled() const {
@@ -71,21 +72,24 @@ const char* RequestTask::Reason() const {
   return cancelled_.load(std::memory_order_relaxed) ? "the client cancelled it" : ending_->Reason();
 }
 
-void RequestTask::Run(std::string* answers) {
+bool RequestTask::Go(std::string* answers) {
+  Status status;
   std::string result;
-  // A batch that is cancelled later says so for each object.
-  const Status status = Cancelled() ? CancelledBefore(request_, context_)
-                                    : RunOperation(request_, context_, kMaxResultBytes, &result);
+  if (!operation_.Go(kMaxResultBytes, &status, &result)) {
+    set_begun();
+    return false;
+  }
   if (status.ok()) {
-    AppendOk(request_.id, result, answers);
+    AppendOk(id(), result, answers);
   } else {
-    AppendError(request_.id, status, answers);
+    AppendError(id(), status, answers);
   }
   if (LogEnabled(LogLevel::kDebug)) {
-    Log(LogLevel::kDebug, peer_ + ": " + std::to_string(request_.id) + " " +
-                              std::string(VerbName(request_.verb)) + " -> " +
+    Log(LogLevel::kDebug, peer_ + ": " + std::to_string(id()) + " " +
+                              std::string(VerbName(operation_.request().verb)) + " -> " +
                               (status.ok() ? "OK" + result : status.ToString()));
   }
+  return true;
 }
 
 }  // namespace lmshm

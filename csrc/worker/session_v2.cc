@@ -93,12 +93,14 @@ void SessionV2::Begin(RequestV2 request, size_t line_bytes, std::string* answers
   context.figures = service_.figures;
   context.io = service_.io;
   context.sync = service_.sync;
+  context.open_objects = service_.open_objects;
   auto task =
       std::make_unique<RequestTask>(std::move(request), std::move(context), peer_, line_bytes);
   if (pipeline_ != nullptr) {
     pipeline_->Accept(std::move(task));
   } else {
-    task->Run(answers);
+    while (!task->Go(answers)) {
+    }
   }
 }
 
