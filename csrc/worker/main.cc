@@ -14,7 +14,9 @@
 //     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
 //     attributes, storage_facts                what the root's file system can do
 //     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
+//     parallel -> turn                         how long work may keep a thread
 //     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
+//     key_store -> object_transfer             one object on its way, in turns
 //     operation                                requests to actions, version 2
 //     parallel, priority -> engine             threads and whose turn it is, knows no request
 //     wire -> outbox                           answers on their way out
@@ -202,7 +204,7 @@ int ServeSockets(const Service& service, const lmshm::Secret* secret, const Opti
                  std::vector<std::unique_ptr<lmshm::Listener>>* listeners,
                  const Shutdown& shutdown) {
   lmshm::ServerLimits limits;
-  limits.clients = options.max_clients;
+  limits.clients = options.max_clients.value_or(lmshm::kDefaultClients);
   limits.connection.idle = std::chrono::seconds(options.idle_timeout_s);
   limits.connection.login = kLoginTime;
   limits.connection.send = kSendPatience;
@@ -279,14 +281,14 @@ int main(int argc, char** argv) {
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
+  service.open_objects = options.io_threads;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
   if (keys != nullptr) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;
-    limits.nice = options.nice.has_value() ? static_cast<int>(*options.nice)
-                                           : lmshm::NiceFor(options.io_threads);
+    limits.nice = static_cast<int>(options.nice);
     engine = std::make_unique<lmshm::Engine>(limits);
     status = engine->Start();
     if (!status.ok()) return CannotStart(status);

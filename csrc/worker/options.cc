@@ -26,18 +26,18 @@ socket. Without --listen it serves one client on stdin and stdout.
   --secret-file FILE    TCP clients must send AUTH with this file's content:
                         16 to 1024 printable characters, mode 0600
   --no-auth             TCP clients need not authenticate; loopback only
-  --max-clients N       clients at one time (default 64, at most 4096)
+  --max-clients N       clients at one time (default 64, or fewer where there are
+                        too few descriptors; at most 4096)
   --idle-timeout S      drop a socket client that sends nothing for S seconds
                         (default 0: never)
   --io-threads N        threads that carry out the requests of all clients of
                         version 2 (default 4, at most 256); small ones are also
                         carried out by a client's own thread
-  --nice N              nice value of these threads, 0 to 19 (default 10 where they
-                        could occupy all CPUs, else 0): clients' programs go first
+  --nice N              nice value of these threads, 0 to 19 (default 0): all other
+                        programs of the machine go first
   --max-bytes-in-flight N
                         requests of version 2 that are carried out at one time
-                        move at most N bytes (default 1073741824); a larger one
-                        runs alone
+                        move at most N bytes (default 1073741824)
   --io MODE             how objects go to and from their files: direct (past the
                         page cache, where the file system can), cached, or auto
                         (default). For protocol version 2.
@@ -118,7 +118,10 @@ constexpr OptionRule kRules[] = {
      }},
     {"--max-clients", true,
      [](const std::string& option, const std::string& value, Options* o) {
-       return ParseBounded(option, value, 1, kMaxClients, &o->max_clients);
+       uint64_t clients;
+       Status status = ParseBounded(option, value, 1, kMaxClients, &clients);
+       if (status.ok()) o->max_clients = clients;
+       return status;
      }},
     {"--idle-timeout", true,
      [](const std::string& option, const std::string& value, Options* o) {
@@ -130,10 +133,7 @@ constexpr OptionRule kRules[] = {
      }},
     {"--nice", true,
      [](const std::string& option, const std::string& value, Options* o) {
-       uint64_t nice;
-       Status status = ParseBounded(option, value, 0, kMostNice, &nice);
-       if (status.ok()) o->nice = nice;
-       return status;
+       return ParseBounded(option, value, 0, kMostNice, &o->nice);
      }},
     {"--max-bytes-in-flight", true,
      [](const std::string& option, const std::string& value, Options* o) {
