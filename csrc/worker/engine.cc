@@ -10,6 +10,7 @@
 
 #include "worker/give_way.h"
 #include "worker/log.h"
+#include "worker/memory.h"
 
 namespace lmshm {
 
@@ -24,6 +25,10 @@ constexpr size_t kMinLot = 8;
 constexpr size_t kWorthWaking = 16;
 // A part of a piece of work that takes less is quick: see Parallel::Pace.
 constexpr auto kQuickPart = std::chrono::microseconds(100);
+// So much was held that the allocator may have kept a multiple of what is usual; and how long after
+// that the threads are idle it is told to give that back.
+constexpr size_t kMuchMemory = 1 << 20;
+constexpr auto kTrimAfter = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -217,6 +222,7 @@ void Engine::Resume() {
 void Engine::Leave(Client* client) {
   Lock lock(mutex_);
   left_.wait(lock, [&] { return client->lots_ == 0; });
+  WantTrim();
   for (size_t level = 0; level < kPriorities; level++) {
     if (!client->waiting_[level].listed) continue;
     std::deque<Client*>& turns = turns_[level];
@@ -354,10 +360,39 @@ void Engine::ThreadMain() {
       continue;
     }
     if (JoinHelp(&lock)) continue;
-    idle_++;
-    work_.wait(lock);
-    idle_--;
+    WaitForWork(&lock);
   }
+}
+
+// The first thread that has had nothing to do for a moment gives back memory, if much was held.
+void Engine::WaitForWork(Lock* lock) {
+  idle_++;
+  if (!trim_wanted_.load(std::memory_order_relaxed) || trimming_) {
+    work_.wait(*lock);
+  } else {
+    trimming_ = true;
+    const bool quiet = work_.wait_for(*lock, kTrimAfter) == std::cv_status::timeout &&
+                       held_.load(std::memory_order_relaxed) < kMuchMemory;
+    if (quiet) {
+      trim_wanted_.store(false);
+      lock->unlock();
+      GiveBackMemory();
+      lock->lock();
+    }
+    trimming_ = false;
+  }
+  idle_--;
+}
+
+void Engine::Hold(size_t bytes) {
+  const size_t now = held_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  if (now < kMuchMemory || trim_wanted_.load(std::memory_order_relaxed)) return;
+  const Lock lock(mutex_);
+  WantTrim();
+}
+
+void Engine::WantTrim() {
+  if (!trim_wanted_.exchange(true)) Wake(1);  // somebody must look after it
 }
 
 bool Engine::HasSpareCpu() const {

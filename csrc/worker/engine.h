@@ -44,6 +44,7 @@ namespace lmshm {
 struct EngineLimits {
   size_t threads = 0;        // at least 1
   uint64_t bytes = 1 << 30;  // in flight
+  size_t memory = 64 << 20;  // that waiting tasks of all clients hold, in bytes
   size_t begun = SIZE_MAX;   // tasks that have been begun and are not finished, at least 1
   int nice = 0;              // of the threads, see GiveWay()
 };
@@ -129,6 +130,11 @@ class Engine : public Parallel {
   void Run(size_t parts, size_t at_once, Pace pace,
            const std::function<void(size_t)>& part) override;
 
+  // Memory that clients' tasks hold, counted by them: whether there may be more.
+  void Hold(size_t bytes);
+  void Release(size_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
+  bool HasMemory() const { return held_.load(std::memory_order_relaxed) < limits_.memory; }
+
   bool Wanted() const override { return queued_.load(std::memory_order_relaxed) > 0; }
 
   // Whether a thread more would find a CPU that neither tasks nor a client use.
@@ -177,6 +183,8 @@ class Engine : public Parallel {
   // The same for a client's own thread, which nobody has given a turn.
   bool FitsNow(uint64_t bytes) const { return bytes == 0 || (!bytes_short_ && Fits(bytes)); }
   void Wake(size_t threads);
+  void WaitForWork(Lock* lock);
+  void WantTrim();
 
   const EngineLimits limits_;
   const size_t cpus_;
@@ -193,12 +201,15 @@ class Engine : public Parallel {
   std::list<HelpWanted*> help_;
   std::atomic<size_t> queued_{0};   // written under the lock
   std::atomic<size_t> at_work_{0};  // threads, clients' own among them; as above
+  std::atomic<size_t> held_{0};
+  std::atomic<bool> trim_wanted_{false};  // what is freed is to be given back to the system soon
   size_t running_ = 0;
   uint64_t bytes_ = 0;
   size_t low_lots_ = 0;
   size_t begun_ = 0;           // of all clients
   bool begin_wanted_ = false;  // something waits until another task is finished
   size_t idle_ = 0;            // threads
+  bool trimming_ = false;      // one of them sees to it that freed memory is given back
   bool bytes_wanted_ = false;  // something waits until others have moved theirs
   bool bytes_short_ = false;   // as above, and its turn has come: what comes later must not pass it
   bool low_wanted_ = false;    // something waits because of low_limit_

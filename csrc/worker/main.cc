@@ -50,6 +50,7 @@
 #include "worker/key_store.h"
 #include "worker/listener.h"
 #include "worker/log.h"
+#include "worker/memory.h"
 #include "worker/object_dir.h"
 #include "worker/options.h"
 #include "worker/sandbox.h"
@@ -248,6 +249,7 @@ int main(int argc, char** argv) {
     return puts("lmshm-worker " LMSHM_VERSION) < 0 || fflush(stdout) != 0 ? kExitFailed : kExitOk;
   }
   lmshm::SetLogLevel(options.log_level);
+  lmshm::BoundHeaps();
 
   Shutdown& shutdown = Shutdown::Get();
   status = shutdown.Install();

@@ -110,8 +110,10 @@ std::vector<size_t> Parts(const std::vector<TransferItem>& items) {
 }
 
 Status Stat(const RequestV2& request, const OperationContext& context, std::string* result) {
+  std::string_view keys = request.keys;
+  const std::string key = TakeKey(&keys);
   ObjectInfo info;
-  Status status = context.store->Stat(request.keys.front(), &info);
+  Status status = context.store->Stat(key, &info);
   if (!status.ok()) return status;
   *result = " " + std::to_string(info.length);
   AppendNamed("mtime_ms", std::to_string(info.mtime_ms), result);
@@ -164,7 +166,7 @@ struct Operation::Batch {
 };
 
 Operation::Operation(RequestV2 request, OperationContext context)
-    : request_(std::move(request)), context_(std::move(context)) {}
+    : request_(std::move(request)), context_(std::move(context)), keys_left_(request_.keys) {}
 
 Operation::~Operation() = default;
 
@@ -174,7 +176,7 @@ bool Operation::GoPut(const TransferItem& object, Item* item, Turn* turn) {
   if (item->put == nullptr) {
     item->status = Resolve(object, context_, &bytes);
     if (!item->status.ok()) return true;
-    item->put = std::make_unique<ObjectPut>(*context_.store, object.key, bytes, object.attributes,
+    item->put = std::make_unique<ObjectPut>(*context_.store, object.key, bytes, Attributes(object),
                                             Options(object, context_));
   }
   bool done;
@@ -284,7 +286,7 @@ bool Operation::GoBatch(size_t max_bytes, Turn* turn, std::string* result) {
 bool Operation::Go(size_t max_bytes, Status* status, std::string* result) {
   if (!begun_ && IsCancelled(context_)) {
     const std::string_view key =
-        request_.items.empty() ? std::string_view() : std::string_view(request_.items.front().key);
+        request_.items.empty() ? std::string_view() : request_.items.front().key;
     *status = Failed(CancelledAt(VerbName(request_.verb), key, context_), context_);
     return true;
   }
@@ -333,9 +335,9 @@ bool Operation::GoOther(size_t max_bytes, Turn* turn, Status* status, std::strin
 // EXISTS and REMOVE: one digit a key. CONTAINS: how many there are before the first miss.
 bool Operation::GoKeys(Turn* turn, Status* status, std::string* result) {
   const Verb verb = request_.verb;
-  while (digits_.size() < request_.keys.size()) {
-    const std::string& key = request_.keys[digits_.size()];
+  while (!keys_left_.empty()) {
     if (turn->Over()) return false;
+    const std::string key = TakeKey(&keys_left_);
     turn->Spend(kObjectCost);
     bool yes = false;
     if (IsCancelled(context_)) {

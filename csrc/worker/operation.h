@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "worker/attachment.h"
 #include "worker/cancel.h"
@@ -79,7 +80,8 @@ class Operation {
   bool begun_ = false;
   std::unique_ptr<Item> item_;    // a lone one that is under way
   std::unique_ptr<Batch> batch_;  // once it is begun
-  std::string digits_;            // of the keys so far
+  std::string_view keys_left_;    // that are not looked at yet
+  std::string digits_;            // of the others
 };
 
 }  // namespace lmshm

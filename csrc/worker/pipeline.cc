@@ -51,7 +51,8 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
     in_flight_.emplace(task->id(), task.get());
   }
   unfinished_.fetch_add(1);
-  text_bytes_.fetch_add(task->line_bytes());
+  held_bytes_.fetch_add(task->held_bytes());
+  engine_->Hold(task->held_bytes());
   accepted_cost_ += std::min(task->cost(), kLoneCost + 1);
   accepted_small_ = accepted_small_ && task->small();
   accepted_.push_back(std::move(task));
@@ -101,15 +102,16 @@ bool Pipeline::Held() const { return outbox_->full() && !abandoned_.load(); }
 
 void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
   if (done.empty()) return;
-  size_t text_bytes = 0;
-  done.for_each([&](const Task& task) { text_bytes += AsRequest(task).line_bytes(); });
+  size_t held_bytes = 0;
+  done.for_each([&](const Task& task) { held_bytes += AsRequest(task).held_bytes(); });
   {
     // Before the client has an answer, after which it may use the id again.
     const std::lock_guard<std::mutex> lock(mutex_);
     done.for_each([&](const Task& task) { in_flight_.erase(AsRequest(task).id()); });
   }
   if (outbox_->Add(answers)) engine_->Resume();
-  text_bytes_.fetch_sub(text_bytes);
+  held_bytes_.fetch_sub(held_bytes);
+  engine_->Release(held_bytes);
   const size_t left = unfinished_.fetch_sub(done.size()) - done.size();
   size_t wish = wake_at_.load();
   if (left < wish && wake_at_.compare_exchange_strong(wish, 0)) wake_->Signal();

@@ -18,6 +18,8 @@ constexpr uint64_t kSyncCost = 16 << 20;
 constexpr uint64_t kListCost = 4 << 20;
 // From here on a task goes to the engine by itself.
 constexpr uint64_t kSmallCost = 256 * 1024;
+// What the allocator and the pipeline's map take for one request.
+constexpr size_t kMapBytes = 128;
 
 uint64_t Sum(uint64_t a, uint64_t b) {
   constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
@@ -36,7 +38,7 @@ uint64_t BytesOf(const RequestV2& request, const OperationContext& context) {
 
 uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
   if (request.verb == Verb::kList) return kListCost;
-  const uint64_t objects = request.items.size() + request.keys.size();
+  const uint64_t objects = request.items.size() + request.key_count;
   const uint64_t each = request.verb == Verb::kPut ? kNewObjectCost : kObjectCost;
   uint64_t cost = Sum(each * objects, BytesOf(request, context));
   if (request.verb != Verb::kPut) return cost;
@@ -48,10 +50,9 @@ uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
 
 }  // namespace
 
-RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
-                         size_t line_bytes)
+RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer)
     : Task(request.priority, CostOf(request, context) <= kSmallCost),
-      line_bytes_(line_bytes),
+      held_bytes_(sizeof(RequestTask) + kMapBytes + request.held_bytes()),
       cost_(CostOf(request, context)),
       ending_(context.cancel),
       peer_(peer),

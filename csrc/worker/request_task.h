@@ -20,13 +20,13 @@ namespace lmshm {
 class RequestTask : public Task, private CancelCheck {
  public:
   // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
-  // and must outlive this. The request's line had `line_bytes`.
-  RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
-              size_t line_bytes);
+  // and must outlive this.
+  RequestTask(RequestV2 request, OperationContext context, const std::string& peer);
 
   uint64_t id() const { return operation_.request().id; }
 
-  size_t line_bytes() const { return line_bytes_; }
+  // Memory that it takes while it waits.
+  size_t held_bytes() const { return held_bytes_; }
 
   // How much work it is, as bytes that could be moved in the same time.
   uint64_t cost() const { return cost_; }
@@ -43,7 +43,7 @@ class RequestTask : public Task, private CancelCheck {
   bool Cancelled() const override;
   const char* Reason() const override;
 
-  const size_t line_bytes_;
+  const size_t held_bytes_;
   const uint64_t cost_;
   const CancelCheck* const ending_;
   const std::string& peer_;

@@ -40,7 +40,7 @@ class SessionV2 : public Conversation {
   // Of what is answered at once.
   Status Dispatch(const RequestV2& request, std::string* result, Next* next);
   Status DispatchAllowed(const RequestV2& request, std::string* result);
-  void Begin(RequestV2 request, size_t line_bytes, std::string* answers);
+  void Begin(RequestV2 request, std::string* answers);
   Status Authenticate(const RequestV2& request, Next* next);
   Status Attach(const RequestV2& request);
 
