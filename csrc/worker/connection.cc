@@ -26,6 +26,7 @@ constexpr auto kAnswerDelay = std::chrono::microseconds(500);
 constexpr size_t kAnswerBytes = 32 * 1024;
 constexpr milliseconds kRejectDelay(500);  // makes guessing slow
 constexpr milliseconds kSettleSlice(500);
+constexpr milliseconds kLookEvery(5);  // of a thread that cannot be woken
 // Beyond the grace period; the server, where there is one, gives up before.
 constexpr std::chrono::seconds kHungTime(6);
 
@@ -79,6 +80,7 @@ class Connection {
     bool unread_lines = false;
     ConnectionEnd end;
     for (;;) {
+      const bool look = pipeline_.MustLook();  // before: what is finished later is looked at
       if (!Drain(&end)) return end;
       const bool room = pipeline_.HasRoom();
       if (room && unread_lines) {
@@ -90,6 +92,7 @@ class Connection {
       const bool helped = pipeline_.open() && pipeline_.Help();
       Clock::time_point deadline = After(heard, limits_.idle);
       if (!dialogue_.authenticated()) deadline = std::min(deadline, login_deadline);
+      if (look) deadline = std::min(deadline, Clock::now() + kLookEvery);
       if (helped) deadline = Clock::time_point();  // there may be more: only have a look
       Wire::Wanted wanted;
       wanted.readable = room;
@@ -103,7 +106,7 @@ class Connection {
       }
       if (result == Wire::Result::kTimeout) {
         if (helped) continue;
-        if (pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
+        if (!look && pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
         heard = Clock::now();  // who waits for an answer is not idle
         continue;
       }
@@ -240,7 +243,8 @@ class Connection {
       wanted.watch_gone = listens;
       wanted.heed_shutdown = give_up == Clock::time_point::max();
       Wire::Event event;
-      const Wire::Result result = wire_->Wait(wanted, Clock::now() + kSettleSlice, &event);
+      const Wire::Result result =
+          wire_->Wait(wanted, Clock::now() + (wake_.fd() < 0 ? kLookEvery : kSettleSlice), &event);
       if (result == Wire::Result::kBroken) wire_->SetBroken(wire_->error());
       if (event.woken) wake_.Clear();
       if (event.gone) wire_->SetBroken(EPIPE);

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "worker/crc32c.h"
@@ -20,6 +22,7 @@ namespace lmshm {
 namespace {
 
 constexpr size_t kShownKeyBytes = 200;
+constexpr std::chrono::milliseconds kDescriptorWait(10);
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
 Status Mismatch(const std::string& action, const std::string& what) {
@@ -73,12 +76,21 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
 }
 
 bool KeyStore::Patience::TryAgain(const Status& status) {
-  if (--left_ == 0) return false;
   const int error = status.number();
-  const bool again = error == EMFILE ? store_.kept_files_.DropAll(before_)
-                                     : (error == ENOSPC || error == EDQUOT) &&
-                                           store_.kept_files_.DropGone(before_);
+  bool again = false;
+  if (left_ > 1) {
+    again = error == EMFILE
+                ? store_.kept_files_.DropAll(before_)
+                : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
+  }
   before_ = store_.kept_files_.let_go();
+  if (again) {
+    left_--;
+  } else if (error == EMFILE && waits_ > 0) {
+    waits_--;
+    std::this_thread::sleep_for(kDescriptorWait);
+    again = true;
+  }
   return again;
 }
 

@@ -104,23 +104,26 @@ class KeyStore {
 
   // For one thing that can be repeated: whether to, if it failed for want of something that files
   // take which stay open without need: descriptors, or the disk space of objects that others
-  // removed.
+  // removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
   class Patience {
    public:
-    explicit Patience(const KeyStore& store) : store_(store), before_(store.kept_files_.let_go()) {}
-    // Lets go of such files. False if that is of no use.
+    Patience(const KeyStore& store, bool wait)
+        : store_(store), before_(store.kept_files_.let_go()), waits_(wait ? kWaits : 0) {}
+    // Lets go of such files, or waits for a moment. False if that is of no use.
     bool TryAgain(const Status& status);
 
    private:
+    static constexpr int kWaits = 200;  // of 10 ms
     const KeyStore& store_;
     uint64_t before_;
     int left_ = 4;
+    int waits_;
   };
 
   // Carries out `step`, which returns a Status, with patience.
   template <typename Step>
-  Status WithSpareRoom(const Step& step) const {
-    Patience patience(*this);
+  Status WithSpareRoom(const Step& step, bool wait = true) const {
+    Patience patience(*this, wait);
     for (;;) {
       Status status = step();
       if (status.ok() || !patience.TryAgain(status)) return status;

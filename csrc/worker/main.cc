@@ -24,9 +24,8 @@
 //     answer_v2, info, pipeline -> session_v2
 //     conversation, dialogue                   either version
 //     connection -> server                     bytes to sessions
-//     options, secret, listener, sandbox, shutdown                 the process
+//     options, secret, listener, sandbox, shutdown, descriptors, memory     the process
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,6 +43,7 @@
 #include "worker/boot_id.h"
 #include "worker/connection.h"
 #include "worker/crc32c.h"
+#include "worker/descriptors.h"
 #include "worker/engine.h"
 #include "worker/figures.h"
 #include "worker/give_way.h"
@@ -59,6 +59,7 @@
 #include "worker/session.h"
 #include "worker/shutdown.h"
 #include "worker/storage_facts.h"
+#include "worker/wake_up.h"
 #include "worker/wire.h"
 
 namespace {
@@ -130,17 +131,31 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
   return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
 }
 
-// As many descriptors as this process may have; how many that is now.
-uint64_t RaiseDescriptorLimit() {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
-  const rlim_t before = limit.rlim_cur;
-  limit.rlim_cur = limit.rlim_max;
-  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : before;
+// For the clients that were asked for, or as many as can be.
+Status PlanDescriptors(const Options& options, lmshm::DescriptorShares* shares) {
+  lmshm::DescriptorNeeds needs;
+  needs.limit = lmshm::RaiseDescriptorLimit();
+  needs.own = lmshm::CountDescriptors(needs.limit);
+  needs.sockets = !options.listen.empty();
+  if (needs.sockets) {
+    needs.clients = options.max_clients;
+    needs.usual_clients = lmshm::kDefaultClients;
+  }
+  needs.threads = options.io_threads;
+  Status status = lmshm::ShareDescriptors(needs, shares);
+  if (!status.ok()) return status;
+  lmshm::WakeUp::SetLimit(shares->wakes);
+  if (needs.sockets && !needs.clients.has_value() && shares->clients < needs.usual_clients) {
+    Log(LogLevel::kWarn, "only " + std::to_string(shares->clients) + " clients instead of " +
+                             std::to_string(needs.usual_clients) + ": this process may have " +
+                             std::to_string(needs.limit) +
+                             " descriptors (RLIMIT_NOFILE, \"ulimit -n\")");
+  }
+  return status;
 }
 
 // What version 2 of the protocol needs: a directory to keep keys in.
-Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
+Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects, uint64_t may_stay_open,
                 std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
@@ -148,9 +163,8 @@ Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
   const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
   if (dead > 0)
     Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
-  // Half of the descriptors are left to clients and to what is being done for them.
   lmshm::KeptFilesRules kept;
-  kept.limit = std::min(options.keep_open, RaiseDescriptorLimit() / 2);
+  kept.limit = std::min(options.keep_open, may_stay_open);
   *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);
   service->keys = keys->get();
   Log(LogLevel::kInfo,
@@ -202,10 +216,10 @@ int ServePipe(const Service& service, const Shutdown& shutdown) {
 }
 
 int ServeSockets(const Service& service, const lmshm::Secret* secret, const Options& options,
-                 std::vector<std::unique_ptr<lmshm::Listener>>* listeners,
+                 size_t clients, std::vector<std::unique_ptr<lmshm::Listener>>* listeners,
                  const Shutdown& shutdown) {
   lmshm::ServerLimits limits;
-  limits.clients = options.max_clients.value_or(lmshm::kDefaultClients);
+  limits.clients = clients;
   limits.connection.idle = std::chrono::seconds(options.idle_timeout_s);
   limits.connection.login = kLoginTime;
   limits.connection.send = kSendPatience;
@@ -270,6 +284,9 @@ int main(int argc, char** argv) {
     listeners.push_back(std::move(listener));
   }
 
+  lmshm::DescriptorShares shares;
+  status = PlanDescriptors(options, &shares);
+  if (!status.ok()) return CannotStart(status);
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
   lmshm::Figures figures;
@@ -279,23 +296,25 @@ int main(int argc, char** argv) {
   service.segment_fds = options.segment_fds;
   service.cancel = &shutdown;
   std::unique_ptr<lmshm::KeyStore> keys;
-  status = OpenKeys(options, *objects, &keys, &service);
+  status = OpenKeys(options, *objects, shares.kept, &keys, &service);
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
-  service.open_objects = options.io_threads;
+  service.open_objects = shares.open_objects;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
   if (keys != nullptr) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;
+    limits.begun = shares.begun;
     limits.nice = static_cast<int>(options.nice);
     engine = std::make_unique<lmshm::Engine>(limits);
     status = engine->Start();
     if (!status.ok()) return CannotStart(status);
     service.engine = engine.get();
   }
-  return listeners.empty() ? ServePipe(service, shutdown)
-                           : ServeSockets(service, secret.get(), options, &listeners, shutdown);
+  return listeners.empty()
+             ? ServePipe(service, shutdown)
+             : ServeSockets(service, secret.get(), options, shares.clients, &listeners, shutdown);
 }

@@ -56,7 +56,7 @@ ObjectPut::ObjectPut(const KeyStore& store, std::string_view key, SharedBytes da
       data_(data),
       attributes_(std::move(attributes)),
       options_(options),
-      patience_(store) {}
+      patience_(store, true) {}
 
 Status ObjectPut::Go(Turn* turn, bool* done) {
   for (;;) {
@@ -132,8 +132,13 @@ Status ObjectPut::Finish() {
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
   Sidecar sidecar(store_.root_fd_, names_.sidecar_name, names_.file_name);
-  error = sidecar.Store(key_, sync);
-  if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
+  // Descriptors may be lacking here: the bytes need not be moved again for that.
+  Status status = store_.WithSpareRoom([&] {
+    const int failed = sidecar.Store(key_, sync);
+    return failed == 0 ? Status::OK()
+                       : ExplainStorage(failed, action + ": store the key beside it");
+  });
+  if (!status.ok()) return status;
   mode_t existing;
   error = file_->PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, action);
@@ -141,8 +146,14 @@ Status ObjectPut::Finish() {
   store_.kept_files_.Drop(names_.file_name);
   error = sidecar.Confirm(key_);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
-  if (options_.durability == Durability::kFull) error = SyncNames(store_.root_fd_);
-  if (error != 0) return ExplainStorage(error, action + ": wait for the disk to have its name");
+  if (options_.durability == Durability::kFull) {
+    status = store_.WithSpareRoom([&] {
+      const int failed = SyncNames(store_.root_fd_);
+      return failed == 0 ? Status::OK()
+                         : ExplainStorage(failed, action + ": wait for the disk to have its name");
+    });
+    if (!status.ok()) return status;
+  }
   store_.counters_.CountPut(data_.size, moved.direct);
   return Status::OK();
 }

@@ -41,7 +41,7 @@ class Pipeline : private Engine::Client {
   ~Pipeline() override { Close(); }
 
   bool open() const { return open_; }
-  // Before the first request. EMFILE, or ENOTSUP without an engine.
+  // Before the first request. ENOTSUP without an engine.
   Status Open();
   // When nothing is in flight any more: returns once no thread uses this.
   void Close();
@@ -63,6 +63,9 @@ class Pipeline : private Engine::Client {
 
   // Carries out some small requests that wait; false if there are none.
   bool Help();
+
+  // Whether nobody can wake the connection, so that it has to look while requests are in flight.
+  bool MustLook() const { return open_ && wake_->fd() < 0 && unfinished() > 0; }
 
   // Has the connection woken once at most `unfinished` requests are in flight; or a good deal fewer
   // than there are, so that there is room. False if that is so already.

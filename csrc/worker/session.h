@@ -45,8 +45,8 @@ struct Service {
 
   // See KeyStore.
   template <typename Step>
-  Status WithSpareRoom(const Step& step) const {
-    return keys == nullptr ? step() : keys->WithSpareRoom(step);
+  Status WithSpareRoom(const Step& step, bool wait = true) const {
+    return keys == nullptr ? step() : keys->WithSpareRoom(step, wait);
   }
 };
 
