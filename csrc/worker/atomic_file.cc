@@ -159,10 +159,12 @@ int AtomicFile::FixMode() {
   return had_exact_mode_ || fchmod(fd_.get(), kMode) == 0 ? 0 : errno;
 }
 
-int AtomicFile::Reserve(uint64_t length) {
-  if (length <= kReserveAboveBytes) return 0;
+int AtomicFile::Reserve(uint64_t offset, uint64_t length) {
+  if (offset + length <= kReserveAboveBytes) return 0;
   for (;;) {
-    if (fallocate(fd_.get(), 0, 0, static_cast<off_t>(length)) == 0) return 0;
+    if (fallocate(fd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0) {
+      return 0;
+    }
     if (errno == EINTR) continue;
     if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) return 0;
     return errno;

@@ -53,10 +53,10 @@ class AtomicFile {
   // Whether it had mode 0600 without help. Known when it was looked at, see AtomicFileOptions.
   bool had_exact_mode() const { return had_exact_mode_; }
 
-  // Asks the file system for `length` bytes now: ENOSPC comes before any data has been moved, and
-  // writing large files is faster. Where the file system cannot reserve, this does nothing.
-  // Returns 0 or an errno value.
-  [[nodiscard]] int Reserve(uint64_t length);
+  // Asks the file system for `length` bytes from `offset` on now: ENOSPC comes before any data has
+  // been moved, and writing large files is faster. Where the file system cannot reserve, this does
+  // nothing. Returns 0 or an errno value.
+  [[nodiscard]] int Reserve(uint64_t offset, uint64_t length);
 
   // The file, open for writing, until Publish().
   int fd() const { return fd_.get(); }

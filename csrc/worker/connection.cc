@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 constexpr auto kAnswerDelay = std::chrono::microseconds(500);
 constexpr size_t kAnswerBytes = 32 * 1024;
 constexpr milliseconds kSettleSlice(500);
+constexpr milliseconds kLookEvery(5);  // of a thread that cannot be woken
 // Beyond the grace period; the server, where there is one, gives up before.
 constexpr std::chrono::seconds kHungTime(6);
 
@@ -82,6 +83,7 @@ class Connection {
     ConnectionEnd end;
     if (!Flush(&end)) return end;
     for (;;) {
+      const bool look = pipeline_.MustLook();  // before: what is finished later is looked at
       if (!Drain(&end)) return end;
       const bool room = pipeline_.HasRoom();
       if (room && unread_lines) {
@@ -92,6 +94,7 @@ class Connection {
 
       const bool helped = pipeline_.open() && pipeline_.Help();
       Clock::time_point deadline = After(heard, limits_.idle);
+      if (look) deadline = std::min(deadline, Clock::now() + kLookEvery);
       if (helped) deadline = Clock::time_point();  // there may be more: only have a look
       Wire::Wanted wanted;
       wanted.readable = room;
@@ -101,7 +104,7 @@ class Connection {
       Wire::Result result = wire_->Wait(wanted, deadline, &event);
       if (result == Wire::Result::kTimeout) {
         if (helped) continue;
-        if (pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
+        if (!look && pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
         heard = Clock::now();  // who waits for an answer is not idle
         continue;
       }
@@ -237,7 +240,8 @@ class Connection {
       wanted.watch_gone = listens;
       wanted.heed_shutdown = give_up == Clock::time_point::max();
       Wire::Event event;
-      const Wire::Result result = wire_->Wait(wanted, Clock::now() + kSettleSlice, &event);
+      const Wire::Result result =
+          wire_->Wait(wanted, Clock::now() + (wake_.fd() < 0 ? kLookEvery : kSettleSlice), &event);
       if (result == Wire::Result::kBroken) wire_->SetBroken(wire_->error());
       if (event.woken) wake_.Clear();
       if (event.gone) wire_->SetBroken(EPIPE);

@@ -55,7 +55,7 @@ Status Dialogue::Hello(std::string_view version, std::string* result) {
                          "--root DIR");
   }
   if (pipeline_ != nullptr) {
-    Status status = service_.WithSpareRoom([&] { return pipeline_->Open(); });
+    Status status = pipeline_->Open();
     if (!status.ok()) return status;
   }
   *result = "OK 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +

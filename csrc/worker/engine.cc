@@ -10,6 +10,7 @@
 
 #include "worker/give_way.h"
 #include "worker/log.h"
+#include "worker/memory.h"
 
 namespace lmshm {
 
@@ -24,6 +25,10 @@ constexpr size_t kMinLot = 8;
 constexpr size_t kWorthWaking = 16;
 // A part of a piece of work that takes less is quick: see Parallel::Pace.
 constexpr auto kQuickPart = std::chrono::microseconds(100);
+// So much was held that the allocator may have kept a multiple of what is usual; and how long after
+// that the threads are idle it is told to give that back.
+constexpr size_t kMuchMemory = 1 << 20;
+constexpr auto kTrimAfter = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -104,11 +109,23 @@ void Engine::Submit(Client* client, TaskLot* tasks) {
 void Engine::Grasp(Client* client, Hand* hand) {
   hand->client = client;
   hand->tasks = hand->lot.size();
-  hand->lot.for_each([&](const Task& task) { hand->bytes += task.bytes(); });
+  size_t fresh = 0;
+  hand->lot.for_each([&](const Task& task) {
+    hand->bytes += task.bytes();
+    if (task.small()) return;
+    hand->large++;
+    if (!task.begun()) fresh++;
+  });
+  CountBegun(client, 0, fresh);
   running_ += hand->tasks;
   bytes_ += hand->bytes;
   if (hand->low) low_lots_++;
   client->lots_++;
+}
+
+void Engine::CountBegun(Client* client, size_t before, size_t after) {
+  client->begun_ += after - before;  // modulo 2^64, and so is the next
+  begun_ += after - before;
 }
 
 void Engine::Carry(Hand* hand, Lock* lock) {
@@ -122,14 +139,20 @@ void Engine::Carry(Hand* hand, Lock* lock) {
   if (hand->low) low_lots_--;
   // Each large one for a thread of its own; with small ones one more is enough to begin with.
   size_t large = 0;
-  hand->lot.for_each([&](const Task& task) { large += task.small() ? 0 : 1; });
+  size_t begun = 0;
+  hand->lot.for_each([&](const Task& task) {
+    large += task.small() ? 0 : 1;
+    begun += !task.small() && task.begun() ? 1 : 0;
+  });
+  CountBegun(hand->client, hand->large, begun);
   const size_t rest = hand->lot.empty() ? 0 : std::max<size_t>(large, 1);
   if (rest > 0) GiveBack(hand);
+  const bool may_begin = begin_wanted_ && begun < hand->large;
   if (bytes_wanted_ && hand->bytes > 0) {
     bytes_wanted_ = false;
     work_.notify_all();
   } else {
-    Wake(std::max<size_t>(rest, low_wanted_ && hand->low ? 1 : 0));
+    Wake(std::max<size_t>(rest, (low_wanted_ && hand->low) || may_begin ? 1 : 0));
   }
   if (--hand->client->lots_ == 0) left_.notify_all();
 }
@@ -143,7 +166,7 @@ bool Engine::RunNow(Client* client, TaskLot* tasks) {
     small = small && task.small();
   });
   Lock lock(mutex_);
-  if (!FitsNow(bytes)) return false;
+  if (!FitsNow(bytes) || (!small && !CanBegin(*client))) return false;
   for (const Client::Waiting& waiting : client->waiting_) {
     if (!waiting.small.empty() || (!small && !waiting.large.empty())) return false;
   }
@@ -176,18 +199,19 @@ std::unique_ptr<Task> Engine::Take(Client* client, const Task* task) {
   const auto level = static_cast<size_t>(task->priority());
   std::unique_ptr<Task> taken = client->waiting_[level].Of(*task).remove(task);
   if (taken != nullptr) queued_.fetch_sub(1, std::memory_order_relaxed);
+  if (taken != nullptr && taken->begun()) CountBegun(client, 1, 0);
   return taken;
 }
 
-TaskLot Engine::TakeAll(Client* client) {
+TaskLot Engine::TakeUnbegun(Client* client) {
   const Lock lock(mutex_);
-  TaskLot all;
+  TaskLot taken;
   for (Client::Waiting& waiting : client->waiting_) {
-    all.append(&waiting.small);
-    all.append(&waiting.large);
+    waiting.small.MoveUnbegun(&taken);
+    waiting.large.MoveUnbegun(&taken);
   }
-  queued_.fetch_sub(all.size(), std::memory_order_relaxed);
-  return all;
+  queued_.fetch_sub(taken.size(), std::memory_order_relaxed);
+  return taken;
 }
 
 void Engine::Resume() {
@@ -198,6 +222,7 @@ void Engine::Resume() {
 void Engine::Leave(Client* client) {
   Lock lock(mutex_);
   left_.wait(lock, [&] { return client->lots_ == 0; });
+  WantTrim();
   for (size_t level = 0; level < kPriorities; level++) {
     if (!client->waiting_[level].listed) continue;
     std::deque<Client*>& turns = turns_[level];
@@ -221,6 +246,24 @@ bool Engine::Fits(uint64_t bytes) const {
   return bytes == 0 || bytes_ == 0 || (bytes_ <= limits_.bytes && bytes <= limits_.bytes - bytes_);
 }
 
+// A client may always have one large task begun. More, so that all threads have something to do.
+bool Engine::CanBegin(const Client& client) const {
+  return begun_ < limits_.begun && (client.begun_ == 0 || begun_ < limits_.threads);
+}
+
+// The queue that the client's next task is in; null if nothing of its may be carried out now.
+TaskLot* Engine::NextOf(Client* client, size_t level) {
+  Client::Waiting& waiting = client->waiting_[level];
+  TaskLot& large = waiting.large;
+  // What has been begun holds something, and is finished whether answers are taken or not.
+  const bool begun = !large.empty() && large.front()->begun();
+  if (client->Held()) return begun ? &large : nullptr;
+  TaskLot& next = waiting.Next();
+  if (&next == &waiting.small || begun || CanBegin(*client)) return &next;
+  begin_wanted_ = true;
+  return waiting.small.empty() ? nullptr : &waiting.small;
+}
+
 // One of `level` whose turn it is.
 Engine::Picked Engine::PickLevel(size_t level, Hand* hand) {
   std::deque<Client*>& turns = turns_[level];
@@ -232,12 +275,13 @@ Engine::Picked Engine::PickLevel(size_t level, Hand* hand) {
       turns.pop_front();
       continue;
     }
-    if (client->Held()) {
+    TaskLot* const next = NextOf(client, level);
+    if (next == nullptr) {
       turns.pop_front();
       turns.push_back(client);
       continue;
     }
-    TaskLot& queue = waiting.Next();
+    TaskLot& queue = *next;
     const bool low = level == static_cast<size_t>(Priority::kLow);
     if (low && low_lots_ >= low_limit_) return Picked::kTooManyLow;
     if (!Fits(queue.front()->bytes())) return Picked::kNoBytes;
@@ -255,6 +299,7 @@ Engine::Picked Engine::PickLevel(size_t level, Hand* hand) {
 
 bool Engine::Pick(Hand* hand) {
   low_wanted_ = false;
+  begin_wanted_ = false;
   bytes_short_ = false;
   // The order of levels: first one that was passed over too often, then by priority.
   size_t first = 0;
@@ -315,10 +360,39 @@ void Engine::ThreadMain() {
       continue;
     }
     if (JoinHelp(&lock)) continue;
-    idle_++;
-    work_.wait(lock);
-    idle_--;
+    WaitForWork(&lock);
   }
+}
+
+// The first thread that has had nothing to do for a moment gives back memory, if much was held.
+void Engine::WaitForWork(Lock* lock) {
+  idle_++;
+  if (!trim_wanted_.load(std::memory_order_relaxed) || trimming_) {
+    work_.wait(*lock);
+  } else {
+    trimming_ = true;
+    const bool quiet = work_.wait_for(*lock, kTrimAfter) == std::cv_status::timeout &&
+                       held_.load(std::memory_order_relaxed) < kMuchMemory;
+    if (quiet) {
+      trim_wanted_.store(false);
+      lock->unlock();
+      GiveBackMemory();
+      lock->lock();
+    }
+    trimming_ = false;
+  }
+  idle_--;
+}
+
+void Engine::Hold(size_t bytes) {
+  const size_t now = held_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  if (now < kMuchMemory || trim_wanted_.load(std::memory_order_relaxed)) return;
+  const Lock lock(mutex_);
+  WantTrim();
+}
+
+void Engine::WantTrim() {
+  if (!trim_wanted_.exchange(true)) Wake(1);  // somebody must look after it
 }
 
 bool Engine::HasSpareCpu() const {

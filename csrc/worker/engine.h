@@ -7,9 +7,14 @@
 // whose turn it is: one large task, or a lot of small ones, which cost less to hand out together.
 // Lower priorities are passed over eight times at most, so nothing starves.
 //
+// A large task is carried out in turns (turn.h): while others wait it comes back after each, to the
+// front of its client's queue, and the next client has its turn. Of what has been begun and waits
+// there is at most one task for each client, or as many as there are threads, so that little is
+// held meanwhile.
+//
 // Bytes of memory that tasks move are bounded over all clients: a task that does not fit waits, and
-// those behind it with it, also those that a client's own thread would carry out. One that is
-// larger than the bound runs alone.
+// those behind it with it, also those that a client's own thread would carry out. One of which a
+// turn is larger than the bound has its turn alone.
 //
 // A client's own thread may help (Help, RunNow): waking another one costs more than a small task.
 // A thread at a large piece of work has others help it (Parallel): it works on the parts itself,
@@ -39,6 +44,8 @@ namespace lmshm {
 struct EngineLimits {
   size_t threads = 0;        // at least 1
   uint64_t bytes = 1 << 30;  // in flight
+  size_t memory = 64 << 20;  // that waiting tasks of all clients hold, in bytes
+  size_t begun = SIZE_MAX;   // tasks that have been begun and are not finished, at least 1
   int nice = 0;              // of the threads, see GiveWay()
 };
 
@@ -53,12 +60,13 @@ class Engine : public Parallel {
     Client& operator=(const Client&) = delete;
     virtual ~Client() = default;
 
-    // Carries out tasks from the front of `lot` on and removes those. It may leave some: they go
-    // back to the front of the queue. Called on any thread, several at a time; must not throw.
+    // Carries out tasks from the front of `lot` on and removes those. It may leave some, also one
+    // whose turn is over: they go back to the front of the queue. Called on any thread, several at
+    // a time; must not throw.
     virtual void RunLot(TaskLot* lot) = 0;
 
-    // True while nothing of its should be begun. Called on any thread, with the engine locked: must
-    // not call the engine.
+    // True while nothing more of its should be begun. Called on any thread, with the engine locked:
+    // must not call the engine.
     virtual bool Held() const = 0;
 
    private:
@@ -75,7 +83,8 @@ class Engine : public Parallel {
       TaskLot& Next() { return small.empty() || (large_next && !large.empty()) ? large : small; }
     };
     Waiting waiting_[kPriorities];
-    size_t lots_ = 0;  // being carried out
+    size_t lots_ = 0;   // being carried out
+    size_t begun_ = 0;  // large tasks that are begun and not finished
   };
 
   struct Counts {
@@ -108,8 +117,8 @@ class Engine : public Parallel {
 
   // Takes a task, which exists, out of the queue; null if it does not wait (any more).
   std::unique_ptr<Task> Take(Client* client, const Task* task);
-  // All that wait.
-  TaskLot TakeAll(Client* client);
+  // All that wait and have not been begun.
+  TaskLot TakeUnbegun(Client* client);
 
   // A client is not held any more.
   void Resume();
@@ -120,6 +129,13 @@ class Engine : public Parallel {
 
   void Run(size_t parts, size_t at_once, Pace pace,
            const std::function<void(size_t)>& part) override;
+
+  // Memory that clients' tasks hold, counted by them: whether there may be more.
+  void Hold(size_t bytes);
+  void Release(size_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
+  bool HasMemory() const { return held_.load(std::memory_order_relaxed) < limits_.memory; }
+
+  bool Wanted() const override { return queued_.load(std::memory_order_relaxed) > 0; }
 
   // Whether a thread more would find a CPU that neither tasks nor a client use.
   bool HasSpareCpu() const;
@@ -141,6 +157,7 @@ class Engine : public Parallel {
     Client* client = nullptr;
     TaskLot lot;
     size_t tasks = 0;
+    size_t large = 0;  // of these
     uint64_t bytes = 0;
     bool low = false;
   };
@@ -159,10 +176,15 @@ class Engine : public Parallel {
   void Enqueue(Client* client, std::unique_ptr<Task> task);
   void GiveBack(Hand* hand);
   void List(Client* client, size_t level);
+  bool CanBegin(const Client& client) const;
+  TaskLot* NextOf(Client* client, size_t level);
+  void CountBegun(Client* client, size_t before, size_t after);
   bool Fits(uint64_t bytes) const;
   // The same for a client's own thread, which nobody has given a turn.
   bool FitsNow(uint64_t bytes) const { return bytes == 0 || (!bytes_short_ && Fits(bytes)); }
   void Wake(size_t threads);
+  void WaitForWork(Lock* lock);
+  void WantTrim();
 
   const EngineLimits limits_;
   const size_t cpus_;
@@ -179,10 +201,15 @@ class Engine : public Parallel {
   std::list<HelpWanted*> help_;
   std::atomic<size_t> queued_{0};   // written under the lock
   std::atomic<size_t> at_work_{0};  // threads, clients' own among them; as above
+  std::atomic<size_t> held_{0};
+  std::atomic<bool> trim_wanted_{false};  // what is freed is to be given back to the system soon
   size_t running_ = 0;
   uint64_t bytes_ = 0;
   size_t low_lots_ = 0;
+  size_t begun_ = 0;           // of all clients
+  bool begin_wanted_ = false;  // something waits until another task is finished
   size_t idle_ = 0;            // threads
+  bool trimming_ = false;      // one of them sees to it that freed memory is given back
   bool bytes_wanted_ = false;  // something waits until others have moved theirs
   bool bytes_short_ = false;   // as above, and its turn has come: what comes later must not pass it
   bool low_wanted_ = false;    // something waits because of low_limit_

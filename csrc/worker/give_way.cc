@@ -14,7 +14,6 @@ namespace lmshm {
 
 namespace {
 
-constexpr int kNiceOfMany = 10;
 constexpr int kResetOnFork = 0x40000000;  // SCHED_RESET_ON_FORK, which not all headers have
 // The longest turn that the kernel gives: who wakes up with a shorter one goes first.
 constexpr uint64_t kTurnNs = 100'000'000;
@@ -42,11 +41,8 @@ size_t UsableCpus() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-int NiceFor(size_t threads) { return threads >= UsableCpus() ? kNiceOfMany : 0; }
-
 int GiveWay(int nice) {
   const int now = getpriority(PRIO_PROCESS, 0);
-  if (nice <= 0) return now;
   // Whoever chose another policy for this process (chrt, a container's manager) knew what for.
   if ((sched_getscheduler(0) & ~kResetOnFork) != SCHED_OTHER) return now;
 #ifdef SYS_sched_setattr

@@ -5,6 +5,7 @@
 #ifndef LMSHM_WORKER_IO_MODE_H_
 #define LMSHM_WORKER_IO_MODE_H_
 
+#include <cstdint>
 #include <string_view>
 
 #include "worker/cancel.h"
@@ -12,7 +13,7 @@
 
 namespace lmshm {
 
-enum class IoMode {
+enum class IoMode : uint8_t {
   kAuto,    // by a rule, see docs/worker.md
   kDirect,  // past the page cache (O_DIRECT), where file system and alignment allow it
   kCached,  // through the page cache
@@ -23,7 +24,7 @@ enum class IoMode {
 std::string_view IoModeName(IoMode mode);
 
 // What is on the disk when a PUT has been answered.
-enum class Durability {
+enum class Durability : uint8_t {
   kNone,  // nothing need be: the kernel writes when it likes
   kData,  // the object's bytes and attributes
   kFull,  // and its name

@@ -6,12 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <utility>
 
-#include "worker/atomic_file.h"
 #include "worker/crc32c.h"
-#include "worker/durable.h"
 #include "worker/object_record.h"
+#include "worker/object_transfer.h"
 #include "worker/sidecar.h"
 #include "worker/storage_error.h"
 #include "worker/text.h"
@@ -20,57 +21,16 @@ namespace lmshm {
 
 namespace {
 
-// A longer key is not stored in the record, for want of room: its sidecar has it.
-constexpr size_t kMaxKeyAttributeBytes = 1024;
-// From here on ENOSPC is taken for "too many", not for a full disk.
-constexpr size_t kManyRecordBytes = 2048;
 constexpr size_t kShownKeyBytes = 200;
+constexpr std::chrono::milliseconds kDescriptorWait(10);
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-
-std::string Action(const char* verb, std::string_view key) {
-  std::string action = std::string(verb) + " ";
-  AppendPrintable(key, kShownKeyBytes, &action);
-  return action;
-}
 
 Status Mismatch(const std::string& action, const std::string& what) {
   return Status::Error(EBADMSG, action + ": " + what);
 }
 
-Status Changed(const std::string& action) {
-  return Mismatch(action, "the file changed while it was read");
-}
-
 std::string LengthMismatch(uint64_t now, const std::string& stored) {
   return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
-}
-
-uint64_t MtimeMs(const struct stat& st) {
-  const int64_t ms = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000 + st.st_mtim.tv_nsec / 1000000;
-  return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
-}
-
-std::string MakeRecord(std::string_view key, const KeyFile& names, uint64_t length,
-                       const uint32_t* crc, const std::vector<Attribute>& attributes) {
-  ObjectRecord record;
-  record.length = length;
-  if (crc != nullptr) record.crc32c = *crc;
-  record.key_check = KeyCheck(key);
-  if (!names.sidecar_name.empty() && key.size() <= kMaxKeyAttributeBytes) record.key = key;
-  record.attributes = attributes;
-  return FormatRecord(record);
-}
-
-// ext4 says ENOSPC both when the disk is full and when one file's attributes are too many. Data of
-// the object has found its place already, so with many attributes it is most likely the second.
-Status ExplainRecord(int error, const std::string& action, size_t bytes) {
-  if (error == E2BIG || error == ERANGE || (error == ENOSPC && bytes >= kManyRecordBytes)) {
-    return Status::Error(E2BIG, action + ": the file system has no room for " +
-                                    std::to_string(bytes) +
-                                    " bytes of attributes with one file; give fewer (on ext4, "
-                                    "about 4000 bytes are the limit, the key among them)");
-  }
-  return ExplainStorage(error, action + ": store attributes");
 }
 
 StorageFacts OnlyAttributes(bool attributes) {
@@ -90,64 +50,48 @@ KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules&
 
 KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
 
+std::string KeyStore::Action(const char* verb, std::string_view key) {
+  std::string action = std::string(verb) + " ";
+  AppendPrintable(key, kShownKeyBytes, &action);
+  return action;
+}
+
+Status KeyStore::Changed(const std::string& action) {
+  return Mismatch(action, "the file changed while it was read");
+}
+
+uint64_t KeyStore::MtimeMs(const struct stat& st) {
+  const int64_t ms = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000 + st.st_mtim.tv_nsec / 1000000;
+  return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
+}
+
 Status KeyStore::Put(std::string_view key, SharedBytes data,
                      const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
-  return WithSpareRoom([&] { return PutOnce(key, data, attributes, options, crc); });
+  ObjectPut put(*this, key, data, attributes, options);
+  bool done;
+  Status status = put.Go(nullptr, &done);
+  if (status.ok() && options.checksum && crc != nullptr) *crc = put.crc32c();
+  return status;
 }
 
-Status KeyStore::PutOnce(std::string_view key, SharedBytes data,
-                         const std::vector<Attribute>& attributes, const TransferOptions& options,
-                         uint32_t* crc) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
-  const std::string action = Action("put", key);
-  const bool sync = options.durability != Durability::kNone;
-
-  AtomicFile file;
-  AtomicFileOptions how;
-  how.unnamed = facts_.unnamed_files;
-  how.exact_mode = facts_.exact_mode;
-  int error = file.Create(root_fd_, names.file_name, how);
-  if (error != 0) return ExplainStorage(error, action + ": create temporary file");
-  error = file.Reserve(data.size);
-  if (error != 0) {
-    return ExplainStorage(error, action + ": reserve " + std::to_string(data.size) + " bytes");
+bool KeyStore::Patience::TryAgain(const Status& status) {
+  const int error = status.number();
+  bool again = false;
+  if (left_ > 1) {
+    again = error == EMFILE
+                ? store_.kept_files_.DropAll(before_)
+                : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
   }
-  Moved moved;
-  error = io_.Write(file.fd(), data, options, &moved);
-  if (error != 0) return ExplainStorage(error, action);
-  const uint32_t* const stored_crc = options.checksum ? &moved.crc32c : nullptr;
-  if (facts_.attributes) {
-    const std::string record = MakeRecord(key, names, data.size, stored_crc, attributes);
-    error = SetRecord(file.fd(), record);
-    if (error != 0) return ExplainRecord(error, action, record.size());
+  before_ = store_.kept_files_.let_go();
+  if (again) {
+    left_--;
+  } else if (error == EMFILE && waits_ > 0) {
+    waits_--;
+    std::this_thread::sleep_for(kDescriptorWait);
+    again = true;
   }
-  if (sync) error = SyncData(file.fd());
-  if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
-
-  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
-  error = sidecar.Store(key, sync);
-  if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
-  mode_t existing;
-  error = file.PublishOverFile(&existing);
-  if (existing != 0) return CheckObjectType(existing, action);
-  if (error != 0) return ExplainStorage(error, action + ": publish");
-  kept_files_.Drop(names.file_name);
-  error = sidecar.Confirm(key);
-  if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
-  if (options.durability == Durability::kFull) error = SyncNames(root_fd_);
-  if (error != 0) return ExplainStorage(error, action + ": wait for the disk to have its name");
-
-  if (options.checksum && crc != nullptr) *crc = moved.crc32c;
-  counters_.CountPut(data.size, moved.direct);
-  return Status::OK();
-}
-
-bool KeyStore::MadeRoom(int error, uint64_t before) const {
-  if (error == EMFILE) return kept_files_.DropAll(before);
-  return (error == ENOSPC || error == EDQUOT) && kept_files_.DropGone(before);
+  return again;
 }
 
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
@@ -194,6 +138,12 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
 
 Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOptions& options,
                      ObjectInfo* info) const {
+  std::unique_ptr<ObjectGet> rest;
+  return BeginGet(key, space, options, nullptr, info, &rest);
+}
+
+Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+                          Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
@@ -240,7 +190,13 @@ Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOpti
                                          " bytes in the object, space for " +
                                          std::to_string(space.size) + ": " + action);
     }
-    status = GetLarge(fd.get(), key, {space.address, info->length}, options, stored, st);
+    const SharedBytes target = {space.address, info->length};
+    auto get = std::make_unique<ObjectGet>(*this, key, std::move(fd), target, options,
+                                           std::move(stored), st);
+    bool done;
+    status = get->Go(turn, &done, info);
+    if (!done) *rest = std::move(get);
+    return status;
   }
   info->crc32c = stored.crc32c;
   info->attributes = std::move(stored.attributes);
@@ -269,26 +225,6 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
     return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) counters_.CountGet(target.size, moved.direct);
-  return status;
-}
-
-Status KeyStore::GetLarge(int fd, std::string_view key, SharedBytes target,
-                          const TransferOptions& options, const Stored& stored,
-                          const struct stat& before) const {
-  TransferOptions own = options;
-  own.checksum = options.checksum && stored.crc32c.has_value();
-  Moved moved;
-  const int error = io_.Read(fd, target, own, &moved);
-  if (error != 0) return ExplainStorage(error, Action("get", key));
-  // A file of this worker never changes its content. Others may write theirs in place.
-  struct stat after;
-  if (fstat(fd, &after) != 0) return ExplainStorage(errno, Action("get", key));
-  const bool touched = !stored.has_length && MtimeMs(after) != MtimeMs(before);
-  if (moved.bytes != target.size || after.st_size != before.st_size || touched) {
-    return Changed(Action("get", key));
-  }
-  Status status = CheckSum(key, options, moved.crc32c, stored.crc32c);
   if (status.ok()) counters_.CountGet(target.size, moved.direct);
   return status;
 }

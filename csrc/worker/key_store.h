@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +32,9 @@
 #include "worker/unique_fd.h"
 
 namespace lmshm {
+
+class ObjectGet;
+class Turn;
 
 struct ObjectInfo {
   uint64_t length = 0;                // bytes
@@ -90,19 +94,46 @@ class KeyStore {
   // belongs there. ENOENT: neither says.
   Status KeyOfHashed(const std::string& file_name, std::string* key) const;
 
-  // Carries out `step`, which returns a Status and can be repeated. Again if it failed for want of
-  // something that files take which stay open without need: descriptors, or the disk space of
-  // objects that others removed.
+  // Begins a Get(). An object that is not small may take more than one turn: then `*rest` is set,
+  // and the rest of it is to be done by ObjectGet::Go().
+  Status BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+                  Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const;
+
+  // "put <key>" and so on, for messages.
+  static std::string Action(const char* verb, std::string_view key);
+
+  // For one thing that can be repeated: whether to, if it failed for want of something that files
+  // take which stay open without need: descriptors, or the disk space of objects that others
+  // removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
+  class Patience {
+   public:
+    Patience(const KeyStore& store, bool wait)
+        : store_(store), before_(store.kept_files_.let_go()), waits_(wait ? kWaits : 0) {}
+    // Lets go of such files, or waits for a moment. False if that is of no use.
+    bool TryAgain(const Status& status);
+
+   private:
+    static constexpr int kWaits = 200;  // of 10 ms
+    const KeyStore& store_;
+    uint64_t before_;
+    int left_ = 4;
+    int waits_;
+  };
+
+  // Carries out `step`, which returns a Status, with patience.
   template <typename Step>
-  Status WithSpareRoom(const Step& step) const {
-    for (int left = kAttempts;; left--) {
-      const uint64_t before = kept_files_.let_go();
+  Status WithSpareRoom(const Step& step, bool wait = true) const {
+    Patience patience(*this, wait);
+    for (;;) {
       Status status = step();
-      if (status.ok() || left <= 1 || !MadeRoom(status.number(), before)) return status;
+      if (status.ok() || !patience.TryAgain(status)) return status;
     }
   }
 
  private:
+  friend class ObjectPut;
+  friend class ObjectGet;
+
   // What is stored with a file. `has_length` is false for a file of others.
   struct Stored {
     bool has_length = false;
@@ -112,19 +143,15 @@ class KeyStore {
     std::string mismatch;  // what does not fit, in words; empty: all does
   };
 
-  static constexpr int kAttempts = 4;
+  static Status Changed(const std::string& action);
+  static uint64_t MtimeMs(const struct stat& st);
 
-  bool MadeRoom(int error, uint64_t before) const;
-  Status PutOnce(std::string_view key, SharedBytes data, const std::vector<Attribute>& attributes,
-                 const TransferOptions& options, uint32_t* crc) const;
   Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
                   std::optional<uint32_t> stored_crc) const;
   Status GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
                  const TransferOptions& options, ObjectInfo* info) const;
-  Status GetLarge(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
-                  const Stored& stored, const struct stat& before) const;
   Status CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
                   std::optional<uint32_t> stored_crc) const;
 

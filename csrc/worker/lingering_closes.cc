@@ -27,7 +27,7 @@ void LingeringCloses::Add(UniqueFd socket, std::string_view last_words) {
       send(socket.get(), last_words.data(), last_words.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   (void)ignored;
   shutdown(socket.get(), SHUT_WR);
-  if (closing_.size() >= kMaxLingering) closing_.pop_front();
+  if (closing_.size() >= most_) closing_.pop_front();
   closing_.push_back({std::move(socket), Clock::now() + kTime});
 }
 

@@ -21,12 +21,15 @@
 
 namespace lmshm {
 
-// At one time; beyond it the oldest is closed at once.
+// At one time; fewer where a process may have few descriptors (descriptors.h).
 inline constexpr size_t kMaxLingering = 16;
 
 // Not thread safe.
 class LingeringCloses {
  public:
+  // `most` at one time, at least 1: the oldest is closed for one more.
+  explicit LingeringCloses(size_t most) : most_(most) {}
+
   // Sends `last_words` as far as the socket takes them, and no more after that.
   void Add(UniqueFd socket, std::string_view last_words);
 
@@ -43,6 +46,7 @@ class LingeringCloses {
     Clock::time_point deadline;
   };
 
+  const size_t most_;
   std::list<Closing> closing_;  // oldest first
 };
 

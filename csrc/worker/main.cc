@@ -15,7 +15,9 @@
 //     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
 //     attributes, storage_facts                what the root's file system can do
 //     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
+//     parallel -> turn                         how long work may keep a thread
 //     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
+//     key_store -> object_transfer             one object on its way, in turns
 //     operation                                requests to actions, version 2
 //     parallel, priority -> engine             threads and whose turn it is, knows no request
 //     wire -> outbox                           answers on their way out
@@ -24,9 +26,8 @@
 //     conversation, dialogue                   either version
 //     connection                               bytes to sessions
 //     secret -> login -> pending_logins, lingering_closes -> server    who may become a client
-//     options, listener, sandbox, shutdown     the process
+//     options, listener, sandbox, shutdown, descriptors, memory     the process
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,12 +46,14 @@
 #include "worker/boot_id.h"
 #include "worker/connection.h"
 #include "worker/crc32c.h"
+#include "worker/descriptors.h"
 #include "worker/engine.h"
 #include "worker/figures.h"
 #include "worker/give_way.h"
 #include "worker/key_store.h"
 #include "worker/listener.h"
 #include "worker/log.h"
+#include "worker/memory.h"
 #include "worker/object_dir.h"
 #include "worker/options.h"
 #include "worker/parent_maps.h"
@@ -61,6 +64,7 @@
 #include "worker/session.h"
 #include "worker/shutdown.h"
 #include "worker/storage_facts.h"
+#include "worker/wake_up.h"
 #include "worker/wire.h"
 
 namespace {
@@ -76,7 +80,6 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kSendPatience(30);
 constexpr std::chrono::seconds kAnnouncePatience(10);
-constexpr size_t kFewestPendingLogins = 16;
 // Nobody takes that long from creating a temporary to locking it.
 constexpr std::chrono::seconds kDeadTemporaryAge(60);
 
@@ -133,17 +136,32 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
   return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
 }
 
-// As many descriptors as this process may have; how many that is now.
-uint64_t RaiseDescriptorLimit() {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
-  const rlim_t before = limit.rlim_cur;
-  limit.rlim_cur = limit.rlim_max;
-  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : before;
+// For the clients that were asked for, or as many as can be.
+Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorShares* shares) {
+  lmshm::DescriptorNeeds needs;
+  needs.limit = lmshm::RaiseDescriptorLimit();
+  needs.own = lmshm::CountDescriptors(needs.limit);
+  needs.sockets = !options.listen.empty();
+  if (needs.sockets) {
+    needs.clients = options.max_clients;
+    needs.usual_clients = lmshm::kDefaultClients;
+  }
+  needs.logins = needs.sockets && logins;
+  needs.threads = options.io_threads;
+  Status status = lmshm::ShareDescriptors(needs, shares);
+  if (!status.ok()) return status;
+  lmshm::WakeUp::SetLimit(shares->wakes);
+  if (needs.sockets && !needs.clients.has_value() && shares->clients < needs.usual_clients) {
+    Log(LogLevel::kWarn, "only " + std::to_string(shares->clients) + " clients instead of " +
+                             std::to_string(needs.usual_clients) + ": this process may have " +
+                             std::to_string(needs.limit) +
+                             " descriptors (RLIMIT_NOFILE, \"ulimit -n\")");
+  }
+  return status;
 }
 
 // What version 2 of the protocol needs: a directory to keep keys in.
-Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
+Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects, uint64_t may_stay_open,
                 std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
@@ -151,9 +169,8 @@ Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
   const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
   if (dead > 0)
     Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
-  // Half of the descriptors are left to clients and to what is being done for them.
   lmshm::KeptFilesRules kept;
-  kept.limit = std::min(options.keep_open, RaiseDescriptorLimit() / 2);
+  kept.limit = std::min(options.keep_open, may_stay_open);
   *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);
   service->keys = keys->get();
   Log(LogLevel::kInfo,
@@ -205,12 +222,13 @@ int ServePipe(const Service& service, const Shutdown& shutdown) {
 }
 
 int ServeSockets(const Service& service, const lmshm::Secret* secret, const Options& options,
+                 const lmshm::DescriptorShares& shares,
                  std::vector<std::unique_ptr<lmshm::Listener>>* listeners,
                  const Shutdown& shutdown) {
   lmshm::ServerLimits limits;
-  limits.clients = options.max_clients;
-  limits.pending_logins = std::clamp<size_t>(RaiseDescriptorLimit() / 8, kFewestPendingLogins,
-                                             lmshm::kMaxPendingLogins);
+  limits.clients = shares.clients;
+  limits.pending_logins = shares.logins;
+  limits.lingering = shares.lingering;
   limits.connection.idle = std::chrono::seconds(options.idle_timeout_s);
   limits.connection.send = kSendPatience;
   // Whoever started this may wait for it, or may not read it at all.
@@ -257,6 +275,7 @@ int main(int argc, char** argv) {
     return puts("lmshm-worker " LMSHM_VERSION) < 0 || fflush(stdout) != 0 ? kExitFailed : kExitOk;
   }
   lmshm::SetLogLevel(options.log_level);
+  lmshm::BoundHeaps();
 
   Shutdown& shutdown = Shutdown::Get();
   status = shutdown.Install();
@@ -280,7 +299,9 @@ int main(int argc, char** argv) {
   const std::string kernel_boot = lmshm::KernelBoot();
   std::unique_ptr<lmshm::ParentMaps> parent;
   if (listeners.empty()) parent = lmshm::ParentMaps::Open();
-
+  lmshm::DescriptorShares shares;
+  status = PlanDescriptors(options, secret != nullptr, &shares);
+  if (!status.ok()) return CannotStart(status);
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
   lmshm::Figures figures;
@@ -292,23 +313,25 @@ int main(int argc, char** argv) {
   service.parent = parent.get();
   service.cancel = &shutdown;
   std::unique_ptr<lmshm::KeyStore> keys;
-  status = OpenKeys(options, *objects, &keys, &service);
+  status = OpenKeys(options, *objects, shares.kept, &keys, &service);
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
+  service.open_objects = shares.open_objects;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
   if (keys != nullptr) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;
-    limits.nice = options.nice.has_value() ? static_cast<int>(*options.nice)
-                                           : lmshm::NiceFor(options.io_threads);
+    limits.begun = shares.begun;
+    limits.nice = static_cast<int>(options.nice);
     engine = std::make_unique<lmshm::Engine>(limits);
     status = engine->Start();
     if (!status.ok()) return CannotStart(status);
     service.engine = engine.get();
   }
-  return listeners.empty() ? ServePipe(service, shutdown)
-                           : ServeSockets(service, secret.get(), options, &listeners, shutdown);
+  return listeners.empty()
+             ? ServePipe(service, shutdown)
+             : ServeSockets(service, secret.get(), options, shares, &listeners, shutdown);
 }

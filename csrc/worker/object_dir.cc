@@ -110,7 +110,7 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   AtomicFile file;
   error = file.Create(dir.get(), name);
   if (error != 0) return Explain(error, "create temporary file for", path);
-  error = file.Reserve(data.size);
+  error = file.Reserve(0, data.size);
   if (error != 0) {
     return Explain(error, "reserve " + std::to_string(data.size) + " bytes for", path);
   }

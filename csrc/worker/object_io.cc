@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/checked_io.h"
 #include "worker/crc32c.h"
 #include "worker/fault_guard.h"
 #include "worker/log.h"
@@ -27,6 +26,10 @@ constexpr uint64_t kMiB = 1024 * 1024;
 constexpr uint64_t kDirectPartBytes = kMiB;
 constexpr size_t kDirectParts = 4;
 constexpr uint64_t kCachedPieceBytes = kMiB / 2;
+// Between two of these a turn may end.
+constexpr uint64_t kCachedStepBytes = kMiB;
+// What of a large object may be on its way to the disk.
+constexpr uint64_t kWriteBehindBytes = 16 * kMiB;
 // Below this a disk's latency costs more than the page cache does.
 constexpr uint64_t kLeastDirectBytes = kMiB;
 
@@ -34,12 +37,11 @@ constexpr uint64_t kLeastDirectBytes = kMiB;
 bool IsRefusal(int error) { return error == EINVAL || error == EOPNOTSUPP; }
 
 struct Part {
+  bool begun = false;
   uint64_t done = 0;
   uint32_t crc = 0;
   int error = 0;
 };
-
-enum class Direction { kWrite, kRead };
 
 int MoveRange(int fd, Direction direction, const RangeIo& range, uint64_t* done, uint32_t* crc) {
   if (direction == Direction::kRead) return ReadRange(fd, range, done, crc);
@@ -47,34 +49,116 @@ int MoveRange(int fd, Direction direction, const RangeIo& range, uint64_t* done,
   return WriteRange(fd, range, crc);
 }
 
-RangeIo Sub(const RangeIo& range, uint64_t begin, uint64_t size) {
-  RangeIo result = range;
-  result.offset += begin;
-  result.data.address = static_cast<char*>(range.data.address) + begin;
-  result.data.size = size;
-  return result;
+bool Over(Turn* turn) { return turn != nullptr && turn->Over(); }
+
+void Spend(Turn* turn, uint64_t bytes) {
+  if (turn != nullptr) turn->Spend(bytes);
 }
 
-// Moves `range.data` in parts, which are tried in any order; none is begun after one has failed.
-// Adds to `*done`, and continues `*crc` unless it is null.
-int MoveParts(int fd, Direction direction, const RangeIo& range, Parallel* parallel, uint64_t* done,
-              uint32_t* crc) {
-  const uint64_t size = range.data.size;
-  const auto part_size = [&](size_t i) {
-    return std::min(size - i * kDirectPartBytes, kDirectPartBytes);
+}  // namespace
+
+int ObjectMove::Go(Turn* turn, bool* done) {
+  *done = false;
+  if (way_ == Way::kNone) {
+    const bool direct = io_.UseDirect(fd_, data_, options_, direction_ == Direction::kWrite);
+    way_ = direct ? Way::kDirect : Way::kCached;
+    moved_.direct = direct;
+  }
+  int error = way_ == Way::kDirect ? GoDirect(turn) : GoCached(turn);
+  if (way_ == Way::kDirect && IsRefusal(error)) {
+    const bool writing = direction_ == Direction::kWrite;
+    io_.CountFallback(std::string(writing ? "writing" : "reading") +
+                      " with O_DIRECT: " + ErrnoName(error));
+    way_ = Way::kCached;
+    moved_ = Moved();
+    ended_ = false;
+    error = GoCached(turn);
+  }
+  *done = error == 0 && (ended_ || moved_.bytes == size());
+  return error;
+}
+
+// The next `bytes`, in pieces for the page cache.
+RangeIo ObjectMove::Next(uint64_t bytes) const {
+  RangeIo range;
+  range.data = {static_cast<char*>(data_.address) + moved_.bytes, bytes};
+  range.offset = moved_.bytes;
+  range.piece_bytes = kCachedPieceBytes;
+  range.cancel = options_.cancel;
+  return range;
+}
+
+int ObjectMove::GoCached(Turn* turn) {
+  while (!ended_ && moved_.bytes < size()) {
+    const uint64_t begin = moved_.bytes;
+    const uint64_t bytes = std::min(size() - begin, kCachedStepBytes);
+    uint64_t moved = 0;
+    const int error = MoveRange(fd_, direction_, Next(bytes), &moved, crc());
+    moved_.bytes += moved;
+    if (error != 0) return error;
+    ended_ = moved < bytes;
+    WriteBehind(begin);
+    Spend(turn, bytes);
+    if (Over(turn)) break;
+  }
+  return 0;
+}
+
+// Of what must be on the disk the kernel begins to write each step at once, and little is left for
+// the end: waiting for all of a large object there would keep a thread for seconds. Errors are
+// reported by the fsync() at the end.
+void ObjectMove::WriteBehind(uint64_t begin) {
+  if (direction_ == Direction::kRead || options_.durability == Durability::kNone) return;
+  if (size() <= kWriteBehindBytes) return;
+  const auto sync = [&](uint64_t from, unsigned flags) {
+    const int ignored =
+        sync_file_range(fd_, static_cast<off_t>(from), static_cast<off_t>(kCachedStepBytes), flags);
+    (void)ignored;
   };
-  std::vector<Part> parts(static_cast<size_t>((size + kDirectPartBytes - 1) / kDirectPartBytes));
+  sync(begin, SYNC_FILE_RANGE_WRITE);
+  if (begin < kWriteBehindBytes) return;
+  sync(begin - kWriteBehindBytes,
+       SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+}
+
+// The aligned part past the page cache, then the rest through it.
+int ObjectMove::GoDirect(Turn* turn) {
+  const uint64_t aligned = size() - size() % io_.facts_.direct_offset;
+  if (!ended_ && moved_.bytes < aligned) {
+    int error = GoDirectParts(aligned, turn);
+    const bool through = error != 0 || ended_ || moved_.bytes == aligned;
+    if (through && fcntl(fd_, F_SETFL, 0) != 0 && error == 0) error = errno;
+    if (error != 0 || moved_.bytes < aligned) return error;
+  }
+  return Over(turn) ? 0 : GoCached(turn);
+}
+
+// In parts, which are tried in any order; none is begun after one has failed, or when the turn is
+// over. A part that was moved although one before it was not is moved again.
+int ObjectMove::GoDirectParts(uint64_t aligned, Turn* turn) {
+  const uint64_t first = moved_.bytes;
+  const auto part_size = [&](size_t i) {
+    return std::min(aligned - first - i * kDirectPartBytes, kDirectPartBytes);
+  };
+  std::vector<Part> parts(
+      static_cast<size_t>((aligned - first + kDirectPartBytes - 1) / kDirectPartBytes));
   std::atomic<bool> failed{false};
   const auto move = [&](size_t i) {
-    if (failed.load(std::memory_order_relaxed)) return;
+    if (failed.load(std::memory_order_relaxed) || Over(turn)) return;
     Part& part = parts[i];
-    RangeIo own = Sub(range, i * kDirectPartBytes, part_size(i));
-    own.piece_bytes = kDirectPartBytes;
-    part.error = MoveRange(fd, direction, own, &part.done, crc != nullptr ? &part.crc : nullptr);
+    part.begun = true;
+    RangeIo range;
+    range.offset = first + i * kDirectPartBytes;
+    range.data = {static_cast<char*>(data_.address) + range.offset, part_size(i)};
+    range.piece_bytes = kDirectPartBytes;
+    range.cancel = options_.cancel;
+    part.error =
+        MoveRange(fd_, direction_, range, &part.done, crc() != nullptr ? &part.crc : nullptr);
+    Spend(turn, range.data.size);
     if (part.error != 0) failed.store(true, std::memory_order_relaxed);
   };
-  if (parallel != nullptr && parts.size() > 1) {
-    parallel->Run(parts.size(), kDirectParts, Parallel::Pace::kSlow, move);
+  if (options_.parallel != nullptr && parts.size() > 1) {
+    options_.parallel->Run(parts.size(), kDirectParts, Parallel::Pace::kSlow, move);
   } else {
     for (size_t i = 0; i < parts.size(); i++) move(i);
   }
@@ -82,47 +166,14 @@ int MoveParts(int fd, Direction direction, const RangeIo& range, Parallel* paral
   for (const Part& part : parts) {
     if (part.error != 0) return part.error;
   }
-  for (size_t i = 0; i < parts.size(); i++) {
-    if (crc != nullptr) *crc = Crc32cCombine(*crc, parts[i].crc, parts[i].done);
-    *done += parts[i].done;
-    if (parts[i].done < part_size(i)) break;  // the file's end
+  for (size_t i = 0; i < parts.size() && parts[i].begun && !ended_; i++) {
+    const Part& part = parts[i];
+    if (crc() != nullptr) *crc() = Crc32cCombine(*crc(), part.crc, part.done);
+    moved_.bytes += part.done;
+    ended_ = part.done < part_size(i);
   }
   return 0;
 }
-
-// Adds to `*done`, and continues `*crc` unless it is null.
-int MoveCached(int fd, Direction direction, RangeIo range, uint64_t* done, uint32_t* crc) {
-  range.piece_bytes = kCachedPieceBytes;
-  uint64_t moved = 0;
-  const int error = MoveRange(fd, direction, range, &moved, crc);
-  *done += moved;
-  return error;
-}
-
-// The aligned part past the page cache, then the rest through it.
-int MoveDirect(int fd, Direction direction, const RangeIo& range, uint32_t alignment,
-               Parallel* parallel, uint64_t* done, uint32_t* crc) {
-  const uint64_t aligned = range.data.size - range.data.size % alignment;
-  int error = MoveParts(fd, direction, Sub(range, 0, aligned), parallel, done, crc);
-  if (fcntl(fd, F_SETFL, 0) != 0 && error == 0) error = errno;
-  if (error != 0 || *done < aligned || aligned == range.data.size) return error;
-  return MoveCached(fd, direction, Sub(range, aligned, range.data.size - aligned), done, crc);
-}
-
-int Move(int fd, Direction direction, SharedBytes data, const TransferOptions& options,
-         uint32_t alignment, Moved* moved) {
-  *moved = Moved();
-  moved->direct = alignment != 0;
-  RangeIo range;
-  range.data = data;
-  range.cancel = options.cancel;
-  uint32_t* const crc = options.checksum ? &moved->crc32c : nullptr;
-  return alignment != 0
-             ? MoveDirect(fd, direction, range, alignment, options.parallel, &moved->bytes, crc)
-             : MoveCached(fd, direction, range, &moved->bytes, crc);
-}
-
-}  // namespace
 
 void ObjectIo::CountFallback(const std::string& reason) const {
   if (counters_->CountFallback(reason)) {
@@ -151,24 +202,6 @@ bool ObjectIo::UseDirect(int fd, SharedBytes data, const TransferOptions& option
   if (fcntl(fd, F_SETFL, O_DIRECT) == 0) return true;
   CountFallback("O_DIRECT: " + ErrnoName(errno));
   return false;
-}
-
-int ObjectIo::Write(int fd, SharedBytes data, const TransferOptions& options, Moved* moved) const {
-  if (UseDirect(fd, data, options, true)) {
-    const int error = Move(fd, Direction::kWrite, data, options, facts_.direct_offset, moved);
-    if (!IsRefusal(error)) return error;
-    CountFallback("writing with O_DIRECT: " + ErrnoName(error));
-  }
-  return Move(fd, Direction::kWrite, data, options, 0, moved);
-}
-
-int ObjectIo::Read(int fd, SharedBytes data, const TransferOptions& options, Moved* moved) const {
-  if (UseDirect(fd, data, options, false)) {
-    const int error = Move(fd, Direction::kRead, data, options, facts_.direct_offset, moved);
-    if (!IsRefusal(error)) return error;
-    CountFallback("reading with O_DIRECT: " + ErrnoName(error));
-  }
-  return Move(fd, Direction::kRead, data, options, 0, moved);
 }
 
 int ObjectIo::ReadSmall(int fd, SharedBytes data, bool checksum, Moved* moved) const {

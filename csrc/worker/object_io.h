@@ -15,10 +15,12 @@
 #include <cstdint>
 #include <string>
 
+#include "worker/checked_io.h"
 #include "worker/file_io.h"
 #include "worker/io_counters.h"
 #include "worker/io_mode.h"
 #include "worker/storage_facts.h"
+#include "worker/turn.h"
 
 namespace lmshm {
 
@@ -29,33 +31,66 @@ struct Moved {
   bool direct = false;  // the greater part went past the page cache
 };
 
-// Thread safe. Both referenced objects are the caller's and must live as long as this.
+enum class Direction { kWrite, kRead };
+
+// How objects are moved here, for all transfers. Thread safe. Both referenced objects are the
+// caller's and must live as long as this.
 class ObjectIo {
  public:
   ObjectIo(const StorageFacts& facts, IoCounters* counters) : facts_(facts), counters_(counters) {}
 
-  // Writes `data` to `fd`, an empty file or one with reserved space, open for writing only and for
-  // this alone: its flags are changed meanwhile. Returns 0 or an errno value as WriteFully() does.
-  [[nodiscard]] int Write(int fd, SharedBytes data, const TransferOptions& options,
-                          Moved* moved) const;
-
-  // Reads from offset 0 until `data` is full or the file ends; a file that shrinks meanwhile ends
-  // there. `fd` as above, for reading. Returns 0 or an errno value as ReadFully() does.
-  [[nodiscard]] int Read(int fd, SharedBytes data, const TransferOptions& options,
-                         Moved* moved) const;
-
-  // The same for a file that is known to have `data.size` bytes, at most kSmallBytes, and by one
-  // system call: `moved->bytes` is data.size + 1 if there are more. `options` may not ask for
-  // anything but a checksum.
+  // Reads a file that is known to have `data.size` bytes, at most kSmallBytes, with one system
+  // call: `moved->bytes` is data.size + 1 if there are more. Returns 0 or an errno value as
+  // ReadFully() does.
   static constexpr uint64_t kSmallBytes = 128 * 1024;
   [[nodiscard]] int ReadSmall(int fd, SharedBytes data, bool checksum, Moved* moved) const;
 
  private:
+  friend class ObjectMove;
   bool UseDirect(int fd, SharedBytes data, const TransferOptions& options, bool writing) const;
   void CountFallback(const std::string& reason) const;
 
   const StorageFacts& facts_;
   IoCounters* const counters_;
+};
+
+// One object on its way between memory and its file. It can be left in the middle, when its turn is
+// over (turn.h), and goes on later, on any thread.
+class ObjectMove {
+ public:
+  // Writes `data` to `fd`, an empty file or one with reserved space; or reads from offset 0 until
+  // `data` is full or the file ends: a file that shrinks meanwhile ends there. `fd` is open for
+  // this direction only and for this alone: its flags are changed meanwhile. `io` and what
+  // `options` points to must live as long as this.
+  ObjectMove(const ObjectIo& io, int fd, Direction direction, SharedBytes data,
+             const TransferOptions& options)
+      : io_(io), fd_(fd), direction_(direction), data_(data), options_(options) {}
+
+  // Goes on until all is moved, and sets `*done`, or until the turn is over; `turn` may be null.
+  // Returns 0 or an errno value as WriteFully() and ReadFully() do, after which it cannot go on.
+  [[nodiscard]] int Go(Turn* turn, bool* done);
+
+  const Moved& moved() const { return moved_; }
+
+ private:
+  enum class Way { kNone, kDirect, kCached };
+
+  uint64_t size() const { return data_.size; }
+  uint32_t* crc() { return options_.checksum ? &moved_.crc32c : nullptr; }
+  RangeIo Next(uint64_t bytes) const;
+  int GoDirect(Turn* turn);
+  int GoDirectParts(uint64_t aligned, Turn* turn);
+  int GoCached(Turn* turn);
+  void WriteBehind(uint64_t begin);
+
+  const ObjectIo& io_;
+  const int fd_;
+  const Direction direction_;
+  const SharedBytes data_;
+  const TransferOptions options_;
+  Way way_ = Way::kNone;
+  bool ended_ = false;  // the file has
+  Moved moved_;
 };
 
 }  // namespace lmshm

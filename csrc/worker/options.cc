@@ -28,19 +28,19 @@ socket. Without --listen it serves one client on stdin and stdout.
   --no-auth             TCP clients need not authenticate; loopback only
   --plain-auth          TCP clients may also send the secret itself (AUTH), which
                         whoever listens can read
-  --max-clients N       clients at one time (default 64, at most 4096), of which
-                        each address keeps a share
+  --max-clients N       clients at one time (default 64, or fewer where there are
+                        too few descriptors; at most 4096), of which each address
+                        keeps a share
   --idle-timeout S      drop a socket client that sends nothing for S seconds
                         (default 0: never)
   --io-threads N        threads that carry out the requests of all clients of
                         version 2 (default 4, at most 256); small ones are also
                         carried out by a client's own thread
-  --nice N              nice value of these threads, 0 to 19 (default 10 where they
-                        could occupy all CPUs, else 0): clients' programs go first
+  --nice N              nice value of these threads, 0 to 19 (default 0): all other
+                        programs of the machine go first
   --max-bytes-in-flight N
                         requests of version 2 that are carried out at one time
-                        move at most N bytes (default 1073741824); a larger one
-                        runs alone
+                        move at most N bytes (default 1073741824)
   --io MODE             how objects go to and from their files: direct (past the
                         page cache, where the file system can), cached, or auto
                         (default). For protocol version 2.
@@ -126,7 +126,10 @@ constexpr OptionRule kRules[] = {
      }},
     {"--max-clients", true,
      [](const std::string& option, const std::string& value, Options* o) {
-       return ParseBounded(option, value, 1, kMaxClients, &o->max_clients);
+       uint64_t clients;
+       Status status = ParseBounded(option, value, 1, kMaxClients, &clients);
+       if (status.ok()) o->max_clients = clients;
+       return status;
      }},
     {"--idle-timeout", true,
      [](const std::string& option, const std::string& value, Options* o) {
@@ -138,10 +141,7 @@ constexpr OptionRule kRules[] = {
      }},
     {"--nice", true,
      [](const std::string& option, const std::string& value, Options* o) {
-       uint64_t nice;
-       Status status = ParseBounded(option, value, 0, kMostNice, &nice);
-       if (status.ok()) o->nice = nice;
-       return status;
+       return ParseBounded(option, value, 0, kMostNice, &o->nice);
      }},
     {"--max-bytes-in-flight", true,
      [](const std::string& option, const std::string& value, Options* o) {
@@ -245,8 +245,8 @@ Status CheckTogether(const Options& o) {
                                             : "--secret-file") +
                  " is for TCP, and no --listen HOST:PORT is given");
   }
-  if (o.max_clients < o.listen.size()) {
-    return Wrong("--max-clients " + std::to_string(o.max_clients) +
+  if (o.max_clients.has_value() && *o.max_clients < o.listen.size()) {
+    return Wrong("--max-clients " + std::to_string(*o.max_clients) +
                  " is less than one for each of " + std::to_string(o.listen.size()) +
                  " --listen addresses");
   }

@@ -18,6 +18,8 @@
 
 namespace lmshm {
 
+inline constexpr uint64_t kDefaultClients = 64;
+
 struct Options {
   enum class Action { kServe, kHelp, kVersion };
 
@@ -29,12 +31,12 @@ struct Options {
   std::string secret_text;  // from LMSHM_SECRET
   bool no_auth = false;
   bool plain_auth = false;
-  uint64_t max_clients = 64;
-  uint64_t idle_timeout_s = 0;  // 0: none
+  std::optional<uint64_t> max_clients;  // none: kDefaultClients, or as many as can be served
+  uint64_t idle_timeout_s = 0;          // 0: none
   uint64_t io_threads = 4;
   uint64_t max_bytes_in_flight = 1 << 30;
   uint64_t keep_open = 8192;
-  std::optional<uint64_t> nice;  // none: NiceFor()
+  uint64_t nice = 0;
   bool sandbox = true;
   IoMode io = IoMode::kAuto;                  // where a request says nothing
   Durability durability = Durability::kNone;  // as well

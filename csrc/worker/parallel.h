@@ -25,6 +25,9 @@ class Parallel {
   // cannot deadlock when no thread is idle.
   virtual void Run(size_t parts, size_t at_once, Pace pace,
                    const std::function<void(size_t)>& part) = 0;
+
+  // Whether other work waits for a thread. Cheap; any thread.
+  virtual bool Wanted() const = 0;
 };
 
 }  // namespace lmshm

@@ -31,7 +31,7 @@
 namespace lmshm {
 
 inline constexpr std::chrono::seconds kLoginTime(10);
-// At one time; fewer where a process may have few descriptors: an eighth of them, but at least 16.
+// At one time; fewer where a process may have few descriptors (descriptors.h).
 inline constexpr size_t kMaxPendingLogins = 256;
 
 // Not thread safe.

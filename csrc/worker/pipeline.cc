@@ -30,9 +30,9 @@ const RequestTask& AsRequest(const Task& task) { return static_cast<const Reques
 
 Status Pipeline::Open() {
   if (engine_ == nullptr) return Status::Error(ENOTSUP, "no engine");
-  Status status = wake_->Open();
-  open_ = status.ok();
-  return status;
+  wake_->Open();
+  open_ = true;
+  return Status::OK();
 }
 
 void Pipeline::Close() {
@@ -51,7 +51,8 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
     in_flight_.emplace(task->id(), task.get());
   }
   unfinished_.fetch_add(1);
-  text_bytes_.fetch_add(task->line_bytes());
+  held_bytes_.fetch_add(task->held_bytes());
+  engine_->Hold(task->held_bytes());
   accepted_cost_ += std::min(task->cost(), kLoneCost + 1);
   accepted_small_ = accepted_small_ && task->small();
   accepted_.push_back(std::move(task));
@@ -90,7 +91,7 @@ void Pipeline::RunLot(TaskLot* lot) {
   std::string answers;
   answers.reserve(kUsualAnswers);
   do {
-    AsRequest(lot->front())->Run(&answers);
+    if (!AsRequest(lot->front())->Go(&answers)) break;  // its turn is over
     done.push_back(lot->pop_front());
   } while (!lot->empty() && answers.size() < kAnswerBytes &&
            std::chrono::steady_clock::now() - begun < kAnswerDelay);
@@ -101,15 +102,16 @@ bool Pipeline::Held() const { return outbox_->full() && !abandoned_.load(); }
 
 void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
   if (done.empty()) return;
-  size_t text_bytes = 0;
-  done.for_each([&](const Task& task) { text_bytes += AsRequest(task).line_bytes(); });
+  size_t held_bytes = 0;
+  done.for_each([&](const Task& task) { held_bytes += AsRequest(task).held_bytes(); });
   {
     // Before the client has an answer, after which it may use the id again.
     const std::lock_guard<std::mutex> lock(mutex_);
     done.for_each([&](const Task& task) { in_flight_.erase(AsRequest(task).id()); });
   }
   if (outbox_->Add(answers)) engine_->Resume();
-  text_bytes_.fetch_sub(text_bytes);
+  held_bytes_.fetch_sub(held_bytes);
+  engine_->Release(held_bytes);
   const size_t left = unfinished_.fetch_sub(done.size()) - done.size();
   size_t wish = wake_at_.load();
   if (left < wish && wake_at_.compare_exchange_strong(wish, 0)) wake_->Signal();
@@ -126,7 +128,8 @@ bool Pipeline::Cancel(uint64_t id) {
     if (task != nullptr) taken.push_back(std::move(task));
   }
   std::string answers;
-  if (!taken.empty()) AsRequest(taken.front())->Run(&answers);
+  while (!taken.empty() && !AsRequest(taken.front())->Go(&answers)) {
+  }
   Finish(taken, answers);
   return true;
 }
@@ -134,7 +137,7 @@ bool Pipeline::Cancel(uint64_t id) {
 void Pipeline::Drop() {
   Finish(accepted_, std::string());
   accepted_.clear();
-  Finish(engine_->TakeAll(this), std::string());
+  Finish(engine_->TakeUnbegun(this), std::string());
 }
 
 void Pipeline::Abandon() {

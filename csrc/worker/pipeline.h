@@ -29,7 +29,7 @@ namespace lmshm {
 
 // A connection may have this many requests in flight.
 inline constexpr size_t kWindow = 1024;
-// As text; parsed they have several times as many bytes.
+// And these may hold so much memory, until they are answered.
 inline constexpr size_t kWindowBytes = 4 << 20;
 
 // For the connection's own thread, but for what the engine calls.
@@ -41,7 +41,7 @@ class Pipeline : private Engine::Client {
   ~Pipeline() override { Close(); }
 
   bool open() const { return open_; }
-  // Before the first request. EMFILE, or ENOTSUP without an engine.
+  // Before the first request. ENOTSUP without an engine.
   Status Open();
   // When nothing is in flight any more: returns once no thread uses this.
   void Close();
@@ -49,7 +49,13 @@ class Pipeline : private Engine::Client {
   // Whether a request with this id is in flight.
   bool Has(uint64_t id) const;
   size_t unfinished() const { return unfinished_.load(); }
-  bool HasRoom() const { return unfinished() < kWindow && text_bytes_.load() < kWindowBytes; }
+  // For one request there is always room; for more while this client, and all together, hold
+  // little enough memory.
+  bool HasRoom() const {
+    const size_t now = unfinished();
+    if (now == 0) return true;
+    return now < kWindow && held_bytes_.load() < kWindowBytes && engine_->HasMemory();
+  }
 
   // Takes a request whose id is not in flight; there is room. It may not be begun before Go().
   void Accept(std::unique_ptr<RequestTask> task);
@@ -57,6 +63,9 @@ class Pipeline : private Engine::Client {
 
   // Carries out some small requests that wait; false if there are none.
   bool Help();
+
+  // Whether nobody can wake the connection, so that it has to look while requests are in flight.
+  bool MustLook() const { return open_ && wake_->fd() < 0 && unfinished() > 0; }
 
   // Has the connection woken once at most `unfinished` requests are in flight; or a good deal fewer
   // than there are, so that there is room. False if that is so already.
@@ -89,7 +98,7 @@ class Pipeline : private Engine::Client {
   bool accepted_small_ = true;
   std::atomic<bool> abandoned_{false};
   std::atomic<size_t> unfinished_{0};
-  std::atomic<size_t> text_bytes_{0};  // of the lines of these
+  std::atomic<size_t> held_bytes_{0};  // of memory, by these
   // Wake when `unfinished_` is at most this much less 1; 0: do not.
   std::atomic<size_t> wake_at_{0};
   mutable std::mutex mutex_;  // guards in_flight_; taken before the engine's

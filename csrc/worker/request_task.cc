@@ -13,14 +13,13 @@ namespace lmshm {
 
 namespace {
 
-// What opening, describing and closing a file costs, as bytes; making one; a disk's flush; reading
-// a directory.
-constexpr uint64_t kObjectCost = 16 * 1024;
-constexpr uint64_t kNewObjectCost = 128 * 1024;
+// What a disk's flush costs, as bytes that could be moved in the same time; reading a directory.
 constexpr uint64_t kSyncCost = 16 << 20;
 constexpr uint64_t kListCost = 4 << 20;
 // From here on a task goes to the engine by itself.
 constexpr uint64_t kSmallCost = 256 * 1024;
+// What the allocator and the pipeline's map take for one request.
+constexpr size_t kMapBytes = 128;
 
 uint64_t Sum(uint64_t a, uint64_t b) {
   constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
@@ -39,7 +38,7 @@ uint64_t BytesOf(const RequestV2& request, const OperationContext& context) {
 
 uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
   if (request.verb == Verb::kList) return kListCost;
-  const uint64_t objects = request.items.size() + request.keys.size();
+  const uint64_t objects = request.items.size() + request.key_count;
   const uint64_t each = request.verb == Verb::kPut ? kNewObjectCost : kObjectCost;
   uint64_t cost = Sum(each * objects, BytesOf(request, context));
   if (request.verb != Verb::kPut) return cost;
@@ -51,16 +50,19 @@ uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
 
 }  // namespace
 
-RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
-                         size_t line_bytes)
-    : Task(request.priority, BytesOf(request, context), CostOf(request, context) <= kSmallCost),
-      request_(std::move(request)),
-      line_bytes_(line_bytes),
-      cost_(CostOf(request_, context)),
+RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer)
+    : Task(request.priority, CostOf(request, context) <= kSmallCost),
+      held_bytes_(sizeof(RequestTask) + kMapBytes + request.held_bytes()),
+      cost_(CostOf(request, context)),
       ending_(context.cancel),
-      context_(std::move(context)),
-      peer_(peer) {
-  context_.cancel = this;
+      peer_(peer),
+      operation_(std::move(request), WithCancel(std::move(context), this)) {
+  set_bytes(operation_.TurnBytes());
+}
+
+OperationContext RequestTask::WithCancel(OperationContext context, const CancelCheck* cancel) {
+  context.cancel = cancel;
+  return context;
 }
 
 bool RequestTask::Cancelled() const {
@@ -71,21 +73,24 @@ const char* RequestTask::Reason() const {
   return cancelled_.load(std::memory_order_relaxed) ? "the client cancelled it" : ending_->Reason();
 }
 
-void RequestTask::Run(std::string* answers) {
+bool RequestTask::Go(std::string* answers) {
+  Status status;
   std::string result;
-  // A batch that is cancelled later says so for each object.
-  const Status status = Cancelled() ? CancelledBefore(request_, context_)
-                                    : RunOperation(request_, context_, kMaxResultBytes, &result);
+  if (!operation_.Go(kMaxResultBytes, &status, &result)) {
+    set_begun();
+    return false;
+  }
   if (status.ok()) {
-    AppendOk(request_.id, result, answers);
+    AppendOk(id(), result, answers);
   } else {
-    AppendError(request_.id, status, answers);
+    AppendError(id(), status, answers);
   }
   if (LogEnabled(LogLevel::kDebug)) {
-    Log(LogLevel::kDebug, peer_ + ": " + std::to_string(request_.id) + " " +
-                              std::string(VerbName(request_.verb)) + " -> " +
+    Log(LogLevel::kDebug, peer_ + ": " + std::to_string(id()) + " " +
+                              std::string(VerbName(operation_.request().verb)) + " -> " +
                               (status.ok() ? "OK" + result : status.ToString()));
   }
+  return true;
 }
 
 }  // namespace lmshm

@@ -20,34 +20,35 @@ namespace lmshm {
 class RequestTask : public Task, private CancelCheck {
  public:
   // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
-  // and must outlive this. The request's line had `line_bytes`.
-  RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
-              size_t line_bytes);
+  // and must outlive this.
+  RequestTask(RequestV2 request, OperationContext context, const std::string& peer);
 
-  uint64_t id() const { return request_.id; }
+  uint64_t id() const { return operation_.request().id; }
 
-  size_t line_bytes() const { return line_bytes_; }
+  // Memory that it takes while it waits.
+  size_t held_bytes() const { return held_bytes_; }
 
   // How much work it is, as bytes that could be moved in the same time.
   uint64_t cost() const { return cost_; }
 
-  // Carries it out and appends its answer, one line. Blocks. Call once, from any thread.
-  void Run(std::string* answers);
+  // Carries it out, or goes on with it, on any thread. True once it is over: then its answer, one
+  // line, has been appended. False: its turn is. Blocks.
+  bool Go(std::string* answers);
 
   // Tells it to stop as soon as it can. Any thread, at any time.
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
+  static OperationContext WithCancel(OperationContext context, const CancelCheck* cancel);
   bool Cancelled() const override;
   const char* Reason() const override;
 
-  const RequestV2 request_;
-  const size_t line_bytes_;
+  const size_t held_bytes_;
   const uint64_t cost_;
   const CancelCheck* const ending_;
-  OperationContext context_;
   const std::string& peer_;
   std::atomic<bool> cancelled_{false};
+  Operation operation_;
 };
 
 }  // namespace lmshm

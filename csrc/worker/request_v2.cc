@@ -2,7 +2,9 @@
 #include "worker/request_v2.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "worker/object_key.h"
@@ -46,6 +48,9 @@ constexpr std::string_view kVerbs =
     "ATTACH, PUT, GET, STAT, EXISTS, CONTAINS, REMOVE, LIST, CANCEL, INFO, PING, QUIT";
 
 constexpr std::string_view kSeparator = ";";
+constexpr std::string_view kCrc = "crc";
+constexpr std::string_view kIo = "io";
+constexpr std::string_view kSync = "sync";
 constexpr std::string_view kPrio = "prio";
 // In the order of the enumerators.
 constexpr std::string_view kPriorityNames[kPriorities] = {"high", "normal", "low"};
@@ -91,12 +96,28 @@ Status ParseKey(std::string_view word, const Form& form, std::string* key) {
   return status.ok() ? CheckKey(*key) : status;
 }
 
+// The same for a word of the request's own line: decoded where it is.
+Status ParseKeyInPlace(std::string_view word, const Form& form, RequestV2* request,
+                       std::string_view* key) {
+  std::string decoded;
+  Status status = ParseKey(word, form, &decoded);
+  if (!status.ok()) return status;
+  char* const at = request->line.get() + (word.data() - request->line.get());
+  std::memcpy(at, decoded.data(), decoded.size());
+  *key = {at, decoded.size()};
+  return status;
+}
+
 Status ParseKeys(const Words& words, const Form& form, RequestV2* request) {
-  request->keys.resize(words.size());
-  for (size_t i = 0; i < words.size(); i++) {
-    Status status = ParseKey(words[i], form, &request->keys[i]);
+  std::string key;
+  for (const std::string_view word : words) {
+    Status status = ParseKey(word, form, &key);
     if (!status.ok()) return status;
   }
+  const char* const begin = words.front().data();
+  const char* const end = words.back().data() + words.back().size();
+  request->keys = {begin, static_cast<size_t>(end - begin)};
+  request->key_count = words.size();
   return Status::OK();
 }
 
@@ -121,8 +142,17 @@ Status ParsePriority(std::string_view value, const Form& form, Priority* priorit
                             " is none of prio=high, prio=normal, prio=low");
 }
 
+// What of one object was given already.
+struct Given {
+  bool checksum = false;
+  bool priority = false;
+  std::array<std::string_view, kMaxAttributes + 1> names;  // of attributes
+  size_t attributes = 0;
+  size_t attribute_bytes = 0;
+};
+
 Status ParseAttribute(std::string_view name, std::string_view value, const Form& form,
-                      TransferItem* item) {
+                      Given* given) {
   if (!IsAttributeName(name)) {
     return Expected(form, "attribute name " + Quoted(name) + " is not 1 to 32 of a-z 0-9 _");
   }
@@ -130,23 +160,22 @@ Status ParseAttribute(std::string_view name, std::string_view value, const Form&
     return Status::Error(
         EINVAL, "attribute name " + std::string(name) + " is the worker's own; choose another");
   }
-  for (const Attribute& attribute : item->attributes) {
-    if (attribute.name == name) {
-      return Status::Error(EINVAL, "attribute " + std::string(name) + " is given twice");
-    }
+  const auto end = given->names.begin() + static_cast<ptrdiff_t>(given->attributes);
+  if (std::find(given->names.begin(), end, name) != end) {
+    return Status::Error(EINVAL, "attribute " + std::string(name) + " is given twice");
   }
-  Attribute attribute;
-  attribute.name = std::string(name);
-  Status status = Decode(value, "attribute value", form, &attribute.value);
-  if (status.ok()) item->attributes.push_back(std::move(attribute));
-  return status;
+  std::string decoded;
+  Status status = Decode(value, "attribute value", form, &decoded);
+  if (!status.ok()) return status;
+  given->names[given->attributes++] = name;
+  given->attribute_bytes += name.size() + decoded.size();
+  if (given->attributes <= kMaxAttributes && given->attribute_bytes <= kMaxAttributeBytes) {
+    return status;
+  }
+  return Status::Error(
+      E2BIG, "more than " + std::to_string(kMaxAttributes) + " attributes, or more than " +
+                 std::to_string(kMaxAttributeBytes) + " bytes of them, with one object");
 }
-
-// Options of one object that were given already.
-struct Given {
-  bool checksum = false;
-  bool priority = false;
-};
 
 // One name=value: an option, or an attribute.
 Status ParseOption(std::string_view word, const Form& form, bool first, Given* given,
@@ -157,17 +186,17 @@ Status ParseOption(std::string_view word, const Form& form, bool first, Given* g
   const std::string_view value = word.substr(equals + 1);
   const bool put = form.verb == Verb::kPut;
   bool twice = false;
-  if (name == (put ? "crc" : "verify")) {
+  if (name == (put ? kCrc : "verify")) {
     twice = std::exchange(given->checksum, true);
     if (!twice) return ParseSwitch(word, value, form, &item->checksum);
-  } else if (name == "io") {
+  } else if (name == kIo) {
     IoMode mode;
     twice = item->io.has_value();
     if (!ParseIoMode(value, &mode)) {
       return Expected(form, Quoted(word) + " is none of io=auto, io=direct, io=cached");
     }
     item->io = mode;
-  } else if (name == "sync" && put) {
+  } else if (name == kSync && put) {
     Durability sync;
     twice = item->sync.has_value();
     if (!ParseDurability(value, &sync)) {
@@ -181,7 +210,7 @@ Status ParseOption(std::string_view word, const Form& form, bool first, Given* g
     twice = std::exchange(given->priority, true);
     if (!twice) return ParsePriority(value, form, priority);
   } else if (put) {
-    return ParseAttribute(name, value, form, item);
+    return ParseAttribute(name, value, form, given);
   } else {
     return Expected(form, Quoted(word) + " is no option of GET");
   }
@@ -194,22 +223,18 @@ Status ParseItem(const std::string_view* words, size_t count, const Form& form,
   if (count < form.min_words) return Expected(form, "words are missing");
   const bool first = request->items.empty();
   TransferItem& item = request->items.emplace_back();
-  Status status = ParseKey(words[0], form, &item.key);
+  Status status = ParseKeyInPlace(words[0], form, request, &item.key);
   if (status.ok()) status = ParseNumber(words[1], "offset", form, &item.offset);
   const char* const what = form.verb == Verb::kPut ? "length" : "capacity";
   if (status.ok()) status = ParseNumber(words[2], what, form, &item.size);
   Given given;
-  size_t bytes = 0;
   for (size_t i = 3; status.ok() && i < count; i++) {
-    const size_t attributes = item.attributes.size();
     status = ParseOption(words[i], form, first, &given, &item, &request->priority);
-    if (item.attributes.size() == attributes) continue;
-    bytes += item.attributes.back().name.size() + item.attributes.back().value.size();
-    if (item.attributes.size() > kMaxAttributes || bytes > kMaxAttributeBytes) {
-      return Status::Error(
-          E2BIG, "more than " + std::to_string(kMaxAttributes) + " attributes, or more than " +
-                     std::to_string(kMaxAttributeBytes) + " bytes of them, with one object");
-    }
+  }
+  if (count > 3 && form.verb == Verb::kPut) {
+    const std::string_view last = words[count - 1];
+    item.options = {words[3].data(),
+                    static_cast<size_t>(last.data() + last.size() - words[3].data())};
   }
   return status;
 }
@@ -320,6 +345,13 @@ Status ParseRequestV2(std::string_view line, RequestV2* request) {
     return Status::Error(EINVAL, "no verb; expected: <id> <VERB> ...");
   }
 
+  RequestV2 parsed;
+  parsed.id = id;
+  parsed.line_bytes = line.size();
+  parsed.line.reset(new char[line.size()]);
+  std::memcpy(parsed.line.get(), line.data(), line.size());
+  line = {parsed.line.get(), line.size()};
+
   Words words;
   words.reserve(static_cast<size_t>(std::count(line.begin(), line.end(), ' ')));
   const bool split = Split(line.substr(space + 1), &words);
@@ -335,12 +367,36 @@ Status ParseRequestV2(std::string_view line, RequestV2* request) {
   if (words.size() < form->min_words) return Expected(*form, "words are missing");
   if (words.size() > form->max_words) return Expected(*form, "there are more words than expected");
 
-  RequestV2 parsed;
-  parsed.id = id;
   parsed.verb = form->verb;
   Status status = ParseWords(words, *form, &parsed);
   if (status.ok()) *request = std::move(parsed);
   return status;
+}
+
+std::vector<Attribute> Attributes(const TransferItem& item) {
+  std::vector<Attribute> attributes;
+  for (std::string_view rest = item.options; !rest.empty();) {
+    const size_t end = std::min(rest.find(' '), rest.size());
+    const std::string_view word = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t equals = word.find('=');
+    const std::string_view name = word.substr(0, equals);
+    if (name == kCrc || name == kIo || name == kSync || name == kPrio) continue;
+    Attribute& attribute = attributes.emplace_back();
+    attribute.name = std::string(name);
+    const bool decoded = PercentDecode(word.substr(equals + 1), &attribute.value);
+    (void)decoded;  // it was checked when the line was parsed
+  }
+  return attributes;
+}
+
+std::string TakeKey(std::string_view* keys) {
+  const size_t end = std::min(keys->find(' '), keys->size());
+  std::string key;
+  const bool decoded = PercentDecode(keys->substr(0, end), &key);
+  (void)decoded;  // as above
+  keys->remove_prefix(std::min(end + 1, keys->size()));
+  return key;
 }
 
 std::string_view VerbName(Verb verb) {

@@ -26,6 +26,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,29 +58,46 @@ enum class Verb {
 inline constexpr uint64_t kMaxListKeys = 1000;
 inline constexpr size_t kMaxBatchObjects = 1024;
 
-// One object of a PUT or a GET.
+// One object of a PUT or a GET. Refers to its request's text.
 struct TransferItem {
-  std::string key;  // decoded, checked
+  std::string_view key;  // decoded, checked
   uint64_t offset = 0;
-  uint64_t size = 0;                  // length (PUT), capacity (GET)
-  bool checksum = true;               // PUT: crc=0 was not given; GET: verify=0 was not given
-  std::optional<IoMode> io;           // absent: the worker's default
-  std::optional<Durability> sync;     // PUT; absent: the worker's default
-  std::vector<Attribute> attributes;  // PUT
+  uint64_t size = 0;               // length (PUT), capacity (GET)
+  std::string_view options;        // PUT: the words behind these, checked; see Attributes()
+  bool checksum = true;            // PUT: crc=0 was not given; GET: verify=0 was not given
+  std::optional<IoMode> io;        // absent: the worker's default
+  std::optional<Durability> sync;  // PUT; absent: the worker's default
 };
 
-// Refers to nothing: it may outlive its line.
+// Owns the text of its line, and refers to nothing else: what is parsed of it takes little more
+// than the line. May be moved.
 struct RequestV2 {
   uint64_t id = 0;  // 0: the line had none
   Verb verb = Verb::kPing;
   Priority priority = Priority::kNormal;
   std::vector<TransferItem> items;  // PUT, GET: one, or more (a batch)
-  std::vector<std::string> keys;    // STAT: one; EXISTS, CONTAINS, REMOVE: one or more; as above
-  std::string text;                 // shm_name (ATTACH), cursor (LIST; "": none)
-  std::string prefix;               // LIST
-  uint64_t number = 0;              // size (ATTACH), limit (LIST), id (CANCEL)
+  std::string_view keys;  // STAT: one; EXISTS, CONTAINS, REMOVE: one or more; see TakeKey()
+  size_t key_count = 0;   // of these
+  std::string text;       // shm_name (ATTACH), cursor (LIST; "": none)
+  std::string prefix;     // LIST
+  uint64_t number = 0;    // size (ATTACH), limit (LIST), id (CANCEL)
   std::optional<SegmentIdentity> identity;  // ATTACH; absent: whatever has the name
+
+  std::unique_ptr<char[]> line;  // what the views refer to
+  size_t line_bytes = 0;
+
+  // All that it holds beside itself, in bytes.
+  size_t held_bytes() const {
+    return line_bytes + items.capacity() * sizeof(TransferItem) + text.capacity() +
+           prefix.capacity();
+  }
 };
+
+// The attributes of an object that is PUT.
+std::vector<Attribute> Attributes(const TransferItem& item);
+
+// Takes the first key off `keys`, which is not empty, and decodes it.
+std::string TakeKey(std::string_view* keys);
 
 // Parses `line`, which has no line ending. On failure only `request->id` is set: to 0 when the line
 // does not begin with an id.

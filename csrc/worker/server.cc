@@ -117,11 +117,12 @@ bool Server::Accept(const Listener& listener, size_t index) {
   sockaddr_storage storage = {};
   socklen_t size;
   UniqueFd fd;
-  const Status accepted = service_.WithSpareRoom([&] {
+  const auto accept_one = [&] {
     size = sizeof storage;
     fd.Reset(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&storage), &size, SOCK_CLOEXEC));
     return fd.valid() ? Status::OK() : Status::System(errno, "accept a client");
-  });
+  };
+  const Status accepted = service_.WithSpareRoom(accept_one, false);
   if (!accepted.ok()) {
     switch (accepted.number()) {
       case EMFILE:

@@ -35,6 +35,7 @@ namespace lmshm {
 struct ServerLimits {
   size_t clients = 64;  // at least one a listener
   size_t pending_logins = kMaxPendingLogins;
+  size_t lingering = kMaxLingering;
   ConnectionLimits connection;
 };
 
@@ -47,6 +48,7 @@ class Server {
         login_(login),
         limits_(limits),
         shutdown_(shutdown),
+        lingering_(limits.lingering),
         pending_(login, limits.pending_logins, &lingering_) {}
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;

@@ -93,11 +93,11 @@ Status Session::Transfer(const Request& request, std::string* result) {
   Status status = attachment_->Resolve(request.first, request.second, &bytes);
   if (!status.ok()) return status;
   uint64_t moved = bytes.size;
-  if (request.command == Command::kWrite) {
-    status = service_.objects->Write(request.name, bytes, service_.cancel);
-  } else {
-    status = service_.objects->Read(request.name, bytes, service_.cancel, &moved);
-  }
+  status = service_.WithSpareRoom([&] {
+    return request.command == Command::kWrite
+               ? service_.objects->Write(request.name, bytes, service_.cancel)
+               : service_.objects->Read(request.name, bytes, service_.cancel, &moved);
+  });
   if (!status.ok()) return status;
   result->push_back(' ');
   result->append(std::to_string(moved));

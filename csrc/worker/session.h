@@ -43,11 +43,12 @@ struct Service {
   Engine* engine = nullptr;        // null: requests are carried out where they are read
   IoMode io = IoMode::kAuto;       // where a request does not say
   Durability sync = Durability::kNone;
+  size_t open_objects = 1;  // see OperationContext
 
   // See KeyStore.
   template <typename Step>
-  Status WithSpareRoom(const Step& step) const {
-    return keys == nullptr ? step() : keys->WithSpareRoom(step);
+  Status WithSpareRoom(const Step& step, bool wait = true) const {
+    return keys == nullptr ? step() : keys->WithSpareRoom(step, wait);
   }
 };
 

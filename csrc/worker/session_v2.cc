@@ -45,7 +45,7 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
     id = 0;
   } else if (parsed && !IsImmediate(request.verb)) {
     if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, peer_ + ": " + std::string(line));
-    Begin(std::move(request), line.size(), answer);
+    Begin(std::move(request), answer);
     return next;
   } else if (parsed) {
     status = Dispatch(request, &result, &next);
@@ -71,7 +71,7 @@ void SessionV2::HandleTooLong(std::string* answer) {
               answer);
 }
 
-void SessionV2::Begin(RequestV2 request, size_t line_bytes, std::string* answers) {
+void SessionV2::Begin(RequestV2 request, std::string* answers) {
   OperationContext context;
   context.store = service_.keys;
   context.listing = &listing_;
@@ -81,12 +81,13 @@ void SessionV2::Begin(RequestV2 request, size_t line_bytes, std::string* answers
   context.figures = service_.figures;
   context.io = service_.io;
   context.sync = service_.sync;
-  auto task =
-      std::make_unique<RequestTask>(std::move(request), std::move(context), peer_, line_bytes);
+  context.open_objects = service_.open_objects;
+  auto task = std::make_unique<RequestTask>(std::move(request), std::move(context), peer_);
   if (pipeline_ != nullptr) {
     pipeline_->Accept(std::move(task));
   } else {
-    task->Run(answers);
+    while (!task->Go(answers)) {
+    }
   }
 }
 

@@ -20,22 +20,30 @@ namespace lmshm {
 // What it does, only its client knows.
 class Task {
  public:
-  // `bytes`: of shared memory that it moves. `small`: takes about as long as waking a thread.
-  Task(Priority priority, uint64_t bytes, bool small)
-      : priority_(priority), bytes_(bytes), small_(small) {}
+  // `small`: takes about as long as waking a thread, and one turn.
+  Task(Priority priority, bool small) : priority_(priority), small_(small) {}
   Task(const Task&) = delete;
   Task& operator=(const Task&) = delete;
   virtual ~Task() = default;
 
   Priority priority() const { return priority_; }
+  // Of shared memory, that it moves in one turn.
   uint64_t bytes() const { return bytes_; }
   bool small() const { return small_; }
+  // Its first turn is over, and it holds files and memory.
+  bool begun() const { return begun_; }
+
+ protected:
+  // For whoever has it at the moment, before it waits for a turn.
+  void set_bytes(uint64_t bytes) { bytes_ = bytes; }
+  void set_begun() { begun_ = true; }
 
  private:
   friend class TaskLot;
   const Priority priority_;
-  const uint64_t bytes_;
   const bool small_;
+  bool begun_ = false;
+  uint64_t bytes_ = 0;
   Task* next_ = nullptr;  // in its lot
 };
 
@@ -67,6 +75,13 @@ class TaskLot {
     first_ = std::exchange(task->next_, nullptr);
     size_--;
     return task;
+  }
+
+  // Moves those that have not been begun behind what is in `other`.
+  void MoveUnbegun(TaskLot* other) {
+    TaskLot kept;
+    while (!empty()) (front()->begun() ? kept : *other).push_back(pop_front());
+    swap(kept);
   }
 
   // Takes `task` out; null if it is not in here.

@@ -7,10 +7,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 
-#include "worker/status.h"
 #include "worker/unique_fd.h"
 
 namespace lmshm {
@@ -18,10 +18,22 @@ namespace lmshm {
 // Thread safe once it is open.
 class WakeUp {
  public:
-  // EMFILE: the process has as many descriptors as it may.
-  Status Open() {
-    event_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    return event_.valid() ? Status::OK() : Status::System(errno, "create an eventfd");
+  WakeUp() = default;
+  WakeUp(const WakeUp&) = delete;
+  WakeUp& operator=(const WakeUp&) = delete;
+  ~WakeUp() {
+    if (event_.valid()) open_.fetch_sub(1);
+  }
+
+  // At most so many are open at one time, of the whole process.
+  static void SetLimit(size_t limit) { limit_.store(limit); }
+
+  // Where there are no descriptors for it, it stays as before: nobody can be woken, and who waits
+  // has to look from time to time.
+  void Open() {
+    if (event_.valid()) return;
+    if (open_.fetch_add(1) < limit_.load()) event_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!event_.valid()) open_.fetch_sub(1);
   }
 
   // To poll for POLLIN; -1 before Open().
@@ -42,6 +54,8 @@ class WakeUp {
   }
 
  private:
+  static inline std::atomic<size_t> open_{0};
+  static inline std::atomic<size_t> limit_{SIZE_MAX};
   UniqueFd event_;
 };
 

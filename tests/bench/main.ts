@@ -20,6 +20,7 @@ import { largeBenchmark } from "./data_plane/large_bench.ts";
 import { smallBenchmark } from "./data_plane/small_bench.ts";
 import { latencyBenchmark } from "./data_plane/latency_bench.ts";
 import { loadBenchmark } from "./data_plane/load_bench.ts";
+import { busyBenchmark } from "./data_plane/busy_bench.ts";
 import { growthBenchmark } from "./data_plane/growth_bench.ts";
 import { tieredBenchmark } from "./data_plane/tiered_bench.ts";
 import { noCopyBenchmark } from "./data_plane/no_copy_bench.ts";
@@ -43,6 +44,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   callsBenchmark,
   latencyBenchmark,
   loadBenchmark,
+  busyBenchmark,
   smallBenchmark,
   noCopyBenchmark,
   largeBenchmark,
@@ -66,7 +68,8 @@ Runs the benchmarks in this runtime. Minutes; keep the machine quiet meanwhile.
   --dir DIR         where files are written and read (default /var/tmp; choose the disk you mean)
   --json FILE       store the raw samples; a folder gets <runtime>.json
   --write DOC       store the raw samples in the folder bench/ beside DOC, and write DOC and its
-                    charts from all results there
+                    charts from all results there. With --only: the parts that are run take the
+                    place of those that are stored, and say so
   --render          with --write: run nothing, write DOC from what is stored
   --list            names of the benchmarks
 `;
@@ -113,9 +116,6 @@ function readArguments(args: string[]): Settings | null {
   }
   if (values.render && values.write === undefined) {
     throw new UsageError("--render needs --write DOC");
-  }
-  if (values.only !== undefined && values.write !== undefined) {
-    throw new UsageError("--write takes a whole run, so --only does not go with it; take --json");
   }
   const dir = values.dir ?? (existsSync("/var/tmp") ? "/var/tmp" : tmpdir());
   if (!existsSync(dir)) throw new UsageError(`--dir ${dir}: there is no such directory`);
@@ -253,6 +253,21 @@ async function runAll(settings: Settings): Promise<{ result: RunResult; failed: 
   }
 }
 
+/** What is stored of this runtime, with the sections of a run that was only of some. */
+function merged(result: RunResult, path: string): RunResult {
+  const file = join(path, `${result.environment.runtime}.json`);
+  const stored = existsSync(file) ? fromJson(file, readFileSync(file, "utf8")) : null;
+  if (stored === null) return result;
+  const { date, commit, loadBefore } = result.environment;
+  const note = `Measured by itself: ${date}, commit ${commit || "none"}, load before ` +
+    loadBefore.toFixed(2);
+  const own = Object.entries(result.sections).map(([name, section]) => [
+    name,
+    { ...section, notes: [...section.notes, note] },
+  ]);
+  return { ...stored, sections: { ...stored.sections, ...Object.fromEntries(own) } };
+}
+
 /** Stores a result and returns where. */
 function store(result: RunResult, path: string): string {
   const isFolder = path.endsWith("/") || !/\.json$/.test(path);
@@ -298,7 +313,11 @@ async function main(args: string[]): Promise<number> {
     if (failed > 0) status = 1;
     console.log(`\n${result.seconds} s`);
     if (json !== null) console.log(`raw samples in ${store(result, json)}`);
-    if (write !== null) store(result, join(dirname(write), "bench", "/"));
+    if (write !== null) {
+      const folder = join(dirname(write), "bench", "/");
+      const whole = settings.chosen.length === BENCHMARKS.length;
+      store(whole ? result : merged(result, folder), folder);
+    }
   }
   if (write !== null) renderDocument(write);
   return status;

@@ -96,16 +96,21 @@ uint64_t CheckParse(std::string_view line) {
     HOLDS(lmshm::ParseIdentity(request.identity->ToString(), &again) && again.has_value());
     HOLDS(again->ToString() == request.identity->ToString());
   }
-  std::vector<std::string> keys = request.keys;
+  std::vector<std::string> keys;
+  for (std::string_view rest = request.keys; !rest.empty();) {
+    keys.push_back(lmshm::TakeKey(&rest));
+  }
+  HOLDS(keys.size() == request.key_count);
   HOLDS(request.items.size() <= lmshm::kMaxBatchObjects);
   for (const lmshm::TransferItem& item : request.items) {
-    keys.push_back(item.key);
+    keys.emplace_back(item.key);
     size_t bytes = 0;
-    for (const lmshm::Attribute& attribute : item.attributes) {
+    const std::vector<lmshm::Attribute> attributes = Attributes(item);
+    for (const lmshm::Attribute& attribute : attributes) {
       HOLDS(lmshm::IsAttributeName(attribute.name) && !lmshm::IsReservedAttribute(attribute.name));
       bytes += attribute.name.size() + attribute.value.size();
     }
-    HOLDS(item.attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
+    HOLDS(attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
   }
   for (const std::string& key : keys) {
     lmshm::KeyFile file;

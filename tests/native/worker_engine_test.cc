@@ -32,8 +32,17 @@ using std::chrono::milliseconds;
 class TestTask : public Task {
  public:
   TestTask(std::function<void()> run, Priority priority, uint64_t bytes, bool small)
-      : Task(priority, bytes, small), run_(std::move(run)) {}
-  void Run() { run_(); }
+      : Task(priority, small), run_(std::move(run)) {
+    set_bytes(bytes);
+  }
+  // True once it is done: after `turns` of them.
+  bool Run() {
+    run_();
+    if (--turns == 0) return true;
+    set_begun();
+    return false;
+  }
+  int turns = 1;
 
  private:
   std::function<void()> run_;
@@ -47,6 +56,14 @@ std::unique_ptr<Task> Large(std::function<void()> run, Priority priority = Prior
 std::unique_ptr<Task> Small(std::function<void()> run, Priority priority = Priority::kNormal,
                             uint64_t bytes = 0) {
   return std::make_unique<TestTask>(std::move(run), priority, bytes, true);
+}
+
+// That takes several turns.
+std::unique_ptr<Task> Long(int turns, std::function<void()> run,
+                           Priority priority = Priority::kNormal) {
+  auto task = std::make_unique<TestTask>(std::move(run), priority, 0, false);
+  task->turns = turns;
+  return task;
 }
 
 class TestClient : public Engine::Client {
@@ -64,7 +81,7 @@ class TestClient : public Engine::Client {
     lots++;
     size_t done = 0;
     while (!lot->empty() && done++ < at_once) {
-      static_cast<TestTask*>(lot->front())->Run();
+      if (!static_cast<TestTask*>(lot->front())->Run()) return;
       lot->pop_front();
     }
   }
@@ -253,6 +270,83 @@ TEST(clients_take_turns) {
   gate.Open();
   CHECK(Eventually([&] { return journal.names().size() == 9; }));
   CHECK_EQ(journal.names(), "abcabcaca");
+}
+
+// A task that takes many turns does not keep the thread: the others have theirs after each.
+TEST(a_task_that_takes_turns_lets_others_have_theirs) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient busy(&engine), a(&engine), b(&engine), c(&engine);
+  Occupy(&busy, &gate, 1);
+  a.Submit(Long(5, journal.Note("a")));
+  a.Submit(Long(2, journal.Note("A")));
+  b.Submit(Large(journal.Note("b")));
+  b.Submit(Large(journal.Note("B")));
+  c.Submit(Long(2, journal.Note("c")));
+  c.Submit(Small(journal.Note("s")));
+  gate.Open();
+  CHECK(Eventually([&] { return journal.names().size() == 12; }));
+  // a's second one is not begun before its first is finished.
+  CHECK_EQ(journal.names(), "absaBcacaaAA");
+  CHECK_EQ(engine.counts().queued, 0u);
+}
+
+TEST(of_what_is_begun_little_waits) {
+  EngineLimits limits = Threads(2);
+  limits.begun = 3;
+  Engine engine(limits);
+  CHECK_OK(engine.Start());
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < 6; i++) clients.push_back(std::make_unique<TestClient>(&engine));
+  std::atomic<int> begun{0}, most{0}, ended{0};
+  for (const auto& client : clients) {
+    for (int i = 0; i < 20; i++) {
+      auto left = std::make_shared<std::atomic<int>>(4);
+      client->Submit(Long(4, [&, left] {
+        if (*left == 4) {
+          const int now = ++begun;
+          for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
+          }
+        }
+        if (--*left == 0) {
+          begun--;
+          ended++;
+        }
+      }));
+    }
+  }
+  CHECK(Eventually([&] { return ended == 120; }));
+  CHECK(most <= 3);
+}
+
+// It is neither dropped nor held when its client takes no answers, or goes.
+TEST(what_is_begun_is_finished) {
+  Engine engine(Threads(1));
+  CHECK_OK(engine.Start());
+  Journal journal;
+  Gate gate;
+  TestClient busy(&engine), a(&engine);
+  Gate first;
+  std::atomic<int> turns{0};
+  a.Submit(Long(3, [&] {
+    journal.Note("a")();
+    if (++turns == 1) {
+      first.Open();
+      CHECK(gate.Wait());
+    }
+  }));
+  a.Submit(Large(journal.Note("x")));
+  CHECK(first.Wait());
+  a.held = true;
+  TaskLot taken = engine.TakeUnbegun(&a);
+  CHECK_EQ(taken.size(), 1u);
+  gate.Open();
+  CHECK(Eventually([&] { return turns == 3; }));
+  CHECK(Eventually([&] { return engine.counts().running == 0; }));
+  CHECK_EQ(journal.names(), "aaa");
+  CHECK_EQ(engine.TakeUnbegun(&a).size(), 0u);
 }
 
 TEST(small_tasks_come_in_lots_and_large_ones_alone) {
@@ -485,7 +579,7 @@ TEST(what_waits_can_be_taken_back) {
   CHECK(taken.get() == tasks[1]);
   CHECK(engine.Take(&client, tasks[1]) == nullptr);
   CHECK_EQ(engine.counts().queued, 3u);
-  CHECK_EQ(engine.TakeAll(&client).size(), 3u);
+  CHECK_EQ(engine.TakeUnbegun(&client).size(), 3u);
   CHECK_EQ(engine.counts().queued, 0u);
   gate.Open();
   CHECK(Eventually([&] { return engine.counts().running == 0; }));

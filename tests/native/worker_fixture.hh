@@ -22,11 +22,11 @@
 
 #include "worker_check.hh"
 
-// A new directory below the temporary directory.
+// A new directory below `parent`, or below the temporary directory.
 class TempDir {
  public:
-  TempDir() {
-    const char* base = getenv("TMPDIR");
+  explicit TempDir(const char* parent = nullptr) {
+    const char* const base = parent != nullptr ? parent : getenv("TMPDIR");
     std::string pattern = std::string(base != nullptr && *base != '\0' ? base : "/tmp") +
                           "/lmshm_test." + std::to_string(getpid()) + ".XXXXXX";
     REQUIRE(mkdtemp(pattern.data()) != nullptr);

@@ -34,9 +34,9 @@ TEST(nothing_given_is_pipe_mode) {
   CHECK(g_options.listen.empty());
   CHECK(g_options.root.empty());
   CHECK(g_options.sandbox);
-  CHECK_EQ(g_options.max_clients, 64u);
+  CHECK(!g_options.max_clients.has_value());
   CHECK_EQ(g_options.keep_open, 8192u);
-  CHECK(!g_options.nice.has_value());
+  CHECK_EQ(g_options.nice, 0u);
   CHECK(g_options.log_level == lmshm::LogLevel::kWarn);
 }
 
@@ -46,11 +46,11 @@ TEST(values_with_and_without_an_equals_sign) {
                   "--max-bytes-in-flight", "4096", "--keep-open=0", "--nice", "19"}),
            "");
   CHECK_EQ(g_options.keep_open, 0u);
-  CHECK_EQ(g_options.nice.value_or(99), 19u);
+  CHECK_EQ(g_options.nice, 19u);
   CHECK_EQ(g_options.io_threads, 11u);
   CHECK_EQ(g_options.max_bytes_in_flight, 4096u);
   CHECK_EQ(g_options.root, "/a=b");
-  CHECK_EQ(g_options.max_clients, 7u);
+  CHECK_EQ(g_options.max_clients.value_or(0), 7u);
   CHECK_EQ(g_options.idle_timeout_s, 9u);
   REQUIRE_EQ(g_options.segment_fds.size(), 2u);
   CHECK_EQ(g_options.segment_fds[0] + g_options.segment_fds[1], 15);

@@ -6,21 +6,27 @@
 #include <sys/vfs.h>
 
 #include <atomic>
+#include <cstring>
+#include <functional>
 #include <mutex>
 #include <thread>
 
 #include "worker/crc32c.h"
 #include "worker/key_store.h"
+#include "worker/object_transfer.h"
 #include "worker_fixture.hh"
 
 using lmshm::Durability;
 using lmshm::IoMode;
 using lmshm::KeyStore;
+using lmshm::ObjectGet;
 using lmshm::ObjectInfo;
+using lmshm::ObjectPut;
 using lmshm::SharedBytes;
 using lmshm::Status;
 using lmshm::StorageFacts;
 using lmshm::TransferOptions;
+using lmshm::Turn;
 
 namespace {
 
@@ -89,6 +95,9 @@ class TestParallel : public lmshm::Parallel {
     for (std::thread& thread : threads) thread.join();
   }
 
+  bool Wanted() const override { return wanted; }
+
+  bool wanted = false;
   size_t asked_parts = 0;
   size_t asked_at_once = 0;
 };
@@ -387,3 +396,129 @@ TEST(a_hard_umask_is_noticed_by_the_probe) {
 }
 
 CHECK_MAIN
+
+// The same put and get in as many turns as there can be.
+TEST(an_object_that_is_moved_in_turns_is_the_same) {
+  const TempDir dir;
+  const Store store(dir.path());
+  constexpr size_t kSize = 41 * kMiB + 777;
+  TestSegment segment(kSize);
+  segment.FillPattern(3);
+  const std::string before = segment.Bytes(0, kSize);
+  TestParallel parallel;
+  parallel.wanted = true;
+  for (const IoMode mode : {IoMode::kCached, IoMode::kDirect}) {
+    for (const Durability durability : {Durability::kNone, Durability::kData}) {
+      for (const bool helped : {false, true}) {
+        TransferOptions options = Options(mode, helped ? &parallel : nullptr);
+        options.durability = durability;
+        const std::string key = mode == IoMode::kCached ? "cached" : "direct";
+        size_t turns = 0;
+        ObjectPut put(*store.operator->(), key, {segment.data(), kSize}, {{"a", "b"}}, options);
+        for (bool done = false; !done; turns++) {
+          // Of an object that is not complete nobody sees anything.
+          CHECK_EQ(store->Get(key, {segment.data(), 0}, options, nullptr).number(), ENOENT);
+          Turn turn(&parallel);
+          REQUIRE(put.Go(&turn, &done).ok());
+        }
+        CHECK(turns >= 5);
+        CHECK_EQ(put.crc32c(), CrcOf(before));
+        CHECK(ReadFile(dir / key + ".data") == before);
+
+        segment.FillPattern(4);
+        ObjectInfo info;
+        std::unique_ptr<ObjectGet> rest;
+        Turn first(&parallel);
+        CHECK_OK(store->BeginGet(key, {segment.data(), kSize}, options, &first, &info, &rest));
+        REQUIRE(rest != nullptr);
+        turns = 1;
+        for (bool done = false; !done; turns++) {
+          Turn turn(&parallel);
+          REQUIRE(rest->Go(&turn, &done, &info).ok());
+        }
+        CHECK(turns >= 5);
+        CHECK_EQ(info.length, kSize);
+        CHECK_EQ(info.crc32c.value_or(0), CrcOf(before));
+        CHECK_EQ(info.attributes.size(), 1u);
+        CHECK(segment.Bytes(0, kSize) == before);
+        bool removed = false;
+        CHECK_OK(store->Remove(key, &removed));
+        CHECK(removed);
+      }
+    }
+  }
+  CHECK(dir.Names().empty());
+}
+
+TEST(what_is_left_in_the_middle_leaves_nothing_behind) {
+  const TempDir dir;
+  Store store(dir.path());
+  constexpr size_t kSize = 20 * kMiB;
+  TestSegment segment(kSize);
+  TestParallel parallel;
+  parallel.wanted = true;
+  for (const bool unnamed : {true, false}) {
+    store.facts.unnamed_files = store.facts.unnamed_files && unnamed;
+    store.Make();
+    bool done = true;
+    {
+      ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, TransferOptions());
+      Turn turn(&parallel);
+      CHECK_OK(put.Go(&turn, &done));
+      CHECK(!done);
+      CHECK_EQ(dir.Names().size(), store.facts.unnamed_files ? 0u : 1u);
+    }
+    CHECK(dir.Names().empty());
+    // Cancelled between two turns.
+    CancelAfter cancel(6);
+    TransferOptions options;
+    options.cancel = &cancel;
+    ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, options);
+    Status status;
+    for (done = false; !done;) {
+      Turn turn(&parallel);
+      status = put.Go(&turn, &done);
+    }
+    CHECK_EQ(status.number(), ECANCELED);
+    CHECK(dir.Names().empty());
+  }
+}
+
+// An object is replaced, or written in place by somebody else, while it is read.
+TEST(a_file_that_changes_between_two_turns_is_noticed) {
+  const TempDir dir;
+  const Store store(dir.path());
+  constexpr size_t kSize = 12 * kMiB;
+  TestSegment segment(2 * kSize);
+  segment.FillPattern(1);
+  const std::string old_bytes = segment.Bytes(0, kSize);
+  TestParallel parallel;
+  parallel.wanted = true;
+  const SharedBytes space = {segment.data() + kSize, kSize};
+  const auto get = [&](const std::function<void()>& meanwhile) {
+    ObjectInfo got;
+    std::unique_ptr<ObjectGet> rest;
+    Turn first(&parallel);
+    CHECK_OK(store->BeginGet("k", space, TransferOptions(), &first, &got, &rest));
+    CHECK(rest != nullptr);
+    meanwhile();
+    bool done = rest == nullptr;
+    Status end;
+    while (!done) {
+      Turn turn(&parallel);
+      end = rest->Go(&turn, &done, &got);
+    }
+    return end;
+  };
+  CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+  // Who has begun to read the old one gets it.
+  const Status replaced = get([&] {
+    memset(segment.data(), 'n', kSize);
+    CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+  });
+  CHECK_OK(replaced);
+  CHECK(segment.Bytes(kSize, kSize) == old_bytes);
+  const lmshm::UniqueFd fd(open((dir / "k.data").c_str(), O_WRONLY | O_CLOEXEC));
+  CHECK_EQ(get([&] { CHECK(pwrite(fd.get(), "!", 1, kSize - 1) == 1); }).number(), EBADMSG);
+  CHECK_EQ(get([&] { CHECK(ftruncate(fd.get(), kSize / 2) == 0); }).number(), EBADMSG);
+}

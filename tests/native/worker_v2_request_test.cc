@@ -35,7 +35,7 @@ void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, st
   if (item.io.has_value()) Add("io", std::string(IoModeName(*item.io)), text);
   if (item.sync.has_value()) Add("sync", std::string(DurabilityName(*item.sync)), text);
   if (first) AddPriority(r, text);
-  for (const lmshm::Attribute& attribute : item.attributes) {
+  for (const lmshm::Attribute& attribute : Attributes(item)) {
     Add("attr." + attribute.name, PercentEncode(attribute.value), text);
   }
 }
@@ -43,7 +43,8 @@ void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, st
 // As the golden file's second column has it.
 std::string Describe(const RequestV2& r) {
   std::string text = "id=" + std::to_string(r.id) + " verb=" + std::string(VerbName(r.verb));
-  for (const std::string& key : r.keys) Add("key", PercentEncode(key), &text);
+  for (std::string_view keys = r.keys; !keys.empty();)
+    Add("key", PercentEncode(lmshm::TakeKey(&keys)), &text);
   switch (r.verb) {
     case Verb::kAttach:
       Add("shm_name", PercentEncode(r.text), &text);
