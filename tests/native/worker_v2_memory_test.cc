@@ -134,7 +134,8 @@ void CheckFlood(size_t clients, const Flood& flood) {
     if (after < before + kLeftBytes) break;
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  std::cout << "# left: " << static_cast<double>(after - before) / kMiB << " MiB" << std::endl;
+  std::cout << "# left: " << (static_cast<double>(after) - static_cast<double>(before)) / kMiB
+            << " MiB" << std::endl;
   CHECK(after < before + kLeftBytes);
   LineClient client = connect();
   CHECK_STARTS(client.Call("2 GET k 0 100"), "2 OK 100");
