@@ -43,6 +43,7 @@ import { parseArgs } from "node:util";
 import { keyFile } from "../../src/storage/key_file.ts";
 import { attachFirst, attachWords, authenticate } from "../support/dialect.ts";
 import { LineSocket, PATIENCE_MS } from "../support/line_socket.ts";
+import { RawClient } from "../support/raw_client.ts";
 import { RawWorker, type Way } from "../support/raw_worker.ts";
 import { type Room, ShadowedSegment } from "../support/shadowed_segment.ts";
 import { ValueHistory, type Write } from "../support/value_history.ts";
@@ -82,7 +83,7 @@ export interface ProtocolSoakReport {
   readonly seconds: number;
   /** How often what happened: "get hit", "put", "cancelled" and so on. */
   readonly counts: Readonly<Record<string, number>>;
-  readonly workerRssBytes: number;
+  readonly workerOwnBytes: number;
   readonly workerDescriptors: number;
 }
 
@@ -1121,8 +1122,7 @@ class Lane {
 class Control {
   readonly #world: World;
   readonly #segment: ShadowedSegment;
-  #socket: LineSocket | null = null;
-  #id = 0;
+  #client: RawClient | null = null;
 
   constructor(world: World, segment: ShadowedSegment) {
     this.#world = world;
@@ -1130,19 +1130,14 @@ class Control {
   }
 
   async connect(): Promise<void> {
-    this.#socket?.destroy();
-    const { name, sizeBytes, fd } = this.#segment;
-    const socket = await LineSocket.connect(this.#world.worker.address("unix"));
-    this.#socket = socket;
-    this.#world.hasAttributes = /[=,]xattr[, ]/.test(await socket.ask("HELLO 2"));
-    await this.ask(attachWords(name, sizeBytes, fd));
+    this.#client?.socket.destroy();
+    this.#client = await RawClient.connect(this.#world.worker, "unix");
+    this.#world.hasAttributes = /[=,]xattr[, ]/.test(this.#client.hello);
+    await this.#client.attach(this.#segment);
   }
 
-  async ask(text: string): Promise<string> {
-    const id = `${++this.#id}`;
-    const answer = await this.#socket!.ask(`${id} ${text}`);
-    if (!answer.startsWith(`${id} `)) throw new Violation(`${id} ${text}: ${answer}`);
-    return answer.slice(id.length + 1);
+  ask(text: string): Promise<string> {
+    return this.#client!.ask(text);
   }
 
   async put(key: TestKey): Promise<void> {
@@ -1199,10 +1194,7 @@ class Control {
   }
 
   async close(): Promise<void> {
-    const socket = this.#socket;
-    if (socket === null) return;
-    socket.finish();
-    await socket.closed;
+    await this.#client?.close();
   }
 }
 
@@ -1234,14 +1226,14 @@ export async function protocolSoak(options: ProtocolSoakOptions): Promise<Protoc
   for (const key of world.keys) await control.settle(key);
   const lanes = Array.from({ length: laneCount }, (_, number) => new Lane(world, number));
   const started = performance.now();
-  const usages: { rssBytes: number; descriptors: number; clients: number }[] = [];
+  const usages: { ownBytes: number; descriptors: number; clients: number }[] = [];
   let rounds = 0;
   const report = (): ProtocolSoakReport => ({
     seed,
     rounds,
     seconds: (performance.now() - started) / 1000,
     counts: world.counts,
-    workerRssBytes: usages.at(-1)?.rssBytes ?? 0,
+    workerOwnBytes: usages.at(-1)?.ownBytes ?? 0,
     workerDescriptors: usages.at(-1)?.descriptors ?? 0,
   });
   const isOver = () =>
@@ -1291,12 +1283,12 @@ export async function protocolSoak(options: ProtocolSoakOptions): Promise<Protoc
 }
 
 /** What the worker has must not grow from round to round. */
-function checkUsage(usages: readonly { rssBytes: number; descriptors: number; clients: number }[]) {
+function checkUsage(usages: readonly { ownBytes: number; descriptors: number; clients: number }[]) {
   const [first] = usages;
   const last = usages.at(-1);
   if (first === undefined || last === undefined) return;
-  if (last.rssBytes > first.rssBytes + 64 * MIB) {
-    throw new Violation(`the worker's memory grew from ${first.rssBytes} to ${last.rssBytes}`);
+  if (last.ownBytes > first.ownBytes + 64 * MIB) {
+    throw new Violation(`the worker's memory grew from ${first.ownBytes} to ${last.ownBytes}`);
   }
   const spare = ({ descriptors, clients }: typeof last) => descriptors - 4 * clients;
   if (spare(last) > spare(first) + KEPT_OPEN + 16) {
@@ -1323,13 +1315,13 @@ async function main(): Promise<void> {
     operationsPerRound: 3_000,
     lanes: Number(values.lanes),
     directory: values.directory,
-    onRound: ({ rounds, seconds, counts, workerRssBytes, workerDescriptors }) => {
+    onRound: ({ rounds, seconds, counts, workerOwnBytes, workerDescriptors }) => {
       if (seconds < shown + 10) return;
       shown = seconds;
       console.log(
         `${seconds.toFixed(0).padStart(5)} s  ${rounds} rounds  ${counts["hit"]} hits  ` +
           `${counts["worker killed"] ?? 0} kills  worker ${
-            (workerRssBytes / MIB).toFixed(1)
+            (workerOwnBytes / MIB).toFixed(1)
           } MiB, ` +
           `${workerDescriptors} descriptors`,
       );

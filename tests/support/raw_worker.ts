@@ -77,14 +77,12 @@ export class RawWorker implements AsyncDisposable {
     await this.#exited;
   }
 
-  /** What it has from the system. */
-  usage(): { rssBytes: number; descriptors: number; threads: number } {
+  /** What it has from the system: memory of its own (segments are its clients'), descriptors. */
+  usage(): { ownBytes: number; descriptors: number } {
     const status = readFileSync(`/proc/${this.pid}/status`, "utf8");
-    const value = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(status)![1]);
     return {
-      rssBytes: value("VmRSS") * 1024,
+      ownBytes: Number(/^RssAnon:\s+(\d+)/m.exec(status)![1]) * 1024,
       descriptors: readdirSync(`/proc/${this.pid}/fd`).length,
-      threads: value("Threads"),
     };
   }
 
