@@ -14,10 +14,10 @@ for (const seed of [1, 2]) {
   }, () =>
     withoutWorkers(async () => {
       using dir = new TempDir();
-      const { counts } = await protocolSoak({
+      const { counts, hasAttributes } = await protocolSoak({
         seed,
-        rounds: 3,
-        operationsPerRound: 1_000,
+        rounds: 4,
+        operationsPerRound: 600,
         lanes: 6,
         directory: dir.path,
       });
@@ -26,6 +26,7 @@ for (const seed of [1, 2]) {
         assert.ok(done(`connected ${what}`) > 0, what);
       }
       assert.equal(done("worker killed"), 1);
+      assert.ok(!hasAttributes || done("kept open") > 0, "no object stayed open");
       for (const what of ["hit", "miss", "put", "remove", "write 1", "read 1", "bad line"]) {
         assert.ok(done(what) > 20, `${what}: ${JSON.stringify(counts)}`);
       }

@@ -18,12 +18,12 @@ export const DIALECT = {
 /** Says a line and resolves to the answer. */
 export type Ask = (line: string) => Promise<string>;
 
-/** Labels of what each end proves, see docs/protocol.md. */
-const CLIENT_LABEL = "lmshm client";
-const WORKER_LABEL = "lmshm worker";
+/** Labels of what each end proves. */
+const CLIENT_LABEL = "lmshm client 1";
+const WORKER_LABEL = "lmshm worker 1";
 
 function proofOf(secret: string, label: string, nonces: readonly string[]): string {
-  return createHmac("sha256", secret).update([label, ...nonces].join(" ")).digest("hex");
+  return createHmac("sha256", secret).update([label, ...nonces].join("\0")).digest("hex");
 }
 
 function expectOk(answer: string, what: string): string {
