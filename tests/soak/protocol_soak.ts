@@ -231,6 +231,7 @@ class Lane {
   readonly #number: number;
   #socket: LineSocket | null = null;
   #generation = 0;
+  #connections = 0;
   #version: 1 | 2 = 2;
   #base = 0n;
   #segment: ShadowedSegment;
@@ -310,8 +311,10 @@ class Lane {
       return;
     }
     const { generation } = worker;
-    const way: Way = dice.chance(0.6) ? "unix" : "tcp";
-    this.#version = dice.chance(0.7) ? 2 : 1;
+    // The first lanes begin with one each of what there is.
+    const first = this.#connections++ === 0;
+    const way: Way = (first ? this.#number % 2 === 0 : dice.chance(0.6)) ? "unix" : "tcp";
+    this.#version = (first ? this.#number % 4 < 2 : dice.chance(0.7)) ? 2 : 1;
     // Its own, that of another lane, or a new one.
     if (dice.chance(0.2)) this.#segment = dice.pick(world.segments);
     if (!this.#segment.attachable) this.#segment = world.newSegment();
