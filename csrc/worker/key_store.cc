@@ -135,7 +135,7 @@ Status KeyStore::PutOnce(std::string_view key, SharedBytes data,
   if (existing != 0) return CheckObjectType(existing, action);
   if (error != 0) return ExplainStorage(error, action + ": publish");
   kept_files_.Drop(names.file_name);
-  error = sidecar.Confirm(key);
+  error = sidecar.Confirm(key, sync);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   if (options.durability == Durability::kFull) error = SyncNames(root_fd_);
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk to have its name");

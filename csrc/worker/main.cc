@@ -11,10 +11,11 @@
 //     object_path, beneath -> object_dir       storage by path
 //     attachment                               shared memory, knows no file
 //     session                                  requests to actions, version 1
-//     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
+//     temporary_name, percent, sha256, crc32c, request_v2, object_key     pure, for version 2
 //     attributes, storage_facts                what the root's file system can do
 //     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
 //     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
+//     sidecar -> leftovers                     what dead writers left
 //     operation                                requests to actions, version 2
 //     parallel, priority -> engine             threads and whose turn it is, knows no request
 //     wire -> outbox                           answers on their way out
@@ -37,7 +38,6 @@
 #include <vector>
 
 #include "include/lmshm.h"
-#include "worker/atomic_file.h"
 #include "worker/beneath.h"
 #include "worker/boot_id.h"
 #include "worker/connection.h"
@@ -46,6 +46,7 @@
 #include "worker/figures.h"
 #include "worker/give_way.h"
 #include "worker/key_store.h"
+#include "worker/leftovers.h"
 #include "worker/listener.h"
 #include "worker/log.h"
 #include "worker/object_dir.h"
@@ -71,8 +72,8 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kLoginTime(10);
 constexpr std::chrono::seconds kSendPatience(30);
-// Nobody takes that long from creating a temporary to locking it.
-constexpr std::chrono::seconds kDeadTemporaryAge(60);
+// Nobody takes that long from creating a file to locking it.
+constexpr std::chrono::seconds kLeftoverAge(60);
 
 // Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
 bool OpenMissingStandardDescriptors() {
@@ -142,9 +143,12 @@ Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects,
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
   const lmshm::StorageFacts facts = lmshm::ProbeStorage(objects.root_fd());
-  const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
-  if (dead > 0)
-    Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
+  const lmshm::Leftovers left = lmshm::RemoveLeftovers(objects.root_fd(), kLeftoverAge);
+  if (left.temporaries + left.sidecars > 0) {
+    Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
+                             " temporaries, " + std::to_string(left.sidecars) +
+                             " keys without an object");
+  }
   // Half of the descriptors are left to clients and to what is being done for them.
   lmshm::KeptFilesRules kept;
   kept.limit = std::min(options.keep_open, RaiseDescriptorLimit() / 2);
