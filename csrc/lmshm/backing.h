@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "exit_note.h"
 #include "name.h"
 #include "task.h"
 
@@ -18,6 +19,7 @@ struct lmshm_backing {
   uint64_t page_size; /* bytes */
   dev_t device;
   ino_t inode;
+  struct lmshm_exit_note* exit_note; /* of the name; NULL: it has none */
 };
 
 /* Opens what the checked `options` describe; `name` may be NULL. A new file is

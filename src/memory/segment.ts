@@ -24,6 +24,7 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { onExit, rememberOpen } from "../at_exit.ts";
 import { Members } from "../members.ts";
 import {
   checkChoice,
@@ -173,19 +174,6 @@ function attachRequest(options: AttachOptions): OpenRequest {
   };
 }
 
-/** Segments whose names must go when the process ends without having freed them. */
-const owned = new Set<ShmSegment>();
-let exitHookSet = false;
-
-function unlinkAtExit(segment: ShmSegment): void {
-  owned.add(segment);
-  if (exitHookSet) return;
-  exitHookSet = true;
-  process.on("exit", () => {
-    for (const left of owned) left.abandon();
-  });
-}
-
 /**
  * Memory that several processes map. Owned when created here, borrowed when attached. All methods
  * belong to the thread that made it.
@@ -206,6 +194,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #views = new Members<ShmView>();
   readonly #cached = new Map<string, ShmView>();
   readonly #holds = new Holds();
+  /** Takes it off the lists of what is open. */
+  readonly #forget: (() => void)[] = [];
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
@@ -221,7 +211,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.sizeBytes = native.facts.sizeBytes;
     this.facts = native.facts;
     this.#native = native;
-    if (native.facts.owner) unlinkAtExit(this);
+    this.#forget.push(rememberOpen(this));
+    if (native.facts.owner) this.#forget.push(onExit(() => this.abandon()));
   }
 
   /**
@@ -361,7 +352,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    this.#closing = this.#native.close(this.#viewsMade).finally(() => owned.delete(this));
+    this.#closing = this.#native.close(this.#viewsMade);
     return this.#closing;
   }
 
@@ -370,7 +361,6 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     if (this.#closing) return;
     this.#beginClose();
     this.#closing = Promise.resolve();
-    owned.delete(this);
     this.#native.closeSync(this.#viewsMade);
   }
 
@@ -411,6 +401,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
+    for (const forget of this.#forget) forget();
     for (const view of this.#views) view.revoke();
     this.#cached.clear();
   }

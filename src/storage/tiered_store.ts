@@ -14,6 +14,7 @@
 // One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
 import { checkCallOptions, checkInteger } from "../arguments.ts";
+import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenHooks } from "../memory/segment.ts";
@@ -74,6 +75,7 @@ export class TieredStore implements AsyncDisposable {
   readonly #writing = new Set<Promise<void>>();
   /** What create() made. */
   #owned: AsyncDisposableStack | null = null;
+  readonly #forget: () => void;
   #closing: Promise<void> | null = null;
   #lastMismatch: TieredStoreStats["lastMismatch"] = null;
   #hotHits = 0;
@@ -99,6 +101,7 @@ export class TieredStore implements AsyncDisposable {
       concurrency: limits.writeConcurrency,
       onError,
     });
+    this.#forget = rememberOpen(this);
   }
 
   /**
@@ -357,6 +360,7 @@ export class TieredStore implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
+    this.#forget();
     const end = performance.now() + this.#closeTimeoutMs;
     const leftMs = () => Math.max(1, end - performance.now());
     await this.#queue.close(leftMs());
