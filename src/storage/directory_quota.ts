@@ -288,7 +288,8 @@ export class DirectoryQuota {
       this.#evictedBytes += diskBytes;
     }
     const sidecar = sidecarOf(name);
-    if (sidecar !== null) await this.#unlink(sidecar);
+    // Who has stored it again meanwhile saw its key there, and needs it.
+    if (sidecar !== null && await this.#lstat(name) === null) await this.#unlink(sidecar);
   }
 
   #isRefreshDue(): boolean {

@@ -121,7 +121,11 @@ export class StorageDirectory {
   /** False when there was none. */
   async remove(file: KeyFile): Promise<boolean> {
     const removed = await this.#unlink(file.fileName);
-    if (file.sidecarName !== null) await this.#unlink(file.sidecarName);
+    if (file.sidecarName !== null) {
+      await this.#unlink(file.sidecarName);
+      // Who has stored the object again in between, and saw its key there, has lost it.
+      if (await this.facts(file.fileName) !== null) await this.writeSidecar(file);
+    }
     return removed;
   }
 
