@@ -82,7 +82,7 @@ class Interrupter {
       if (what_.kind == Interruption::kKillBefore) return {TraceAction::kKill, 0};
       return {TraceAction::kFail, what_.error};
     }
-    if (call.thread != thread_) return {};
+    if (thread_ == 0 || call.thread != thread_) return {};
     done_ = true;
     return {TraceAction::kKill, 0};
   }
@@ -154,7 +154,7 @@ inline void InterruptEach(const std::string& scenario, unsigned every,
   const bool all = InterruptEverywhere();
   size_t runs = 0;
   for (Interruption what : kinds) {
-    const unsigned stride = all ? 1 : what.kind == Interruption::kFail ? every * 5 : every;
+    const unsigned stride = all ? 1 : what.kind == Interruption::kFail ? every * 3 : every;
     what.at = random() % stride;
     for (int over = 0; over < (all ? 2 : 1);) {
       alarm(check::kWatchdogSeconds);

@@ -140,12 +140,12 @@ class Tracer {
       state.call.number = info.entry.nr;
       memcpy(state.call.arguments, info.entry.args, sizeof state.call.arguments);
       state.error = 0;
-    } else if (info.op == PTRACE_SYSCALL_INFO_EXIT) {
+    } else if (info.op == PTRACE_SYSCALL_INFO_EXIT && state.call.entry) {
       if (state.error != 0) SetResult(thread, -state.error);
       state.call.entry = false;
       state.call.result = state.error != 0 ? -state.error : info.exit.rval;
     } else {
-      return;
+      return;  // such as the end of a call that had begun before Attach()
     }
     const TraceAction action = on_call(state.call);
     if (action.kind == TraceAction::kKill) kill(process_, SIGKILL);

@@ -199,26 +199,26 @@ void Interrupt(const Scenario& s, unsigned every) {
 }  // namespace
 
 TEST(put_that_is_interrupted_leaves_the_old_object_the_new_one_or_none) {
-  Interrupt({"put", "PUT", kShort}, 8);
-  Interrupt({"put over another", "PUT", kShort, true, "none", "direct"}, 10);
-  Interrupt({"durable put over another", "PUT", kShort, true, "full"}, 10);
+  Interrupt({"put", "PUT", kShort}, 3);
+  Interrupt({"put over another", "PUT", kShort, true, "none", "direct"}, 4);
+  Interrupt({"durable put over another", "PUT", kShort, true, "full"}, 4);
 }
 
 TEST(put_of_a_long_key_that_is_interrupted_leaves_no_key_without_an_object) {
-  Interrupt({"put of a long key", "PUT", kLong}, 3);
-  Interrupt({"put of a long key over another", "PUT", kLong, true, "data"}, 10);
-  Interrupt({"durable put of a long key", "PUT", kLong, false, "full"}, 10);
+  Interrupt({"put of a long key", "PUT", kLong}, 1);
+  Interrupt({"put of a long key over another", "PUT", kLong, true, "data"}, 4);
+  Interrupt({"durable put of a long key", "PUT", kLong, false, "full"}, 4);
 }
 
 TEST(remove_that_is_interrupted_leaves_the_object_or_nothing) {
-  Interrupt({"remove", "REMOVE", kShort, true}, 4);
+  Interrupt({"remove", "REMOVE", kShort, true}, 2);
   Interrupt({"remove of a long key", "REMOVE", kLong, true}, 1);
 }
 
 TEST(get_and_attach_that_are_interrupted_change_nothing) {
-  Interrupt({"get", "GET", kShort, true}, 8);
-  Interrupt({"get past the page cache", "GET", kLong, true, "none", "direct"}, 10);
-  Interrupt({"attach", "ATTACH", kShort, true}, 8);
+  Interrupt({"get", "GET", kShort, true}, 4);
+  Interrupt({"get past the page cache", "GET", kLong, true, "none", "direct"}, 4);
+  Interrupt({"attach", "ATTACH", kShort, true}, 4);
 }
 
 CHECK_MAIN
