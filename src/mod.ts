@@ -138,3 +138,4 @@ export {
 } from "./gpu/paged_kv.ts";
 export { type Extent, GpuStream, type Rows } from "./gpu/stream.ts";
 export type { WaitOptions } from "./gpu/wait.ts";
+export { disposeAll } from "./at_exit.ts";

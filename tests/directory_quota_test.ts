@@ -92,6 +92,7 @@ quotaTest("a directory is counted when it is opened, and brought below the limit
     evictions: 0,
     evictedBytes: 0,
     staleTemporaries: 0,
+    staleKeys: 0,
   });
   const tight = await DirectoryQuota.open(dir.path, { maxBytes: 7 * BLOCK });
   assert.deepEqual(objectsIn(dir), ["k5", "k6", "k7"], "those used last remain");
@@ -342,6 +343,41 @@ quotaTest(
   },
 );
 
+quotaTest("a key without an object counts, and is removed when it is old", async (dir) => {
+  const [lone, young] = ["L", "Y"].map((letter) => keyFile(letter.repeat(400)).sidecarName!);
+  const kept = "K".repeat(400);
+  writeObject(dir, kept, BLOCK);
+  for (const name of [lone!, young!, keyFile(kept).sidecarName!]) {
+    writeFileSync(dir.file(name), "the key");
+    age(dir.file(name), name === young ? 0 : 1);
+  }
+  const foreign = "private.key";
+  writeFileSync(dir.file(foreign), "not ours");
+  age(dir.file(foreign), 100);
+  const quota = await DirectoryQuota.open(dir.path, { maxBytes: 100 * BLOCK, refreshMs: 0 });
+  assert.ok(!existsSync(dir.file(lone!)));
+  assert.ok(
+    [young!, foreign, keyFile(kept).sidecarName!].every((name) => existsSync(dir.file(name))),
+  );
+  assert.equal(quota.stats.staleKeys, 1);
+  assert.equal(quota.stats.usedBytes, diskBytes(dir.path) - blocksOf(dir.file(foreign)) * 512);
+  age(dir.file(young!), 1);
+  await put(quota, dir, "a", BLOCK);
+  assert.ok(!existsSync(dir.file(young!)));
+  assert.equal(quota.stats.usedBytes, 3 * BLOCK);
+});
+
+quotaTest("a probe that a client left is no object, and is removed", async (dir) => {
+  const probe = `.lmshm-probe.${deadPid()}.0123456789abcdef.tmp.data`;
+  writeFileSync(dir.file(probe), "");
+  const young = await DirectoryQuota.open(dir.path, { maxBytes: 100 * BLOCK });
+  assert.equal(young.stats.objects, 0);
+  age(dir.file(probe), 1);
+  const quota = await DirectoryQuota.open(dir.path, { maxBytes: 100 * BLOCK });
+  assert.deepEqual(readdirSync(dir.path), []);
+  assert.equal(quota.stats.staleTemporaries, 1);
+});
+
 quotaTest("objects that LMCache wrote count, whatever their key", async (dir) => {
   const name = "meta-llama-SEP-Llama-3.1-8B@1@0@-5f3a@bfloat16.data";
   writeFileSync(dir.file(name), new Uint8Array(3 * BLOCK).fill(1));
@@ -457,6 +493,7 @@ connectorTest(
       evictions: 1,
       evictedBytes: 2 * BLOCK,
       staleTemporaries: 0,
+      staleKeys: 0,
     });
     assert.equal(await connector.get("b", segment.range(0, 2 * BLOCK)), null, "a miss, no error");
     assert.equal(await connector.remove("a"), true);

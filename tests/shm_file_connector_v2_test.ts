@@ -4,7 +4,15 @@
 // directory that need not be seen, durability; and that nobody believes in what version 1 cannot do.
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  utimesSync,
+  watch,
+  writeFileSync,
+} from "node:fs";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
@@ -12,9 +20,11 @@ import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
 } from "../src/storage/shm_file_connector.ts";
+import { fileNameToKey, sidecarOf } from "../src/storage/key_file.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import {
+  eventually,
   ScriptedWorker,
   shmError,
   startWorker,
@@ -307,4 +317,42 @@ scene("keys of more than 16,384 bytes are refused, the longest is stored", async
     connector.put("k".repeat(16_385), range),
     shmError("ENAMETOOLONG", /16385 bytes/),
   );
+});
+
+scene(
+  "what an opening puts into the directory for a moment is nothing that is listed",
+  async (s) => {
+    const address = await s.listen(s.store);
+    const seen = new Set<string>();
+    const watcher = watch(s.store, (_event, name) => {
+      if (name !== null) seen.add(name);
+    });
+    try {
+      for (const protocol of ["auto", 1, 2] as const) {
+        const opened = await s.open({ workerAddr: address, protocol });
+        assert.equal(opened.protocol, protocol === "auto" ? 2 : protocol);
+      }
+      await eventually("a file is seen", () => seen.size > 0);
+    } finally {
+      watcher.close();
+    }
+    for (const name of seen) {
+      assert.ok(
+        fileNameToKey(name) === null && sidecarOf(name) === null,
+        name,
+      );
+    }
+    assert.deepEqual(readdirSync(s.store), []);
+  },
+);
+
+scene("a probe that a killed client left is not listed, in either protocol", async (s) => {
+  const address = await s.listen(s.store);
+  writeFileSync(`${s.store}/.lmshm-probe.1.0123456789abcdef.tmp`, "");
+  writeFileSync(`${s.store}/.lmshm-probe.1.0123456789abcdef.tmp.data`, "");
+  for (const protocol of [1, 2] as const) {
+    const connector = await s.open({ workerAddr: address, protocol });
+    await connector.put("an object", s.segment.range(0, 10));
+    assert.deepEqual(await connector.list(), ["an object"]);
+  }
 });

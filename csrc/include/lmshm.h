@@ -7,7 +7,8 @@
  * A segment is a range of bytes that several processes map at once: a POSIX
  * shared memory object with a name, or an anonymous memfd. This library
  * creates, attaches, populates, page-locks and frees segments. It keeps no
- * global mutable state, prints nothing and never exits; every failure is a
+ * global mutable state (what is to be done at exit, if that is asked for, the C
+ * library keeps), prints nothing and never exits; every failure is a
  * negative errno value returned in-band, because callers that reach the
  * library through a foreign function interface cannot read errno.
  *
@@ -88,11 +89,11 @@
  *
  * THREADS: functions may be called from any thread; one segment or one job
  * must not be used by two threads at a time. The library's own threads block
- * all signals. A child made by fork() inherits the mapping, and with it the
- * lock: the name stays taken until the child has unmapped it, called exec or
- * exited too. It owns nothing: lmshm_close() of a segment of its parent only
- * unmaps there, free_shm_pinned_ptr() is -EINVAL, and the parent's jobs must
- * not be touched.
+ * all signals; because of them, dlclose() does not unload it. A child made by
+ * fork() inherits the mapping, and with it the lock: the name stays taken until
+ * the child has unmapped it, called exec or exited too. It owns nothing:
+ * lmshm_close() of a segment of its parent only unmaps there,
+ * free_shm_pinned_ptr() is -EINVAL, and the parent's jobs must not be touched.
  *
  * Only 64-bit Linux is supported.
  */
@@ -177,6 +178,14 @@ enum lmshm_numa {
   LMSHM_NUMA_INTERLEAVE = 2 /* page by page over the nodes of numa_nodes */
 };
 
+/* Bits of lmshm_options.flags */
+/* LMSHM_CREATE: the name is unlinked, too, when the process ends by exit()
+ * before the segment is closed, also while a job creates it; not when the
+ * process is killed or ends by _exit() or quick_exit(). The C library's list of
+ * what to do at exit keeps a note of it, which stays allocated to the end of
+ * the process: some 60 bytes and the name. */
+#define LMSHM_OPTION_UNLINK_AT_EXIT 1u
+
 /* Zero everything, set struct_size and what you need. 72 bytes. Pages, numa,
  * if_exists and populate_threads are of no meaning to LMSHM_ATTACH; the first
  * two must be 0 there. */
@@ -199,7 +208,7 @@ typedef struct lmshm_options {
                                 variable LMSHM_GPU_LIBRARY does the same. */
   uint32_t gpu_device;       /* 0: not chosen, see PINNING above; n: GPU n - 1 is
                                 to pin. LMSHM_GPU_DEVICE=n-1 does the same. */
-  uint32_t reserved;         /* 0 */
+  uint32_t flags;            /* LMSHM_OPTION_ bits */
 } lmshm_options;
 
 /* Who page-locked the segment. */

@@ -123,6 +123,8 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
 
   backing->device = status.st_dev;
   backing->inode = status.st_ino;
+  if (backing->owner && (options->flags & LMSHM_OPTION_UNLINK_AT_EXIT) != 0)
+    backing->exit_note = lmshm_exit_note_make(name, status.st_dev, status.st_ino);
   int rc = look_up_page_size(backing, task);
   if (rc == 0 && !backing->fresh) rc = check_existing(options, backing, &status, task);
   if (rc != 0) lmshm_backing_undo(backing, name);
@@ -184,6 +186,7 @@ int lmshm_backing_undo(struct lmshm_backing* backing, const struct lmshm_name* n
   const bool renamed = backing->temporary.path[0] == '\0';
   if (backing->owner)
     rc = lmshm_name_unlink(renamed ? name : &backing->temporary, backing->device, backing->inode);
+  lmshm_exit_note_drop(backing->exit_note);
   if (backing->fd >= 0) close(backing->fd);
   backing->fd = -1;
   return rc;

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "exit_note.h"
 #include "name.h"
 #include "task.h"
 
@@ -19,6 +20,7 @@ struct lmshm_backing {
   dev_t device;
   ino_t inode;
   struct lmshm_name temporary; /* what it is called until it is complete; "": as it should be */
+  struct lmshm_exit_note* exit_note; /* of the name; NULL: it has none */
 };
 
 /* Opens what the checked `options` describe; `name` may be NULL. A new file is

@@ -80,11 +80,12 @@ static int check(const lmshm_options* o, struct lmshm_name* name, lmshm_task* ta
   if (o == NULL || o->struct_size != sizeof *o)
     return lmshm_task_fail(task, -EINVAL, "struct_size of the options must be %zu", sizeof *o);
   if (o->kind > LMSHM_ANONYMOUS || o->if_exists > LMSHM_EXISTS_REPLACE || o->pin > LMSHM_PIN_NONE ||
-      o->pages > LMSHM_PAGES_HUGE_1G || o->numa > LMSHM_NUMA_INTERLEAVE || o->reserved != 0)
+      o->pages > LMSHM_PAGES_HUGE_1G || o->numa > LMSHM_NUMA_INTERLEAVE ||
+      (o->flags & ~LMSHM_OPTION_UNLINK_AT_EXIT) != 0)
     return lmshm_task_fail(task, -EINVAL,
                            "no such option: kind %u, if_exists %u, pin %u, pages %u, numa %u, "
-                           "reserved %u",
-                           o->kind, o->if_exists, o->pin, o->pages, o->numa, o->reserved);
+                           "flags %u",
+                           o->kind, o->if_exists, o->pin, o->pages, o->numa, o->flags);
   if (o->populate_threads > LMSHM_POPULATE_THREADS_MAX)
     return lmshm_task_fail(task, -EINVAL, "%u populating threads, of at most %d",
                            o->populate_threads, LMSHM_POPULATE_THREADS_MAX);
@@ -371,6 +372,7 @@ int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task
       rc = 0;
     if (rc != 0 && first == 0)
       first = lmshm_task_fail(task, rc, "%s cannot be unlinked: %m", segment->name.path);
+    lmshm_exit_note_drop(segment->backing.exit_note);
   }
   if ((flags & LMSHM_CLOSE_KEEP_RANGE) != 0)
     rc = replace(segment);

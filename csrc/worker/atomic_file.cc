@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/atomic_file.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <ctime>
-#include <string_view>
+#include <utility>
+
+#include "worker/temporary_name.h"
 
 namespace lmshm {
 
@@ -25,79 +23,11 @@ constexpr mode_t kMode = 0600;
 constexpr uint64_t kReserveAboveBytes = 8 * 1024;
 constexpr unsigned kNoReplace = 1;  // RENAME_NOREPLACE; glibc has it only since 2.28
 constexpr int kAttempts = 8;
-constexpr size_t kRandomDigits = 16;
-// Of a directory with very many files: the start of a worker is not held up any longer.
-constexpr std::chrono::seconds kCollectorPatience(2);
-constexpr std::string_view kTail = ".tmp";
-
-// The first bytes of `name`, at most 64, that do not end in the middle of a UTF-8 character: there
-// are file systems that refuse such a name.
-std::string Stem(const std::string& name) {
-  size_t length = 64;
-  if (name.size() <= length) return name;
-  while (length > 60 && (static_cast<unsigned char>(name[length]) & 0xc0) == 0x80) length--;
-  return name.substr(0, length);
-}
-
-uint64_t RandomNumber() {
-  uint64_t random;
-  long got;  // by number: glibc has had the function only since 2.25
-  do {
-    got = syscall(SYS_getrandom, &random, sizeof random, 0);
-  } while (got < 0 && errno == EINTR);
-  if (got == static_cast<long>(sizeof random)) return random;
-  struct timespec now;  // exclusive creation bears with it
-  clock_gettime(CLOCK_REALTIME, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000000007u + static_cast<uint64_t>(now.tv_nsec);
-}
-
-// Differs from all others of this process, and with near certainty from those of processes that
-// have the same number in another container or had it before.
-std::string TemporaryName(const std::string& target) {
-  static const uint64_t start = RandomNumber();
-  static std::atomic<uint64_t> count{0};
-  // Odd, so that the numbers repeat only after 2^64.
-  const uint64_t number =
-      start + count.fetch_add(1, std::memory_order_relaxed) * uint64_t{0x9e3779b97f4a7c15u};
-  char tail[48];
-  snprintf(tail, sizeof tail, ".%ld.%016llx.tmp", static_cast<long>(getpid()),
-           static_cast<unsigned long long>(number));
-  return "." + Stem(target) + tail;
-}
-
-bool IsTemporaryName(std::string_view name) {
-  const auto digits = [&](std::string_view allowed) {
-    const size_t last = name.find_last_not_of(allowed);
-    const size_t begin = last == std::string_view::npos ? 0 : last + 1;
-    const size_t count = name.size() - begin;
-    name = name.substr(0, begin);
-    return count;
-  };
-  if (name.size() < kTail.size() || name.substr(name.size() - kTail.size()) != kTail) return false;
-  name.remove_suffix(kTail.size());
-  if (digits("0123456789abcdef") != kRandomDigits) return false;
-  if (name.empty() || name.back() != '.') return false;
-  name.remove_suffix(1);
-  if (digits("0123456789") == 0) return false;
-  return name.size() >= 3 && name.front() == '.' && name.back() == '.';
-}
 
 // Held until the file is closed. Where it cannot be locked, the collector cannot lock it either.
 void LockTemporary(int fd) {
   while (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EINTR) {
   }
-}
-
-bool RemoveIfDead(int dir_fd, const char* name, std::chrono::seconds age) {
-  UniqueFd fd(openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  struct stat st, now;
-  if (!fd.valid() || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
-  if (time(nullptr) - st.st_mtim.tv_sec < age.count()) return false;
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return false;
-  // The name may be another file's by now.
-  if (fstatat(dir_fd, name, &now, AT_SYMLINK_NOFOLLOW) != 0) return false;
-  if (now.st_dev != st.st_dev || now.st_ino != st.st_ino) return false;
-  return unlinkat(dir_fd, name, 0) == 0;
 }
 
 }  // namespace
@@ -193,21 +123,21 @@ int AtomicFile::LinkTemporary() {
   return EEXIST;
 }
 
-int AtomicFile::Publish() { return PublishAs(nullptr); }
+int AtomicFile::Publish(UniqueFd* lock) { return PublishAs(nullptr, lock); }
 
 int AtomicFile::PublishOverFile(mode_t* existing) {
   *existing = 0;
-  return PublishAs(existing);
+  return PublishAs(existing, nullptr);
 }
 
-int AtomicFile::PublishAs(mode_t* existing) {
+int AtomicFile::PublishAs(mode_t* existing, UniqueFd* kept_lock) {
   if (unnamed_) {
     int error = Link(name_);
     if (error == EEXIST) error = LinkTemporary();
     if (error != 0) return error;
   }
   // The lock is the copy's as well, and is held until the renaming is over.
-  const UniqueFd lock(temporary_.empty() ? -1 : fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  UniqueFd lock(temporary_.empty() ? -1 : fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
   // Linux has closed the descriptor whatever close() returns; EINTR says nothing about the data.
   if (close(fd_.Release()) != 0 && errno != EINTR) return errno;
   if (temporary_.empty()) return 0;  // it has the target's name already
@@ -232,6 +162,7 @@ int AtomicFile::PublishAs(mode_t* existing) {
   }
   if (renameat(dir_fd_, temporary_.c_str(), dir_fd_, name_.c_str()) != 0) return errno;
   temporary_.clear();
+  if (kept_lock != nullptr) *kept_lock = std::move(lock);
   return 0;
 }
 
@@ -242,23 +173,6 @@ bool CanPublishUnnamed(int dir_fd) {
   options.unnamed = true;
   if (probe.Create(dir_fd, name, options) != 0) return false;
   return probe.unnamed() && probe.Publish() == 0 && unlinkat(dir_fd, name.c_str(), 0) == 0;
-}
-
-size_t RemoveDeadTemporaries(int dir_fd, std::chrono::seconds age) {
-  UniqueFd fd(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return 0;
-  DIR* const dir = fdopendir(fd.get());
-  if (dir == nullptr) return 0;
-  const int own_fd = fd.Release();  // the stream's
-  size_t removed = 0;
-  const auto end = std::chrono::steady_clock::now() + kCollectorPatience;
-  for (size_t seen = 1; const struct dirent* entry = readdir(dir); seen++) {
-    if (seen % 1024 == 0 && std::chrono::steady_clock::now() >= end) break;
-    if (!IsTemporaryName(entry->d_name)) continue;
-    if (RemoveIfDead(own_fd, entry->d_name, age)) removed++;
-  }
-  closedir(dir);
-  return removed;
 }
 
 }  // namespace lmshm

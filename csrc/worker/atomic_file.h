@@ -7,19 +7,14 @@
 //
 // Best is a file without a name (O_TMPFILE): nothing is left when its writer is killed, and a new
 // name is made for it at once, which costs half of what a renaming costs. linkat() cannot replace a
-// file, though: where the target exists, and where there are no such files, it is a temporary,
-//
-//     .<up to 64 bytes of the target's name>.<process id>.<16 hex digits>.tmp
-//
-// created exclusively and renamed onto the target. Its writer holds a lock on it (flock) for as
-// long as it lives, so that RemoveDeadTemporaries() can tell those that nobody will finish.
+// file, though: where the target exists, and where there are no such files, it is a temporary
+// (temporary_name.h), created exclusively and renamed onto the target. Its writer holds a lock on
+// it (flock) for as long as it lives, so that leftovers.h can tell those that nobody will finish.
 #ifndef LMSHM_WORKER_ATOMIC_FILE_H_
 #define LMSHM_WORKER_ATOMIC_FILE_H_
 
 #include <sys/types.h>
 
-#include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -63,8 +58,9 @@ class AtomicFile {
 
   // Closes the file and gives it the target's name, in place of a file that has it. Returns 0 or an
   // errno value: some file systems report a failed write only when the file is closed. Does not
-  // wait for the disk.
-  [[nodiscard]] int Publish();
+  // wait for the disk. `lock`, where it is given: gets a descriptor of the file with the writer's
+  // lock, so that at no moment nobody holds it; not valid for a file without a name.
+  [[nodiscard]] int Publish(UniqueFd* lock = nullptr);
 
   // The same, but what is not a regular file is not replaced: then returns EEXIST and sets
   // `*existing` to its st_mode (else 0).
@@ -75,7 +71,7 @@ class AtomicFile {
   int FixMode();
   int Link(const std::string& name) const;
   int LinkTemporary();
-  int PublishAs(mode_t* existing);
+  int PublishAs(mode_t* existing, UniqueFd* kept_lock);
 
   int dir_fd_ = -1;
   UniqueFd fd_;
@@ -88,12 +84,6 @@ class AtomicFile {
 // Whether files without a name can be made and published in the directory `dir_fd`, by trying.
 // Nothing is left behind.
 bool CanPublishUnnamed(int dir_fd);
-
-// Removes the temporaries of the directory `dir_fd` (may be O_PATH) that nobody holds a lock on and
-// nobody wrote to for `age`. The age is for the moment between a temporary's creation and its lock.
-// Returns how many were removed. What cannot be read or removed is left, and what is not reached in
-// two seconds.
-size_t RemoveDeadTemporaries(int dir_fd, std::chrono::seconds age);
 
 }  // namespace lmshm
 

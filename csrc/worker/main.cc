@@ -12,12 +12,13 @@
 //     attachment                               shared memory, knows no file
 //     segment_identity, parent_maps            whether it is the client's
 //     session                                  requests to actions, version 1
-//     percent, sha256, crc32c, request_v2, object_key       pure, for version 2
+//     temporary_name, percent, sha256, crc32c, request_v2, object_key     pure, for version 2
 //     attributes, storage_facts                what the root's file system can do
 //     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
 //     parallel -> turn                         how long work may keep a thread
 //     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
 //     key_store -> object_transfer             one object on its way, in turns
+//     sidecar -> leftovers                     what dead writers left
 //     operation                                requests to actions, version 2
 //     parallel, priority -> engine             threads and whose turn it is, knows no request
 //     wire -> outbox                           answers on their way out
@@ -41,7 +42,6 @@
 #include <vector>
 
 #include "include/lmshm.h"
-#include "worker/atomic_file.h"
 #include "worker/beneath.h"
 #include "worker/boot_id.h"
 #include "worker/connection.h"
@@ -51,6 +51,7 @@
 #include "worker/figures.h"
 #include "worker/give_way.h"
 #include "worker/key_store.h"
+#include "worker/leftovers.h"
 #include "worker/listener.h"
 #include "worker/log.h"
 #include "worker/memory.h"
@@ -80,8 +81,8 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kSendPatience(30);
 constexpr std::chrono::seconds kAnnouncePatience(10);
-// Nobody takes that long from creating a temporary to locking it.
-constexpr std::chrono::seconds kDeadTemporaryAge(60);
+// Nobody takes that long from creating a file to locking it.
+constexpr std::chrono::seconds kLeftoverAge(60);
 
 // Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
 bool OpenMissingStandardDescriptors() {
@@ -166,9 +167,12 @@ Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects, uint64_
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
   const lmshm::StorageFacts facts = lmshm::ProbeStorage(objects.root_fd());
-  const size_t dead = lmshm::RemoveDeadTemporaries(objects.root_fd(), kDeadTemporaryAge);
-  if (dead > 0)
-    Log(LogLevel::kInfo, "removed temporaries of dead writers: " + std::to_string(dead));
+  const lmshm::Leftovers left = lmshm::RemoveLeftovers(objects.root_fd(), kLeftoverAge);
+  if (left.temporaries + left.sidecars > 0) {
+    Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
+                             " temporaries, " + std::to_string(left.sidecars) +
+                             " keys without an object");
+  }
   lmshm::KeptFilesRules kept;
   kept.limit = std::min(options.keep_open, may_stay_open);
   *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "worker/sha256.h"
+#include "worker/temporary_name.h"
 #include "worker/text.h"
 
 namespace lmshm {
@@ -84,6 +85,7 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
   if (!EndsWith(file_name, kData)) return FileKind::kOther;
   const std::string_view stem = StemOf(file_name);
   if (LooksHashed(stem)) return FileKind::kHashed;
+  if (IsProbeKey(stem)) return FileKind::kOther;
   std::string plain = ReplaceAll(stem, kSeparator, "/");
   // A name that keys do not lead to: "a/b" and "a-SEP-b" both read as "a/b" but only one is it.
   if (!CheckKey(plain).ok() || !IsPlain(plain, file_name)) return FileKind::kOther;
@@ -94,6 +96,16 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
 
 std::string SidecarOf(std::string_view file_name) {
   return std::string(StemOf(file_name)).append(kSidecar);
+}
+
+std::string ObjectOfSidecar(std::string_view file_name) {
+  if (!EndsWith(file_name, kSidecar)) return std::string();
+  const std::string_view stem = file_name.substr(0, file_name.size() - kSidecar.size());
+  return LooksHashed(stem) ? std::string(stem).append(kData) : std::string();
+}
+
+bool IsProbeFile(std::string_view file_name) {
+  return EndsWith(file_name, kData) && IsProbeKey(StemOf(file_name));
 }
 
 }  // namespace lmshm

@@ -34,7 +34,7 @@ Status FindKeyFile(std::string_view key, KeyFile* file);
 Status CheckKey(std::string_view key);
 
 enum class FileKind {
-  kOther,   // not an object: a temporary, a sidecar, somebody else's file
+  kOther,   // not an object: a temporary, a probe, a sidecar, somebody else's file
   kPlain,   // an object; its name says its key
   kHashed,  // an object whose key is in its sidecar
 };
@@ -44,6 +44,12 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key);
 
 // The sidecar of an object of kind kHashed.
 std::string SidecarOf(std::string_view file_name);
+
+// The object that a file of this name would be the sidecar of; empty: it is no sidecar's name.
+std::string ObjectOfSidecar(std::string_view file_name);
+
+// Whether an object of this name is a probe (temporary_name.h), of kind kOther: not for LIST.
+bool IsProbeFile(std::string_view file_name);
 
 }  // namespace lmshm
 

@@ -144,7 +144,7 @@ Status ObjectPut::Finish() {
   if (existing != 0) return CheckObjectType(existing, action);
   if (error != 0) return ExplainStorage(error, action + ": publish");
   store_.kept_files_.Drop(names_.file_name);
-  error = sidecar.Confirm(key_);
+  error = sidecar.Confirm(key_, sync);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   if (options_.durability == Durability::kFull) {
     status = store_.WithSpareRoom([&] {

@@ -51,11 +51,17 @@ int ReadSidecar(int dir_fd, const std::string& name, std::string* key) {
 }
 
 Sidecar::~Sidecar() {
-  if (!made_ || HasObject()) return;
+  if (!settled_) RemoveOrphan();
+}
+
+bool Sidecar::RemoveOrphan() {
+  settled_ = true;
+  if (name_.empty() || HasObject()) return false;
+  if (!fd_.valid() && !Open()) return false;
   // Somebody else may be storing the object: then the sidecar is theirs.
-  if (!fd_.valid() || flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 || !IsCurrent()) return;
+  if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 || !IsCurrent()) return false;
   // Again, now that nobody can be between sidecar and object.
-  if (!HasObject()) unlinkat(dir_fd_, name_.c_str(), 0);
+  return !HasObject() && unlinkat(dir_fd_, name_.c_str(), 0) == 0;
 }
 
 // True if it cannot be told.
@@ -89,6 +95,7 @@ bool Sidecar::IsCurrent() const {
          own.st_dev == named.st_dev && own.st_ino == named.st_ino;
 }
 
+// Leaves it open, and locked for this alone.
 int Sidecar::Write(std::string_view key, bool sync) {
   AtomicFile file;
   int error = file.Create(dir_fd_, name_);
@@ -96,32 +103,34 @@ int Sidecar::Write(std::string_view key, bool sync) {
   std::string copy(key);
   error = WriteFully(file.fd(), {copy.data(), copy.size()}, nullptr);
   if (error == 0 && sync) error = SyncData(file.fd());
-  return error != 0 ? error : file.Publish();
+  return error != 0 ? error : file.Publish(&fd_);
 }
 
 int Sidecar::Store(std::string_view key, bool sync) {
   if (name_.empty()) return 0;
+  settled_ = false;
   for (int attempt = 0; attempt < kAttempts; attempt++) {
     if (!Open() || Content(fd_.get()) != key) {
       const int error = Write(key, sync);
       if (error != 0) return error;
-      made_ = true;
-      if (!Open()) continue;  // removed again, at once
+      if (!fd_.valid()) continue;
     }
-    if (!Lock(LOCK_SH)) return 0;
-    if (IsCurrent()) return 0;  // else it was removed before the lock was there
+    // If it was removed before the lock was there: once more. If somebody removes it all the time,
+    // Confirm() will look.
+    if (!Lock(LOCK_SH) || IsCurrent()) break;
   }
-  return 0;  // somebody removes it all the time; Confirm() will look
+  // Whoever made it may not have waited for the disk.
+  return sync && fd_.valid() ? SyncData(fd_.get()) : 0;
 }
 
-int Sidecar::Confirm(std::string_view key) {
-  if (name_.empty() || (fd_.valid() && IsCurrent())) return 0;
-  const int error = Write(key, false);
-  if (error != 0) return error;
+int Sidecar::Confirm(std::string_view key, bool sync) {
+  if (name_.empty()) return 0;
+  if (fd_.valid() && IsCurrent()) {
+    settled_ = true;
+    return 0;
+  }
   // Whoever found no sidecar to lock may have removed the object by now: the destructor looks.
-  made_ = true;
-  Open();
-  return 0;
+  return Write(key, sync);
 }
 
 void Sidecar::LockForRemoval() {
@@ -132,8 +141,10 @@ void Sidecar::LockForRemoval() {
 }
 
 int Sidecar::Remove() {
-  if (name_.empty() || unlinkat(dir_fd_, name_.c_str(), 0) == 0 || errno == ENOENT) return 0;
-  return errno;
+  settled_ = true;
+  // Who could not be waited for has stored the object again: the sidecar is that one's.
+  if (name_.empty() || HasObject()) return 0;
+  return unlinkat(dir_fd_, name_.c_str(), 0) == 0 || errno == ENOENT ? 0 : errno;
 }
 
 }  // namespace lmshm

@@ -28,6 +28,7 @@ import { ffi } from "../native/ffi.ts";
 import { libraryPath } from "../native/locate.ts";
 import { throwIfRefused } from "../native/permission.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
+import { onExit, rememberOpen } from "../at_exit.ts";
 import { Members } from "../members.ts";
 import {
   checkChoice,
@@ -213,19 +214,6 @@ function shmFiles(): string[] {
   }
 }
 
-/** Segments whose names must go when the process ends without having freed them. */
-const owned = new Set<ShmSegment>();
-let exitHookSet = false;
-
-function unlinkAtExit(segment: ShmSegment): void {
-  owned.add(segment);
-  if (exitHookSet) return;
-  exitHookSet = true;
-  process.on("exit", () => {
-    for (const left of owned) left.abandon();
-  });
-}
-
 /**
  * Memory that several processes map. Owned when created here, borrowed when attached. All methods
  * belong to the thread that made it.
@@ -247,6 +235,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #views = new Members<ShmView>();
   readonly #cached = new Map<string, ShmView>();
   readonly #holds = new Holds();
+  /** Takes it off the lists of what is open. */
+  readonly #forget: (() => void)[] = [];
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
@@ -263,7 +253,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.facts = native.facts;
     this.#native = native;
     this.#lookUp = (name) => backend.nameIdentity(name);
-    if (native.facts.owner) unlinkAtExit(this);
+    this.#forget.push(rememberOpen(this));
+    if (native.facts.owner) this.#forget.push(onExit(() => this.abandon()));
   }
 
   /**
@@ -424,7 +415,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    this.#closing = this.#native.close(this.#viewsMade).finally(() => owned.delete(this));
+    this.#closing = this.#native.close(this.#viewsMade);
     return this.#closing;
   }
 
@@ -433,7 +424,6 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     if (this.#closing) return;
     this.#beginClose();
     this.#closing = Promise.resolve();
-    owned.delete(this);
     this.#native.closeSync(this.#viewsMade);
   }
 
@@ -474,6 +464,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
+    for (const forget of this.#forget) forget();
     for (const view of this.#views) view.revoke();
     this.#cached.clear();
   }

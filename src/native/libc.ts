@@ -7,6 +7,7 @@
 
 import { readFileSync, statfsSync } from "node:fs";
 import process from "node:process";
+import { onExit } from "../at_exit.ts";
 import { errnoName, ShmError } from "../errors.ts";
 import type {
   NameState,
@@ -55,6 +56,7 @@ const ENOSPC = 28;
 const ENOENT = 2;
 const EINTR = 4;
 const ENOSYS = 38;
+const ECANCELED = 125;
 const PAGE_BYTES = 4096;
 /** About 5 ms of work, so that the event loop's longest gap stays short. */
 const SLICE_BYTES = 8 * 2 ** 20;
@@ -141,18 +143,23 @@ function drain<T>(work: Generator<number, T>): T {
 }
 
 async function drainAsync<T>(work: Generator<number, T>, onSlice?: (bytes: number) => void) {
-  let step = work.next();
-  while (!step.done) {
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    try {
-      onSlice?.(step.value);
-    } catch (error) {
-      step = work.throw(error);
-      continue;
+  const cancelHook = onExit(() => void work.throw(new CallError("exit", ECANCELED)));
+  try {
+    let step = work.next();
+    while (!step.done) {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      try {
+        onSlice?.(step.value);
+      } catch (error) {
+        step = work.throw(error);
+        continue;
+      }
+      step = work.next();
     }
-    step = work.next();
+    return step.value;
+  } finally {
+    cancelHook();
   }
-  return step.value;
 }
 
 class LibcSegment implements NativeSegment {

@@ -4,6 +4,7 @@
 // ShmError. The layout constants mirror csrc/include/lmshm.h, which native_symbols_test.ts checks.
 
 import { errnoName, ShmError } from "../errors.ts";
+import { onExit, waitAtExit } from "../at_exit.ts";
 import type {
   NameState,
   NativeSegment,
@@ -35,7 +36,7 @@ export const OPTIONS_LAYOUT = {
   name: 48,
   gpu_library: 56,
   gpu_device: 64,
-  reserved: 68,
+  flags: 68,
 } as const;
 export const OPTIONS_BYTES = 72;
 
@@ -86,6 +87,7 @@ const FLAG_OWNER = 1;
 const FLAG_RECLAIMED = 2;
 const FLAG_REPLACED = 4;
 const CLOSE_KEEP_RANGE = 1;
+const UNLINK_AT_EXIT = 1;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -121,6 +123,7 @@ function packOptions(request: OpenRequest): Uint8Array<ArrayBuffer> {
   view.setUint32(at.populate_threads, request.populateThreads, true);
   view.setInt32(at.fd, request.fd ?? -1, true);
   view.setUint32(at.gpu_device, request.gpuDevice === null ? 0 : request.gpuDevice + 1, true);
+  view.setUint32(at.flags, request.kind === "create" ? UNLINK_AT_EXIT : 0, true);
   const base = ffi.addressOf(block);
   let end = OPTIONS_BYTES;
   for (const [index, field] of [at.name, at.gpu_library].entries()) {
@@ -271,7 +274,12 @@ class LmshmSegment implements NativeSegment {
     // No thread to be had: the segment is untouched, so it is closed here and now.
     if (job < 0n) return this.closeSync(keepRange);
     const info = new Info();
+    // Its first step gives back the name.
+    const cancelHook = onExit(() =>
+      waitAtExit(() => this.#lib.lmshm_job_poll(job, info.bytes) !== 0)
+    );
     await jobEnd(this.#lib, job, info);
+    cancelHook();
     const result = this.#lib.lmshm_job_finish(job, info.bytes);
     if (result < 0n) throw closeError(Number(-result), info.message);
   }
@@ -303,6 +311,12 @@ class LmshmBackend implements SegmentBackend {
     if (job < 0n) throw openError(request, Number(-job), info);
     const cancel = () => this.#lib.lmshm_job_cancel(job);
     signal?.addEventListener("abort", cancel, { once: true });
+    const cancelHook = onExit(() => {
+      cancel();
+      if (!waitAtExit(() => this.#lib.lmshm_job_poll(job, info.bytes) !== 0)) return;
+      const late = this.#lib.lmshm_job_finish(job, info.bytes);
+      if (late > 0n) this.#lib.lmshm_close(late, 0);
+    });
     let hookError: unknown;
     await jobEnd(this.#lib, job, info, () => {
       try {
@@ -312,6 +326,7 @@ class LmshmBackend implements SegmentBackend {
         cancel();
       }
     });
+    cancelHook();
     signal?.removeEventListener("abort", cancel);
     const result = this.#lib.lmshm_job_finish(job, info.bytes);
     if (hookError !== undefined) {

@@ -10,16 +10,18 @@
 // limit itself, and what they replaced a little later. So together they may exceed the limit by what
 // the others wrote in that time. An object that another process removed is a miss.
 //
-// Every regular file that is named as an object is one, whoever wrote it; other files are neither
-// counted nor touched. Temporaries of writers that died are removed: those that nobody wrote to for
-// a while, and whose process is not there.
+// Every regular file that is named as an object is one, whoever wrote it, and a file that holds the
+// key of one counts with it; without an object, it counts alone. Other files are neither counted nor
+// touched. What writers that died have left is removed: temporaries that nobody wrote to for a
+// while, and whose process is not there, and keys whose object has been missing for as long. Whoever
+// stores an object looks for its key again afterwards, so that this needs no lock.
 
 import { type Dirent, existsSync, type Stats } from "node:fs";
 import { lstat, opendir, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { ShmError } from "../errors.ts";
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
-import { fileNameToKey, sidecarOf } from "./key_file.ts";
+import { fileNameToKey, objectOfSidecar, sidecarOf, temporaryMaker } from "./key_file.ts";
 import { BLOCK_BYTES, fileError } from "./storage_directory.ts";
 
 export interface DirectoryQuotaOptions {
@@ -31,7 +33,7 @@ export interface DirectoryQuotaOptions {
    * of it. 0: the directory is read for each object that is written.
    */
   readonly refreshMs?: number | undefined;
-  /** How long nobody wrote to a temporary that is taken for left over; default 10 min. */
+  /** How long nobody wrote to a temporary or a lone key that is taken for left over; default 10 min. */
   readonly staleTemporaryMs?: number | undefined;
 }
 
@@ -45,6 +47,8 @@ export interface DirectoryQuotaStats {
   readonly evictedBytes: number;
   /** Left over by dead writers, and removed. */
   readonly staleTemporaries: number;
+  /** Files with the key of an object that is not there, left over by dead writers, and removed. */
+  readonly staleKeys: number;
 }
 
 /** Room for one object; exactly one of the two functions must be called, once. */
@@ -67,8 +71,6 @@ const REFRESH_SHARE = 0.1;
 const DAY_MS = 86_400_000;
 const REFRESH_MS = 1_000;
 const STALE_TEMPORARY_MS = 600_000;
-/** A temporary of a writer, with the number of its process. */
-const TEMPORARY = /^\..+\.(\d+)\.[0-9a-f]{16}\.tmp$/;
 
 function isObject(name: string): boolean {
   return fileNameToKey(name) !== null || sidecarOf(name) !== null;
@@ -97,6 +99,9 @@ export class DirectoryQuota {
   #evictions = 0;
   #evictedBytes = 0;
   #staleTemporaries = 0;
+  #staleKeys = 0;
+  /** Disk bytes of the files with the keys of objects that are not there. */
+  #loneKeyBytes = 0;
   /** When a refresh is due, and before when there is none however much was written. */
   #nextRefreshMs = -Infinity;
   #noRefreshBeforeMs = -Infinity;
@@ -130,11 +135,12 @@ export class DirectoryQuota {
   get stats(): DirectoryQuotaStats {
     return {
       maxBytes: this.maxBytes,
-      usedBytes: this.#usedBytes + this.#reservedBytes,
+      usedBytes: this.#usedBytes + this.#loneKeyBytes + this.#reservedBytes,
       objects: this.#objects.size,
       evictions: this.#evictions,
       evictedBytes: this.#evictedBytes,
       staleTemporaries: this.#staleTemporaries,
+      staleKeys: this.#staleKeys,
     };
   }
 
@@ -232,7 +238,8 @@ export class DirectoryQuota {
   }
 
   async #evictUntilFits(needs: number): Promise<void> {
-    const fits = () => this.#usedBytes + this.#reservedBytes + needs <= this.maxBytes;
+    const fits = () =>
+      this.#usedBytes + this.#loneKeyBytes + this.#reservedBytes + needs <= this.maxBytes;
     let refused: unknown = null;
     // No object is sacrificed where that cannot help.
     if (this.#reservedBytes + needs <= this.maxBytes) {
@@ -250,7 +257,9 @@ export class DirectoryQuota {
     if (fits()) return;
     throw new ShmError(
       `${needs} more bytes do not fit: ${this.#reservedBytes} bytes are being written, ` +
-        `${this.#usedBytes} cannot be removed now, and ${this.#path} may take ${this.maxBytes}` +
+        `${
+          this.#usedBytes + this.#loneKeyBytes
+        } cannot be removed now, and ${this.#path} may take ${this.maxBytes}` +
         (refused instanceof Error ? `; ${refused.message}` : ""),
       {
         code: "ENOSPC",
@@ -261,7 +270,7 @@ export class DirectoryQuota {
         details: {
           needs,
           reservedBytes: this.#reservedBytes,
-          usedBytes: this.#usedBytes,
+          usedBytes: this.#usedBytes + this.#loneKeyBytes,
           maxBytes: this.maxBytes,
           path: this.#path,
         },
@@ -279,7 +288,8 @@ export class DirectoryQuota {
       this.#evictedBytes += diskBytes;
     }
     const sidecar = sidecarOf(name);
-    if (sidecar !== null) await this.#unlink(sidecar);
+    // Who has stored it again meanwhile saw its key there, and needs it.
+    if (sidecar !== null && await this.#lstat(name) === null) await this.#unlink(sidecar);
   }
 
   #isRefreshDue(): boolean {
@@ -298,8 +308,10 @@ export class DirectoryQuota {
     const gone = new Set(known);
     const fresh: string[] = [];
     const temporaries: string[] = [];
+    const keys: string[] = [];
     for await (const { name } of this.#entries()) {
-      if (TEMPORARY.test(name)) temporaries.push(name);
+      if (temporaryMaker(name) !== null) temporaries.push(name);
+      else if (objectOfSidecar(name) !== null) keys.push(name);
       else if (isObject(name) && !gone.delete(name) && !this.#writing.has(name)) fresh.push(name);
     }
     for (const name of gone) if (!this.#committed.has(name)) this.#forget(name);
@@ -308,6 +320,7 @@ export class DirectoryQuota {
     for (const one of found) if (!this.#objects.has(one.name)) this.#remember(one);
     await this.#recheck([...known]);
     for (const name of temporaries) await this.#removeIfStale(name);
+    this.#loneKeyBytes = await this.#sweepKeys(keys);
     const endedMs = performance.now();
     const pauseMs = (endedMs - startedMs) / REFRESH_SHARE;
     this.#noRefreshBeforeMs = endedMs + Math.max(this.#refreshMs * SOONEST_REFRESH, pauseMs);
@@ -384,12 +397,28 @@ export class DirectoryQuota {
   async #removeIfStale(temporary: string): Promise<void> {
     const found = await this.#lstat(temporary);
     if (found === null) return;
-    const writer = TEMPORARY.exec(temporary)![1]!;
+    const writer = temporaryMaker(temporary);
     const staleMs = this.#staleTemporaryMs;
     // A living process of that number may be another one by now, or another container's.
     const limitMs = existsSync(`/proc/${writer}`) ? Math.max(DAY_MS, staleMs) : staleMs;
     if (Date.now() - found.mtimeMs < limitMs) return;
     if (await this.#unlink(temporary).catch(() => false)) this.#staleTemporaries++;
+  }
+
+  /** Removes the stale ones of those whose object is not there. What the others take of the disk. */
+  async #sweepKeys(sidecars: readonly string[]): Promise<number> {
+    let bytes = 0;
+    for (const sidecar of sidecars) {
+      const object = objectOfSidecar(sidecar)!;
+      // Before an object that is being written gets its name, its key has one.
+      if (this.#objects.has(object) || this.#writing.has(object)) continue;
+      const found = await this.#lstat(sidecar);
+      if (found === null || await this.#lstat(object) !== null) continue;
+      const stale = Date.now() - found.mtimeMs >= this.#staleTemporaryMs;
+      if (stale && await this.#unlink(sidecar).catch(() => false)) this.#staleKeys++;
+      else bytes += found.blocks * BLOCK_BYTES;
+    }
+    return bytes;
   }
 }
 

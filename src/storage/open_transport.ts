@@ -3,8 +3,6 @@
 // Opens the way to a worker: starts it or connects to it, and finds out which version of the
 // protocol both can speak, and whether the storage directory is the same one here and there.
 
-import { randomBytes } from "node:crypto";
-import process from "node:process";
 import { ShmError } from "../errors.ts";
 import type { ShmSegment } from "../memory/segment.ts";
 import { ownUser, peerUserOf } from "../native/users.ts";
@@ -16,7 +14,7 @@ import { SocketTransport } from "../worker/socket_transport.ts";
 import { SpawnTransport } from "../worker/spawn_transport.ts";
 import type { OpenTransport } from "../worker/transport.ts";
 import { NO_METADATA } from "./chunk_metadata.ts";
-import { keyFile } from "./key_file.ts";
+import { keyFile, probeKey } from "./key_file.ts";
 import { Deadline } from "./limit.ts";
 import type { ObjectTransport } from "./object_transport.ts";
 import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
@@ -140,7 +138,7 @@ async function seesPaths(
   client: WorkerClient,
   segment: ShmSegment,
 ): Promise<boolean> {
-  const name = `.${probeName()}.tmp`;
+  const name = probeKey();
   return await directory.withProbe(name, () => hasPath(directory.fileOf(name), client, segment)) ??
     false;
 }
@@ -150,11 +148,6 @@ async function hasPath(path: string, client: WorkerClient, segment: ShmSegment):
   const { address } = segment;
   const reply = await client.read({ path, address, byteLength: 0, release: () => {} });
   return reply.ok;
-}
-
-/** A name that nobody else has. */
-function probeName(): string {
-  return `lmshm-probe.${process.pid}.${randomBytes(8).toString("hex")}`;
 }
 
 /** Throws if something was asked for that version 1 cannot do: nobody shall believe in it. */
@@ -192,7 +185,7 @@ async function openV2(settings: ShmFileSettings): Promise<OpenedTransport<Transp
 /** Whether a worker finds, under its key, a file that is made in the storage directory here. */
 async function seesKeys(settings: ShmFileSettings, client: ObjectClient): Promise<boolean> {
   const directory = new StorageDirectory(settings.storageDir);
-  const key = probeName();
+  const key = probeKey();
   const { fileName } = keyFile(key);
   return await directory.withProbe(fileName, async () => (await client.exists([key]))[0]!) ?? false;
 }
@@ -226,7 +219,7 @@ async function isSameDirectory(
   byKey: TransportV2,
 ): Promise<boolean> {
   const call = { deadline: new Deadline(settings.limits.controlTimeoutMs), priority: undefined };
-  const file = keyFile(probeName());
+  const file = keyFile(probeKey());
   const nothing = settings.segment.range(0, 0);
   try {
     await byKey.put(file, nothing, NO_METADATA, call, () => {});

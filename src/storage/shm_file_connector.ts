@@ -8,6 +8,7 @@
 // protocol; open_transport.ts chooses. Here is what is the same for all: who may call when, what is
 // counted, what the directory may hold, where memory comes from.
 
+import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import { checkCallOptions, describe } from "../arguments.ts";
 import { takeHold } from "../memory/hold_all.ts";
@@ -94,6 +95,7 @@ export class ShmFileConnector implements RemoteConnector {
   readonly #directory: StorageDirectory;
   readonly #settings: ShmFileSettings;
   readonly #quota: DirectoryQuota | null;
+  readonly #forget: () => void;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
   #inFlight = 0;
@@ -121,6 +123,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.#transport = transport;
     this.#quota = quota;
     this.#directory = new StorageDirectory(settings.storageDir);
+    this.#forget = rememberOpen(this);
   }
 
   /**
@@ -344,6 +347,7 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async #close(): Promise<void> {
+    this.#forget();
     const { closeTimeoutMs } = this.#settings.limits;
     const start = performance.now();
     const { promise: idle, resolve } = Promise.withResolvers<void>();

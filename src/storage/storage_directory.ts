@@ -4,7 +4,6 @@
 // data itself is the worker's business. Only regular files count as objects: the worker follows no
 // symbolic links, so neither does this.
 
-import { randomBytes } from "node:crypto";
 import { lstatSync } from "node:fs";
 import {
   type FileHandle,
@@ -17,9 +16,8 @@ import {
   unlink,
 } from "node:fs/promises";
 import { join } from "node:path";
-import process from "node:process";
 import { ShmError } from "../errors.ts";
-import { fileNameToKey, type KeyFile, keyFile, sidecarOf } from "./key_file.ts";
+import { fileNameToKey, type KeyFile, keyFile, sidecarOf, temporaryName } from "./key_file.ts";
 
 /** What tells one state of an object from another. */
 export interface ObjectFacts {
@@ -123,7 +121,11 @@ export class StorageDirectory {
   /** False when there was none. */
   async remove(file: KeyFile): Promise<boolean> {
     const removed = await this.#unlink(file.fileName);
-    if (file.sidecarName !== null) await this.#unlink(file.sidecarName);
+    if (file.sidecarName !== null) {
+      await this.#unlink(file.sidecarName);
+      // Who has stored the object again in between, and saw its key there, has lost it.
+      if (await this.facts(file.fileName) !== null) await this.writeSidecar(file);
+    }
     return removed;
   }
 
@@ -149,8 +151,7 @@ export class StorageDirectory {
   async writeSidecar(file: KeyFile): Promise<void> {
     if (file.sidecarName === null) return;
     if (await this.#sidecarKey(file.fileName) === file.key) return;
-    const stem = file.sidecarName.slice(0, 60);
-    const temporary = `.${stem}.${process.pid}.${randomBytes(8).toString("hex")}.tmp`;
+    const temporary = temporaryName(file.sidecarName.slice(0, 60));
     try {
       await this.#writeNew(temporary, file.key);
       await rename(this.fileOf(temporary), this.fileOf(file.sidecarName));
@@ -158,6 +159,12 @@ export class StorageDirectory {
       await this.#unlink(temporary).catch(() => false);
       throw fileError(cause, "store key", this.fileOf(file.sidecarName));
     }
+  }
+
+  /** Removes the key beside an object that could not be stored, unless there is one. */
+  async dropOrphan(file: KeyFile): Promise<void> {
+    if (file.sidecarName === null || await this.facts(file.fileName) !== null) return;
+    await this.#unlink(file.sidecarName);
   }
 
   /**

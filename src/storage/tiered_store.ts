@@ -25,6 +25,7 @@
 // One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
 import { checkCallOptions, checkInteger } from "../arguments.ts";
+import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenHooks } from "../memory/segment.ts";
@@ -89,6 +90,7 @@ export class TieredStore implements AsyncDisposable {
   readonly #changing = new Set<Promise<unknown>>();
   /** What create() made. */
   #owned: AsyncDisposableStack | null = null;
+  readonly #notOpen: () => void;
   #closing: Promise<void> | null = null;
   #lastMismatch: TieredStoreStats["lastMismatch"] = null;
   #hotHits = 0;
@@ -123,6 +125,7 @@ export class TieredStore implements AsyncDisposable {
       concurrency: limits.writeConcurrency,
       onError,
     });
+    this.#notOpen = rememberOpen(this);
   }
 
   /**
@@ -392,6 +395,7 @@ export class TieredStore implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
+    this.#notOpen();
     const end = performance.now() + this.#closeTimeoutMs;
     const leftMs = () => Math.max(1, end - performance.now());
     await this.#queue.close(leftMs());

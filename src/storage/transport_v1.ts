@@ -90,7 +90,11 @@ export class TransportV1 implements ObjectTransport {
       release?.();
     }
     const reply = await writing;
-    if (!reply.ok) throw replyError(reply, `put ${shownKey(file)}`, this.#detailsOf(file, range));
+    if (!reply.ok) {
+      // As a worker of version 2 does; where that fails too, the key is collected some day.
+      await this.#inTime(this.#directory.dropOrphan(file), "remove key", call).catch(() => {});
+      throw replyError(reply, `put ${shownKey(file)}`, this.#detailsOf(file, range));
+    }
     // A remove() of the same key in between may have taken the file with the key along.
     if (file.sidecarName !== null) await this.#storeKey(file, call);
   }

@@ -156,7 +156,7 @@ static void refuses_options_that_do_not_exist(void) {
   REFUSED(numa = 3);
   REFUSED(numa = LMSHM_NUMA_BIND);
   REFUSED(numa_nodes = 1);
-  REFUSED(reserved = 1);
+  REFUSED(flags = 2);
   REFUSED(populate_threads = 65);
   REFUSED(pages = LMSHM_PAGES_HUGE_2M);
   REFUSED(pages = LMSHM_PAGES_HUGE_1G);

@@ -215,6 +215,9 @@ class WorkerProcess {
 
   pid_t pid() const { return pid_; }
 
+  // Somebody else has waited for it.
+  void Reaped() { pid_ = -1; }
+
   // Its stdin and stdout.
   LineClient& client() { return client_; }
 

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What may be left in a directory by writers that died or failed, or that met others: temporaries,
-// and sidecars without an object.
+// probes, and sidecars without an object.
 #include <sys/file.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <thread>
 
 #include "worker/atomic_file.h"
+#include "worker/key_listing.h"
 #include "worker/key_store.h"
+#include "worker/leftovers.h"
 #include "worker/sidecar.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 
 using lmshm::AtomicFile;
 using lmshm::KeyStore;
-using lmshm::RemoveDeadTemporaries;
+using lmshm::RemoveLeftovers;
 using lmshm::TransferOptions;
 
 namespace {
@@ -53,11 +56,11 @@ TEST(a_temporary_of_a_writer_that_was_killed_is_removed) {
   char byte;
   REQUIRE_EQ(read(ready[0], &byte, 1), 1);
   REQUIRE_EQ(dir.Names().size(), 1u);
-  CHECK_EQ(RemoveDeadTemporaries(fd.get(), kNoAge), 0u);  // it lives, and holds its lock
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 0u);  // it lives, and holds its lock
   REQUIRE_EQ(kill(child, SIGKILL), 0);
   REQUIRE_EQ(waitpid(child, nullptr, 0), child);
-  CHECK_EQ(RemoveDeadTemporaries(fd.get(), std::chrono::seconds(60)), 0u);  // too young
-  CHECK_EQ(RemoveDeadTemporaries(fd.get(), kNoAge), 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
   CHECK(dir.Names().empty());
   close(ready[0]);
   close(ready[1]);
@@ -86,8 +89,115 @@ TEST(only_temporaries_are_removed) {
   REQUIRE_EQ(mkfifo((dir / ".f.1.0123456789abcdef.tmp").c_str(), 0600), 0);
   WriteFile(dir / ".object.data.123.0123456789abcdef.tmp", "x");
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  CHECK_EQ(RemoveDeadTemporaries(fd.get(), kNoAge), 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
   CHECK_EQ(dir.Names().size(), std::size(kept) + 3);
+}
+
+TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
+  const TempDir dir;
+  const lmshm::UniqueFd fd = OpenDirectory(dir);
+  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  lmshm::KeyListing listing(store);
+  TestSegment segment(4096);
+  const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
+  // Like a probe, and an object as any other.
+  const std::string object = ".lmshm-probe.123.x.0123456789abcdef.tmp";
+  const lmshm::SharedBytes bytes = {segment.data(), 100};
+  CHECK_OK(store.Put(probe, bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(object, bytes, {}, TransferOptions(), nullptr));
+  bool there = false;
+  CHECK_OK(store.Exists(probe, &there));
+  CHECK(there);
+  lmshm::ListRequest request;
+  request.limit = 10;
+  request.max_bytes = 4096;
+  lmshm::ListPage page;
+  CHECK_OK(listing.List(request, nullptr, &page));
+  REQUIRE_EQ(page.keys.size(), 1u);
+  CHECK_EQ(page.keys[0], object);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_OK(store.Exists(probe, &there));
+  CHECK(!there);
+  CHECK(Exists(dir / (object + ".data")));
+}
+
+TEST(a_sidecar_without_an_object_is_removed) {
+  const TempDir dir;
+  const lmshm::UniqueFd fd = OpenDirectory(dir);
+  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  TestSegment segment(4096);
+  const std::string key(300, 'k'), other(300, 'o');
+  lmshm::KeyFile names;
+  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  CHECK_OK(store.Put(other, {segment.data(), 100}, {}, TransferOptions(), nullptr));
+  WriteFile(dir / names.sidecar_name, key);
+  WriteFile(dir / "not-ours.key", key);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).sidecars, 0u);  // too young
+  {
+    lmshm::Sidecar storing(fd.get(), names.sidecar_name, names.file_name);
+    CHECK_EQ(storing.Store(key, false), 0);
+    CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // somebody is about to publish
+    WriteFile(dir / names.file_name, "x");
+    CHECK_EQ(storing.Confirm(key, false), 0);
+  }
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // it has an object
+  REQUIRE_EQ(unlink((dir / names.file_name).c_str()), 0);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 1u);
+  CHECK(!Exists(dir / names.sidecar_name));
+  CHECK_EQ(dir.Names().size(), 3u);
+}
+
+TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
+  const TempDir dir;
+  const lmshm::UniqueFd fd = OpenDirectory(dir);
+  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  TestSegment segment(4096);
+  const std::string key(300, 'k');
+  lmshm::KeyFile names;
+  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  WriteFile(dir / names.sidecar_name, key);
+  REQUIRE_EQ(mkdir((dir / names.file_name).c_str(), 0700), 0);
+  CHECK_EQ(store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr).number(), EISDIR);
+  CHECK(!Exists(dir / names.sidecar_name));
+  WriteFile(dir / names.sidecar_name, key);
+  REQUIRE_EQ(rmdir((dir / names.file_name).c_str()), 0);
+  bool removed = true;
+  CHECK_OK(store.Remove(key, &removed));
+  CHECK(!removed);
+  CHECK(dir.Names().empty());
+}
+
+// Collectors at work all the time, beside those who store and remove: none is missed or taken.
+TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
+  const TempDir dir;
+  const lmshm::UniqueFd fd = OpenDirectory(dir);
+  const lmshm::StorageFacts facts = lmshm::ProbeStorage(fd.get());
+  TestSegment segment(4096);
+  const std::string key(300, 'k');
+  lmshm::KeyFile names;
+  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  std::atomic<bool> over{false};
+  std::thread collector([&] {
+    while (!over) lmshm::Sidecar(fd.get(), names.sidecar_name, names.file_name).RemoveOrphan();
+  });
+  std::string wrong;
+  const KeyStore store(fd.get(), facts);
+  for (int round = 0; round < 300; round++) {
+    bool removed;
+    const lmshm::Status put = store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr);
+    if (!put.ok()) {
+      wrong = put.ToString();
+    } else if (!Exists(dir / names.sidecar_name)) {
+      wrong = "an object without its sidecar";
+    }
+    const lmshm::Status remove = store.Remove(key, &removed);
+    if (!remove.ok()) wrong = remove.ToString();
+  }
+  over = true;
+  collector.join();
+  CHECK_EQ(wrong, "");
+  CHECK(dir.Names().empty());
 }
 
 TEST(publishing_without_a_name_replaces_and_refuses_as_with_one) {
@@ -187,8 +297,10 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   const std::string dead = dir / ".a.data.123.0123456789abcdef.tmp";
   const std::string young = dir / ".b.data.123.0123456789abcdef.tmp";
   const std::string locked = dir / ".c.data.123.0123456789abcdef.tmp";
-  for (const std::string& path : {dead, young, locked}) WriteFile(path, "x");
-  MakeOld(dead);
+  const std::string probe = dir / ".lmshm-probe.123.0123456789abcdef.tmp.data";
+  const std::string sidecar = dir / ("sha256-" + std::string(64, '0') + ".key");
+  for (const std::string& path : {dead, young, locked, probe, sidecar}) WriteFile(path, "x");
+  for (const std::string& path : {dead, probe, sidecar}) MakeOld(path);
   MakeOld(locked);
   const lmshm::UniqueFd holder(open(locked.c_str(), O_RDONLY | O_CLOEXEC));
   REQUIRE_EQ(flock(holder.get(), LOCK_EX | LOCK_NB), 0);
@@ -197,10 +309,12 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
   CHECK(!Exists(dead));
+  CHECK(!Exists(probe));
+  CHECK(!Exists(sidecar));
   CHECK(Exists(young));
   CHECK(Exists(locked));
   const std::string log = worker.Errors();
-  CHECK_CONTAINS(log, "removed temporaries of dead writers: 1");
+  CHECK_CONTAINS(log, "removed what dead writers left: 2 temporaries, 1 keys without an object");
   CHECK_CONTAINS(log, "io: direct, sync: data, past the page cache: ");
 }
 

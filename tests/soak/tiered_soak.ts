@@ -9,6 +9,9 @@
 //
 //     bun run tests/soak/tiered_soak.ts --operations 1000000
 //     deno run -A tests/soak/tiered_soak.ts --operations 1000000 --protocol 1
+//     bun run tests/soak/tiered_soak.ts --minutes 10
+//
+// With --minutes it is run again and again, with another seed and the other protocol each time.
 
 import console from "node:console";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -321,7 +324,8 @@ function mib(bytes: number): string {
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
-      operations: { type: "string", default: "1000000" },
+      operations: { type: "string" },
+      minutes: { type: "string" },
       "pool-mib": { type: "string", default: "8" },
       protocol: { type: "string", default: "auto" },
       lanes: { type: "string", default: "16" },
@@ -329,16 +333,29 @@ async function main(): Promise<void> {
       directory: { type: "string", default: tmpdir() },
     },
   });
-  const { protocol } = values;
-  const version = protocol === "1" ? 1 : protocol === "2" ? 2 : "auto";
-  console.log("operations  seconds      RSS     heap  fds  worker RSS  fds     disk  (MiB)");
+  const { protocol, minutes } = values;
+  const versions = protocol === "1"
+    ? [1] as const
+    : protocol === "2" || minutes === undefined
+    ? [protocol === "2" ? 2 : "auto"] as const
+    : [2, 1] as const;
+  const end = performance.now() + Number(minutes ?? 0) * 60_000;
+  for (let turn = 0; turn === 0 || performance.now() < end; turn++) {
+    console.log("operations  seconds      RSS     heap  fds  worker RSS  fds     disk  (MiB)");
+    await round({
+      operations: Number(values.operations ?? (minutes === undefined ? 1_000_000 : 200_000)),
+      poolBytes: Number(values["pool-mib"]) * 2 ** 20,
+      protocol: versions[turn % versions.length]!,
+      lanes: Number(values.lanes),
+      seed: Number(values.seed) + turn,
+      directory: values.directory,
+    });
+  }
+}
+
+async function round(options: SoakOptions): Promise<void> {
   const report = await soak({
-    operations: Number(values.operations),
-    poolBytes: Number(values["pool-mib"]) * 2 ** 20,
-    protocol: version,
-    lanes: Number(values.lanes),
-    seed: Number(values.seed),
-    directory: values.directory,
+    ...options,
     onSample: (sample) =>
       console.log(
         [
