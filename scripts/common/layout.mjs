@@ -14,10 +14,11 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "version.ts": [],
   "nearest.ts": [],
   "members.ts": [],
+  "internal.ts": [],
   "arguments.ts": ["nearest.ts"],
   native: ["errors.ts"],
-  memory: ["errors.ts", "arguments.ts", "members.ts", "native"],
-  gpu: ["errors.ts", "arguments.ts", "native", "memory"],
+  memory: ["errors.ts", "arguments.ts", "members.ts", "internal.ts", "native"],
+  gpu: ["errors.ts", "arguments.ts", "internal.ts", "native", "memory"],
   worker: ["errors.ts", "members.ts"],
   // The connector starts the worker that locate.ts finds.
   storage: [

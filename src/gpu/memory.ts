@@ -153,7 +153,8 @@ export class HostBuffer extends Allocation {
   }
 
   /**
-   * The memory itself, not a copy; empty once freed.
+   * The memory itself, not a copy; empty once freed. Await what the runtime reads into it, or writes
+   * from it, before that: the library may give the addresses to somebody else.
    * @throws {RangeError} when the runtime cannot make a view that large (Bun: 4 GiB).
    */
   get bytes(): Uint8Array<ArrayBuffer> {
@@ -161,7 +162,11 @@ export class HostBuffer extends Allocation {
     if (this.sizeBytes > ffi.maxViewBytes) {
       throw new RangeError(`one view has at most ${ffi.maxViewBytes} bytes in this runtime`);
     }
-    this.#view ??= new ShmView(ffi.arrayBuffer(this.address, this.sizeBytes), 0, () => {});
+    this.#view ??= new ShmView(
+      ffi.arrayBuffer(this.address, this.sizeBytes),
+      0,
+      (detached) => detached,
+    );
     return this.#view.bytes;
   }
 

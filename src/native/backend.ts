@@ -77,6 +77,13 @@ export interface NativeSegment {
   closeSync(keepRange: boolean): void;
   /** The same without blocking the event loop. */
   close(keepRange: boolean): Promise<void>;
+  /**
+   * Puts untouched private memory at `at`, or at free addresses: 0n. See lmshm_window_reserve().
+   * @returns the address, or null when the system refuses.
+   */
+  reserveWindow(at: bigint, bytes: number): bigint | null;
+  /** Maps a part of the segment a second time. See lmshm_window_map(). False when refused. */
+  mapWindow(offset: number, bytes: number, at: bigint): boolean;
 }
 
 export interface OpenHooks {

@@ -177,7 +177,7 @@ class Info {
   facts(): SegmentFacts {
     const flags = this.#u32(INFO_LAYOUT.flags);
     const fd = this.#view.getInt32(INFO_LAYOUT.fd, true);
-    return {
+    return Object.freeze({
       address: this.#view.getBigUint64(INFO_LAYOUT.address, true),
       sizeBytes: this.#u64(INFO_LAYOUT.size),
       mappedBytes: this.#u64(INFO_LAYOUT.mapped_size),
@@ -197,7 +197,7 @@ class Info {
       pinPieceBytes: this.#u32(INFO_LAYOUT.pin_piece_mib) * 2 ** 20,
       populateThreads: this.#u32(INFO_LAYOUT.populate_threads),
       message: this.message,
-    };
+    });
   }
 }
 
@@ -289,6 +289,15 @@ class LmshmSegment implements NativeSegment {
     await jobEnd(this.#lib, job, info);
     const result = this.#lib.lmshm_job_finish(job, info.bytes);
     if (result < 0n) throw closeError(Number(-result), info.message);
+  }
+
+  reserveWindow(at: bigint, bytes: number): bigint | null {
+    const result = this.#lib.lmshm_window_reserve(this.#handle, at, BigInt(bytes));
+    return result < 0n ? null : result;
+  }
+
+  mapWindow(offset: number, bytes: number, at: bigint): boolean {
+    return this.#lib.lmshm_window_map(this.#handle, BigInt(offset), BigInt(bytes), at) === 0;
   }
 }
 

@@ -1,13 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Segments as large as a test wants, without memory behind them: for allocators whose books are the
-// question. Views are small buffers of their own.
+// question. Nobody may look at their bytes.
 
-import type { ShmRange, ShmSegment } from "../../src/memory/segment.ts";
-import { ShmView } from "../../src/memory/view.ts";
+import { INTERNAL } from "../../src/internal.ts";
+import { type ShmRange, ShmSegment } from "../../src/memory/segment.ts";
+import type { NativeSegment, SegmentFacts } from "../../src/native/backend.ts";
 
 /** A range [offset, offset + byteLength) of a segment of `sizeBytes`. */
 export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number) => ShmRange;
+
+type Make = new (
+  token: typeof INTERNAL,
+  request: { name: null },
+  native: NativeSegment,
+  backend: { kind: string; path: string },
+) => ShmSegment;
+
+function fakeSegment(sizeBytes: number): ShmSegment {
+  const nothing = () => {
+    throw new Error("a fake segment has no memory");
+  };
+  const facts = { address: 0x7000_0000_0000n, sizeBytes, owner: false, fd: null, pageBytes: 4096 };
+  const native: NativeSegment = {
+    facts: facts as unknown as SegmentFacts,
+    close: () => Promise.resolve(),
+    closeSync: () => {},
+    reserveWindow: nothing,
+    mapWindow: nothing,
+  };
+  const make = ShmSegment as unknown as Make;
+  return new make(INTERNAL, { name: null }, native, { kind: "libc", path: "" });
+}
 
 /**
  * A test body that gets ranges of fake segments. They are closed at its end, so that objects it
@@ -15,22 +39,15 @@ export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number
  */
 export function withFakes(body: (fakeRange: FakeRange) => void): () => void {
   return () => {
-    const fakes: { closed: boolean }[] = [];
-    const hold = () => () => {};
+    const fakes: ShmSegment[] = [];
     try {
       body((sizeBytes, offset = 0, byteLength = sizeBytes - offset) => {
-        const fake = {
-          sizeBytes,
-          address: 0x7000_0000_0000n,
-          closed: false,
-          view: (at: number) => new ShmView(new ArrayBuffer(8), at, () => {}),
-          hold,
-        };
+        const fake = fakeSegment(sizeBytes);
         fakes.push(fake);
-        return { segment: fake as unknown as ShmSegment, offset, byteLength, hold };
+        return fake.range(offset, byteLength);
       });
     } finally {
-      for (const fake of fakes) fake.closed = true;
+      for (const fake of fakes) fake.freeSync();
     }
   };
 }
