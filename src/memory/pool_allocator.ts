@@ -21,6 +21,7 @@ import {
   rangeOf,
 } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { type Member, Members } from "../members.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
@@ -126,6 +127,8 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     this.segment = segment;
     this.baseOffset = Math.ceil(offset / this.alignBytes) * this.alignBytes;
     this.spanBytes = Math.max(0, offset + byteLength - this.baseOffset);
+    finalize(this, "segment", "alignBytes", "baseOffset");
+    Object.defineProperty(this, "spanBytes", { writable: false, configurable: false });
     this.#home = {
       allocator: this,
       get closed() {

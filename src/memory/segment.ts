@@ -17,7 +17,7 @@
 // Nothing that an address is computed from can be changed from outside: it is in private fields, and
 // the rest of the library reads it there, by placeOf() and locate().
 
-import { readdirSync, statSync } from "node:fs";
+import { type Dirent, readdirSync, statSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
 import {
@@ -33,6 +33,7 @@ import {
   type SegmentFacts,
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
+import { throwIfRefused } from "../permission.ts";
 import { checkInternal, INTERNAL } from "../internal.ts";
 import { type Member, Members } from "../members.ts";
 import {
@@ -41,6 +42,7 @@ import {
   checkKnownOptions,
   checkRange,
   checkSegmentName,
+  checkSize,
   describe,
 } from "../arguments.ts";
 import { Holds } from "./holds.ts";
@@ -116,7 +118,10 @@ interface PinOptions {
 }
 
 export interface CreateOptions extends PinOptions {
-  /** 1 or more; the mapping is rounded up to whole pages. */
+  /**
+   * 1 or more; the mapping is rounded up to whole pages. Write 2 ** 32 and not 1 << 32, which is 1 in
+   * JavaScript.
+   */
   sizeBytes: number;
   /** One path component; absent or null: anonymous (a memfd that leaves nothing behind). */
   name?: string | null | undefined;
@@ -198,7 +203,7 @@ function createRequest(options: CreateOptions): OpenRequest {
   return {
     kind: named ? "create" : "anonymous",
     name: named ? checkSegmentName(options.name) : null,
-    sizeBytes: checkInteger("sizeBytes", options.sizeBytes, 1),
+    sizeBytes: checkSize(options.sizeBytes),
     ifExists: checkChoice("ifExists", options.ifExists, IF_EXISTS, "reclaim"),
     ...pinRequest(options),
     pages,
@@ -223,6 +228,16 @@ function attachRequest(options: AttachOptions): OpenRequest {
     populateThreads: 0,
     fd: null,
   };
+}
+
+/** What is in /dev/shm. */
+function sharedMemory(): Dirent[] {
+  try {
+    return readdirSync("/dev/shm", { withFileTypes: true });
+  } catch (error) {
+    throwIfRefused(error, "looking at /dev/shm", "reclaim segments");
+    throw error;
+  }
 }
 
 /** Segments whose names must go when the process ends without having freed them. */
@@ -282,6 +297,10 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     placeOf = (segment) => segment.#place;
     viewForOwner = (segment, offset, byteLength) => segment.#viewForOwner(offset, byteLength);
     abandon = (segment) => segment.#abandon();
+    // What others read of a segment is what it has.
+    for (const name of ["name", "sizeBytes", "address", "facts", "fd"]) {
+      Object.defineProperty(this.prototype, name, { configurable: false });
+    }
   }
 
   /** For create() and attach(). @internal */
@@ -354,7 +373,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const backend = segmentBackend();
     const user = process.geteuid?.();
     const taken: string[] = [];
-    for (const entry of readdirSync("/dev/shm", { withFileTypes: true })) {
+    for (const entry of sharedMemory()) {
       if (!entry.isFile()) continue;
       const found = statSync(`/dev/shm/${entry.name}`, { throwIfNoEntry: false });
       // The sticky bit marks what lmshm made; see lmshm.h.

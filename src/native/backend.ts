@@ -3,10 +3,10 @@
 // What the memory layer needs of the system, and the choice between the two ways to get it:
 // liblmshm (lmshm.ts) and, where that cannot be loaded, the C library itself (libc.ts).
 
-import process from "node:process";
 import { ShmError } from "../errors.ts";
 import { openLibc } from "./libc.ts";
 import { openLmshm } from "./lmshm.ts";
+import { environmentVariable } from "../permission.ts";
 import { isLibraryNamed } from "./locate.ts";
 
 export type SegmentKind = "create" | "attach" | "anonymous";
@@ -114,7 +114,7 @@ let chosen: SegmentBackend | undefined;
  * @throws {ShmError} what was asked for cannot be had; EPERM: Deno does not allow looking for it
  */
 export function segmentBackend(): SegmentBackend {
-  chosen ??= chooseBackend(process.env.LMSHM_BACKEND);
+  chosen ??= chooseBackend(environmentVariable("LMSHM_BACKEND"));
   return chosen;
 }
 
@@ -123,7 +123,7 @@ export function segmentBackend(): SegmentBackend {
  * @param kind undefined: as segmentBackend() would at its first call
  */
 export function useSegmentBackend(kind: SegmentBackend["kind"] | undefined): SegmentBackend {
-  chosen = chooseBackend(kind ?? process.env.LMSHM_BACKEND);
+  chosen = chooseBackend(kind ?? environmentVariable("LMSHM_BACKEND"));
   return chosen;
 }
 

@@ -19,7 +19,7 @@ import type {
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
 import { cString } from "./lmshm.ts";
-import { throwIfRefused } from "./permission.ts";
+import { throwIfRefused } from "../permission.ts";
 import { type Functions, LIBC_SYMBOLS, SHM_SYMBOLS } from "./symbols.ts";
 
 type Libc = Functions<typeof LIBC_SYMBOLS> & Functions<typeof SHM_SYMBOLS>;
@@ -85,7 +85,7 @@ function statOf(path: string) {
   } catch (error) {
     const hint =
       "Build liblmshm (deno task build), which needs fewer permissions, or run it with -A";
-    throwIfRefused(error, path, "use the C library for shared memory", hint);
+    throwIfRefused(error, `looking at ${path}`, "use the C library for shared memory", hint);
     throw error;
   }
 }

@@ -14,6 +14,7 @@ import type {
   SegmentFacts,
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
+import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
 import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
 
@@ -374,6 +375,7 @@ export function openLmshm(override?: string): SegmentBackend {
   try {
     return new LmshmBackend(path, ffi.open(path, LMSHM_SYMBOLS));
   } catch (cause) {
+    throwIfRefused(cause, `loading ${path}`, "load library");
     throw new ShmError(`${path} does not load: ${cause instanceof Error ? cause.message : cause}`, {
       code: "ELIBBAD",
       operation: "load library",

@@ -12,7 +12,8 @@
 // one. So when an object fills its range, the file is looked at again afterwards.
 
 import { ShmError } from "../errors.ts";
-import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import { checkRange } from "../arguments.ts";
+import { placeOf, type ShmRange, type ShmSegment } from "../memory/segment.ts";
 import type { WorkerClient } from "../worker/client.ts";
 import type { Reply } from "../worker/protocol.ts";
 import { type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
@@ -246,12 +247,15 @@ export class TransportV1 implements ObjectTransport {
     const path = this.#directory.fileOf(file.fileName);
     if (!this.extended) checkPlainPath(path);
     // An empty range may begin where the segment ends, which some workers refuse.
-    const offset = range.byteLength === 0 ? 0 : range.offset;
+    const { byteLength } = range;
+    const offset = byteLength === 0 ? 0 : range.offset;
+    const place = placeOf(this.#options.segment);
+    checkRange(offset, byteLength, place.sizeBytes);
     const release = range.hold(`${command} ${shownKey(file)}`);
     return this.#client[command]({
       path,
-      address: this.#options.segment.address + BigInt(offset),
-      byteLength: range.byteLength,
+      address: place.address + BigInt(offset),
+      byteLength,
       release: () => {
         release();
         onOver?.();

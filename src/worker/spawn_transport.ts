@@ -7,6 +7,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
+import { refusedFlag } from "../permission.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { executableFault } from "./executable.ts";
 import { describeLog, LogTail } from "./log_tail.ts";
@@ -186,14 +187,15 @@ export class SpawnTransport implements Transport {
     if (this.#spawnError) return this.#spawnError;
     const { binary } = this.#options;
     const given = (cause as { code?: unknown } | null)?.code;
-    const code = typeof given === "string" ? given : "EWORKER";
+    const flag = refusedFlag(cause);
+    const code = flag !== null ? "EPERM" : typeof given === "string" ? given : "EWORKER";
     const fault = code === "ENOEXEC" ? executableFault(binary) : null;
     const hints: Readonly<Record<string, string>> = {
       ENOENT: 'Build it with "npm run build", or give workerBinary the path of a worker',
       EACCES: "Give it execute permission (chmod +x), and check that it is a file and not a folder",
       ENOEXEC: "Give workerBinary a worker built for this machine",
     };
-    const hint = hints[code];
+    const hint = flag === null ? hints[code] : `Deno refuses it: run it with ${flag}`;
     const errno = errnoNumber(code);
     this.#spawnError = new ShmError(
       fault ?? `${binary} cannot be started: ${cause instanceof Error ? cause.message : cause}`,

@@ -5,7 +5,7 @@
 
 import { INTERNAL } from "../../src/internal.ts";
 import { type ShmRange, ShmSegment } from "../../src/memory/segment.ts";
-import type { NativeSegment, SegmentFacts } from "../../src/native/backend.ts";
+import { type NativeSegment, segmentBackend, type SegmentFacts } from "../../src/native/backend.ts";
 
 /** A range [offset, offset + byteLength) of a segment of `sizeBytes`. */
 export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number) => ShmRange;
@@ -16,6 +16,36 @@ type Make = new (
   native: NativeSegment,
   backend: { kind: string; path: string },
 ) => ShmSegment;
+
+/** A segment over memory that was opened otherwise. */
+function segmentOver(native: NativeSegment): ShmSegment {
+  const make = ShmSegment as unknown as Make;
+  return new make(INTERNAL, { name: null }, native, { kind: "libc", path: "" });
+}
+
+/** An anonymous segment that says it is registered with the GPU in pieces. */
+export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSegment {
+  const native = segmentBackend().openSync({
+    kind: "anonymous",
+    name: null,
+    sizeBytes,
+    ifExists: "reclaim",
+    pin: "none",
+    pages: "default",
+    numa: null,
+    populateThreads: 0,
+    fd: null,
+    gpuLibrary: null,
+    gpuDevice: null,
+  });
+  return segmentOver({
+    facts: { ...native.facts, pinPieceBytes },
+    close: (keepRange) => native.close(keepRange),
+    closeSync: (keepRange) => native.closeSync(keepRange),
+    reserveWindow: (at, bytes) => native.reserveWindow(at, bytes),
+    mapWindow: (offset, bytes, at) => native.mapWindow(offset, bytes, at),
+  });
+}
 
 function fakeSegment(sizeBytes: number): ShmSegment {
   const nothing = () => {
@@ -29,8 +59,7 @@ function fakeSegment(sizeBytes: number): ShmSegment {
     reserveWindow: nothing,
     mapWindow: nothing,
   };
-  const make = ShmSegment as unknown as Make;
-  return new make(INTERNAL, { name: null }, native, { kind: "libc", path: "" });
+  return segmentOver(native);
 }
 
 /**
