@@ -21,6 +21,21 @@ export function checkInteger(
   return value;
 }
 
+/**
+ * The size of a segment or pool in bytes: 1 or more. JavaScript shifts 32-bit numbers, so that
+ * `1 << 31` is negative and `1 << 32` is 1: the first is refused, the second cannot be told from a
+ * segment of one byte.
+ */
+export function checkSize(sizeBytes: unknown): number {
+  const isShifted = typeof sizeBytes === "number" && Number.isInteger(sizeBytes) &&
+    sizeBytes <= 0 && sizeBytes >= -(2 ** 31);
+  if (!isShifted) return checkInteger("sizeBytes", sizeBytes, 1);
+  throw new RangeError(
+    `sizeBytes must be an integer from 1 to ${Number.MAX_SAFE_INTEGER}, got ${sizeBytes}; ` +
+      "a shift overflows at 2 GiB: write 2 ** 31, not 1 << 31",
+  );
+}
+
 /** Throws unless [offset, offset + byteLength) lies within [0, sizeBytes). */
 export function checkRange(offset: number, byteLength: number, sizeBytes: number): void {
   checkInteger("offset", offset, 0, sizeBytes);

@@ -15,6 +15,7 @@ import {
   ShmSegment,
   TensorMemoryAllocator,
 } from "../src/mod.ts";
+import { segmentInPieces } from "./support/fake_segment.ts";
 import { FakeGpu, fillPattern, KINDS, noFakes } from "./support/fake_gpu.ts";
 import { warningsOf } from "./support/warnings.ts";
 
@@ -449,10 +450,9 @@ test("copies do not cross from one registration into the next", OPTIONS, async (
   using fake = new FakeGpu("driver");
   {
     // As a pool of more than 64 GiB would be, in small: the fake refuses what crosses.
-    await using segment = await ShmSegment.create({ sizeBytes: 4 * MIB, pin: "none" });
+    await using segment = segmentInPieces(4 * MIB, MIB);
     using device = GpuDevice.open({ library: fake.path });
     using buffer = device.alloc(4 * MIB);
-    Object.assign(segment, { facts: { ...segment.facts, pinPieceBytes: MIB } });
     await using stream = device.createStream();
     fillPattern(segment.bytes(), 7);
     const before = segment.bytes().slice();

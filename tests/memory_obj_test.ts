@@ -9,10 +9,13 @@ import type { MemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import type { PoolOptions } from "../src/memory/pool_allocator.ts";
+import { TensorLayout } from "../src/memory/tensor_layout.ts";
+import { LIMITS } from "../src/memory/windows.ts";
 import { shmError } from "./support/assertions.ts";
 import { collectGarbage } from "./support/gc.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
+const LONG = { timeout: 60_000 };
 const SHAPE = [2, 2, 16, 64] as const;
 const POOL_BYTES = 1 << 20;
 
@@ -287,26 +290,50 @@ poolTest("truncating refuses to grow, and sizes that are no whole tokens", (pool
   assert.equal(binary.bytes.length, 17);
 });
 
-poolTest("a buffer that was transferred away is quarantined with its memory", (pool) => {
+poolTest("a buffer that was transferred away reads zeros once the object is freed", (pool) => {
   const obj = pool.allocateOrThrow([4096], null, "BINARY");
   const elsewhere = new Uint8Array(obj.bytes.buffer.transfer());
   elsewhere[0] = 42;
   assert.throws(() => obj.bytes, shmError("EMOVED", /transferred/));
-  obj.refCountDown();
-  const { quarantinedBytes, quarantinedObjects, liveObjects } = pool.memcheck();
-  assert.deepEqual([quarantinedBytes, quarantinedObjects, liveObjects], [4096, 1, 0]);
-  const rest: MemoryObj[] = [];
-  for (let next; (next = pool.allocate([4096], null, "BINARY")) !== null;) {
-    next.bytes.fill(255);
-    rest.push(next);
-  }
-  assert.equal(rest.length, POOL_BYTES / 4096 - 1, "never handed out again");
   assert.equal(elsewhere[0], 42);
-  const [escaped] = pool.leakReport().objects;
-  assert.equal(escaped?.state, "escaped");
-  assert.equal(escaped?.offset, 0);
-  pool.batchedFree(rest);
+  obj.refCountDown();
+  assert.equal(pool.memcheck().quarantinedBytes, 0);
+  using next = pool.allocateOrThrow([4096], null, "BINARY");
+  assert.equal(next.offset, obj.offset);
+  next.bytes.fill(255);
+  assert.ok(elsewhere.every((byte) => byte === 0), "not the next owner's");
+  elsewhere.fill(1);
+  assert.ok(next.bytes.every((byte) => byte === 255));
 });
+
+test(
+  "beyond the number of windows, what escapes is quarantined with its memory",
+  LONG,
+  () =>
+    withoutLeaks(async () => {
+      const sizeBytes = (LIMITS.maxWindows + 8) * 4096;
+      await using segment = await ShmSegment.create({ sizeBytes, pin: "none" });
+      const pool = new TensorMemoryAllocator(segment);
+      const layout = TensorLayout.ofBytes(4096);
+      const viewed = pool.batchedAllocateLayout(layout, LIMITS.maxWindows)!;
+      for (const obj of viewed) obj.bytes[0] = 1;
+      const obj = pool.allocateLayout(layout)!;
+      const elsewhere = new Uint8Array(obj.bytes.buffer.transfer());
+      elsewhere[0] = 42;
+      obj.refCountDown();
+      const { quarantinedBytes, quarantinedObjects } = pool.memcheck();
+      assert.deepEqual([quarantinedBytes, quarantinedObjects], [4096, 1]);
+      const rest = pool.batchedAllocateLayout(layout, 7)!;
+      assert.equal(pool.allocateLayout(layout), null, "never handed out again");
+      for (const next of rest) next.bytes.fill(255);
+      assert.equal(elsewhere[0], 42);
+      const [escaped] = pool.leakReport().objects;
+      assert.equal(escaped?.state, "escaped");
+      assert.equal(escaped?.offset, obj.offset);
+      pool.batchedFree([...rest, ...viewed]);
+      pool.memcheck();
+    }),
+);
 
 poolTest("zeroOnFree clears all of the chunk, viewed or not", (pool, segment) => {
   const seen = pool.allocateOrThrow([5000], null, "BINARY");
@@ -419,16 +446,18 @@ poolTest("an object that is lost with a view is set aside: the array stays good"
   assert.equal(pool.memcheck().quarantinedBytes, 0);
 }, { trackAllocations: true });
 
-poolTest("a lost object whose buffer was transferred is never given back", async (pool) => {
+poolTest("a lost object whose buffer was transferred can be reclaimed", async (pool) => {
   const elsewhere = (() => {
     const { buffer } = pool.allocateOrThrow([4096], null, "BINARY").bytes;
     return new Uint8Array(buffer.transfer());
   })();
-  await collectGarbage(() => pool.stats().leakedObjects === 1);
-  assert.equal(pool.reclaimLost(), 0);
-  assert.equal(pool.memcheck().quarantinedBytes, 4096);
-  assert.equal(pool.leakReport().objects[0]?.state, "escaped");
   elsewhere[0] = 1;
+  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  assert.equal(pool.memcheck().quarantinedBytes, 4096);
+  assert.equal(elsewhere[0], 1);
+  assert.equal(pool.reclaimLost(), 4096);
+  assert.equal(pool.memcheck().quarantinedBytes, 0);
+  assert.equal(elsewhere[0], 0);
 });
 
 poolTest("an object in flight is not lost, although only the operation knows it", async (pool) => {
@@ -447,3 +476,24 @@ poolTest("without detectLeaks a lost object stays allocated", async (pool, segme
   assert.equal(pool.stats().leakedObjects, 0);
   assert.equal(pool.memcheck().liveObjects, 1);
 }, { detectLeaks: false });
+
+poolTest("use() holds the object until the work has ended, however it ends", async (pool) => {
+  const obj = pool.allocateOrThrow([4096], null, "BINARY");
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const using = obj.use((bytes) => (bytes.fill(3), promise), "read page");
+  assert.equal(obj.inFlight, 1);
+  assert.throws(() => obj.refCountDown(), shmError("EBUSY", /read page/));
+  resolve(5);
+  assert.equal(await using, 5);
+  await assert.rejects(obj.use(() => Promise.reject(new Error("no"))), /no/);
+  await assert.rejects(
+    obj.use(() => {
+      throw new Error("at once");
+    }),
+    /at once/,
+  );
+  assert.equal(obj.inFlight, 0);
+  assert.equal(obj.bytes[0], 3);
+  obj.refCountDown();
+  await assert.rejects(obj.use(() => 0), shmError("EFREED"));
+});

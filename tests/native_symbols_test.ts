@@ -74,7 +74,7 @@ test("the FFI types follow from the C declarations", () => {
     const wanted = parameters === "void" ? [] : parameters!.split(", ").map((parameter) => {
       const type = typeOf(parameter);
       // Handles and raw addresses are pointers in C and bigint here.
-      return /lmshm_(segment|job) \*|void \*ptr/.test(parameter) ? "usize" : type;
+      return /lmshm_(segment|job) \*|void \*(ptr|at)/.test(parameter) ? "usize" : type;
     });
     assert.deepEqual(entry.args, wanted, name);
     const returned = typeOf(result!.trim());

@@ -57,8 +57,13 @@ test(
     for (
       const [missing, said] of [
         ["--allow-read", /Deno does not allow looking at .*liblmshm\.so.*--allow-read/],
-        ["--allow-run", /lmshm-worker cannot be started: Requires run access/],
-        ["--allow-ffi", /--allow-ffi/],
+        [
+          "--allow-run",
+          /ShmError: .*lmshm-worker cannot be started: Requires run access.*\(EPERM\).*--allow-run/,
+        ],
+        ["--allow-ffi", /ShmError: load library: Deno does not allow.*\(EPERM\).*--allow-ffi/],
+        ["--allow-env", /ShmError: read environment: Deno does not allow.*\(EPERM\).*--allow-env/],
+        ["--allow-write", /ShmError: .*\(EPERM\).*--allow-write/],
       ] as const
     ) {
       const ended = await runFixture("round_trip.ts", [dir.path], {
@@ -70,3 +75,17 @@ test(
     }
   },
 );
+
+test("a connection that is refused names its flag", { skip, timeout: 60_000 }, async () => {
+  const { connected } = documented();
+  using dir = new TempDir();
+  for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
+    await using worker = await startWorker(listen!, dir.path, args);
+    const ended = await runFixture("round_trip.ts", [dir.path, worker.address], {
+      env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+      denoPermissions: ["--no-prompt", ...connected.filter((word) => word !== "--allow-net")],
+    });
+    assert.notEqual(ended.code, 0, worker.address);
+    assert.match(ended.stderr, /ShmError: connect to worker: .*\(EPERM\).*--allow-net/);
+  }
+});

@@ -441,6 +441,7 @@ conformance("wrong arguments are TypeError or RangeError, and name the value", (
     ShmSegment.createSync({ sizeBytes: 4096, ...options } as { sizeBytes: number });
   assert.throws(create({ sizeBytes: 0 }), /RangeError|sizeBytes.*got 0/);
   assert.throws(create({ sizeBytes: -1 }), RangeError);
+  assert.throws(create({ sizeBytes: 1 << 31 }), /RangeError.*got -2147483648.*2 \*\* 31/);
   assert.throws(create({ sizeBytes: 1.5 }), RangeError);
   assert.throws(create({ sizeBytes: NaN }), RangeError);
   assert.throws(create({ sizeBytes: "4096" }), TypeError);

@@ -326,6 +326,42 @@ void lmshm_job_cancel(lmshm_job* job);
  * lmshm_close() would have returned. `info` may be NULL. */
 intptr_t lmshm_job_finish(lmshm_job* job, lmshm_info* info);
 
+/* --------------------------------------------------------------- windows */
+
+/* A window is a second mapping of a part of a segment, which can be taken back
+ * while the segment stays: whatever still has an address in it, a thread in
+ * the middle of a read(2) included, then meets private memory that nobody
+ * else sees. Direct I/O and copies of a GPU are the exception: they have found
+ * their pages when they begin, and go on with those.
+ *
+ * A window lies in a range of addresses that was reserved before, so that no
+ * address of it ever comes to mean somebody else's memory: the host program
+ * decides when, if ever, a range is used for another window. */
+
+/* Puts untouched private memory, which costs address space only, over the
+ * `size` bytes at `at`: over a window, to take it back, or, where `at` is
+ * NULL, at addresses that are free, to reserve them. It reads zeros; what is
+ * written to it nobody sees. Where the system counts even untouched memory
+ * (vm.overcommit_memory is 2) it can be read only.
+ *
+ * `at` is NULL or was returned by an earlier call, plus an offset; it and
+ * `size` are multiples of the system's page size, and a window of huge pages
+ * is taken back whole. The segment, any that is open, tells what the system
+ * counts. Returns the address, or -EINVAL, or -ENOMEM: no address space, or
+ * too many mappings (vm.max_map_count). A window is then unmapped. */
+intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t size);
+
+/* Maps the `size` bytes from `offset` of the segment at `at`, within a range
+ * of lmshm_window_reserve(); all three are multiples of the segment's page
+ * size. The pages of up to 64 MiB are mapped at once, else when they are
+ * touched. To be taken back before lmshm_close(): as long as it is there it
+ * keeps the memory, and the lock on the name.
+ *
+ * Returns 0, or -EINVAL (beyond the segment, no such segment), or -errno of
+ * mmap(2), -ENOMEM for too many mappings. The range is then to be used no
+ * more. */
+int lmshm_window_map(const lmshm_segment* segment, uint64_t offset, size_t size, void* at);
+
 /* Who holds a name. */
 enum lmshm_name_state {
   LMSHM_NAME_FREE = 0,

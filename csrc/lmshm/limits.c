@@ -61,6 +61,17 @@ static uint64_t machine_room(uint64_t* swap_free) {
   return machine.total - used + machine.swap_free;
 }
 
+static bool strict_line(void* context, const char* line, size_t length) {
+  *(bool*)context = length > 0 && line[0] == '2';
+  return false;
+}
+
+bool lmshm_limits_strict(void) {
+  bool strict = false;
+  lmshm_lines("/proc/sys/vm/overcommit_memory", strict_line, &strict);
+  return strict;
+}
+
 /* ------------------------------------------------------------ control group */
 
 struct own_group {

@@ -24,6 +24,10 @@ uint64_t lmshm_limits_memory(void);
 /* Bytes in free huge pages of that size; UINT64_MAX when not known. */
 uint64_t lmshm_limits_huge(uint64_t page_size);
 
+/* Whether the system counts all memory that could be written to, touched or
+ * not (vm.overcommit_memory is 2). */
+bool lmshm_limits_strict(void);
+
 /* Checks memory, and for a named segment space, for so many new bytes. Returns
  * 0, or -ENOSPC or -ENOMEM with words, and info.available set. */
 int lmshm_limits_check(bool named, uint64_t bytes, lmshm_task* task);

@@ -40,6 +40,10 @@ _Static_assert(sizeof(lmshm_info) == 640, "lmshm_info is part of the ABI");
 /* What is unmapped at a time: 2048 pages take the kernel well below 1 ms. */
 #define UNMAP_BYTES ((size_t)8 << 20)
 
+/* Of a window, what is worth mapping before it is touched: 4 ms of work, a
+ * fifth of what it takes page by page. */
+#define WINDOW_AT_ONCE_BYTES ((size_t)64 << 20)
+
 struct lmshm_segment {
   lmshm_info info;              /* as it was when it was ready */
   struct lmshm_backing backing; /* its fd has no lock once mapped */
@@ -48,6 +52,7 @@ struct lmshm_segment {
   char* address;
   size_t mapped; /* bytes */
   pid_t pid;     /* who opened it: a forked child must not free it */
+  bool strict;   /* the system counts memory that is only reserved */
 };
 
 /* ------------------------------------------------------------------- arguments */
@@ -309,6 +314,7 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
   if (rc != 0) goto unpin;
 
   lmshm_backing_share(backing);
+  segment->strict = lmshm_limits_strict();
   task->info.step = LMSHM_STEP_READY;
   atomic_store(&task->step, LMSHM_STEP_READY);
   report(segment, options, task);
@@ -389,6 +395,31 @@ void* lmshm_segment_forget(lmshm_segment* segment) {
   if (segment->backing.fd >= 0) close(segment->backing.fd);
   free(segment);
   return address;
+}
+
+/* --------------------------------------------------------------------- windows */
+
+intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t size) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  if (segment == NULL || size == 0 || ((uintptr_t)at | size) % page != 0) return -EINVAL;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == NULL ? 0 : MAP_FIXED);
+  const int access = segment->strict ? PROT_READ : PROT_READ | PROT_WRITE;
+  void* reserved = mmap(at, size, access, flags, -1, 0);
+  if (reserved != MAP_FAILED) return (intptr_t)reserved;
+  int rc = -errno;
+  /* A fault is better than to go on seeing the memory. */
+  return at == NULL || munmap(at, size) == 0 ? rc : -errno;
+}
+
+int lmshm_window_map(const lmshm_segment* segment, uint64_t offset, size_t size, void* at) {
+  uint64_t end;
+  if (segment == NULL || at == NULL || size == 0) return -EINVAL;
+  if (((uintptr_t)at | offset | size) % segment->backing.page_size != 0) return -EINVAL;
+  if (__builtin_add_overflow(offset, size, &end) || end > segment->mapped) return -EINVAL;
+  const int flags = MAP_SHARED | MAP_FIXED | (size <= WINDOW_AT_ONCE_BYTES ? MAP_POPULATE : 0);
+  const int access = PROT_READ | PROT_WRITE;
+  void* mapped = mmap(at, size, access, flags, segment->backing.fd, (off_t)offset);
+  return mapped == MAP_FAILED ? -errno : 0;
 }
 
 /* ---------------------------------------------------------- blocking interface */

@@ -16,17 +16,25 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "members.ts": [],
   "fence.ts": [],
   "at_exit.ts": [],
+  "internal.ts": [],
+  "permission.ts": ["errors.ts"],
   "arguments.ts": ["nearest.ts"],
-  native: ["errors.ts", "at_exit.ts"],
-  memory: ["errors.ts", "arguments.ts", "members.ts", "fence.ts", "at_exit.ts", "native"],
-  gpu: ["errors.ts", "arguments.ts", "fence.ts", "native", "memory"],
-  worker: ["errors.ts", "members.ts", "fence.ts"],
+  native: ["errors.ts", "at_exit.ts", "permission.ts"],
+  memory: [
+    ...["errors.ts", "arguments.ts", "members.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["permission.ts", "native"],
+  ],
+  gpu: [
+    ...["errors.ts", "arguments.ts", "fence.ts", "internal.ts", "permission.ts"],
+    ...["native", "memory"],
+  ],
+  worker: ["errors.ts", "members.ts", "fence.ts", "permission.ts"],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   storage: [
-    ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts"],
-    ...["config", "memory", "worker", "native/locate.ts", "native/users.ts"],
+    ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["permission.ts", "config", "memory", "worker", "native/locate.ts", "native/users.ts"],
   ],
-  config: ["errors.ts", "nearest.ts"],
+  config: ["errors.ts", "nearest.ts", "permission.ts"],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts"],
     ...["native", "memory", "gpu", "worker", "storage", "config"],

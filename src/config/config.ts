@@ -7,6 +7,7 @@
 // remote_url says wins over the keys that say the same.
 
 import process from "node:process";
+import { throwIfRefused } from "../permission.ts";
 import type { Entry } from "./entries.ts";
 import { type Environment, FILE_VARIABLE, hasExtra, readEnvironment } from "./environment.ts";
 import { configError, show } from "./problems.ts";
@@ -18,6 +19,16 @@ export type { ConfigProblem } from "./problems.ts";
 export { CACHE_POLICY_NAMES } from "./settings.ts";
 export type { Environment, LmshmConfig };
 export type { NumaPlacement } from "./settings.ts";
+
+/** @throws {ShmError} EPERM: Deno does not allow looking at it. */
+function wholeEnvironment(): Environment {
+  try {
+    return { ...process.env };
+  } catch (error) {
+    throwIfRefused(error, "reading the environment", "load configuration");
+    throw error;
+  }
+}
 
 export interface ConfigSources {
   /** A YAML or JSON file; default: the one that LMCACHE_CONFIG_FILE names. Null: none. */
@@ -54,7 +65,9 @@ export function loadConfig(sources: ConfigSources = {}): LoadedConfig {
     throw new TypeError(`loadConfig has no option "${name}"; it has ${SOURCE_NAMES.join(", ")}`);
   }
   const { text, overrides = {} } = sources;
-  const environment = sources.environment === undefined ? process.env : sources.environment ?? {};
+  const environment = sources.environment === undefined
+    ? wholeEnvironment()
+    : sources.environment ?? {};
   if (text !== undefined && sources.file !== undefined && sources.file !== null) {
     throw new TypeError("loadConfig takes file or text, not both");
   }

@@ -3,8 +3,9 @@
 // GPUs: which there are, and one of them opened. Only an opened device gets a context; looking at
 // the others makes none.
 
-import process from "node:process";
 import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
+import { environmentVariable } from "../permission.ts";
+import { checkInternal, INTERNAL } from "../internal.ts";
 import { ShmError } from "../errors.ts";
 import type {
   GpuApi,
@@ -95,7 +96,7 @@ function factsOf(api: GpuApi, index: number): GpuDeviceFacts {
 }
 
 function environmentDevice(): number {
-  const text = process.env.LMSHM_GPU_DEVICE;
+  const text = environmentVariable("LMSHM_GPU_DEVICE");
   if (!text) return 0;
   if (/^\d{1,9}$/.test(text)) return Number(text);
   throw new ShmError(`LMSHM_GPU_DEVICE is ${JSON.stringify(text)}`, {
@@ -112,7 +113,8 @@ export class GpuDevice implements Disposable {
   #closed = false;
   #left = false;
 
-  private constructor(context: GpuContext, facts: GpuDeviceFacts) {
+  private constructor(token: typeof INTERNAL, context: GpuContext, facts: GpuDeviceFacts) {
+    checkInternal(token, "a GpuDevice is made by GpuDevice.open()");
     this.#context = context;
     this.facts = facts;
   }
@@ -151,7 +153,7 @@ export class GpuDevice implements Disposable {
     const facts = factsOf(found.api, index);
     const context = new GpuContext(found.api, index);
     context.check(found.api.enter(index), "open GPU");
-    return new GpuDevice(context, facts);
+    return new GpuDevice(INTERNAL, context, facts);
   }
 
   /** Its number. */
@@ -190,7 +192,7 @@ export class GpuDevice implements Disposable {
     checkInteger("sizeBytes", sizeBytes, 1);
     const made = context.api.alloc(context.device, sizeBytes);
     const address = context.made(made, "allocate GPU memory", { sizeBytes });
-    return new DeviceBuffer(context, address, sizeBytes, true);
+    return new DeviceBuffer(INTERNAL, context, address, sizeBytes, true);
   }
 
   /**
@@ -216,7 +218,7 @@ export class GpuDevice implements Disposable {
         details: { address, sizeBytes, kind, device },
       });
     }
-    return new DeviceBuffer(context, address, sizeBytes, false);
+    return new DeviceBuffer(INTERNAL, context, address, sizeBytes, false);
   }
 
   /**
@@ -228,7 +230,7 @@ export class GpuDevice implements Disposable {
     checkInteger("sizeBytes", sizeBytes, 1);
     const made = context.api.hostAlloc(context.device, sizeBytes);
     const address = context.made(made, "allocate pinned host memory", { sizeBytes });
-    return new HostBuffer(context, address, sizeBytes);
+    return new HostBuffer(INTERNAL, context, address, sizeBytes);
   }
 
   /**
@@ -248,14 +250,14 @@ export class GpuDevice implements Disposable {
 
   /** A new queue of copies, independent of all others. */
   createStream(): GpuStream {
-    return new GpuStream(this.#open("create GPU stream"));
+    return new GpuStream(INTERNAL, this.#open("create GPU stream"));
   }
 
   /** A new event. With timing, elapsed times can be had, and recording costs more. */
   createEvent(options: { timing?: boolean | undefined } = {}): GpuEvent {
     const given = options;
     checkKnownOptions("GpuDevice.createEvent", given, ["timing"]);
-    return new GpuEvent(this.#open("create GPU event"), options.timing === true);
+    return new GpuEvent(INTERNAL, this.#open("create GPU event"), options.timing === true);
   }
 
   /**

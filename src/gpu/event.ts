@@ -2,6 +2,7 @@
 //
 // A mark in a stream: recorded by one, waited for by other streams on the device, or by the program.
 
+import { checkInternal, INTERNAL } from "../internal.ts";
 import { ShmError } from "../errors.ts";
 import { GPU_NOT_READY } from "../native/gpu_api.ts";
 import type { GpuContext } from "./context.ts";
@@ -11,15 +12,15 @@ import { bounded, pause, type WaitOptions, waitOptions } from "./wait.ts";
 export class GpuEvent implements Disposable {
   /** True when elapsed times can be had of it. */
   readonly timing: boolean;
-  /** @internal */
-  readonly context: GpuContext;
+  readonly #context: GpuContext;
   readonly #handle: bigint;
   readonly #letGo: () => void;
   #closed = false;
 
   /** @internal */
-  constructor(context: GpuContext, timing: boolean) {
-    this.context = context;
+  constructor(token: typeof INTERNAL, context: GpuContext, timing: boolean) {
+    checkInternal(token, "a GpuEvent is made by GpuDevice.createEvent()");
+    this.#context = context;
     this.timing = timing;
     const made = context.api.eventCreate(context.device, timing);
     this.#handle = context.made(made, "create GPU event");
@@ -27,7 +28,7 @@ export class GpuEvent implements Disposable {
   }
 
   get device(): number {
-    return this.context.device;
+    return this.#context.device;
   }
 
   /** @internal */
@@ -39,9 +40,9 @@ export class GpuEvent implements Disposable {
   /** Whether the device has passed it; true when it was never recorded. Never blocks. */
   reached(): boolean {
     const handle = this.handle("query GPU event");
-    const code = this.context.api.eventQuery(this.context.device, handle);
+    const code = this.#context.api.eventQuery(this.#context.device, handle);
     if (code === GPU_NOT_READY) return false;
-    this.context.check(code, "query GPU event");
+    this.#context.check(code, "query GPU event");
     return true;
   }
 
@@ -64,7 +65,7 @@ export class GpuEvent implements Disposable {
    * @throws {ShmError} EINVAL without timing; EIO with what the device says when one is not passed.
    */
   static elapsedMs(start: GpuEvent, end: GpuEvent): number {
-    const { context } = start;
+    const context = start.#context;
     if (!start.timing || !end.timing) {
       throw new ShmError("an event was made without timing", {
         code: "EINVAL",
@@ -84,17 +85,17 @@ export class GpuEvent implements Disposable {
 
   /** Frees it; what waits for it in streams is not disturbed. Idempotent. */
   close(): void {
-    this.context.check(this.#release(), "free GPU event");
+    this.#context.check(this.#release(), "free GPU event");
   }
 
   [Symbol.dispose](): void {
-    this.context.checkAtEnd(this.#release(), "free GPU event");
+    this.#context.checkAtEnd(this.#release(), "free GPU event");
   }
 
   #release(): number {
     if (this.#closed) return 0;
     this.#closed = true;
-    const code = this.context.api.eventDestroy(this.context.device, this.#handle);
+    const code = this.#context.api.eventDestroy(this.#context.device, this.#handle);
     this.#letGo();
     return code;
   }

@@ -4,35 +4,67 @@
 // (DeviceBuffer, DeviceRange) and what is the host's (any range of a segment, HostBuffer). Classes
 // with private fields are not interchangeable, so a host address cannot be passed as a device's.
 
-import { checkInteger, checkRange, describe } from "../arguments.ts";
+import { checkRange, describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
+import { checkInternal, finalize, INTERNAL } from "../internal.ts";
 import { takeHold } from "../memory/hold_all.ts";
-import { type ShmRange, ShmSegment } from "../memory/segment.ts";
+import { locate, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { ShmView } from "../memory/view.ts";
 import { ffi } from "../native/ffi.ts";
 import { type GpuContext, InUse } from "./context.ts";
 
+/** Where a range of a buffer is, checked anew: whatever public properties say. */
+let placeOf: (
+  range: { buffer: Allocation; offset: number; byteLength: number },
+) => { address: bigint; byteLength: number; device: number };
+
 /** What DeviceBuffer and HostBuffer share: an address, a size, and who uses it. */
 abstract class Allocation implements Disposable {
-  readonly address: bigint;
-  readonly sizeBytes: number;
-  /** @internal */
-  readonly context: GpuContext;
+  readonly #address: bigint;
+  readonly #sizeBytes: number;
+  readonly #context: GpuContext;
   readonly #inUse = new InUse();
   readonly #letGo: () => void;
   #closed = false;
   #freed = false;
 
-  constructor(context: GpuContext, address: bigint, sizeBytes: number, what: string) {
-    this.context = context;
-    this.address = address;
-    this.sizeBytes = sizeBytes;
+  static {
+    placeOf = (range) => {
+      const { buffer, offset, byteLength } = range;
+      checkRange(offset, byteLength, buffer.#sizeBytes);
+      return {
+        address: buffer.#address + BigInt(offset),
+        byteLength,
+        device: buffer.#context.device,
+      };
+    };
+  }
+
+  constructor(
+    token: typeof INTERNAL,
+    context: GpuContext,
+    address: bigint,
+    sizeBytes: number,
+    what: string,
+  ) {
+    checkInternal(token, `a ${what} is made by GpuDevice`);
+    this.#context = context;
+    this.#address = address;
+    this.#sizeBytes = sizeBytes;
     this.#letGo = context.users.add(what);
+  }
+
+  get address(): bigint {
+    return this.#address;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   /** The number of the device that it was allocated on, or for. */
   get device(): number {
-    return this.context.device;
+    return this.#context.device;
   }
 
   /** True from the moment that it is freed or disposed. */
@@ -62,14 +94,14 @@ abstract class Allocation implements Disposable {
         details: { inFlight: this.#inUse.count },
       });
     }
-    this.context.check(this.#release(), "free GPU memory", { address: this.address });
+    this.#context.check(this.#release(), "free GPU memory", { address: this.#address });
   }
 
   /** free(), or with copies in flight as soon as the last of them is through. */
   [Symbol.dispose](): void {
     this.#closed = true;
     this.#inUse.whenIdle(() => {
-      if (!this.#freed) this.context.checkAtEnd(this.#release(), "free GPU memory");
+      if (!this.#freed) this.#context.checkAtEnd(this.#release(), "free GPU memory");
     });
   }
 
@@ -82,13 +114,14 @@ abstract class Allocation implements Disposable {
   #release(): number {
     this.#closed = true;
     this.#freed = true;
-    const code = this.release();
+    const { device, api } = this.#context;
+    const code = this.release(api, device, this.#address);
     this.#letGo();
     return code;
   }
 
   /** Gives it back to the library. */
-  protected abstract release(): number;
+  protected abstract release(api: GpuContext["api"], device: number, address: bigint): number;
 }
 
 /** Memory on a device: GpuDevice.alloc() or GpuDevice.borrow() make it. Free it with `using`. */
@@ -96,8 +129,14 @@ export class DeviceBuffer extends Allocation {
   readonly #owned: boolean;
 
   /** @internal */
-  constructor(context: GpuContext, address: bigint, sizeBytes: number, owned: boolean) {
-    super(context, address, sizeBytes, "device buffer");
+  constructor(
+    token: typeof INTERNAL,
+    context: GpuContext,
+    address: bigint,
+    sizeBytes: number,
+    owned: boolean,
+  ) {
+    super(token, context, address, sizeBytes, "device buffer");
     this.#owned = owned;
   }
 
@@ -110,8 +149,8 @@ export class DeviceBuffer extends Allocation {
     return `device buffer of ${this.sizeBytes} bytes on GPU ${this.device}`;
   }
 
-  protected override release(): number {
-    return this.#owned ? this.context.api.free(this.context.device, this.address) : 0;
+  protected override release(api: GpuContext["api"], device: number, address: bigint): number {
+    return this.#owned ? api.free(device, address) : 0;
   }
 }
 
@@ -133,6 +172,7 @@ export class DeviceRange {
     this.offset = offset;
     this.byteLength = byteLength;
     this.#device = buffer.device;
+    finalize(this, "buffer", "offset", "byteLength");
   }
 
   get device(): number {
@@ -148,21 +188,31 @@ export class HostBuffer extends Allocation {
   readonly #kind = "host";
   #view: ShmView | undefined;
 
+  readonly #size: number;
+  readonly #at: bigint;
+
   /** @internal */
-  constructor(context: GpuContext, address: bigint, sizeBytes: number) {
-    super(context, address, sizeBytes, "host buffer");
+  constructor(token: typeof INTERNAL, context: GpuContext, address: bigint, sizeBytes: number) {
+    super(token, context, address, sizeBytes, "host buffer");
+    this.#size = sizeBytes;
+    this.#at = address;
   }
 
   /**
-   * The memory itself, not a copy; empty once freed.
+   * The memory itself, not a copy; empty once freed. Await what the runtime reads into it, or writes
+   * from it, before that: the library may give the addresses to somebody else.
    * @throws {RangeError} when the runtime cannot make a view that large (Bun: 4 GiB).
    */
   get bytes(): Uint8Array<ArrayBuffer> {
     this.mustBeOpen("look at host buffer");
-    if (this.sizeBytes > ffi.maxViewBytes) {
+    if (this.#size > ffi.maxViewBytes) {
       throw new RangeError(`one view has at most ${ffi.maxViewBytes} bytes in this runtime`);
     }
-    this.#view ??= new ShmView(ffi.arrayBuffer(this.address, this.sizeBytes), 0, () => {});
+    this.#view ??= new ShmView(
+      ffi.arrayBuffer(this.#at, this.#size),
+      0,
+      (detached) => detached,
+    );
     return this.#view.bytes;
   }
 
@@ -174,10 +224,10 @@ export class HostBuffer extends Allocation {
     return `${this.#kind} buffer of ${this.sizeBytes} bytes`;
   }
 
-  protected override release(): number {
+  protected override release(api: GpuContext["api"], device: number, address: bigint): number {
     // Who still has the view finds it empty. Memory whose view has escaped stays for good.
     if (this.#view?.revoke() === false) return 0;
-    return this.context.api.hostFree(this.context.device, this.address);
+    return api.hostFree(device, address);
   }
 }
 
@@ -196,6 +246,7 @@ export class HostRange {
     this.buffer = buffer;
     this.offset = offset;
     this.byteLength = byteLength;
+    finalize(this, "buffer", "offset", "byteLength");
   }
 
   toString(): string {
@@ -226,12 +277,10 @@ export function deviceSide(name: string, memory: DeviceMemory, operation: string
   if (!(range instanceof DeviceRange)) {
     throw new TypeError(`${name} must be memory on a device, got ${describe(memory)}`);
   }
-  const { buffer, offset, byteLength } = range;
+  const { buffer } = range;
   buffer.mustBeOpen(operation);
   return {
-    address: buffer.address + BigInt(offset),
-    byteLength,
-    device: buffer.device,
+    ...placeOf(range),
     pieceBytes: 0,
     pieceBase: 0n,
     hold: (reason) => buffer.hold(reason),
@@ -241,31 +290,29 @@ export function deviceSide(name: string, memory: DeviceMemory, operation: string
 /** @internal */
 export function hostSide(name: string, memory: HostMemory, operation: string): Side {
   if (memory instanceof HostBuffer || memory instanceof HostRange) {
-    const { buffer, offset, byteLength } = memory instanceof HostBuffer ? memory.range() : memory;
+    const range = memory instanceof HostBuffer ? memory.range() : memory;
+    const { buffer } = range;
     buffer.mustBeOpen(operation);
     return {
-      address: buffer.address + BigInt(offset),
-      byteLength,
+      ...placeOf(range),
       device: null,
       pieceBytes: 0,
       pieceBase: 0n,
       hold: (reason) => buffer.hold(reason),
     };
   }
-  const segment: unknown = memory?.segment;
-  if (!(segment instanceof ShmSegment) || typeof memory.hold !== "function") {
+  if (!(memory?.segment instanceof ShmSegment) || typeof memory.hold !== "function") {
     throw new TypeError(
       `${name} must be a range of a segment or of a host buffer, got ${describe(memory)}`,
     );
   }
-  checkInteger(`${name}.byteLength`, memory.byteLength);
-  checkRange(memory.offset, memory.byteLength, segment.sizeBytes);
+  const { address, byteLength, place } = locate(memory);
   return {
-    address: segment.address + BigInt(memory.offset),
-    byteLength: memory.byteLength,
+    address,
+    byteLength,
     device: null,
-    pieceBytes: segment.facts.pinPieceBytes,
-    pieceBase: segment.address,
+    pieceBytes: place.pinPieceBytes,
+    pieceBase: place.address,
     hold: (reason) => takeHold(memory, reason),
   };
 }

@@ -5,6 +5,7 @@
 // [2, layers, tokens, hidden] and the like, without pages.
 
 import { checkChoice, checkInteger, checkKnownOptions, describe } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { MemoryObj } from "../memory/memory_obj.ts";
 import type { ShmRange } from "../memory/segment.ts";
@@ -90,6 +91,7 @@ export class PagedKvCache {
         const { buffer, offset } = places[layer]![page]!;
         return { buffer, offset: offset + plane * planeBytes };
       };
+      this.#finalize();
       return;
     }
     const sizes = layers!.map((memory) =>
@@ -112,6 +114,7 @@ export class PagedKvCache {
       const { buffer, offset } = places[layer]!;
       return { buffer, offset: offset + plane * planeStep + page * pageStep };
     };
+    this.#finalize();
   }
 
   /** Bytes of a chunk with so many tokens, of all layers or one. */
@@ -218,6 +221,10 @@ export class PagedKvCache {
       tokens,
       place: (index, plane, page) => this.#place(layer ?? index, plane, pages[page]!),
     });
+  }
+
+  #finalize(): void {
+    finalize(this, "layerCount", "pageCount", "pageTokens", "tokenBytes", "planes");
   }
 
   #checkPages(pages: readonly number[]): void {

@@ -6,6 +6,7 @@
 // of the event loop's copies, which is polled (wait.ts).
 
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
+import { checkInternal, INTERNAL } from "../internal.ts";
 import { ShmError } from "../errors.ts";
 import { type CopyKind, GPU_NOT_READY } from "../native/gpu_api.ts";
 import { callAll, type GpuContext } from "./context.ts";
@@ -57,7 +58,8 @@ export class GpuStream implements Disposable, AsyncDisposable {
   #destroyed = false;
 
   /** @internal */
-  constructor(context: GpuContext) {
+  constructor(token: typeof INTERNAL, context: GpuContext) {
+    checkInternal(token, "a GpuStream is made by GpuDevice.createStream()");
     this.#context = context;
     const made = context.api.streamCreate(context.device);
     this.#handle = context.made(made, "create GPU stream");

@@ -3,10 +3,10 @@
 // What allocators check of their arguments, and the errors that several of them throw.
 
 import { ShmError } from "../errors.ts";
-import { checkInteger, checkRange, describe } from "../arguments.ts";
+import { checkInteger, describe } from "../arguments.ts";
 import type { AllocatorStats } from "./memory_allocator.ts";
 import { MemoryObj } from "./memory_obj.ts";
-import { type ShmRange, ShmSegment } from "./segment.ts";
+import { locate, type Located, type ShmRange, ShmSegment } from "./segment.ts";
 import type { TensorLayout } from "./tensor_layout.ts";
 
 const DEFAULT_ALIGN_BYTES = 4096;
@@ -89,14 +89,11 @@ export function checkAlign(name: string, value: unknown): number {
 }
 
 /** The memory that an allocator is given, checked. */
-export function rangeOf(range: unknown): Pick<ShmRange, "segment" | "offset" | "byteLength"> {
-  if (range instanceof ShmSegment) {
-    return { segment: range, offset: 0, byteLength: range.sizeBytes };
-  }
-  const { segment, offset, byteLength } = (range ?? {}) as Partial<ShmRange>;
-  if (segment === undefined || offset === undefined || byteLength === undefined) {
+export function rangeOf(range: unknown): Located {
+  const whole = range instanceof ShmSegment;
+  const given = whole ? range.range() : (range ?? {}) as ShmRange;
+  if (!(given.segment instanceof ShmSegment)) {
     throw new TypeError(`an allocator needs a ShmSegment or a ShmRange, got ${describe(range)}`);
   }
-  checkRange(offset, byteLength, segment.sizeBytes);
-  return { segment, offset, byteLength };
+  return locate(given);
 }

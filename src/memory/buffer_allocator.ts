@@ -45,7 +45,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     this.#home = {
       allocator: this,
       closed: false,
-      makeView: (chunk) => new ShmView((chunk as BufferChunk).buffer, 0, () => {}),
+      makeView: (chunk) => new ShmView((chunk as BufferChunk).buffer, 0, (detached) => detached),
       hold: () => () => {},
       release: (obj, chunk) => {
         this.#registry.unregister(obj);

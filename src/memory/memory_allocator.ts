@@ -70,7 +70,7 @@ export interface AllocatorStats {
   readonly totalBytes: number;
   readonly usedBytes: number;
   readonly freeBytes: number;
-  /** Never handed out again: a view of it escaped, or its object was lost. */
+  /** Not handed out again: its object was lost, or a view of it escaped. */
   readonly quarantinedBytes: number;
   /** The largest object that fits now. */
   readonly largestFreeBytes: number;

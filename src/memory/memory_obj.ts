@@ -14,7 +14,7 @@ import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype
 import { Holds } from "./holds.ts";
 import type { MemoryAllocator } from "./memory_allocator.ts";
 import type { MemoryFormat } from "./memory_format.ts";
-import type { ShmRange, ShmSegment } from "./segment.ts";
+import { placeOf, type ShmRange, type ShmSegment } from "./segment.ts";
 import type { Shape, TensorLayout } from "./tensor_layout.ts";
 import type { ShmView } from "./view.ts";
 
@@ -202,7 +202,9 @@ export abstract class MemoryObj implements Disposable {
 
   /**
    * The memory itself, not a copy: `byteLength` bytes. The same array each time; its length is 0
-   * once the object is freed.
+   * once the object is freed. What the runtime reads into it after that is lost, and what it writes
+   * from it may be zeros, but the memory's next owner has no part in either: use() keeps the object
+   * until the I/O has ended. (Exceptions are in docs/memory.md.)
    * @throws {ShmError} EFREED after that; EMOVED when its buffer was transferred elsewhere.
    * @throws {RangeError} when the runtime cannot make a view that large (Bun: 4 GiB).
    */
@@ -215,7 +217,8 @@ export abstract class MemoryObj implements Disposable {
         "EMOVED",
         "read memory object",
         {
-          hint: "Copy the bytes instead of transferring them; freeing the object loses its memory",
+          hint:
+            "Copy the bytes instead of transferring them; once the object is freed they are zeros",
         },
       );
     }
@@ -320,6 +323,23 @@ export abstract class MemoryObj implements Disposable {
       release();
       this.#tellIdle(this.#chunk);
     };
+  }
+
+  /**
+   * Holds the object while `work` uses its bytes, and its I/O is in flight: what the runtime reads
+   * into them, say. Releasing the last reference meanwhile is EBUSY.
+   * @returns what `work` gives.
+   */
+  async use<T>(
+    work: (bytes: Uint8Array<ArrayBuffer>) => T | Promise<T>,
+    reason = "use()",
+  ): Promise<T> {
+    const release = this.hold(reason);
+    try {
+      return await work(this.bytes);
+    } finally {
+      release();
+    }
   }
 
   /**
@@ -465,20 +485,31 @@ export abstract class MemoryObj implements Disposable {
 
 /** A memory object in a segment: what connectors move without copying. */
 export class TensorMemoryObj extends MemoryObj implements ShmRange {
-  readonly segment: ShmSegment;
-  /** Bytes from the start of the segment. */
-  readonly offset: number;
+  readonly #segment: ShmSegment;
+  readonly #offset: number;
 
   /** For allocators. @internal */
   constructor(home: ChunkHome, chunk: Chunk, segment: ShmSegment) {
     super(home, chunk);
-    this.segment = segment;
-    this.offset = chunk.offset;
+    this.#segment = segment;
+    this.#offset = chunk.offset;
   }
 
-  /** The address of the first byte in this process. Whoever uses it must hold() the object. */
+  get segment(): ShmSegment {
+    return this.#segment;
+  }
+
+  /** Bytes from the start of the segment. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /**
+   * The address of the first byte in this process, where the GPU has pinned it. Whoever uses it must
+   * hold() the object. `bytes` is the same memory at another address.
+   */
   get dataPointer(): bigint {
-    return this.segment.address + BigInt(this.offset);
+    return placeOf(this.#segment).address + BigInt(this.#offset);
   }
 }
 

@@ -6,7 +6,8 @@
 // the worker that it starts. It owns its segment, and allocates nothing itself.
 
 import { checkAlign, checkBatch, checkFlag, foreignObject } from "./allocator_checks.ts";
-import { checkChoice, checkInteger, checkKnownOptions } from "../arguments.ts";
+import { checkChoice, checkKnownOptions, checkSize } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { BufferAllocator } from "./buffer_allocator.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat, parseMemoryFormat } from "./memory_format.ts";
@@ -90,6 +91,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     checkKnownOptions("MixedMemoryAllocator", options, POOL_KEYS);
     this.segment = segment;
     this.pinAllocator = makePool(segment, options);
+    finalize(this, "segment", "pinAllocator", "bufferAllocator");
   }
 
   /**
@@ -276,7 +278,7 @@ function splitOptions(
   return {
     segmentOptions: {
       ...rest,
-      sizeBytes: checkInteger("sizeBytes", sizeBytes, 1),
+      sizeBytes: checkSize(sizeBytes),
       name: shmName,
       pages: pageMode(hugePages, shmName ?? null),
     },

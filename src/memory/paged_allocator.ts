@@ -4,6 +4,7 @@
 // fragmentation, at the price that a smaller object takes a whole page.
 
 import { checkKnownOptions } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { PageSpace } from "./page_space.ts";
 import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
@@ -47,6 +48,7 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
       );
     }
     this.#space = new PageSpace(pages);
+    finalize(this, "pageLayout", "pageBytes");
   }
 
   get pages(): number {

@@ -3,10 +3,11 @@
 // What the allocators over a segment have in common: they make and take back memory objects, revoke
 // views, and keep account of what was lost. Where a chunk lies is decided by the subclasses.
 //
-// Two kinds of chunks are quarantined, that is, never handed out again, because somebody may still
-// see their memory: those whose view escaped (its buffer was transferred, or the runtime does I/O
-// on it), and those whose object was garbage-collected without release after a view was made: the
-// array may well be in use although the object is gone. A lost object without a view can be reached
+// Two kinds of chunks are quarantined, that is, not handed out again, because somebody may still see
+// their memory. The first are those whose object was garbage-collected without release after a view
+// was made: the array may well be in use although the object is gone. The second are those whose view
+// had no addresses of its own (windows.ts: there are only so many) and escaped: its buffer was
+// transferred, or the runtime does I/O on it. A lost object without a view can be reached
 // by nobody, and its memory is used again. Either way it is counted, and the first one warns.
 
 import { ShmError } from "../errors.ts";
@@ -21,12 +22,13 @@ import {
   rangeOf,
 } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { type Member, Members } from "../members.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
 import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
-import type { ShmRange, ShmSegment } from "./segment.ts";
+import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
 import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
 
 export interface PoolOptions {
@@ -126,12 +128,14 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     this.segment = segment;
     this.baseOffset = Math.ceil(offset / this.alignBytes) * this.alignBytes;
     this.spanBytes = Math.max(0, offset + byteLength - this.baseOffset);
+    finalize(this, "segment", "alignBytes", "baseOffset");
+    Object.defineProperty(this, "spanBytes", { writable: false, configurable: false });
     this.#home = {
       allocator: this,
       get closed() {
         return segment.closed;
       },
-      makeView: (chunk) => segment.view(chunk.offset, chunk.layout.byteLength),
+      makeView: (chunk) => viewForOwner(segment, chunk.offset, chunk.layout.byteLength),
       hold: (reason) => segment.hold(reason),
       release: (obj, chunk) => {
         this.#registry?.unregister(obj);

@@ -4,9 +4,18 @@
 // views, and freed so that no stale view can crash the process or show memory that is not its own.
 // The allocators build on it; it knows nothing of them, nor of workers and storage.
 //
-// Why a stale view is harmless: free() first detaches every view that was handed out, and then puts
-// untouched private memory in place of the mapping instead of leaving a hole, because a view may
-// have been moved into another ArrayBuffer, or be in use by a runtime's thread at that moment.
+// Why a stale view is harmless: free() first detaches every view that somebody still has, and then
+// puts untouched private memory in place of the mapping instead of leaving a hole, because a view may
+// have been moved into another ArrayBuffer, or be in use by a runtime's thread at that moment. While
+// the segment lives, only the views that allocators give out have that protection; see windows.ts.
+//
+// Views are referred to weakly: what the program has forgotten is collected, and looked for when there
+// are twice as many as there were after the last time. (A FinalizationRegistry would tell, but it
+// takes Bun ten times as long.) An ArrayBuffer lives as
+// long as any array over it, so whatever can still be reached is found by free().
+//
+// Nothing that an address is computed from can be changed from outside: it is in private fields, and
+// the rest of the library reads it there, by placeOf() and locate().
 
 import { readdirSync, statSync } from "node:fs";
 import process from "node:process";
@@ -26,20 +35,23 @@ import {
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
 import { libraryPath } from "../native/locate.ts";
-import { throwIfRefused } from "../native/permission.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
+import { throwIfRefused } from "../permission.ts";
 import { onExit, rememberOpen } from "../at_exit.ts";
-import { Members } from "../members.ts";
+import { checkInternal, INTERNAL } from "../internal.ts";
+import { type Member, Members } from "../members.ts";
 import {
   checkChoice,
   checkInteger,
   checkKnownOptions,
   checkRange,
   checkSegmentName,
+  checkSize,
   describe,
 } from "../arguments.ts";
 import { Holds } from "./holds.ts";
-import { ShmView } from "./view.ts";
+import { detach, ShmView } from "./view.ts";
+import { windows } from "./windows.ts";
 
 export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
 
@@ -55,6 +67,47 @@ export interface ShmRange {
    * @param reason for the error that a premature free gives, e.g. "put model@..."
    */
   hold(reason: string): () => void;
+}
+
+/** What addresses are computed from. */
+export interface SegmentPlace {
+  readonly address: bigint;
+  readonly sizeBytes: number;
+  /** See SegmentFacts. */
+  readonly pinPieceBytes: number;
+}
+
+/** A range as it was when it was looked at, within its segment. */
+export interface Located {
+  readonly segment: ShmSegment;
+  readonly offset: number;
+  readonly byteLength: number;
+  /** Of its first byte, in this process. */
+  readonly address: bigint;
+  readonly place: SegmentPlace;
+}
+
+/** Where a segment is, whatever its public properties say. Throws for what is no segment. */
+export let placeOf: (segment: ShmSegment) => SegmentPlace;
+
+/**
+ * A view for an allocator, which gives the memory to somebody else as soon as the view is revoked:
+ * at addresses of its own, as long as there are any; see windows.ts.
+ */
+export let viewForOwner: (segment: ShmSegment, offset: number, byteLength: number) => ShmView;
+
+/** Ends a segment together with the process, whatever is in flight. */
+let abandon: (segment: ShmSegment) => void;
+
+/**
+ * Reads a range of the caller's, once, and checks it against the real segment.
+ * @throws {TypeError} when it is none; {RangeError} when it is not within its segment.
+ */
+export function locate(range: ShmRange): Located {
+  const { segment, offset, byteLength } = range;
+  const place = placeOf(segment);
+  checkRange(offset, byteLength, place.sizeBytes);
+  return { segment, offset, byteLength, address: place.address + BigInt(offset), place };
 }
 
 interface PinOptions {
@@ -73,7 +126,10 @@ interface PinOptions {
 }
 
 export interface CreateOptions extends PinOptions {
-  /** 1 or more; the mapping is rounded up to whole pages. */
+  /**
+   * 1 or more; the mapping is rounded up to whole pages. Write 2 ** 32 and not 1 << 32, which is 1 in
+   * JavaScript.
+   */
   sizeBytes: number;
   /** One path component; absent or null: anonymous (a memfd that leaves nothing behind). */
   name?: string | null | undefined;
@@ -169,7 +225,7 @@ function createRequest(options: CreateOptions): OpenRequest {
   return {
     kind: named ? "create" : "anonymous",
     name: named ? checkSegmentName(options.name) : null,
-    sizeBytes: checkInteger("sizeBytes", options.sizeBytes, 1),
+    sizeBytes: checkSize(options.sizeBytes),
     ifExists: checkChoice("ifExists", options.ifExists, IF_EXISTS, "reclaim"),
     ...pinRequest(options),
     pages,
@@ -203,7 +259,12 @@ function shmFiles(): string[] {
     return readdirSync(SHM_DIRECTORY, { withFileTypes: true })
       .filter((entry) => entry.isFile()).map((entry) => entry.name);
   } catch (cause) {
-    throwIfRefused(cause, SHM_DIRECTORY, operation, "Deno reads below /dev with -A only");
+    throwIfRefused(
+      cause,
+      `looking at ${SHM_DIRECTORY}`,
+      operation,
+      "Deno reads below /dev with -A only",
+    );
     const { code = "EIO", message } = cause as { code?: string; message: string };
     throw new ShmError(`${SHM_DIRECTORY} cannot be listed: ${message}`, {
       code,
@@ -214,47 +275,79 @@ function shmFiles(): string[] {
   }
 }
 
+/** With fewer views it is not worth looking which of them were forgotten. */
+const MIN_SWEEP = 1024;
+
+/** A buffer over the segment that the caller was given. */
+interface Given extends Member {
+  readonly buffer: WeakRef<ArrayBuffer>;
+}
+
+/** One of bytes(), which gives it again. */
+interface Cached extends Given {
+  readonly key: string;
+  array: WeakRef<Uint8Array<ArrayBuffer>>;
+}
+
+/** A view at addresses of its own. */
+interface Windowed extends Member {
+  view: ShmView | undefined;
+}
+
 /**
  * Memory that several processes map. Owned when created here, borrowed when attached. All methods
  * belong to the thread that made it.
  */
 export class ShmSegment implements Disposable, AsyncDisposable {
-  /** With its leading slash; null when anonymous. */
-  readonly name: string | null;
-  readonly sizeBytes: number;
-  /** What the system really did: pages, pinning, NUMA, and why less than was wished. */
-  readonly facts: SegmentFacts;
-  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
-  readonly backend: SegmentBackend["kind"];
-  /** Its path, or the name that the system found it by. */
-  readonly backendPath: string;
   /** hold() of all that range() gives. @internal */
-  readonly holdRange = (reason: string): () => void => this.hold(reason);
+  readonly holdRange: (reason: string) => () => void;
+  readonly #name: string | null;
+  readonly #backend: Pick<SegmentBackend, "kind" | "path">;
   readonly #native: NativeSegment;
   readonly #lookUp: SegmentBackend["nameIdentity"];
-  readonly #views = new Members<ShmView>();
-  readonly #cached = new Map<string, ShmView>();
+  readonly #facts: SegmentFacts;
+  readonly #place: SegmentPlace;
+  readonly #given = new Members<Given>();
+  readonly #cached = new Map<string, Cached>();
+  readonly #windowed = new Members<Windowed>();
+  #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
   /** Takes it off the lists of what is open. */
-  readonly #forget: (() => void)[] = [];
+  readonly #leaveLists: (() => void)[] = [];
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
 
+  static {
+    placeOf = (segment) => segment.#place;
+    viewForOwner = (segment, offset, byteLength) => segment.#viewForOwner(offset, byteLength);
+    abandon = (segment) => segment.#abandon();
+    // What others read of a segment is what it has.
+    for (const name of ["name", "sizeBytes", "address", "facts", "fd"]) {
+      Object.defineProperty(this.prototype, name, { configurable: false });
+    }
+  }
+
+  /** For create() and attach(). @internal */
   private constructor(
+    token: typeof INTERNAL,
     request: OpenRequest,
     native: NativeSegment,
     backend: SegmentBackend,
   ) {
-    this.backend = backend.kind;
-    this.backendPath = backend.path;
-    this.name = request.name === null ? null : `/${request.name}`;
-    this.sizeBytes = native.facts.sizeBytes;
-    this.facts = native.facts;
+    checkInternal(token, "a ShmSegment is made by ShmSegment.create() or attach()");
+    const { facts } = native;
+    const { address, sizeBytes, pinPieceBytes } = facts;
+    this.#backend = { kind: backend.kind, path: backend.path };
+    this.#name = request.name === null ? null : `/${request.name}`;
+    this.#facts = facts;
+    this.#place = Object.freeze({ address, sizeBytes, pinPieceBytes });
     this.#native = native;
     this.#lookUp = (name) => backend.nameIdentity(name);
-    this.#forget.push(rememberOpen(this));
-    if (native.facts.owner) this.#forget.push(onExit(() => this.abandon()));
+    this.holdRange = (reason) => this.hold(reason);
+    Object.freeze(this);
+    this.#leaveLists.push(rememberOpen(this));
+    if (facts.owner) this.#leaveLists.push(onExit(() => abandon(this)));
   }
 
   /**
@@ -267,14 +360,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = createRequest(options);
     checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
+    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
   static createSync(options: CreateOptions): ShmSegment {
     const request = createRequest(options);
     const backend = segmentBackend();
-    return new ShmSegment(request, backend.openSync(request), backend);
+    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
   }
 
   /**
@@ -285,13 +378,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     const request = attachRequest(options);
     checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
     const backend = segmentBackend();
-    return new ShmSegment(request, await backend.open(request, heeded(hooks)), backend);
+    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
   }
 
   static attachSync(options: AttachOptions): ShmSegment {
     const request = attachRequest(options);
     const backend = segmentBackend();
-    return new ShmSegment(request, backend.openSync(request), backend);
+    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
   }
 
   /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */
@@ -318,9 +411,33 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return taken;
   }
 
+  /** With its leading slash; null when anonymous. */
+  get name(): string | null {
+    return this.#name;
+  }
+
+  get sizeBytes(): number {
+    return this.#place.sizeBytes;
+  }
+
+  /** What the system really did: pages, pinning, NUMA, and why less than was wished. Frozen. */
+  get facts(): SegmentFacts {
+    return this.#facts;
+  }
+
+  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
+  get backend(): SegmentBackend["kind"] {
+    return this.#backend.kind;
+  }
+
+  /** Its path, or the name that the system found it by. */
+  get backendPath(): string {
+    return this.#backend.path;
+  }
+
   /** Address of the first byte in this process. */
   get address(): bigint {
-    return this.facts.address;
+    return this.#place.address;
   }
 
   /**
@@ -329,7 +446,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * once only (no /proc).
    */
   get fd(): number | null {
-    return this.facts.fd;
+    return this.#facts.fd;
   }
 
   /**
@@ -349,7 +466,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   }
 
   get pinnedBy(): PinnedBy {
-    return this.facts.pinnedBy;
+    return this.#facts.pinnedBy;
   }
 
   /** True from the moment free() begins. */
@@ -359,42 +476,52 @@ export class ShmSegment implements Disposable, AsyncDisposable {
 
   /**
    * Bytes [offset, offset + byteLength) themselves, not a copy; empty after free(). The same range
-   * gives the same array again. A runtime limits one array (Bun: 4 GiB); offsets have no such limit.
+   * gives the same array again while somebody keeps it. A runtime limits one array (Bun: 4 GiB);
+   * offsets have no such limit.
    */
-  bytes(offset = 0, byteLength = this.sizeBytes - offset): Uint8Array<ArrayBuffer> {
+  bytes(
+    offset = 0,
+    byteLength: number = this.#place.sizeBytes - offset,
+  ): Uint8Array<ArrayBuffer> {
+    this.#checkView(offset, byteLength);
     const key = `${offset}:${byteLength}`;
-    let view = this.#cached.get(key);
-    if (!view?.valid) {
-      view = this.view(offset, byteLength);
-      this.#cached.set(key, view);
+    const known = this.#cached.get(key);
+    const buffer = known?.buffer.deref();
+    if (known !== undefined && buffer !== undefined && !buffer.detached) {
+      let array = known.array.deref();
+      if (array === undefined) {
+        array = new Uint8Array(buffer);
+        known.array = new WeakRef(array);
+      }
+      return array;
     }
-    return view.bytes;
+    const array = new Uint8Array(this.#buffer(offset, byteLength));
+    const cached = { slot: -1, key, buffer: new WeakRef(array.buffer), array: new WeakRef(array) };
+    this.#cached.set(key, cached);
+    this.#give(cached);
+    return array;
   }
 
-  /** A view of its own that the caller can revoke alone; free() revokes it too. */
+  /**
+   * A view of its own that the caller can revoke alone, with revoke() or `using`; free() revokes it
+   * too.
+   */
   view(offset: number, byteLength: number): ShmView {
-    this.#mustBeOpen("view segment");
-    checkRange(offset, byteLength, this.sizeBytes);
-    if (byteLength > ffi.maxViewBytes) {
-      throw new RangeError(
-        `one view has at most ${ffi.maxViewBytes} bytes in this runtime, got ${byteLength}; ` +
-          "take several",
-      );
-    }
-    const buffer = byteLength === 0
-      ? new ArrayBuffer(0)
-      : ffi.arrayBuffer(this.address + BigInt(offset), byteLength);
-    this.#viewsMade = true;
-    const view = new ShmView(buffer, offset, (revoked) => this.#views.delete(revoked));
-    this.#views.add(view);
-    return view;
+    this.#checkView(offset, byteLength);
+    const buffer = this.#buffer(offset, byteLength);
+    const given = { slot: -1, buffer: new WeakRef(buffer) };
+    this.#give(given);
+    return new ShmView(buffer, offset, (detached) => {
+      this.#forget(given);
+      return detached || this.#closed;
+    });
   }
 
   /** A range for connectors; makes no view. */
-  range(offset = 0, byteLength = this.sizeBytes - offset): ShmRange {
+  range(offset = 0, byteLength: number = this.#place.sizeBytes - offset): ShmRange {
     this.#mustBeOpen("make a range");
-    checkRange(offset, byteLength, this.sizeBytes);
-    return { segment: this, offset, byteLength, hold: this.holdRange };
+    checkRange(offset, byteLength, this.#place.sizeBytes);
+    return Object.freeze({ segment: this, offset, byteLength, hold: this.holdRange });
   }
 
   /** Marks I/O in flight; free() refuses until the returned function was called. */
@@ -435,12 +562,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.free();
   }
 
-  /**
-   * For the end of the process only: gives back the name although I/O may be in flight. The kernel
-   * does the rest.
-   * @internal
-   */
-  abandon(): void {
+  #abandon(): void {
     this.#holds.clear();
     try {
       this.freeSync();
@@ -449,11 +571,62 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     }
   }
 
+  #checkView(offset: number, byteLength: number): void {
+    this.#mustBeOpen("view segment");
+    checkRange(offset, byteLength, this.#place.sizeBytes);
+    if (byteLength > ffi.maxViewBytes) {
+      throw new RangeError(
+        `one view has at most ${ffi.maxViewBytes} bytes in this runtime, got ${byteLength}; ` +
+          "take several",
+      );
+    }
+  }
+
+  #buffer(offset: number, byteLength: number): ArrayBuffer {
+    if (byteLength === 0) return new ArrayBuffer(0);
+    this.#viewsMade = true;
+    return ffi.arrayBuffer(this.#place.address + BigInt(offset), byteLength);
+  }
+
+  #give(given: Given): void {
+    if (this.#given.size >= this.#sweepAt) this.#sweep();
+    this.#given.add(given);
+  }
+
+  /** Forgets what was collected. */
+  #sweep(): void {
+    for (const given of this.#given) {
+      if (given.buffer.deref() === undefined) this.#forget(given);
+    }
+    this.#sweepAt = Math.max(MIN_SWEEP, 2 * this.#given.size);
+  }
+
+  /** Nobody has its buffer any more. */
+  #forget(given: Given): void {
+    this.#given.delete(given);
+    const { key } = given as Partial<Cached>;
+    if (key !== undefined && this.#cached.get(key) === given) this.#cached.delete(key);
+  }
+
+  #viewForOwner(offset: number, byteLength: number): ShmView {
+    this.#checkView(offset, byteLength);
+    const window = byteLength === 0 ? null : windows.open(this.#native, offset, byteLength);
+    if (window === null) return this.view(offset, byteLength);
+    const windowed: Windowed = { slot: -1, view: undefined };
+    this.#windowed.add(windowed);
+    const buffer = ffi.arrayBuffer(window.address, byteLength);
+    windowed.view = new ShmView(buffer, offset, (detached) => {
+      this.#windowed.delete(windowed);
+      return window.close(detached);
+    });
+    return windowed.view;
+  }
+
   #beginClose(): void {
     if (this.#holds.size > 0) {
       const { reasons } = this.#holds;
       throw new ShmError(
-        `${this.name ?? "anonymous segment"} has ${this.#holds.size} operations in flight: ` +
+        `${this.#name ?? "anonymous segment"} has ${this.#holds.size} operations in flight: ` +
           reasons.slice(0, 3).join(", "),
         {
           code: "EBUSY",
@@ -464,14 +637,19 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
-    for (const forget of this.#forget) forget();
-    for (const view of this.#views) view.revoke();
+    for (const leave of this.#leaveLists) leave();
+    for (const { view } of this.#windowed) view?.revoke();
+    for (const { buffer } of this.#given) {
+      const found = buffer.deref();
+      if (found !== undefined) detach(found);
+    }
+    this.#given.clear();
     this.#cached.clear();
   }
 
   #mustBeOpen(operation: string): void {
     if (!this.#closed) return;
-    throw new ShmError(`${this.name ?? "anonymous segment"} was freed`, {
+    throw new ShmError(`${this.#name ?? "anonymous segment"} was freed`, {
       code: "EBADF",
       operation,
     });

@@ -6,24 +6,28 @@
 // transfer list), and a runtime may pin it while it does I/O; such a view has escaped, and revoke()
 // says so, because whoever hands out the memory again must know.
 
-import type { Member } from "../members.ts";
-
 /** Made by ShmSegment.view(). */
-export class ShmView implements Member {
-  /** Among the views of its segment. @internal */
-  slot = -1;
-  /** Bytes from the start of the segment. */
-  readonly offset: number;
+export class ShmView implements Disposable {
+  readonly #offset: number;
   #buffer: ArrayBuffer | undefined;
-  #bytes: Uint8Array<ArrayBuffer>;
-  #escaped = false;
-  readonly #onRevoked: (view: ShmView) => void;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+  readonly #takeBack: (detached: boolean) => boolean;
+  #unreachable = false;
 
-  constructor(buffer: ArrayBuffer, offset: number, onRevoked: (view: ShmView) => void) {
+  /**
+   * @param takeBack called once, with whether the buffer was detached here; says whether nothing can
+   *   reach the memory any more. @internal
+   */
+  constructor(buffer: ArrayBuffer, offset: number, takeBack: (detached: boolean) => boolean) {
     this.#buffer = buffer;
     this.#bytes = new Uint8Array(buffer);
-    this.offset = offset;
-    this.#onRevoked = onRevoked;
+    this.#offset = offset;
+    this.#takeBack = takeBack;
+  }
+
+  /** Bytes from the start of the segment. */
+  get offset(): number {
+    return this.#offset;
   }
 
   /** The memory itself, not a copy. Empty once revoked. */
@@ -31,27 +35,34 @@ export class ShmView implements Member {
     return this.#bytes;
   }
 
-  /** True until revoke(), or until the user moved the memory away. */
+  /** True until it is revoked, or the user moved the memory away. */
   get valid(): boolean {
     return this.#buffer !== undefined && !this.#buffer.detached;
   }
 
   /**
-   * Takes the memory back. Idempotent.
-   * @returns true when nothing can reach the memory through this view any more; false when it
-   *   escaped into another ArrayBuffer or is pinned by I/O of the runtime.
+   * Takes the memory back. Idempotent. It does not end what the runtime does with the memory at that
+   * moment: in Deno a read or write of a file or socket that is in flight goes on although the array
+   * is detached. Await those first, before the memory is used for something else.
+   * @returns true when no array can reach the memory through this view any more; false when it
+   *   escaped into another ArrayBuffer, or (in Bun) is pinned by I/O of the runtime.
    */
   revoke(): boolean {
     const buffer = this.#buffer;
-    if (buffer === undefined) return !this.#escaped;
+    if (buffer === undefined) return this.#unreachable;
     this.#buffer = undefined;
-    this.#escaped = buffer.detached || !detach(buffer);
-    this.#onRevoked(this);
-    return !this.#escaped;
+    this.#unreachable = this.#takeBack(detach(buffer));
+    return this.#unreachable;
+  }
+
+  [Symbol.dispose](): void {
+    this.revoke();
   }
 }
 
-function detach(buffer: ArrayBuffer): boolean {
+/** Detaches a buffer. False when it was before, that is, moved away, or when it is pinned. */
+export function detach(buffer: ArrayBuffer): boolean {
+  if (buffer.detached) return false;
   try {
     buffer.transfer(0);
   } catch {

@@ -3,10 +3,10 @@
 // What the memory layer needs of the system, and the choice between the two ways to get it:
 // liblmshm (lmshm.ts) and, where that cannot be loaded, the C library itself (libc.ts).
 
-import process from "node:process";
 import { ShmError } from "../errors.ts";
 import { openLibc } from "./libc.ts";
 import { openLmshm } from "./lmshm.ts";
+import { environmentVariable } from "../permission.ts";
 import { isLibraryNamed } from "./locate.ts";
 
 export type SegmentKind = "create" | "attach" | "anonymous";
@@ -82,6 +82,13 @@ export interface NativeSegment {
   closeSync(keepRange: boolean): void;
   /** The same without blocking the event loop. */
   close(keepRange: boolean): Promise<void>;
+  /**
+   * Puts untouched private memory at `at`, or at free addresses: 0n. See lmshm_window_reserve().
+   * @returns the address, or null when the system refuses.
+   */
+  reserveWindow(at: bigint, bytes: number): bigint | null;
+  /** Maps a part of the segment a second time. See lmshm_window_map(). False when refused. */
+  mapWindow(offset: number, bytes: number, at: bigint): boolean;
 }
 
 export interface OpenHooks {
@@ -114,7 +121,7 @@ let chosen: SegmentBackend | undefined;
  * @throws {ShmError} what was asked for cannot be had; EPERM: Deno does not allow looking for it
  */
 export function segmentBackend(): SegmentBackend {
-  chosen ??= chooseBackend(process.env.LMSHM_BACKEND);
+  chosen ??= chooseBackend(environmentVariable("LMSHM_BACKEND"));
   return chosen;
 }
 
@@ -123,7 +130,7 @@ export function segmentBackend(): SegmentBackend {
  * @param kind undefined: as segmentBackend() would at its first call
  */
 export function useSegmentBackend(kind: SegmentBackend["kind"] | undefined): SegmentBackend {
-  chosen = chooseBackend(kind ?? process.env.LMSHM_BACKEND);
+  chosen = chooseBackend(kind ?? environmentVariable("LMSHM_BACKEND"));
   return chosen;
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bun:ffi in the shape of ffi.ts. Loaded in Bun only.
+// bun:ffi in the shape of ffi.ts. Deno loads this module too, and could not load an import of
+// bun:ffi, so that is asked for when the program runs in Bun.
 
-import { dlopen, type FFIFunction, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import process from "node:process";
+import type { FFIFunction, Pointer } from "bun:ffi";
 import type { Ffi } from "./ffi.ts";
 import type { CType, Functions, SymbolTable } from "./symbols.ts";
 
@@ -15,17 +17,22 @@ const NAMES = {
   void: "void",
 } as const satisfies Record<CType, string>;
 
-export const ffi: Ffi = {
-  runtime: "bun",
-  maxViewBytes: 2 ** 32,
-  open<T extends SymbolTable>(path: string, table: T): Functions<T> {
-    const symbols: Record<string, FFIFunction> = {};
-    for (const [name, { args, result }] of Object.entries(table)) {
-      symbols[name] = { args: args.map((type) => NAMES[type]), returns: NAMES[result] };
-    }
-    return dlopen(path, symbols).symbols as unknown as Functions<T>;
-  },
-  addressOf: (bytes) => BigInt(ptr(bytes)),
-  arrayBuffer: (address, byteLength) =>
-    toArrayBuffer(Number(address) as Pointer, 0, byteLength) as ArrayBuffer,
-};
+type BunFfi = typeof import("bun:ffi");
+
+export function bunFfi(): Ffi {
+  const { dlopen, ptr, toArrayBuffer } = process.getBuiltinModule("bun:ffi") as unknown as BunFfi;
+  return {
+    runtime: "bun",
+    maxViewBytes: 2 ** 32,
+    open<T extends SymbolTable>(path: string, table: T): Functions<T> {
+      const symbols: Record<string, FFIFunction> = {};
+      for (const [name, { args, result }] of Object.entries(table)) {
+        symbols[name] = { args: args.map((type) => NAMES[type]), returns: NAMES[result] };
+      }
+      return dlopen(path, symbols).symbols as unknown as Functions<T>;
+    },
+    addressOf: (bytes) => BigInt(ptr(bytes)),
+    arrayBuffer: (address, byteLength) =>
+      toArrayBuffer(Number(address) as Pointer, 0, byteLength) as ArrayBuffer,
+  };
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Deno.dlopen in the shape of ffi.ts. Loaded in Deno only.
+// Deno.dlopen in the shape of ffi.ts. Bun loads this module too: it names Deno only when it is used.
 
 import type { Ffi } from "./ffi.ts";
 import type { CType, Functions, SymbolTable } from "./symbols.ts";
@@ -20,7 +20,7 @@ function pointer(address: bigint): Deno.PointerObject {
   return made;
 }
 
-export const ffi: Ffi = {
+export const denoFfi: Ffi = {
   runtime: "deno",
   maxViewBytes: Number.MAX_SAFE_INTEGER,
   open<T extends SymbolTable>(path: string, table: T): Functions<T> {

@@ -2,8 +2,13 @@
 //
 // What a runtime must offer to reach C, and the choice of the runtime: made once, when this module
 // is loaded. Everything above src/native/ is the same code in Bun and in Deno.
+//
+// No module of the library awaits anything while it is loaded: a Worker of Bun would lose messages
+// that arrive meanwhile, and require() would refuse it.
 
 import process from "node:process";
+import { bunFfi } from "./bun.ts";
+import { denoFfi } from "./deno.ts";
 import type { Functions, SymbolTable } from "./symbols.ts";
 
 export interface Ffi {
@@ -19,13 +24,13 @@ export interface Ffi {
   arrayBuffer(address: bigint, byteLength: number): ArrayBuffer;
 }
 
-async function loadFfi(): Promise<Ffi> {
-  if ("Bun" in globalThis) return (await import("./bun.ts")).ffi;
-  if ("Deno" in globalThis) return (await import("./deno.ts")).ffi;
+function chooseFfi(): Ffi {
+  if ("Bun" in globalThis) return bunFfi();
+  if ("Deno" in globalThis) return denoFfi;
   throw new Error("lmshm needs Bun or Deno: this runtime has no FFI that it knows");
 }
 
-export const ffi: Ffi = await loadFfi();
+export const ffi: Ffi = chooseFfi();
 
 /** What runs this program, for reports. */
 export const runtime: { readonly name: Ffi["runtime"]; readonly version: string } = {

@@ -4,7 +4,7 @@
 // environment's LMSHM_GPU_LIBRARY, else libcudart of CUDA 13, 12 and 11, then libcuda, then
 // libamdhip64; the first that counts a device. A library once opened stays so.
 
-import process from "node:process";
+import { environmentVariable } from "../permission.ts";
 import type { GpuApi } from "./gpu_api.ts";
 import { openCudaDriver } from "./gpu_driver.ts";
 import { openCudart, openHip } from "./gpu_runtime.ts";
@@ -73,7 +73,7 @@ function ask(path: string, openers: readonly Opener[]): GpuSearch & { readonly o
 
 /** Looks for a GPU. Blocks for as long as libraries take to load: some ms, with a driver some 100. */
 export function findGpu(library?: string): GpuSearch {
-  const given = library || process.env.LMSHM_GPU_LIBRARY;
+  const given = library || environmentVariable("LMSHM_GPU_LIBRARY");
   if (given) {
     const named = libraryPath(given);
     const found = ask(named, ["cudart", "driver", "hip"]);

@@ -35,9 +35,13 @@ const O_NOFOLLOW = process.arch === "arm64" ? 0o100000 : 0o400000;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
+const PROT_READ = 1;
 const PROT_READ_WRITE = 1 | 2;
 const MAP_SHARED = 0x01;
-const MAP_KEEP = 0x02 | 0x10 | 0x20 | 0x4000; // PRIVATE, FIXED, ANONYMOUS, NORESERVE
+const MAP_FIXED = 0x10;
+const MAP_PRIVATE_ANONYMOUS = 0x02 | 0x20 | 0x4000; // and NORESERVE
+const MAP_KEEP = MAP_PRIVATE_ANONYMOUS | MAP_FIXED;
+const MAP_POPULATE = 0x8000;
 const MADV_HUGEPAGE = 14;
 const MADV_POPULATE_WRITE = 23;
 const MFD_CLOEXEC = 1;
@@ -62,6 +66,8 @@ const PAGE_BYTES = 4096;
 const SLICE_BYTES = 8 * 2 ** 20;
 /** Locking pages that are there already is quicker. */
 const LOCK_SLICE_BYTES = 64 * 2 ** 20;
+/** Of a window, what is mapped before it is touched; as in segment.c. */
+const WINDOW_AT_ONCE_BYTES = 64 * 2 ** 20;
 const ATTEMPTS = 16;
 /** How often a lock is tried; each pause is twice the one before, 64 ms in all. */
 const LOCK_TRIES = 8;
@@ -185,6 +191,30 @@ class LibcSegment implements NativeSegment {
     await drainAsync(this.#release(keepRange));
   }
 
+  reserveWindow(at: bigint, bytes: number): bigint | null {
+    const { libc } = this.#backend;
+    const flags = at === 0n ? MAP_PRIVATE_ANONYMOUS : MAP_KEEP;
+    const access = this.#backend.strict ? PROT_READ : PROT_READ_WRITE;
+    const reserved = libc.mmap(at, BigInt(bytes), access, flags, -1, 0n);
+    if (reserved !== -1n) return reserved;
+    // A fault is better than to go on seeing the memory.
+    if (at !== 0n) libc.munmap(at, BigInt(bytes));
+    return null;
+  }
+
+  mapWindow(offset: number, bytes: number, at: bigint): boolean {
+    const flags = MAP_SHARED | MAP_FIXED | (bytes <= WINDOW_AT_ONCE_BYTES ? MAP_POPULATE : 0);
+    const mapped = this.#backend.libc.mmap(
+      at,
+      BigInt(bytes),
+      PROT_READ_WRITE,
+      flags,
+      this.#fd,
+      BigInt(offset),
+    );
+    return mapped !== -1n;
+  }
+
   /** Every step runs whatever fails before it; the first failure is thrown at the end. */
   *#release(keepRange: boolean): Generator<number, void> {
     const { address, mappedBytes, fd } = this.facts;
@@ -234,6 +264,8 @@ class LibcBackend implements SegmentBackend {
   readonly path: string;
   readonly reason: string;
   readonly libc: Libc;
+  /** The system counts memory that could be written to, touched or not. */
+  readonly strict = countsReserved();
 
   constructor(path: string, reason: string, libc: Libc) {
     this.path = path;
@@ -564,7 +596,7 @@ class LibcBackend implements SegmentBackend {
       : "";
     const message = [pinning, pages].filter((words) => words !== "").join("; ");
     const noGpu = { gpuDevices: 0, gpuError: 0, gpuLibrary: "", pinPieceBytes: 0 };
-    return { ...facts, ...noGpu, populateThreads: 1, message };
+    return Object.freeze({ ...facts, ...noGpu, populateThreads: 1, message });
   }
 
   *#pin(request: OpenRequest, address: bigint, mapped: number): Generator<number, PinnedBy> {
@@ -675,6 +707,14 @@ class LibcBackend implements SegmentBackend {
       return;
     }
     throw new CallError("rename", EEXIST);
+  }
+}
+
+function countsReserved(): boolean {
+  try {
+    return readFileSync("/proc/sys/vm/overcommit_memory", "latin1").startsWith("2");
+  } catch {
+    return false;
   }
 }
 

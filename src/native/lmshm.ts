@@ -15,6 +15,7 @@ import type {
   SegmentFacts,
 } from "./backend.ts";
 import { ffi } from "./ffi.ts";
+import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
 import { openHint } from "./shm_directory.ts";
 import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
@@ -182,7 +183,7 @@ class Info {
   facts(): SegmentFacts {
     const flags = this.#u32(INFO_LAYOUT.flags);
     const fd = this.#view.getInt32(INFO_LAYOUT.fd, true);
-    return {
+    return Object.freeze({
       address: this.#view.getBigUint64(INFO_LAYOUT.address, true),
       sizeBytes: this.#u64(INFO_LAYOUT.size),
       mappedBytes: this.#u64(INFO_LAYOUT.mapped_size),
@@ -203,7 +204,7 @@ class Info {
       pinPieceBytes: this.#u32(INFO_LAYOUT.pin_piece_mib) * 2 ** 20,
       populateThreads: this.#u32(INFO_LAYOUT.populate_threads),
       message: this.message,
-    };
+    });
   }
 }
 
@@ -282,6 +283,15 @@ class LmshmSegment implements NativeSegment {
     cancelHook();
     const result = this.#lib.lmshm_job_finish(job, info.bytes);
     if (result < 0n) throw closeError(Number(-result), info.message);
+  }
+
+  reserveWindow(at: bigint, bytes: number): bigint | null {
+    const result = this.#lib.lmshm_window_reserve(this.#handle, at, BigInt(bytes));
+    return result < 0n ? null : result;
+  }
+
+  mapWindow(offset: number, bytes: number, at: bigint): boolean {
+    return this.#lib.lmshm_window_map(this.#handle, BigInt(offset), BigInt(bytes), at) === 0;
   }
 }
 
@@ -374,6 +384,7 @@ export function openLmshm(override?: string): SegmentBackend {
   try {
     return new LmshmBackend(path, ffi.open(path, LMSHM_SYMBOLS));
   } catch (cause) {
+    throwIfRefused(cause, `loading ${path}`, "load library");
     throw new ShmError(`${path} does not load: ${cause instanceof Error ? cause.message : cause}`, {
       code: "ELIBBAD",
       operation: "load library",

@@ -10,7 +10,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { ShmError } from "../errors.ts";
-import { throwIfRefused } from "./permission.ts";
+import { environmentVariable, throwIfRefused } from "../permission.ts";
 
 export type Part = "library" | "worker";
 
@@ -75,7 +75,7 @@ function usable(path: string, mode: number): boolean {
     const found = statSync(path);
     return found.isFile() && (found.mode & mode) !== 0;
   } catch (error) {
-    throwIfRefused(error, path, "locate", "Run it with the permissions that the README lists");
+    throwIfRefused(error, `looking at ${path}`, "locate");
     return false;
   }
 }
@@ -86,7 +86,7 @@ function candidates(part: Part, override: string | undefined): { path: string; w
   const places: { path: string; why: string }[] = [];
   // An explicit choice stands alone: what was asked for is used, or the call fails.
   if (override) return [{ path: absolute(override), why: "given by the caller" }];
-  const named = process.env[variable];
+  const named = environmentVariable(variable);
   if (named) return [{ path: absolute(named), why: `from ${variable}` }];
   const own = embedded.get(part);
   if (own) places.push({ path: own, why: "carried by this executable" });
@@ -117,7 +117,7 @@ export function locate(part: Part, override?: string): string {
 
 /** Whether LMSHM_LIBRARY leaves no choice. */
 export function isLibraryNamed(): boolean {
-  return Boolean(process.env[PARTS.library.variable]);
+  return Boolean(environmentVariable(PARTS.library.variable));
 }
 
 /** The path of liblmshm.so; see locate(). */

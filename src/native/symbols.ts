@@ -98,6 +98,16 @@ export const LMSHM_SYMBOLS = {
     args: ["usize", "bytes"],
     result: "isize",
   },
+  lmshm_window_reserve: {
+    c: "intptr_t lmshm_window_reserve(const lmshm_segment *segment, void *at, size_t size)",
+    args: ["usize", "usize", "usize"],
+    result: "isize",
+  },
+  lmshm_window_map: {
+    c: "int lmshm_window_map(const lmshm_segment *segment, uint64_t offset, size_t size, void *at)",
+    args: ["usize", "usize", "usize", "usize"],
+    result: "i32",
+  },
   lmshm_name_state: {
     c: "int lmshm_name_state(const char *name)",
     args: ["bytes"],

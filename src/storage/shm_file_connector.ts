@@ -10,9 +10,10 @@
 
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
-import { checkCallOptions, describe } from "../arguments.ts";
+import { checkCallOptions, checkRange, describe } from "../arguments.ts";
+import { finalize } from "../internal.ts";
 import { takeHold } from "../memory/hold_all.ts";
-import { type ShmRange, ShmSegment } from "../memory/segment.ts";
+import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { type Metadata, metadataOf } from "./chunk_metadata.ts";
@@ -119,6 +120,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.storageDir = settings.storageDir;
     this.mode = settings.address?.kind ?? "pipe";
     this.storageVisible = storageVisible;
+    finalize(this, "segment", "storageDir");
     this.#settings = settings;
     this.#transport = transport;
     this.#quota = quota;
@@ -578,7 +580,10 @@ export class ShmFileConnector implements RemoteConnector {
     if (typeof range !== "object" || range === null || typeof range.hold !== "function") {
       throw new TypeError(`${operation} takes a range of a segment, got ${describe(range)}`);
     }
-    if (range.segment === this.segment) return;
+    if (range.segment === this.segment) {
+      checkRange(range.offset, range.byteLength, placeOf(this.segment).sizeBytes);
+      return;
+    }
     if (!(range.segment instanceof ShmSegment)) {
       // An object of a BufferAllocator, say: the worker cannot reach memory of the runtime.
       throw new TypeError(`${operation} takes a range of a segment, and ${range} is in none`);

@@ -4,8 +4,8 @@
 
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
-import process from "node:process";
 import { checkChoice, checkInteger, describe } from "../arguments.ts";
+import { environmentVariable } from "../permission.ts";
 import { ShmError } from "../errors.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { locateWorker } from "../native/locate.ts";
@@ -320,7 +320,7 @@ function findSecret(
     throw new TypeError("secret and secretFile exclude each other");
   }
   const found = secret ?? (secretFile === undefined ? undefined : readSecret(secretFile)) ??
-    process.env["LMSHM_SECRET"];
+    environmentVariable("LMSHM_SECRET");
   if (found === undefined || found === "") return null;
   if (typeof found !== "string") throw new TypeError("secret must be a string");
   checkSecret(found);

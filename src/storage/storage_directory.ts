@@ -16,6 +16,7 @@ import {
   unlink,
 } from "node:fs/promises";
 import { join } from "node:path";
+import { throwIfRefused } from "../permission.ts";
 import { ShmError } from "../errors.ts";
 import { fileNameToKey, type KeyFile, keyFile, sidecarOf, temporaryName } from "./key_file.ts";
 
@@ -40,6 +41,7 @@ function errnoOf(error: unknown): { code: string; errno: number | undefined } {
 
 /** The runtimes' file system errors as ShmError. */
 export function fileError(cause: unknown, operation: string, path: string): ShmError {
+  throwIfRefused(cause, `access to ${path}`, operation);
   const { code, errno } = errnoOf(cause);
   const message = cause instanceof Error ? cause.message : String(cause);
   return new ShmError(message, {

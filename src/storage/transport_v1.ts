@@ -12,8 +12,9 @@
 // one. So when an object fills its range, the file is looked at again afterwards.
 
 import { ShmError } from "../errors.ts";
+import { checkRange } from "../arguments.ts";
 import { takeHold } from "../memory/hold_all.ts";
-import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import { placeOf, type ShmRange, type ShmSegment } from "../memory/segment.ts";
 import type { WorkerClient } from "../worker/client.ts";
 import type { Reply } from "../worker/protocol.ts";
 import { type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
@@ -253,11 +254,12 @@ export class TransportV1 implements ObjectTransport {
     // An empty range may begin where the segment ends, which some workers refuse.
     const { byteLength } = range;
     const offset = byteLength === 0 ? 0 : range.offset;
-    const address = this.#options.segment.address + BigInt(offset);
+    const place = placeOf(this.#options.segment);
+    checkRange(offset, byteLength, place.sizeBytes);
     const release = takeHold(range, `${command} ${shownKey(file)}`);
     return this.#client[command]({
       path,
-      address,
+      address: place.address + BigInt(offset),
       byteLength,
       release: () => {
         release();

@@ -5,6 +5,7 @@
 
 import { connect, type Socket } from "node:net";
 import { ShmError } from "../errors.ts";
+import { refusedFlag, throwIfRefused } from "../permission.ts";
 import { formatWorkerAddress, type WorkerAddress } from "./address.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { strangerOn, type Users } from "./stranger.ts";
@@ -46,11 +47,16 @@ export class SocketTransport implements Transport {
     this.peer = `worker at ${formatWorkerAddress(options.address)}`;
     this.#closed = new Promise((resolve) => this.#setClosed = resolve);
     const { address } = options;
-    this.#socket = connect(
-      address.kind === "unix"
-        ? { path: address.path, allowHalfOpen: true }
-        : { host: address.host, port: address.port, allowHalfOpen: true },
-    );
+    try {
+      this.#socket = connect(
+        address.kind === "unix"
+          ? { path: address.path, allowHalfOpen: true }
+          : { host: address.host, port: address.port, allowHalfOpen: true },
+      );
+    } catch (error) {
+      throwIfRefused(error, `connecting to the ${this.peer}`, "connect to worker");
+      throw error;
+    }
     this.ready = this.#start();
     this.ready.catch(() => {});
   }
@@ -137,9 +143,10 @@ export class SocketTransport implements Transport {
   #cannotConnect(): ShmError {
     const cause = this.#lastError;
     const given = (cause as { code?: unknown } | null)?.code;
-    const code = typeof given === "string" ? given : "ECONNREFUSED";
+    const flag = refusedFlag(cause);
+    const code = flag !== null ? "EPERM" : typeof given === "string" ? given : "ECONNREFUSED";
     const errno = errnoNumber(code);
-    const hint = CONNECT_HINTS[code];
+    const hint = flag === null ? CONNECT_HINTS[code] : `Deno refuses it: run it with ${flag}`;
     return new ShmError(`no connection to the ${this.peer}: ${cause?.message ?? "closed"}`, {
       code,
       operation: "connect to worker",

@@ -8,6 +8,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
+import { refusedFlag } from "../permission.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { executableFault } from "./executable.ts";
 import { describeLog, LogTail } from "./log_tail.ts";
@@ -190,7 +191,8 @@ export class SpawnTransport implements Transport {
     if (this.#spawnError) return this.#spawnError;
     const { binary, cwd } = this.#options;
     const given = (cause as { code?: unknown } | null)?.code;
-    const code = typeof given === "string" ? given : "EWORKER";
+    const flag = refusedFlag(cause);
+    const code = flag !== null ? "EPERM" : typeof given === "string" ? given : "EWORKER";
     const fault = code === "ENOEXEC"
       ? executableFault(binary)
       : code === "ENOENT" && cwd !== undefined && existsSync(binary) && !existsSync(cwd)
@@ -201,7 +203,9 @@ export class SpawnTransport implements Transport {
       EACCES: "Give it execute permission (chmod +x), and check that it is a file and not a folder",
       ENOEXEC: "Give workerBinary a worker built for this machine",
     };
-    const hint = code === "ENOENT" && fault !== null
+    const hint = flag !== null
+      ? `Deno refuses it: run it with ${flag}`
+      : code === "ENOENT" && fault !== null
       ? "Make the directory again, or give workerArgs full paths and open the connector again"
       : hints[code];
     const errno = errnoNumber(code);

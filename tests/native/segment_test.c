@@ -3,6 +3,7 @@
  * segment_test.c - what a segment is: its arguments, its bytes, how it is
  * attached, and how it ends.
  */
+#include <pthread.h>
 #include <sys/file.h>
 
 #include "check.h"
@@ -440,6 +441,105 @@ static void a_kept_range_reads_as_zeros(void) {
   }
 }
 
+/* ---------------------------------------------------------------------- windows */
+
+static void a_window_shows_the_segment_until_it_is_taken_back(void) {
+  for (int kind = LMSHM_CREATE; kind <= LMSHM_ANONYMOUS; kind += LMSHM_ANONYMOUS) {
+    const char* name = kind == LMSHM_CREATE ? check_name("window") : NULL;
+    lmshm_options options = check_options((enum lmshm_kind)kind, name, 4 * MIB);
+    lmshm_info info = check_info();
+    lmshm_segment* segment = open_or_fail(&options, &info);
+    if (segment == NULL) return;
+    volatile unsigned char* bytes = (unsigned char*)(uintptr_t)info.address;
+    intptr_t range = lmshm_window_reserve(segment, NULL, 16 * MIB);
+    CHECK(range > 0, "%ld", (long)range);
+    volatile unsigned char* at = (unsigned char*)range + MIB;
+    CHECK_EQUAL(lmshm_window_map(segment, 4096, 2 * MIB, (void*)at), 0);
+    bytes[4096] = 7;
+    CHECK_EQUAL(at[0], 7);
+    at[2 * MIB - 1] = 9;
+    CHECK_EQUAL(bytes[4096 + 2 * MIB - 1], 9);
+    CHECK_EQUAL(lmshm_window_reserve(segment, (void*)at, 2 * MIB), (intptr_t)at);
+    CHECK_EQUAL(at[0], 0);
+    CHECK_EQUAL(at[2 * MIB - 1], 0);
+    CHECK_EQUAL(bytes[4096], 7);
+    CHECK_EQUAL(lmshm_close(segment, 0), 0);
+    if (name != NULL) CHECK_EQUAL(lmshm_name_state(name), LMSHM_NAME_FREE);
+    CHECK_EQUAL(at[0], 0); /* the addresses stay reserved */
+    CHECK_EQUAL(munmap((void*)range, 16 * MIB), 0);
+  }
+}
+
+struct late_read {
+  int fd;
+  char* at;
+  ssize_t count;
+};
+
+static void* read_late(void* context) {
+  struct late_read* late = context;
+  late->count = read(late->fd, late->at, 4);
+  return NULL;
+}
+
+static void a_read_that_began_in_a_window_ends_in_private_memory(void) {
+  lmshm_options options = check_options(LMSHM_ANONYMOUS, NULL, MIB);
+  lmshm_info info = check_info();
+  lmshm_segment* segment = open_or_fail(&options, &info);
+  if (segment == NULL) return;
+  char* bytes = (char*)(uintptr_t)info.address;
+  char* at = (char*)lmshm_window_reserve(segment, NULL, MIB);
+  CHECK_EQUAL(lmshm_window_map(segment, 0, MIB, at), 0);
+  int ends[2];
+  CHECK_EQUAL(pipe(ends), 0);
+  pthread_t thread;
+  struct late_read late = {.fd = ends[0], .at = at};
+  CHECK_EQUAL(pthread_create(&thread, NULL, read_late, &late), 0);
+  usleep(50000); /* it waits in read(2) */
+  CHECK_EQUAL(lmshm_window_reserve(segment, at, MIB), (intptr_t)at);
+  CHECK_EQUAL(write(ends[1], "late", 4), 4);
+  CHECK_EQUAL(pthread_join(thread, NULL), 0);
+  CHECK_EQUAL(late.count, 4);
+  CHECK_EQUAL(bytes[0], 0);
+  CHECK_EQUAL(memcmp(at, "late", 4), 0);
+  CHECK_EQUAL(munmap(at, MIB), 0);
+  CHECK_EQUAL(lmshm_close(segment, 0), 0);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+static void windows_beyond_the_segment_are_refused(void) {
+  lmshm_options options = check_options(LMSHM_ANONYMOUS, NULL, MIB + 1);
+  lmshm_info info = check_info();
+  lmshm_segment* segment = open_or_fail(&options, &info);
+  if (segment == NULL) return;
+  char* at = (char*)lmshm_window_reserve(segment, NULL, 4 * MIB);
+  CHECK_EQUAL(lmshm_window_map(segment, 0, MIB + 4096, at), 0); /* with the last page */
+  const struct {
+    uint64_t offset;
+    size_t size;
+    char* at;
+  } wrong[] = {{0, MIB + 8192, at},
+               {MIB + 4096, 4096, at},
+               {1, 4096, at},
+               {0, 1, at},
+               {0, 0, at},
+               {0, 4096, at + 1},
+               {0, 4096, NULL},
+               {UINT64_MAX - 4095, 4096, at},
+               {4096, SIZE_MAX - 4095, at}};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+    CHECK_EQUAL(lmshm_window_map(segment, wrong[i].offset, wrong[i].size, wrong[i].at), -EINVAL);
+  CHECK_EQUAL(lmshm_window_map(NULL, 0, 4096, at), -EINVAL);
+  CHECK_EQUAL(lmshm_window_reserve(NULL, NULL, 4096), -EINVAL);
+  CHECK_EQUAL(lmshm_window_reserve(segment, NULL, 0), -EINVAL);
+  CHECK_EQUAL(lmshm_window_reserve(segment, NULL, 4097), -EINVAL);
+  CHECK_EQUAL(lmshm_window_reserve(segment, at + 1, 4096), -EINVAL);
+  CHECK_EQUAL(lmshm_window_reserve(segment, NULL, SIZE_MAX - 4095), -ENOMEM);
+  CHECK_EQUAL(munmap(at, 4 * MIB), 0);
+  CHECK_EQUAL(lmshm_close(segment, 0), 0);
+}
+
 CHECK_MAIN(CASE(refuses_what_is_not_one_path_component), CASE(accepts_every_other_name),
            CASE(a_leading_slash_makes_no_difference), CASE(refuses_sizes_that_cannot_be),
            CASE(maps_exactly_the_size_and_whole_pages),
@@ -453,4 +553,7 @@ CHECK_MAIN(CASE(refuses_what_is_not_one_path_component), CASE(accepts_every_othe
            CASE(anonymous_is_a_sealed_memfd_that_can_be_attached), CASE(freeing_twice_is_an_error),
            CASE(freeing_something_else_is_an_error_and_touches_nothing),
            CASE(freeing_by_address_finds_a_mapping_in_pieces),
-           CASE(a_name_replaced_by_somebody_is_not_unlinked), CASE(a_kept_range_reads_as_zeros))
+           CASE(a_name_replaced_by_somebody_is_not_unlinked), CASE(a_kept_range_reads_as_zeros),
+           CASE(a_window_shows_the_segment_until_it_is_taken_back),
+           CASE(a_read_that_began_in_a_window_ends_in_private_memory),
+           CASE(windows_beyond_the_segment_are_refused))

@@ -1,13 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Segments as large as a test wants, without memory behind them: for allocators whose books are the
-// question. Views are small buffers of their own.
+// question. Nobody may look at their bytes.
 
-import type { ShmRange, ShmSegment } from "../../src/memory/segment.ts";
-import { ShmView } from "../../src/memory/view.ts";
+import { INTERNAL } from "../../src/internal.ts";
+import { type ShmRange, ShmSegment } from "../../src/memory/segment.ts";
+import { type NativeSegment, segmentBackend, type SegmentFacts } from "../../src/native/backend.ts";
 
 /** A range [offset, offset + byteLength) of a segment of `sizeBytes`. */
 export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number) => ShmRange;
+
+type Make = new (
+  token: typeof INTERNAL,
+  request: { name: null },
+  native: NativeSegment,
+  backend: { kind: string; path: string },
+) => ShmSegment;
+
+/** A segment over memory that was opened otherwise. */
+function segmentOver(native: NativeSegment): ShmSegment {
+  const make = ShmSegment as unknown as Make;
+  return new make(INTERNAL, { name: null }, native, { kind: "libc", path: "" });
+}
+
+/** An anonymous segment that says it is registered with the GPU in pieces. */
+export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSegment {
+  const native = segmentBackend().openSync({
+    kind: "anonymous",
+    name: null,
+    sizeBytes,
+    ifExists: "reclaim",
+    pin: "none",
+    pages: "default",
+    numa: null,
+    populateThreads: 0,
+    fd: null,
+    gpuLibrary: null,
+    gpuDevice: null,
+  });
+  return segmentOver({
+    facts: { ...native.facts, pinPieceBytes },
+    close: (keepRange) => native.close(keepRange),
+    closeSync: (keepRange) => native.closeSync(keepRange),
+    reserveWindow: (at, bytes) => native.reserveWindow(at, bytes),
+    mapWindow: (offset, bytes, at) => native.mapWindow(offset, bytes, at),
+  });
+}
+
+function fakeSegment(sizeBytes: number): ShmSegment {
+  const nothing = () => {
+    throw new Error("a fake segment has no memory");
+  };
+  const facts = { address: 0x7000_0000_0000n, sizeBytes, owner: false, fd: null, pageBytes: 4096 };
+  const native: NativeSegment = {
+    facts: facts as unknown as SegmentFacts,
+    close: () => Promise.resolve(),
+    closeSync: () => {},
+    reserveWindow: nothing,
+    mapWindow: nothing,
+  };
+  return segmentOver(native);
+}
 
 /**
  * A test body that gets ranges of fake segments. They are closed at its end, so that objects it
@@ -15,22 +68,15 @@ export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number
  */
 export function withFakes(body: (fakeRange: FakeRange) => void): () => void {
   return () => {
-    const fakes: { closed: boolean }[] = [];
-    const hold = () => () => {};
+    const fakes: ShmSegment[] = [];
     try {
       body((sizeBytes, offset = 0, byteLength = sizeBytes - offset) => {
-        const fake = {
-          sizeBytes,
-          address: 0x7000_0000_0000n,
-          closed: false,
-          view: (at: number) => new ShmView(new ArrayBuffer(8), at, () => {}),
-          hold,
-        };
+        const fake = fakeSegment(sizeBytes);
         fakes.push(fake);
-        return { segment: fake as unknown as ShmSegment, offset, byteLength, hold };
+        return fake.range(offset, byteLength);
       });
     } finally {
-      for (const fake of fakes) fake.closed = true;
+      for (const fake of fakes) fake.freeSync();
     }
   };
 }
