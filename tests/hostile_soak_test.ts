@@ -19,11 +19,11 @@ const MIB = 2 ** 20;
 /** What the worker does not do yet. */
 const MENDED = {
   /** Those who never authenticate leave room for others. */
-  strangers: false,
+  strangers: true,
   /** What parsed requests hold is bounded. */
-  memory: false,
+  memory: true,
   /** Large transfers give others their turn. */
-  turns: false,
+  turns: true,
 };
 
 const KINDS = HOSTILE_KINDS.filter((kind) =>

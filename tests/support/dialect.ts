@@ -10,9 +10,9 @@ import { fstatSync, readFileSync } from "node:fs";
 /** Which form of the beginning is spoken. */
 export const DIALECT = {
   /** Both ends prove over TCP that they know the secret. False: the client sends it (AUTH). */
-  proof: false,
+  proof: true,
   /** ATTACH names the segment's identity. False: its name and size alone. */
-  identity: false,
+  identity: true,
 };
 
 /** Says a line and resolves to the answer. */
