@@ -188,6 +188,7 @@ for (const backend of ["liblmshm", "libc"] as const) {
             assert.equal(pool.memcheck().quarantinedBytes, 0);
           } finally {
             await late.close();
+            useSegmentBackend(undefined);
           }
         }),
     );

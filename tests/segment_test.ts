@@ -33,7 +33,11 @@ function conformance(name: string, body: () => void | Promise<void>): void {
     test(`${name} (${backend})`, { timeout: 60_000 }, async () => {
       useSegmentBackend(backend);
       assert.equal(segmentBackend().kind, backend);
-      await withoutLeaks(body);
+      try {
+        await withoutLeaks(body);
+      } finally {
+        useSegmentBackend(undefined);
+      }
     });
   }
 }

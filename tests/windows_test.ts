@@ -41,6 +41,7 @@ function windowTest(name: string, body: (native: NativeSegment) => void): void {
           body(native);
         } finally {
           native.closeSync(false);
+          useSegmentBackend(undefined);
         }
       }));
   }

@@ -123,7 +123,7 @@ void CheckDirectory(const Scenario& s, const TempDir& dir, const std::string& an
 
 std::string RequestOf(const Scenario& s, const TestSegment& segment) {
   if (s.verb == "ATTACH") {
-    return "1 ATTACH " + segment.name() + " " + std::to_string(segment.size());
+    return "1 ATTACH " + segment.name() + " " + std::to_string(segment.size()) + " -";
   }
   if (s.verb == "REMOVE") return "1 REMOVE " + s.key;
   const std::string range = " 0 " + std::to_string(s.verb == "GET" ? kSegmentBytes : kBytes);
@@ -150,7 +150,7 @@ bool Run(const Scenario& s, const Interruption& what) {
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
   if (s.verb != "ATTACH") {
     const std::string size = std::to_string(segment.size());
-    CHECK_STARTS(worker.client().Call("9 ATTACH " + segment.name() + " " + size), "9 OK");
+    CHECK_STARTS(worker.client().Call("9 ATTACH " + segment.name() + " " + size + " -"), "9 OK");
   }
   Tracer tracer(worker.pid());
   if (!tracer.Attach()) SKIP("ptrace is not allowed");

@@ -22,7 +22,7 @@ std::vector<std::string> CallsOf(const std::string& request, const TempDir& dir,
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
   const std::string size = std::to_string(segment.size());
-  CHECK_STARTS(worker.client().Call("9 ATTACH " + segment.name() + " " + size), "9 OK");
+  CHECK_STARTS(worker.client().Call("9 ATTACH " + segment.name() + " " + size + " -"), "9 OK");
   Tracer tracer(worker.pid());
   if (!tracer.Attach()) SKIP("ptrace is not allowed");
   std::string answer;
