@@ -8,6 +8,7 @@
 #include "check.h"
 
 static char name[96];
+static intptr_t kept; /* what is not closed is no leak */
 
 static lmshm_options own(uint32_t flags, uint64_t size) {
   lmshm_options options = check_options(LMSHM_CREATE, name, size);
@@ -22,23 +23,25 @@ static void end(void) {
 
 static void with_a_segment(void) {
   const lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, MIB);
-  CHECK(lmshm_open(&options, NULL) > 0, "not opened");
+  kept = lmshm_open(&options, NULL);
+  CHECK(kept > 0, "not opened");
   end();
 }
 
 static void with_a_segment_and_no_wish(void) {
   const lmshm_options options = own(0, MIB);
-  CHECK(lmshm_open(&options, NULL) > 0, "not opened");
+  kept = lmshm_open(&options, NULL);
+  CHECK(kept > 0, "not opened");
   end();
 }
 
 static void while_a_job_creates_it(void) {
   const lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, 1024 * MIB);
   lmshm_info info = check_info();
-  lmshm_job* job = (lmshm_job*)lmshm_open_start(&options);
+  kept = lmshm_open_start(&options);
   const struct timespec pause = {0, 100000};
   do nanosleep(&pause, NULL);
-  while (lmshm_job_poll(job, &info) == 0 && info.step < LMSHM_STEP_RESERVE);
+  while (lmshm_job_poll((lmshm_job*)kept, &info) == 0 && info.step < LMSHM_STEP_RESERVE);
   end();
 }
 
@@ -58,7 +61,8 @@ static void with_another_ones(void) {
   const lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, MIB);
   lmshm_segment* closed = (lmshm_segment*)lmshm_open(&options, NULL);
   CHECK_EQUAL(lmshm_close(closed, 0), 0);
-  CHECK(lmshm_open(&options, NULL) > 0, "not opened");
+  kept = lmshm_open(&options, NULL);
+  CHECK(kept > 0, "not opened");
   CHECK_EQUAL(unlink(check_path(name)), 0);
   const int fd = open(check_path(name), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   CHECK(fd >= 0, "%m");
@@ -73,7 +77,11 @@ static int state_after(void (*body)(void)) {
 
 static void a_name_goes_at_exit_if_that_was_asked_for(void) {
   CHECK_EQUAL(state_after(with_a_segment), LMSHM_NAME_FREE);
+#ifndef __SANITIZE_THREAD__ /* to which a thread that is not waited for is a fault */
   CHECK_EQUAL(state_after(while_a_job_creates_it), LMSHM_NAME_FREE);
+#else
+  (void)while_a_job_creates_it;
+#endif
 }
 
 static void else_it_is_left_and_can_be_reclaimed(void) {
