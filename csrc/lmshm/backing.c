@@ -13,6 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "file_status.h"
 #include "limits.h"
 
 /* From linux/memfd.h, linux/fcntl.h and linux/magic.h, which old systems lack
@@ -46,8 +47,8 @@ static int open_anonymous(const lmshm_options* options, struct stat* status, lms
   if (options->pages == LMSHM_PAGES_HUGE_1G) flags |= HUGE_PAGES | HUGE_1G;
   int fd = create_anonymous(flags), rc = fd;
   if (fd >= 0) {
-    if (fchmod(fd, S_IRUSR | S_IWUSR) == 0 && fstat(fd, status) == 0) return fd;
-    rc = -errno;
+    rc = fchmod(fd, S_IRUSR | S_IWUSR) == 0 ? lmshm_fstat(fd, status) : -errno;
+    if (rc == 0) return fd;
     close(fd);
   }
   if ((flags & HUGE_PAGES) != 0)
@@ -76,10 +77,10 @@ static int check_existing(const lmshm_options* options, struct lmshm_backing* ba
 static int open_descriptor(int given, struct stat* status, lmshm_task* task) {
   int fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
   if (fd < 0) return lmshm_task_fail(task, -errno, "descriptor %d: %m", given);
-  int rc = 0;
   int seals = fcntl(fd, F_GET_SEALS);
-  if (fstat(fd, status) != 0)
-    rc = lmshm_task_fail(task, -errno, "descriptor %d: %m", given);
+  int rc = lmshm_fstat(fd, status);
+  if (rc != 0)
+    rc = lmshm_task_fail(task, rc, "descriptor %d: %m", given);
   else if (!S_ISREG(status->st_mode))
     rc = lmshm_task_fail(task, -EINVAL, "descriptor %d is not of a segment (and no name is given)",
                          given);
@@ -172,7 +173,7 @@ void lmshm_backing_share(struct lmshm_backing* backing) {
   struct stat status;
   snprintf(path, sizeof path, "/proc/self/fd/%d", backing->fd);
   int shared = open(path, O_RDWR | O_CLOEXEC);
-  if (shared >= 0 && (fstat(shared, &status) != 0 || status.st_dev != backing->device ||
+  if (shared >= 0 && (lmshm_fstat(shared, &status) != 0 || status.st_dev != backing->device ||
                       status.st_ino != backing->inode)) {
     close(shared);
     shared = -1;

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "file_status.h"
 #include "identity.h"
 
 #define MARK (S_ISVTX | S_IRUSR | S_IWUSR)
@@ -65,7 +66,7 @@ static struct lmshm_name temporary_of(const struct lmshm_name* name) {
 
 static bool is_still(const char* path, dev_t device, ino_t inode) {
   struct stat now;
-  return lstat(path, &now) == 0 && now.st_dev == device && now.st_ino == inode;
+  return lmshm_lstat(path, &now) == 0 && now.st_dev == device && now.st_ino == inode;
 }
 
 /* Owners hold a second lock, of fcntl: unlike flock, it can be asked for without
@@ -98,13 +99,9 @@ static int try_lock(int fd) {
 static int open_taken(const struct lmshm_name* name, int mode, struct stat* status) {
   int fd = open(name->path, mode | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return errno == ELOOP || errno == ENXIO || errno == EISDIR ? -EMEDIUMTYPE : -errno;
-  int rc = 0;
-  if (fstat(fd, status) != 0)
-    rc = -errno;
-  else if (!S_ISREG(status->st_mode))
-    rc = -EMEDIUMTYPE;
-  else if (status->st_uid != geteuid())
-    rc = -EACCES;
+  int rc = lmshm_fstat(fd, status);
+  if (rc == 0 && !S_ISREG(status->st_mode)) rc = -EMEDIUMTYPE;
+  if (rc == 0 && status->st_uid != geteuid()) rc = -EACCES;
   if (rc == 0) return fd;
   close(fd);
   return rc;
@@ -143,7 +140,7 @@ static int evict(const struct lmshm_name* name, bool may_replace) {
 static int create(const struct lmshm_name* name, struct stat* status) {
   int fd = open(name->path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, MARK);
   if (fd < 0) return -errno;
-  int rc = fstat(fd, status) == 0 ? 0 : -errno;
+  int rc = lmshm_fstat(fd, status);
   if (rc == 0) rc = try_lock(fd);
   if (rc == 0 && !is_still(name->path, status->st_dev, status->st_ino)) rc = -EWOULDBLOCK;
   if (rc == 0 && fchmod(fd, MARK) != 0) rc = -errno; /* whatever the umask took */
@@ -279,7 +276,8 @@ int lmshm_name_identity(const char* text, char* identity, size_t size) {
   if (identity == NULL || size < LMSHM_IDENTITY_BYTES) return -EINVAL;
   int rc = lmshm_name_parse(text, &name);
   if (rc != 0) return rc;
-  if (lstat(name.path, &status) != 0) return -errno;
+  rc = lmshm_lstat(name.path, &status);
+  if (rc != 0) return rc;
   lmshm_identity(status.st_dev, status.st_ino, identity);
   return 0;
 }

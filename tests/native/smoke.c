@@ -7,6 +7,7 @@
  *   smoke LIBRARY SEGMENT_NAME
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,9 +30,11 @@ int main(int argc, char** argv) {
   const char* (*version)(void);
   intptr_t (*allocate)(size_t, const char*);
   int (*release)(void*, size_t, const char*);
+  int (*identify)(const char*, char*, size_t);
   if (!lookup(library, "lmshm_version", &version) ||
       !lookup(library, "alloc_shm_pinned_ptr", &allocate) ||
-      !lookup(library, "free_shm_pinned_ptr", &release)) {
+      !lookup(library, "free_shm_pinned_ptr", &release) ||
+      !lookup(library, "lmshm_name_identity", &identify)) {
     return 1;
   }
 
@@ -48,6 +51,10 @@ int main(int argc, char** argv) {
   if (release((void*)address, kSize, argv[2]) == 0) {
     return fprintf(stderr, "freeing twice was accepted\n"), 1;
   }
+  /* Its errno is the C library's. */
+  char identity[80];
+  rc = identify(argv[2], identity, sizeof identity);
+  if (rc != -ENOENT) return fprintf(stderr, "the name is gone, and gives %d\n", rc), 1;
   printf("lmshm %s\n", version());
   return 0;
 }
