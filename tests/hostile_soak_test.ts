@@ -16,27 +16,12 @@ import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 
-/** What the worker does not do yet. */
-const MENDED = {
-  /** Those who never authenticate leave room for others. */
-  strangers: true,
-  /** What parsed requests hold is bounded. */
-  memory: true,
-  /** Large transfers give others their turn. */
-  turns: true,
-};
-
-const KINDS = HOSTILE_KINDS.filter((kind) =>
-  (kind !== "strangers" || MENDED.strangers) && (kind !== "huge" || MENDED.turns)
-);
-
 function scene(
   name: string,
   options: Pick<HostileSoakOptions, "phases" | "turns">,
   check: (phases: readonly HostilePhase[]) => void,
-  skip: false | string = false,
 ): void {
-  test(name, { timeout: 300_000, skip }, () =>
+  test(name, { timeout: 300_000 }, () =>
     withoutWorkers(async () => {
       using dir = new TempDir();
       const phases = await hostileSoak({
@@ -58,14 +43,19 @@ function scene(
 
 scene(
   "whatever hostile clients do, each honest request succeeds and newcomers get in",
-  { phases: [...KINDS.filter((kind) => kind !== "huge").map((kind) => [kind]), KINDS], turns: 5 },
+  {
+    phases: [
+      ...HOSTILE_KINDS.filter((kind) => kind !== "huge").map((kind) => [kind]),
+      HOSTILE_KINDS,
+    ],
+    turns: 5,
+  },
   (phases) => {
     const did = Object.assign({}, ...phases.map(({ hostile }) => hostile));
     for (const what of ["bytes", "requests", "connections", "answers"]) {
       assert.ok(did[what] > 0, `${what}: ${JSON.stringify(did)}`);
     }
     for (const { name, workerPeakBytes, workerAfterBytes } of phases) {
-      if (!MENDED.memory) continue;
       // Of four clients that have as much text in flight as they may, and what else there is.
       assert.ok(workerPeakBytes < 128 * MIB, `${workerPeakBytes} bytes beside ${name}`);
       assert.ok(workerAfterBytes < 64 * MIB, `${workerAfterBytes} bytes after ${name}`);
@@ -83,5 +73,4 @@ scene(
       assert.ok(p50Ms < whole / 4, `${request} ${p50Ms} ms, a huge transfer ${whole} ms`);
     }
   },
-  !MENDED.turns && "large transfers run alone",
 );

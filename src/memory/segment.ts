@@ -18,7 +18,6 @@
 // the rest of the library reads it there, by placeOf() and locate().
 
 import { readdirSync, statSync } from "node:fs";
-import process from "node:process";
 import { ShmError } from "../errors.ts";
 import { notAwaited } from "../fence.ts";
 import {
@@ -35,6 +34,7 @@ import {
 } from "../native/backend.ts";
 import { ffi } from "../native/ffi.ts";
 import { libraryPath } from "../native/locate.ts";
+import { ownUser } from "../native/users.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { throwIfRefused } from "../permission.ts";
 import { onExit, rememberOpen } from "../at_exit.ts";
@@ -400,7 +400,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    */
   static reclaimDead(): string[] {
     const backend = segmentBackend();
-    const user = process.geteuid?.();
+    const user = ownUser();
     const taken: string[] = [];
     for (const name of shmFiles()) {
       const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });

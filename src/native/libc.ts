@@ -22,6 +22,7 @@ import { ffi } from "./ffi.ts";
 import { cString } from "./lmshm.ts";
 import { openHint, SHM_DIRECTORY as DIRECTORY } from "./shm_directory.ts";
 import { type Functions, LIBC_SYMBOLS, SHM_SYMBOLS } from "./symbols.ts";
+import { ownUser } from "./users.ts";
 
 type Libc = Functions<typeof LIBC_SYMBOLS> & Functions<typeof SHM_SYMBOLS>;
 
@@ -305,7 +306,7 @@ class LibcBackend implements SegmentBackend {
   nameState(name: string): NameState {
     const found = this.#statName(name);
     if (!found) return "free";
-    if (found.uid !== process.geteuid!()) {
+    if (found.uid !== ownUser()) {
       throw new ShmError(`segment /${name} belongs to user ${found.uid}`, {
         code: "EACCES",
         errno: 13,
@@ -421,7 +422,7 @@ class LibcBackend implements SegmentBackend {
     if (fd < 0) return null;
     try {
       const opened = this.fstat(fd);
-      if (opened.uid !== process.geteuid!()) return null;
+      if (opened.uid !== ownUser()) return null;
       const foreign = (opened.mode & STICKY) === 0;
       if (foreign && !foreignToo) return null;
       if (this.libc.flock(fd, LOCK_EX | LOCK_NB) !== 0) return null;
@@ -453,7 +454,7 @@ class LibcBackend implements SegmentBackend {
           operation: `${request.kind === "attach" ? "attach" : "create"} segment`,
           hint: openHint(errnoName(error.errno), request, {
             isShmMissing: this.stat(DIRECTORY) === null,
-            isOthers: owner !== undefined && owner !== process.geteuid!(),
+            isOthers: owner !== undefined && owner !== ownUser(),
           }),
           details: {
             name: request.name,
@@ -544,7 +545,7 @@ class LibcBackend implements SegmentBackend {
       : this.call("shm_open", this.libc.shm_open(cString(request.name), O_RDWR | O_CLOEXEC, 0));
     try {
       const found = this.fstat(fd);
-      if (found.uid !== process.geteuid!()) throw new CallError("shm_open", 13);
+      if (found.uid !== ownUser()) throw new CallError("shm_open", 13);
       const size = request.sizeBytes || found.size;
       if (size === 0 || size > found.size) {
         throw new ShmError(

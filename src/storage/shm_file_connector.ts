@@ -29,7 +29,7 @@ import {
   type TransportCall,
 } from "./object_transport.ts";
 import { openTransport } from "./open_transport.ts";
-import { disposeOf, OwnRange } from "./own_range.ts";
+import { disposeOf, OwnRange } from "./watched_range.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,

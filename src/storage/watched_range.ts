@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A range that knows whether somebody uses it: a store that was told to give up a request may be at
-// it for a while, and this says when it is not any more.
+// Ranges that know whether somebody uses them: a store that was told to give up a request may be at
+// it for a while, and these say when it is not any more.
 
+import { callFenced } from "../fence.ts";
 import { takeHold } from "../memory/hold_all.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 
 export class WatchedRange implements ShmRange {
   readonly #range: ShmRange;
   #holds = 0;
-  #quiet: PromiseWithResolvers<void> | null = null;
+  #waiting: (() => void)[] = [];
 
   constructor(range: ShmRange) {
     this.#range = range;
@@ -34,20 +35,54 @@ export class WatchedRange implements ShmRange {
     return () => {
       if (!held) return;
       held = false;
-      this.#holds--;
       release();
-      if (this.#holds === 0) this.#quiet?.resolve();
+      if (--this.#holds > 0) return;
+      for (const call of this.#waiting.splice(0)) call();
     };
+  }
+
+  /** Calls once nobody holds it: now, or from within the last release. */
+  whenQuiet(call: () => void): void {
+    if (this.#holds === 0) call();
+    else this.#waiting.push(call);
   }
 
   /** Resolves when nobody holds it. */
   quiet(): Promise<void> {
-    if (this.#holds === 0) return Promise.resolve();
-    this.#quiet ??= Promise.withResolvers<void>();
-    return this.#quiet.promise;
+    return new Promise((resolve) => this.whenQuiet(resolve));
   }
 
   toString(): string {
     return String(this.#range);
   }
+}
+
+/**
+ * Memory that was allocated for one load, and goes back when the load has come to nothing: once nobody
+ * holds it any more, because its caller may have given up long before the worker is done with it.
+ */
+export class OwnRange extends WatchedRange {
+  readonly #own: ShmRange;
+
+  /** @param range disposed of by discard(), where it can be. */
+  constructor(range: ShmRange) {
+    super(range);
+    this.#own = range;
+  }
+
+  /** Nobody wants it: disposes of it, now or as soon as the last hold is released. */
+  discard(): void {
+    let late = false;
+    this.whenQuiet(() => {
+      // Whoever releases the last hold is not to blame for what goes wrong.
+      if (late) callFenced("Symbol.dispose of a range", disposeOf, this.#own);
+      else disposeOf(this.#own);
+    });
+    late = true;
+  }
+}
+
+/** Gives a range back to where it came from, if it is of a kind that can be. */
+export function disposeOf(range: ShmRange): void {
+  (range as Partial<Disposable>)[Symbol.dispose]?.();
 }

@@ -7,14 +7,6 @@
 import { createHmac, randomBytes } from "node:crypto";
 import { fstatSync, readFileSync } from "node:fs";
 
-/** Which form of the beginning is spoken. */
-export const DIALECT = {
-  /** Both ends prove over TCP that they know the secret. False: the client sends it (AUTH). */
-  proof: true,
-  /** ATTACH names the segment's identity. False: its name and size alone. */
-  identity: true,
-};
-
 /** Says a line and resolves to the answer. */
 export type Ask = (line: string) => Promise<string>;
 
@@ -33,10 +25,6 @@ function expectOk(answer: string, what: string): string {
 
 /** What a client says first over TCP. Throws when it is not believed, or cannot believe. */
 export async function authenticate(ask: Ask, secret: string): Promise<void> {
-  if (!DIALECT.proof) {
-    expectOk(await ask(`AUTH ${secret}`), "AUTH");
-    return;
-  }
   const own = randomBytes(32).toString("hex");
   const nonces = [own, expectOk(await ask(`CHALLENGE ${own}`), "CHALLENGE")];
   const proof = proofOf(secret, CLIENT_LABEL, nonces);
@@ -53,8 +41,7 @@ export function identityOf(fd: number): string {
 
 /** The words of ATTACH in version 2, without the request's id. `fd`: null attaches any of the name. */
 export function attachWords(name: string, sizeBytes: number, fd: number | null): string {
-  const words = `ATTACH /${name} ${sizeBytes}`;
-  return DIALECT.identity ? `${words} ${fd === null ? "-" : identityOf(fd)}` : words;
+  return `ATTACH /${name} ${sizeBytes} ${fd === null ? "-" : identityOf(fd)}`;
 }
 
 /** Attaches in version 1. Resolves to the answer of ATTACH. */
@@ -65,6 +52,6 @@ export async function attachFirst(
   base: bigint,
   fd: number | null,
 ): Promise<string> {
-  if (DIALECT.identity && fd !== null) await ask(`IDENTITY ${identityOf(fd)}`);
+  if (fd !== null) await ask(`IDENTITY ${identityOf(fd)}`);
   return ask(`ATTACH /${name} ${sizeBytes} ${base}`);
 }
