@@ -87,8 +87,11 @@ class Interrupter {
     return {TraceAction::kKill, 0};
   }
 
+  // Whether the call failed, or the process was killed. Not when the process ended while another of
+  // its threads was still in the call, as ThreadSanitizer's own thread is in its sleep.
+  bool done() const { return done_; }
   // Whether the scenario had as many calls.
-  bool done() const { return done_ || thread_ != 0; }
+  bool reached() const { return done_ || thread_ != 0; }
   uint64_t number() const { return number_; }  // of the call
 
  private:

@@ -159,7 +159,7 @@ bool Run(Scenario scenario, const Interruption& what) {
     const std::string left = entry.path().filename().string();
     CHECK(left.find(name) == std::string::npos);
   }
-  return interrupter.done();
+  return interrupter.reached();
 }
 
 }  // namespace

@@ -186,7 +186,7 @@ bool Run(const Scenario& s, const Interruption& what) {
     std::cout << "# call number " << interrupter.number() << ", answer \"" << answer.substr(0, 200)
               << "\"" << std::endl;
   }
-  return interrupter.done();
+  return interrupter.reached();
 }
 
 const std::string kShort = "short";
