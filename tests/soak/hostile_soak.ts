@@ -34,6 +34,11 @@ export const HOSTILE_KINDS = [
 ] as const;
 /** Of huge objects, so many of them may be moved at one time. */
 const HUGE_PARTS = 4;
+/**
+ * All come over one Unix socket as one user, who may have three quarters of these: the hostile ones
+ * together hold 42, and some more that are closing.
+ */
+const MAX_CLIENTS = 128;
 /** Over TCP a newcomer may have to give way to others that have not authenticated either. */
 const TCP_ATTEMPTS = 50;
 
@@ -228,7 +233,8 @@ export async function hostileSoak(options: HostileSoakOptions): Promise<HostileP
   const bound = String(options.hugeMib * MIB / HUGE_PARTS);
   const worker = stack.use(
     new RawWorker(root, join(directory, "w"), [
-      ...["--max-bytes-in-flight", bound, "--log-level", "error"],
+      ...["--max-bytes-in-flight", bound, "--max-clients", `${MAX_CLIENTS}`],
+      ...["--log-level", "error"],
     ]),
   );
   await worker.start();
