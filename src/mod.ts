@@ -61,14 +61,14 @@ export {
   type KeyDtype,
   LayerCacheEngineKey,
   parseCacheKey,
-} from "./storage/key.ts";
-export { fileNameToKey, keyToFileName } from "./storage/key_file.ts";
+} from "./keys/key.ts";
+export { fileNameToKey, keyToFileName } from "./keys/key_file.ts";
 export {
   checkChunk,
   type ChunkCheck,
   layoutMetadata,
   type Metadata,
-} from "./storage/chunk_metadata.ts";
+} from "./connector/chunk_metadata.ts";
 export type {
   CallOptions,
   ConnectorStats,
@@ -78,11 +78,11 @@ export type {
   Priority,
   RemoteConnector,
   StoreOptions,
-} from "./storage/remote_connector.ts";
-export type { DirectoryQuotaStats } from "./storage/directory_quota.ts";
-export { type OtherOptions, ShmFileConnector } from "./storage/shm_file_connector.ts";
-export type { ProtocolChoice, ShmFileConnectorOptions } from "./storage/shm_file_options.ts";
-export type { StoreSettings } from "./storage/shm_file_sources.ts";
+} from "./connector/remote_connector.ts";
+export type { DirectoryQuotaStats } from "./connector/directory_quota.ts";
+export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
+export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
+export type { StoreSettings } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/protocol_v2.ts";
 export {
   type AllocateAsyncOptions,
@@ -93,7 +93,7 @@ export {
   type LocalCpuBackendOptions,
   type LocalCpuBackendStats,
   type RefusalReason,
-} from "./storage/local_cpu_backend.ts";
+} from "./cache/local_cpu_backend.ts";
 export {
   type ChunkLayout,
   type PutOptions,
@@ -102,7 +102,7 @@ export {
   type TieredStoreOptions,
   type TieredStoreStats,
   type WriteMode,
-} from "./storage/tiered_store.ts";
+} from "./cache/tiered_store.ts";
 export {
   type ConfigProblem,
   type ConfigSources,

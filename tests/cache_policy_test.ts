@@ -14,7 +14,7 @@ import {
   type CachePolicyName,
   createCachePolicy,
   parseCachePolicy,
-} from "../src/storage/cache_policy.ts";
+} from "../src/cache/cache_policy.ts";
 import { CACHE_POLICY_NAMES } from "../src/config/config.ts";
 import { hitRatio, mixedTrace, zipfTrace } from "./support/traces.ts";
 

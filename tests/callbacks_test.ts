@@ -11,7 +11,7 @@ import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import { holdAll } from "../src/memory/hold_all.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { shmError } from "./support/assertions.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 import { CHUNK, newChunk, PAGE, tiered } from "./support/tiered_scene.ts";

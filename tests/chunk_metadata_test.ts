@@ -10,7 +10,7 @@ import { MEMORY_FORMATS, type MemoryFormat } from "../src/memory/memory_format.t
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { TensorLayout } from "../src/memory/tensor_layout.ts";
-import { checkChunk, layoutMetadata, metadataOf } from "../src/storage/chunk_metadata.ts";
+import { checkChunk, layoutMetadata, metadataOf } from "../src/connector/chunk_metadata.ts";
 
 const KV = TensorLayout.of([2, 4, 8, 16], "bfloat16", "KV_2LTD");
 const SEVERAL = TensorLayout.of([[2, 1, 8, 64], [2, 3, 8, 16]], ["half", "uint8"], "KV_2LTD");

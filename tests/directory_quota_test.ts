@@ -20,9 +20,9 @@ import {
 import process from "node:process";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { DirectoryQuota } from "../src/storage/directory_quota.ts";
-import { keyFile } from "../src/storage/key_file.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { DirectoryQuota } from "../src/connector/directory_quota.ts";
+import { keyFile } from "../src/keys/key_file.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { runFixture } from "./support/process.ts";
 import {

@@ -11,7 +11,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { disposeAll } from "../src/at_exit.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { runFixture } from "./support/process.ts";
 import { eventually, processExists, shmError, TempDir } from "./support/worker.ts";

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileNameToKey, keyFile } from "../src/storage/key_file.ts";
+import { fileNameToKey, keyFile } from "../src/keys/key_file.ts";
 import { shmError } from "./support/assertions.ts";
 
 const GOLDEN = new URL("./golden/keys.tsv", import.meta.url);

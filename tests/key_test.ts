@@ -5,13 +5,8 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
-import {
-  CacheEngineKey,
-  KEY_DTYPES,
-  LayerCacheEngineKey,
-  parseCacheKey,
-} from "../src/storage/key.ts";
-import { fileNameToKey, keyFile, keyToFileName, sidecarOf } from "../src/storage/key_file.ts";
+import { CacheEngineKey, KEY_DTYPES, LayerCacheEngineKey, parseCacheKey } from "../src/keys/key.ts";
+import { fileNameToKey, keyFile, keyToFileName, sidecarOf } from "../src/keys/key_file.ts";
 import { shmError } from "./support/assertions.ts";
 
 const fields = {

@@ -8,10 +8,10 @@ import { copyFileSync, readdirSync, readFileSync, renameSync, writeFileSync } fr
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import { CacheEngineKey } from "../src/storage/key.ts";
-import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
-import { TieredStore } from "../src/storage/tiered_store.ts";
+import { CacheEngineKey } from "../src/keys/key.ts";
+import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { TieredStore } from "../src/cache/tiered_store.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 /** 512 bytes a token. */

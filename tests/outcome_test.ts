@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { heldOutcomes } from "../src/storage/object_transport.ts";
+import { heldOutcomes } from "../src/connector/object_transport.ts";
 import { Failed, outcomesOf, valuesOf } from "../src/worker/outcome.ts";
 import { sleep } from "./support/worker.ts";
 

@@ -10,7 +10,7 @@ import { test } from "node:test";
 import { GpuDevice } from "../src/gpu/device.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { shmError } from "./support/assertions.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { eventually, processExists, TempDir, withoutWorkers } from "./support/worker.ts";

@@ -18,7 +18,7 @@ import { locateWorker } from "../src/native/locate.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
-} from "../src/storage/shm_file_connector.ts";
+} from "../src/connector/shm_file_connector.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import { fixtureCommand } from "./support/process.ts";

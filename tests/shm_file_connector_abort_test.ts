@@ -8,7 +8,7 @@ import { test } from "node:test";
 import type { MemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { asked, scripted } from "./support/object_worker.ts";
 import {

@@ -22,7 +22,7 @@ import { ShmSegment } from "../src/memory/segment.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
-} from "../src/storage/shm_file_connector.ts";
+} from "../src/connector/shm_file_connector.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import {

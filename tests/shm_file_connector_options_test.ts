@@ -10,8 +10,8 @@ import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { nearest } from "../src/nearest.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
-import { optionsFromExtra, optionsFromUrl } from "../src/storage/shm_file_sources.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { optionsFromExtra, optionsFromUrl } from "../src/connector/shm_file_sources.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { eventually, shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 

@@ -16,11 +16,11 @@ import {
 import { test } from "node:test";
 import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { CacheEngineKey } from "../src/storage/key.ts";
+import { CacheEngineKey } from "../src/keys/key.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
-} from "../src/storage/shm_file_connector.ts";
+} from "../src/connector/shm_file_connector.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import {

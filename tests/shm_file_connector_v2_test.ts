@@ -19,8 +19,8 @@ import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
-} from "../src/storage/shm_file_connector.ts";
-import { fileNameToKey, sidecarOf } from "../src/storage/key_file.ts";
+} from "../src/connector/shm_file_connector.ts";
+import { fileNameToKey, sidecarOf } from "../src/keys/key_file.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import {

@@ -8,9 +8,9 @@ import { test } from "node:test";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
-import { TieredStore } from "../src/storage/tiered_store.ts";
+import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { TieredStore } from "../src/cache/tiered_store.ts";
 import { shmError } from "./support/assertions.ts";
 import {
   CHUNK,

@@ -11,10 +11,10 @@ import fc from "fast-check";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { TensorLayout } from "../src/memory/tensor_layout.ts";
-import { keyToFileName } from "../src/storage/key_file.ts";
-import { LocalCpuBackend } from "../src/storage/local_cpu_backend.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
-import { TieredStore } from "../src/storage/tiered_store.ts";
+import { keyToFileName } from "../src/keys/key_file.ts";
+import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { TieredStore } from "../src/cache/tiered_store.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 const TOKENS = 8;

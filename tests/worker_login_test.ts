@@ -14,7 +14,7 @@ import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { ownUser, peerUserOf } from "../src/native/users.ts";
-import { ShmFileConnector } from "../src/storage/shm_file_connector.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { WorkerClient } from "../src/worker/client.ts";
 import { loginProof } from "../src/worker/login.ts";
 import { ObjectClient } from "../src/worker/object_client.ts";

@@ -5,29 +5,16 @@
 // This file only puts the parts together, in the order that matters: everything that needs wide
 // rights first (the root, the secret, the sockets), then the fence, then threads and clients.
 //
-//     status, text, unique_fd, log, cancel, wake_up, figures     <- nothing
-//     request, line_reader, listen_address     pure text
-//     file_io, atomic_file, storage_error, durable                 storage, knows no client
-//     object_path, beneath -> object_dir       storage by path
-//     attachment                               shared memory, knows no file
-//     segment_identity, parent_maps            whether it is the client's
-//     session                                  requests to actions, version 1
-//     temporary_name, percent, sha256, crc32c, request_v2, object_key     pure, for version 2
-//     attributes, storage_facts                what the root's file system can do
-//     io_mode, fault_guard, checked_io, io_counters -> object_io     moving bytes
-//     parallel -> turn                         how long work may keep a thread
-//     object_record, sidecar, object_io -> key_store -> key_listing     storage by key
-//     key_store -> object_transfer             one object on its way, in turns
-//     sidecar -> leftovers                     what dead writers left
-//     operation                                requests to actions, version 2
-//     parallel, priority -> engine             threads and whose turn it is, knows no request
-//     wire -> outbox                           answers on their way out
-//     operation, engine -> request_task, outbox -> pipeline     requests in flight
-//     answer_v2, info, pipeline -> session_v2
-//     conversation, dialogue                   either version
-//     connection                               bytes to sessions
-//     secret -> login -> pending_logins, lingering_closes -> server    who may become a client
-//     options, listener, sandbox, shutdown, descriptors, memory     the process
+//     base/        values, text, hashes, logging, cancelling                    <- nothing
+//     memory/      a client's segment: mapped, proven to be the right one       <- base
+//     storage/     objects and files of one directory; knows no client          <- base, memory
+//     protocol/    lines to requests, results to lines; pure text               <- the three above
+//     net/         sockets, and answers on their way out                        <- base
+//     execution/   whose turn it is, and what a request does                    <- all above
+//     server/      connections, logins, sessions of either version              <- all above
+//     process/     options, descriptors, the fence                              <- all above
+//
+// `npm run check -- layout` holds these arrows.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,31 +29,31 @@
 #include <vector>
 
 #include "include/lmshm.h"
-#include "worker/beneath.h"
-#include "worker/boot_id.h"
-#include "worker/connection.h"
-#include "worker/crc32c.h"
-#include "worker/descriptors.h"
-#include "worker/engine.h"
-#include "worker/figures.h"
-#include "worker/give_way.h"
-#include "worker/key_store.h"
-#include "worker/leftovers.h"
-#include "worker/listener.h"
-#include "worker/log.h"
-#include "worker/memory.h"
-#include "worker/object_dir.h"
-#include "worker/options.h"
-#include "worker/parent_maps.h"
-#include "worker/sandbox.h"
-#include "worker/secret.h"
-#include "worker/segment_identity.h"
-#include "worker/server.h"
-#include "worker/session.h"
-#include "worker/shutdown.h"
-#include "worker/storage_facts.h"
-#include "worker/wake_up.h"
-#include "worker/wire.h"
+#include "worker/base/boot_id.h"
+#include "worker/base/crc32c.h"
+#include "worker/base/figures.h"
+#include "worker/base/heap.h"
+#include "worker/base/log.h"
+#include "worker/base/shutdown.h"
+#include "worker/base/wake_up.h"
+#include "worker/execution/engine.h"
+#include "worker/execution/give_way.h"
+#include "worker/memory/parent_maps.h"
+#include "worker/memory/segment_identity.h"
+#include "worker/net/listener.h"
+#include "worker/net/secret.h"
+#include "worker/net/wire.h"
+#include "worker/process/descriptors.h"
+#include "worker/process/options.h"
+#include "worker/process/sandbox.h"
+#include "worker/server/connection.h"
+#include "worker/server/server.h"
+#include "worker/server/session.h"
+#include "worker/storage/beneath.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/leftovers.h"
+#include "worker/storage/object_dir.h"
+#include "worker/storage/storage_facts.h"
 
 namespace {
 

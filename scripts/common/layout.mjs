@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The architecture as a check: which folder of src/ may import which, that only src/native/ knows
-// the runtime, that only named packages are used, and that every C and C++ file is in the build.
+// The architecture as a check: which folder of src/ and of csrc/worker/ may import which,
+// that only src/native/ knows the runtime, that only named packages are used, and that every C and
+// C++ file is in the build.
 // It reads text, not syntax trees: an import that hides from it would have to be written to hide.
 
 import { readFileSync } from "node:fs";
@@ -29,17 +30,35 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["native", "memory"],
   ],
   worker: ["errors.ts", "members.ts", "fence.ts", "permission.ts"],
+  keys: ["errors.ts", "nearest.ts", "arguments.ts"],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
-  storage: [
+  connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["permission.ts", "config", "memory", "worker", "native/locate.ts", "native/users.ts"],
+    ...["permission.ts", "config", "memory", "worker", "keys", "native/locate.ts"],
+    ...["native/users.ts"],
+  ],
+  cache: [
+    ...["errors.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["config", "memory", "worker", "keys", "connector"],
   ],
   config: ["errors.ts", "nearest.ts", "permission.ts"],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts"],
-    ...["native", "memory", "gpu", "worker", "storage", "config"],
+    ...["native", "memory", "gpu", "worker", "keys", "connector", "cache", "config"],
   ],
   cli: ["mod.ts"],
+});
+
+/** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */
+const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
+  base: [],
+  memory: ["base"],
+  storage: ["base", "memory"],
+  protocol: ["base", "memory", "storage"],
+  net: ["base"],
+  execution: ["base", "memory", "storage", "protocol", "net"],
+  server: ["base", "memory", "storage", "protocol", "net", "execution"],
+  process: ["base", "memory", "storage", "protocol", "net", "execution", "server"],
 });
 
 /** What names a runtime, and so belongs into src/native/ alone. */
@@ -92,6 +111,20 @@ function problemsOf(path, packages) {
   return problems;
 }
 
+/** @param {string} path below csrc/worker/ @returns {string[]} */
+function workerProblemsOf(path) {
+  const [layer, ...rest] = relative("csrc/worker", path).split("/");
+  if (rest.length === 0) return [];
+  const allowed = WORKER_ARROWS[layer];
+  if (!allowed) return [`${path}: "${layer}" is no known layer; see scripts/common/layout.mjs`];
+  const text = readFileSync(join(root, path), "utf8");
+  return [...text.matchAll(/^#include "worker\/([^"]+)"/gm)]
+    .filter(([, header]) => ![layer, ...allowed].includes(header.split("/")[0]))
+    .map(([, header]) =>
+      `${path}: includes "${header}"; ${layer} may include ${allowed.join(", ") || "nothing"}`
+    );
+}
+
 /**
  * Every breach of the architecture, one line each; empty when all is well.
  * @returns {string[]}
@@ -100,6 +133,7 @@ export function layoutProblems() {
   const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const packages = Object.keys(dependencies ?? {});
   const problems = findFiles(["src"], /\.ts$/).flatMap((path) => problemsOf(path, packages));
+  problems.push(...findFiles(["csrc/worker"], /\.(h|cc)$/).flatMap(workerProblemsOf));
   const cmake = readFileSync(join(root, "CMakeLists.txt"), "utf8");
   const built = findFiles(["csrc", "tests/native", "tests/fuzz"], /\.(c|cc)$/);
   for (const path of built) {

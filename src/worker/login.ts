@@ -2,7 +2,7 @@
 //
 // Who is at the other end of a TCP connection: both ends prove that they know the secret, and
 // neither says it. Before the worker has proven itself nothing is told to it, and nothing believed
-// of it. docs/protocol.md specifies the proofs; csrc/worker/login.h is the counterpart.
+// of it. docs/protocol.md specifies the proofs; csrc/worker/server/login.h is the counterpart.
 
 import { Buffer } from "node:buffer";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Percent-coding of protocol version 2: any bytes as one word of printable ASCII. Pure;
-// csrc/worker/percent.h is its counterpart in the worker.
+// csrc/worker/base/percent.h is its counterpart in the worker.
 
 /** Bytes that stand for themselves: ALPHA / DIGIT / "-" "." "_" "~" "@" "/" ":" "+" "=" ",". */
 const PLAIN = /^[A-Za-z0-9\-._~@/:+=,]*$/;

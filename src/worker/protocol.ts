@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The text of protocol version 1: requests into lines, lines into replies. Pure; docs/protocol.md
-// describes it, and csrc/worker/request.h is its counterpart in the worker.
+// describes it, and csrc/worker/protocol/request.h is its counterpart in the worker.
 //
 //     ATTACH <shm_name> <size> <base_addr>      -> OK
 //     WRITE <path> <data_ptr> <length>          -> OK <bytes_written>

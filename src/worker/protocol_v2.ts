@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The text of protocol version 2's requests: what is asked, into words. Pure; docs/protocol_v2.md
-// describes it, csrc/worker/request_v2.h is its counterpart in the worker, and answers_v2.ts reads
+// describes it, csrc/worker/protocol/request_v2.h is its counterpart in the worker, and answers_v2.ts reads
 // what comes back.
 //
 //     request   <id> <VERB> <word>...        one line, answered by one line with the same id

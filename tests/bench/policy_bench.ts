@@ -9,7 +9,7 @@ import {
   CacheEntry,
   type CachePolicyName,
   createCachePolicy,
-} from "../../src/storage/cache_policy.ts";
+} from "../../src/cache/cache_policy.ts";
 import { conversationTrace, mixedTrace, zipfTrace } from "../support/traces.ts";
 import type { Benchmark, Context } from "./support/benchmark.ts";
 import { type Contender, interleave } from "./support/interleave.ts";

@@ -15,9 +15,9 @@
 #include <string>
 #include <string_view>
 
-#include "worker/answer.h"
-#include "worker/line_reader.h"
-#include "worker/login.h"
+#include "worker/protocol/answer.h"
+#include "worker/protocol/line_reader.h"
+#include "worker/server/login.h"
 
 namespace {
 

@@ -14,8 +14,8 @@
 #include <string>
 #include <string_view>
 
-#include "worker/beneath.h"
-#include "worker/object_path.h"
+#include "worker/storage/beneath.h"
+#include "worker/storage/object_path.h"
 
 namespace {
 

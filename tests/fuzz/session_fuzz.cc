@@ -23,9 +23,9 @@
 #include <string>
 #include <string_view>
 
-#include "worker/line_reader.h"
-#include "worker/log.h"
-#include "worker/session.h"
+#include "worker/base/log.h"
+#include "worker/protocol/line_reader.h"
+#include "worker/server/session.h"
 
 namespace {
 

@@ -21,10 +21,10 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/dialogue.h"
-#include "worker/line_reader.h"
-#include "worker/log.h"
-#include "worker/percent.h"
+#include "worker/base/log.h"
+#include "worker/base/percent.h"
+#include "worker/protocol/line_reader.h"
+#include "worker/server/dialogue.h"
 
 namespace {
 

@@ -3,8 +3,8 @@
 // Attaching segments, and the arithmetic of ranges.
 #include <cerrno>
 
-#include "worker/attachment.h"
-#include "worker/unique_fd.h"
+#include "worker/base/unique_fd.h"
+#include "worker/memory/attachment.h"
 #include "worker_fixture.hh"
 
 using lmshm::Attachment;

@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "worker/secret.h"
+#include "worker/net/secret.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

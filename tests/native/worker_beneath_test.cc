@@ -3,8 +3,8 @@
 // Opening below a directory: openat2 and the walk that replaces it must agree on everything.
 #include <cerrno>
 
-#include "worker/beneath.h"
-#include "worker/status.h"
+#include "worker/base/status.h"
+#include "worker/storage/beneath.h"
 #include "worker_fixture.hh"
 
 using lmshm::BeneathMethod;

@@ -6,9 +6,9 @@
 #include <atomic>
 #include <thread>
 
-#include "worker/descriptors.h"
-#include "worker/lingering_closes.h"
-#include "worker/pending_logins.h"
+#include "worker/process/descriptors.h"
+#include "worker/server/lingering_closes.h"
+#include "worker/server/pending_logins.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "worker/engine.h"
+#include "worker/execution/engine.h"
 #include "worker_check.hh"
 
 using lmshm::Engine;

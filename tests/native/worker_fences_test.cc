@@ -14,8 +14,8 @@
 #include <cerrno>
 #include <cstddef>
 
-#include "worker/sandbox.h"
-#include "worker/unique_fd.h"
+#include "worker/base/unique_fd.h"
+#include "worker/process/sandbox.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

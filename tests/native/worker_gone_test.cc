@@ -20,9 +20,9 @@
 #include <thread>
 #include <vector>
 
-#include "worker/connection.h"
-#include "worker/shutdown.h"
-#include "worker/wire.h"
+#include "worker/base/shutdown.h"
+#include "worker/net/wire.h"
+#include "worker/server/connection.h"
 #include "worker_fixture.hh"
 
 namespace {

@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "worker/parent_maps.h"
-#include "worker/segment_identity.h"
+#include "worker/memory/parent_maps.h"
+#include "worker/memory/segment_identity.h"
 #include "worker_process.hh"
 #include "worker_v2_fixture.hh"
 

@@ -15,9 +15,9 @@
 
 #include "interrupt.hh"
 #include "trace.hh"
-#include "worker/key_listing.h"
-#include "worker/key_store.h"
-#include "worker/storage_facts.h"
+#include "worker/storage/key_listing.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/storage_facts.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

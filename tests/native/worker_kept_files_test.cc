@@ -17,8 +17,8 @@
 #include <thread>
 #include <vector>
 
-#include "worker/kept_files.h"
-#include "worker/key_store.h"
+#include "worker/storage/kept_files.h"
+#include "worker/storage/key_store.h"
 #include "worker_fixture.hh"
 
 using lmshm::KeptFile;

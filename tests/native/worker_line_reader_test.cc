@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "worker/line_reader.h"
+#include "worker/protocol/line_reader.h"
 #include "worker_check.hh"
 
 using lmshm::kMaxLineBytes;

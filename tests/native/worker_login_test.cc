@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "golden.hh"
-#include "worker/login.h"
-#include "worker/sha256.h"
+#include "worker/base/sha256.h"
+#include "worker/server/login.h"
 #include "worker_fixture.hh"
 
 using lmshm::Login;

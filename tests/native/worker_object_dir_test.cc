@@ -11,7 +11,7 @@
 #include <csignal>
 #include <thread>
 
-#include "worker/object_dir.h"
+#include "worker/storage/object_dir.h"
 #include "worker_fixture.hh"
 
 using lmshm::BeneathMethod;

@@ -3,7 +3,7 @@
 // Clients' paths as text.
 #include <cerrno>
 
-#include "worker/object_path.h"
+#include "worker/storage/object_path.h"
 #include "worker_check.hh"
 
 using lmshm::ObjectPath;

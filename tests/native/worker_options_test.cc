@@ -3,7 +3,7 @@
 // The command line, and the rules of trust in it.
 #include <cerrno>
 
-#include "worker/options.h"
+#include "worker/process/options.h"
 #include "worker_check.hh"
 
 using lmshm::Environment;

@@ -21,11 +21,11 @@
 #include <vector>
 
 #include "sandbox.h"
-#include "worker/outbox.h"
-#include "worker/shutdown.h"
-#include "worker/unique_fd.h"
-#include "worker/wake_up.h"
-#include "worker/wire.h"
+#include "worker/base/shutdown.h"
+#include "worker/base/unique_fd.h"
+#include "worker/base/wake_up.h"
+#include "worker/net/outbox.h"
+#include "worker/net/wire.h"
 #include "worker_check.hh"
 
 using lmshm::Outbox;

@@ -25,7 +25,7 @@
 #include <utility>
 #include <vector>
 
-#include "worker/unique_fd.h"
+#include "worker/base/unique_fd.h"
 #include "worker_check.hh"
 
 inline constexpr int kPatienceMs = 20000;

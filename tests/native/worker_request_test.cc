@@ -4,7 +4,7 @@
 #include <cerrno>
 #include <cstdint>
 
-#include "worker/request.h"
+#include "worker/protocol/request.h"
 #include "worker_check.hh"
 
 using lmshm::Command;

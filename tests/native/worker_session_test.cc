@@ -3,7 +3,7 @@
 // Conversations, without a process or a socket around them.
 #include <memory>
 
-#include "worker/session.h"
+#include "worker/server/session.h"
 #include "worker_fixture.hh"
 
 using lmshm::Service;

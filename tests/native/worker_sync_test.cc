@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "trace.hh"
-#include "worker/object_key.h"
+#include "worker/storage/object_key.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <cstdint>
 
-#include "worker/status.h"
-#include "worker/text.h"
+#include "worker/base/status.h"
+#include "worker/base/text.h"
 #include "worker_check.hh"
 
 using lmshm::AppendPrintable;

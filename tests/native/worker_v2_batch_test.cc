@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
-#include "worker/percent.h"
-#include "worker/pipeline.h"
+#include "worker/base/percent.h"
+#include "worker/execution/pipeline.h"
 #include "worker_v2_fixture.hh"
 
 namespace {

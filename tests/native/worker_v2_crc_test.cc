@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
-#include "worker/checked_io.h"
-#include "worker/crc32c.h"
-#include "worker/fault_guard.h"
+#include "worker/base/crc32c.h"
+#include "worker/memory/fault_guard.h"
+#include "worker/storage/file_io.h"
 #include "worker_fixture.hh"
 
 using lmshm::Crc32c;

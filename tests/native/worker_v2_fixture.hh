@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/dialogue.h"
+#include "worker/server/dialogue.h"
 #include "worker_fixture.hh"
 
 enum class Attributes { kDetect, kNone };

@@ -11,9 +11,9 @@
 #include <mutex>
 #include <thread>
 
-#include "worker/crc32c.h"
-#include "worker/key_store.h"
-#include "worker/object_transfer.h"
+#include "worker/base/crc32c.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/object_transfer.h"
 #include "worker_fixture.hh"
 
 using lmshm::Durability;

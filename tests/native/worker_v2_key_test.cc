@@ -6,9 +6,9 @@
 #include <string>
 
 #include "golden.hh"
-#include "worker/object_key.h"
-#include "worker/percent.h"
-#include "worker/sha256.h"
+#include "worker/base/percent.h"
+#include "worker/base/sha256.h"
+#include "worker/storage/object_key.h"
 
 using lmshm::ClassifyFile;
 using lmshm::FileKind;

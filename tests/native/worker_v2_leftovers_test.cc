@@ -8,11 +8,11 @@
 #include <atomic>
 #include <thread>
 
-#include "worker/atomic_file.h"
-#include "worker/key_listing.h"
-#include "worker/key_store.h"
-#include "worker/leftovers.h"
-#include "worker/sidecar.h"
+#include "worker/storage/atomic_file.h"
+#include "worker/storage/key_listing.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/leftovers.h"
+#include "worker/storage/sidecar.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 

@@ -3,7 +3,7 @@
 // Listing page by page, while the directory changes.
 #include <set>
 
-#include "worker/key_listing.h"
+#include "worker/storage/key_listing.h"
 #include "worker_v2_fixture.hh"
 
 namespace {

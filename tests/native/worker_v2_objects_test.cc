@@ -6,7 +6,7 @@
 
 #include <thread>
 
-#include "worker/crc32c.h"
+#include "worker/base/crc32c.h"
 #include "worker_v2_fixture.hh"
 
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "golden.hh"
-#include "worker/percent.h"
-#include "worker/request_v2.h"
+#include "worker/base/percent.h"
+#include "worker/protocol/request_v2.h"
 
 using lmshm::ParseRequestV2;
 using lmshm::PercentDecode;

@@ -4,7 +4,7 @@
 // without an answer.
 #include <atomic>
 
-#include "worker/boot_id.h"
+#include "worker/base/boot_id.h"
 #include "worker_v2_fixture.hh"
 
 using lmshm::Conversation;

@@ -40,7 +40,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { keyFile } from "../../src/storage/key_file.ts";
+import { keyFile } from "../../src/keys/key_file.ts";
 import { attachFirst, attachWords, authenticate } from "../support/dialect.ts";
 import { LineSocket, PATIENCE_MS } from "../support/line_socket.ts";
 import { RawClient } from "../support/raw_client.ts";

@@ -24,9 +24,9 @@ import type { TensorMemoryObj } from "../../src/memory/memory_obj.ts";
 import { ShmSegment } from "../../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../../src/memory/tensor_allocator.ts";
 import { TensorLayout } from "../../src/memory/tensor_layout.ts";
-import { LocalCpuBackend } from "../../src/storage/local_cpu_backend.ts";
-import { ShmFileConnector } from "../../src/storage/shm_file_connector.ts";
-import { TieredStore } from "../../src/storage/tiered_store.ts";
+import { LocalCpuBackend } from "../../src/cache/local_cpu_backend.ts";
+import { ShmFileConnector } from "../../src/connector/shm_file_connector.ts";
+import { TieredStore } from "../../src/cache/tiered_store.ts";
 import { liveHeapBytes } from "../support/gc.ts";
 
 /** Small files that the worker may keep open: fewer than there are. */

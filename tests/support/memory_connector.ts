@@ -5,8 +5,8 @@
 
 import type { ShmRange } from "../../src/memory/segment.ts";
 import { ShmError } from "../../src/errors.ts";
-import { type Metadata, metadataOf, NO_METADATA } from "../../src/storage/chunk_metadata.ts";
-import type { Key } from "../../src/storage/key.ts";
+import { type Metadata, metadataOf, NO_METADATA } from "../../src/connector/chunk_metadata.ts";
+import type { Key } from "../../src/keys/key.ts";
 import type {
   CallOptions,
   ConnectorStats,
@@ -14,7 +14,7 @@ import type {
   ObjectStat,
   RemoteConnector,
   StoreOptions,
-} from "../../src/storage/remote_connector.ts";
+} from "../../src/connector/remote_connector.ts";
 
 export class MemoryConnector implements RemoteConnector {
   readonly objects = new Map<string, Uint8Array>();

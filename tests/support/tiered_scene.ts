@@ -8,8 +8,8 @@ import { test } from "node:test";
 import type { TensorMemoryObj } from "../../src/memory/memory_obj.ts";
 import { ShmSegment } from "../../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../../src/memory/tensor_allocator.ts";
-import { LocalCpuBackend } from "../../src/storage/local_cpu_backend.ts";
-import { TieredStore, type TieredStoreOptions } from "../../src/storage/tiered_store.ts";
+import { LocalCpuBackend } from "../../src/cache/local_cpu_backend.ts";
+import { TieredStore, type TieredStoreOptions } from "../../src/cache/tiered_store.ts";
 import { withoutLeaks } from "./leaks.ts";
 import { MemoryConnector } from "./memory_connector.ts";
 

@@ -2,7 +2,7 @@
 //
 // Sequences of requests for caches, the same for the same seed, and what a policy makes of them.
 
-import { CacheEntry, type CachePolicy } from "../../src/storage/cache_policy.ts";
+import { CacheEntry, type CachePolicy } from "../../src/cache/cache_policy.ts";
 
 /** Numbers from [0, 1), from a seed (mulberry32). */
 export function randomNumbers(seed: number): () => number {

@@ -8,8 +8,8 @@
 import { TensorMemoryAllocator } from "../../../src/memory/tensor_allocator.ts";
 import type { TensorMemoryObj } from "../../../src/memory/memory_obj.ts";
 import { TensorLayout } from "../../../src/memory/tensor_layout.ts";
-import { LocalCpuBackend } from "../../../src/storage/local_cpu_backend.ts";
-import { TieredStore } from "../../../src/storage/tiered_store.ts";
+import { LocalCpuBackend } from "../../../src/cache/local_cpu_backend.ts";
+import { TieredStore } from "../../../src/cache/tiered_store.ts";
 import { ShmSegment } from "../../../src/mod.ts";
 import { zipfTrace } from "../../support/traces.ts";
 import type { Benchmark, Context } from "../support/benchmark.ts";

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Outbox: a client's answers on their way out, from any thread.
+//
+// Nobody waits in it. Whoever adds an answer also sends what has gathered. If somebody else is at
+// that, he sends this one too; but where the wire takes short pieces whole, a short answer passes
+// him: he may have a system call behind him in which the client was woken, on the CPU that he needs
+// to go on. (Answers need no order; what they must not do is to get between the parts of another.)
+// When the client takes no more for the moment, what is left stays, and the connection's own thread
+// is woken: it waits for the client and goes on.
+#ifndef LMSHM_WORKER_NET_OUTBOX_H_
+#define LMSHM_WORKER_NET_OUTBOX_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "worker/base/wake_up.h"
+#include "worker/net/wire.h"
+
+namespace lmshm {
+
+// Thread safe.
+class Outbox {
+ public:
+  // `wake` is signalled when the connection's thread has to look.
+  Outbox(Wire* wire, const WakeUp* wake) : wire_(wire), wake_(wake) {}
+  Outbox(const Outbox&) = delete;
+  Outbox& operator=(const Outbox&) = delete;
+
+  // Whole lines. Dropped when the connection is broken. True if it was full and this has changed
+  // it.
+  bool Add(std::string_view lines);
+
+  // The client takes no more at present: wait until it does, then Pump(). Both are for the
+  // connection's own thread.
+  bool stalled() const;
+  void Pump();
+
+  // Bytes that are not sent yet; and whether these are so many that nothing more should be begun.
+  size_t pending() const { return pending_.load(); }
+  bool full() const;
+  // Bytes sent so far.
+  uint64_t sent() const { return sent_.load(); }
+
+ private:
+  // These two with the lock held, which is released while the system call runs. They return what
+  // Add() does.
+  bool Send(std::unique_lock<std::mutex>* lock);
+  bool Pass(std::string_view lines, std::unique_lock<std::mutex>* lock);
+  // Whether `lines` may be sent although another thread is sending something.
+  bool CanPass(std::string_view lines) const;
+  // True if it was full before.
+  bool Sent(size_t bytes);
+  void Mixed();
+
+  Wire* const wire_;
+  const WakeUp* const wake_;
+  std::atomic<size_t> pending_{0};
+  std::atomic<uint64_t> sent_{0};
+  mutable std::mutex mutex_;  // guards the rest
+  std::string gathered_;
+  std::string leaving_;  // whose first `left_` bytes are sent; changed by the thread that sends
+  size_t left_ = 0;
+  size_t passing_ = 0;   // threads that send something of their own
+  uint64_t passed_ = 0;  // how often one began to
+  bool sending_ = false;
+  bool stalled_ = false;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_NET_OUTBOX_H_

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The answer to INFO: what a worker is set to, what it found out about its root, what it is doing
+// and what it has done. For people and for graphs; programs may rely on single words of it.
+#ifndef LMSHM_WORKER_SERVER_INFO_H_
+#define LMSHM_WORKER_SERVER_INFO_H_
+
+#include <string>
+
+#include "worker/server/session.h"
+
+namespace lmshm {
+
+// Words `name=value`, each with a space before it. `service.keys` is not null. Thread safe.
+std::string DescribeService(const Service& service);
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_SERVER_INFO_H_

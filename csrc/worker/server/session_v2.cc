@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/server/session_v2.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "worker/base/log.h"
+#include "worker/execution/request_task.h"
+#include "worker/protocol/line_reader.h"
+#include "worker/server/info.h"
+
+namespace lmshm {
+
+namespace {
+
+// Whether a request is answered at once, by the thread that reads.
+bool IsImmediate(Verb verb) {
+  switch (verb) {
+    case Verb::kAttach:
+    case Verb::kCancel:
+    case Verb::kInfo:
+    case Verb::kPing:
+    case Verb::kQuit:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+SessionV2::SessionV2(const Service& service, std::string peer, Pipeline* pipeline)
+    : service_(service), peer_(std::move(peer)), pipeline_(pipeline), listing_(*service.keys) {}
+
+Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
+  Next next = Next::kContinue;
+  std::string result;
+  RequestV2 request;
+  Status status = ParseRequestV2(line, &request);
+  const bool parsed = status.ok();
+  uint64_t id = request.id;
+  if (id != 0 && pipeline_ != nullptr && pipeline_->Has(id)) {
+    // Under its own id this answer would be taken for the other request's.
+    status = Status::Error(EEXIST, "request id " + std::to_string(id) + " is in flight already");
+    id = 0;
+  } else if (parsed && !IsImmediate(request.verb)) {
+    if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, peer_ + ": " + std::string(line));
+    Begin(std::move(request), answer);
+    return next;
+  } else if (parsed) {
+    status = Dispatch(request, &result, &next);
+  }
+
+  // A line that is no request is not shown: it might have been meant to carry a secret.
+  if (LogEnabled(LogLevel::kDebug)) {
+    Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
+                              (status.ok() ? "OK" + result : status.ToString()));
+  }
+  if (status.ok()) {
+    AppendOk(id, result, answer);
+  } else {
+    AppendError(id, status, answer);
+  }
+  return next;
+}
+
+void SessionV2::HandleTooLong(std::string* answer) {
+  AppendError(0,
+              Status::Error(E2BIG, "the line is longer than " + std::to_string(kMaxLineBytes) +
+                                       " bytes; all of it was ignored"),
+              answer);
+}
+
+void SessionV2::Begin(RequestV2 request, std::string* answers) {
+  OperationContext context;
+  context.store = service_.keys;
+  context.listing = &listing_;
+  context.memory = attachment_;
+  context.cancel = service_.cancel;
+  context.parallel = service_.engine;
+  context.figures = service_.figures;
+  context.io = service_.io;
+  context.sync = service_.sync;
+  context.open_objects = service_.open_objects;
+  auto task = std::make_unique<RequestTask>(std::move(request), std::move(context), peer_);
+  if (pipeline_ != nullptr) {
+    pipeline_->Accept(std::move(task));
+  } else {
+    while (!task->Go(answers)) {
+    }
+  }
+}
+
+Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* next) {
+  switch (request.verb) {
+    case Verb::kPing:
+      *result = " boot=" + service_.boot_id;
+      return Status::OK();
+    case Verb::kQuit:
+      *next = Next::kQuit;
+      return Status::OK();
+    case Verb::kAttach:
+      return Attach(request);
+    case Verb::kCancel:
+      *result = pipeline_ != nullptr && pipeline_->Cancel(request.number) ? " 1" : " 0";
+      return Status::OK();
+    case Verb::kInfo:
+      *result = DescribeService(service_);
+      return Status::OK();
+    default:
+      return Status::Error(EINVAL, "not answered at once");
+  }
+}
+
+Status SessionV2::Attach(const RequestV2& request) {
+  const Attachment::Check check = [&](int, const struct stat& st) {
+    return request.identity.has_value()
+               ? CheckIdentity(*request.identity, request.text, st, service_.kernel_boot)
+               : Status::OK();
+  };
+  std::unique_ptr<Attachment> attached;
+  Status status = service_.WithSpareRoom([&] {
+    return Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached,
+                            check);
+  });
+  if (!status.ok()) return status;
+  attachment_ = std::move(attached);
+  Log(LogLevel::kInfo,
+      peer_ + ": attached " + request.text + ", " + std::to_string(request.number) + " bytes");
+  return Status::OK();
+}
+
+}  // namespace lmshm

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/storage/file_io.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "worker/memory/fault_guard.h"
+
+namespace lmshm {
+
+namespace {
+
+SharedBytes Part(SharedBytes data, uint64_t offset, uint64_t size) {
+  return {static_cast<char*>(data.address) + offset, size};
+}
+
+int WriteAt(int fd, SharedBytes piece, uint64_t offset) {
+  const char* from = static_cast<const char*>(piece.address);
+  for (uint64_t done = 0; done < piece.size;) {
+    const ssize_t n = pwrite(fd, from + done, piece.size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return EIO;  // no file system should; it must not become an endless loop
+    done += static_cast<uint64_t>(n);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int WriteRange(int fd, const RangeIo& range, uint32_t* crc) {
+  for (uint64_t done = 0; done < range.data.size;) {
+    if (range.cancel != nullptr && range.cancel->Cancelled()) return ECANCELED;
+    const uint64_t size = std::min(range.data.size - done, range.piece_bytes);
+    const SharedBytes piece = Part(range.data, done, size);
+    int error = crc != nullptr ? SharedCrc32c(piece, crc) : 0;
+    if (error == 0) error = WriteAt(fd, piece, range.offset + done);
+    if (error != 0) return error;
+    done += size;
+  }
+  return 0;
+}
+
+int ReadRange(int fd, const RangeIo& range, uint64_t* done, uint32_t* crc) {
+  *done = 0;
+  while (*done < range.data.size) {
+    if (range.cancel != nullptr && range.cancel->Cancelled()) return ECANCELED;
+    SharedBytes piece =
+        Part(range.data, *done, std::min(range.data.size - *done, range.piece_bytes));
+    const ssize_t n =
+        pread(fd, piece.address, piece.size, static_cast<off_t>(range.offset + *done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return 0;
+    piece.size = static_cast<uint64_t>(n);
+    const int error = crc != nullptr ? SharedCrc32c(piece, crc) : 0;
+    if (error != 0) return error;
+    *done += piece.size;
+  }
+  return 0;
+}
+
+int WriteFully(int fd, SharedBytes data, const CancelCheck* cancel) {
+  RangeIo range;
+  range.data = data;
+  range.cancel = cancel;
+  return WriteRange(fd, range, nullptr);
+}
+
+int ReadFully(int fd, SharedBytes data, const CancelCheck* cancel, uint64_t* done) {
+  RangeIo range;
+  range.data = data;
+  range.cancel = cancel;
+  return ReadRange(fd, range, done, nullptr);
+}
+
+}  // namespace lmshm

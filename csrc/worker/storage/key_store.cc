@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/storage/key_store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "worker/base/crc32c.h"
+#include "worker/base/text.h"
+#include "worker/storage/object_record.h"
+#include "worker/storage/object_transfer.h"
+#include "worker/storage/sidecar.h"
+#include "worker/storage/storage_error.h"
+
+namespace lmshm {
+
+namespace {
+
+constexpr size_t kShownKeyBytes = 200;
+constexpr std::chrono::milliseconds kDescriptorWait(10);
+constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+
+Status Mismatch(const std::string& action, const std::string& what) {
+  return Status::Error(EBADMSG, action + ": " + what);
+}
+
+std::string LengthMismatch(uint64_t now, const std::string& stored) {
+  return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
+}
+
+StorageFacts OnlyAttributes(bool attributes) {
+  StorageFacts facts;
+  facts.attributes = attributes;
+  facts.direct_reason = "it was not tried";
+  return facts;
+}
+
+}  // namespace
+
+KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept)
+    : root_fd_(root_fd),
+      facts_(facts),
+      kept_files_(root_fd, facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
+      io_(facts_, &counters_) {}
+
+KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
+
+std::string KeyStore::Action(const char* verb, std::string_view key) {
+  std::string action = std::string(verb) + " ";
+  AppendPrintable(key, kShownKeyBytes, &action);
+  return action;
+}
+
+Status KeyStore::Changed(const std::string& action) {
+  return Mismatch(action, "the file changed while it was read");
+}
+
+uint64_t KeyStore::MtimeMs(const struct stat& st) {
+  const int64_t ms = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000 + st.st_mtim.tv_nsec / 1000000;
+  return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
+}
+
+Status KeyStore::Put(std::string_view key, SharedBytes data,
+                     const std::vector<Attribute>& attributes, const TransferOptions& options,
+                     uint32_t* crc) const {
+  ObjectPut put(*this, key, data, attributes, options);
+  bool done;
+  Status status = put.Go(nullptr, &done);
+  if (status.ok() && options.checksum && crc != nullptr) *crc = put.crc32c();
+  return status;
+}
+
+bool KeyStore::Patience::TryAgain(const Status& status) {
+  const int error = status.number();
+  bool again = false;
+  if (left_ > 1) {
+    again = error == EMFILE
+                ? store_.kept_files_.DropAll(before_)
+                : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
+  }
+  before_ = store_.kept_files_.let_go();
+  if (again) {
+    left_--;
+  } else if (error == EMFILE && waits_ > 0) {
+    waits_--;
+    std::this_thread::sleep_for(kDescriptorWait);
+    again = true;
+  }
+  return again;
+}
+
+// What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
+// doing harm, reading them fails, and whoever calls fstat() checks it.
+Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
+                      UniqueFd* fd) const {
+  return WithSpareRoom([&] {
+    int got;
+    do {
+      got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
+    if (got < 0) return ExplainStorage(errno, Action(verb, key));
+    fd->Reset(got);
+    return Status::OK();
+  });
+}
+
+Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const {
+  if (!facts_.attributes) return Status::OK();
+  std::string text;
+  const int error = GetRecord(fd, &text);
+  if (error == E2BIG) {
+    stored->mismatch = "its record is larger than any that this worker would store";
+    return Status::OK();
+  }
+  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
+  if (text.empty()) return Status::OK();
+  ObjectRecord record;
+  if (!ParseRecord(text, &record)) {
+    stored->mismatch = "its record cannot be read: " + Printable(text);
+    return Status::OK();
+  }
+  stored->has_length = true;
+  stored->length = record.length;
+  stored->crc32c = record.crc32c;
+  stored->attributes = std::move(record.attributes);
+  if (record.key_check != KeyCheck(key) || (!record.key.empty() && record.key != key)) {
+    stored->mismatch = "the file was stored for another key" +
+                       (record.key.empty() ? std::string() : ": " + Printable(record.key));
+  }
+  return Status::OK();
+}
+
+Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+                     ObjectInfo* info) const {
+  std::unique_ptr<ObjectGet> rest;
+  return BeginGet(key, space, options, nullptr, info, &rest);
+}
+
+Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+                          Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const {
+  KeyFile names;
+  Status status = FindKeyFile(key, &names);
+  if (!status.ok()) return status;
+  if (const KeptFiles::File kept = kept_files_.Find(names.file_name)) {
+    if (kept->length <= space.size) return GetKept(*kept, key, space, options, info);
+  }
+  UniqueFd fd;
+  status = Open(key, names, "get", &fd);
+  if (!status.ok()) return status;
+  std::optional<FileState> state;
+  if (kept_files_.Wants(names.file_name)) state = kept_files_.Look(fd.get());
+  Stored stored;
+  status = ReadStored(fd.get(), key, "get", &stored);
+  if (!status.ok()) return status;
+
+  const bool small = stored.has_length && stored.mismatch.empty() &&
+                     stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
+  if (small) {
+    info->length = stored.length;
+    status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
+    if (status.ok() && state.has_value()) {
+      auto kept = std::make_shared<KeptFile>();
+      kept->name = std::move(names.file_name);
+      kept->fd = std::move(fd);
+      kept->state = *state;
+      kept->length = stored.length;
+      kept->crc32c = stored.crc32c;
+      kept->attributes = stored.attributes;
+      kept_files_.Keep(std::move(kept));
+    }
+  } else {
+    const std::string action = Action("get", key);
+    struct stat st;
+    if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, action);
+    status = CheckObjectType(st.st_mode, action);
+    if (!status.ok()) return status;
+    info->length = static_cast<uint64_t>(st.st_size);
+    if (!stored.mismatch.empty()) return Mismatch(action, stored.mismatch);
+    if (stored.has_length && stored.length != info->length) {
+      return Mismatch(action, LengthMismatch(info->length, std::to_string(stored.length)));
+    }
+    if (info->length > space.size) {
+      return Status::Error(EMSGSIZE, std::to_string(info->length) +
+                                         " bytes in the object, space for " +
+                                         std::to_string(space.size) + ": " + action);
+    }
+    const SharedBytes target = {space.address, info->length};
+    auto get = std::make_unique<ObjectGet>(*this, key, std::move(fd), target, options,
+                                           std::move(stored), st);
+    bool done;
+    status = get->Go(turn, &done, info);
+    if (!done) *rest = std::move(get);
+    return status;
+  }
+  info->crc32c = stored.crc32c;
+  info->attributes = std::move(stored.attributes);
+  return status;
+}
+
+Status KeyStore::GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
+                         const TransferOptions& options, ObjectInfo* info) const {
+  info->length = file.length;
+  info->crc32c = file.crc32c;
+  info->attributes = file.attributes;
+  return GetSmall(file.fd.get(), key, {space.address, file.length}, options, file.crc32c);
+}
+
+// Of a file that was stored with its length: the reading itself tells whether it still has it.
+Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
+                          const TransferOptions& options,
+                          std::optional<uint32_t> stored_crc) const {
+  Moved moved;
+  const int error = io_.ReadSmall(fd, target, options.checksum && stored_crc.has_value(), &moved);
+  if (error != 0) return ExplainStorage(error, Action("get", key));
+  if (moved.bytes != target.size) {
+    struct stat st;
+    const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved.bytes;
+    if (now == target.size) return Changed(Action("get", key));
+    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
+  }
+  Status status = CheckSum(key, options, moved.crc32c, stored_crc);
+  if (status.ok()) counters_.CountGet(target.size, moved.direct);
+  return status;
+}
+
+// `crc` counts only where one was stored and is to be looked at.
+Status KeyStore::CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
+                          std::optional<uint32_t> stored_crc) const {
+  if (!options.checksum || !stored_crc.has_value() || crc == *stored_crc) return Status::OK();
+  return Mismatch(Action("get", key), "its checksum is " + Crc32cHex(crc) +
+                                          ", and it was stored with " + Crc32cHex(*stored_crc));
+}
+
+Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
+  KeyFile names;
+  Status status = FindKeyFile(key, &names);
+  if (!status.ok()) return status;
+  UniqueFd fd;
+  status = Open(key, names, "stat", &fd);
+  if (!status.ok()) return status;
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, Action("stat", key));
+  status = CheckObjectType(st.st_mode, Action("stat", key));
+  if (!status.ok()) return status;
+  Stored stored;
+  status = ReadStored(fd.get(), key, "stat", &stored);
+  if (!status.ok()) return status;
+  info->length = static_cast<uint64_t>(st.st_size);
+  info->mtime_ms = MtimeMs(st);
+  info->disk_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  info->crc32c = stored.crc32c;
+  info->attributes = std::move(stored.attributes);
+  return status;
+}
+
+Status KeyStore::Exists(std::string_view key, bool* exists) const {
+  KeyFile names;
+  Status status = FindKeyFile(key, &names);
+  if (!status.ok()) return status;
+  struct stat st;
+  *exists = false;
+  if (fstatat(root_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+    *exists = S_ISREG(st.st_mode);
+  } else if (errno != ENOENT) {
+    return ExplainStorage(errno, Action("look for", key));
+  }
+  return Status::OK();
+}
+
+Status KeyStore::Remove(std::string_view key, bool* removed) const {
+  KeyFile names;
+  Status status = FindKeyFile(key, &names);
+  if (!status.ok()) return status;
+  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
+  sidecar.LockForRemoval();
+  status = Exists(key, removed);
+  if (!status.ok()) return status;
+  if (*removed && unlinkat(root_fd_, names.file_name.c_str(), 0) != 0) {
+    if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
+    *removed = false;  // somebody else was faster
+  }
+  kept_files_.Drop(names.file_name);
+  const int error = sidecar.Remove();
+  if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
+  return Status::OK();
+}
+
+Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
+  const auto belongs = [&](const std::string& candidate) {
+    KeyFile names;
+    return FindKeyFile(candidate, &names).ok() && names.file_name == file_name;
+  };
+  const auto failed = [&](int error) {
+    // What is lacking for the moment does not mean that there is no key.
+    const bool lacking = error == EMFILE || error == ENFILE || error == ENOMEM;
+    return ExplainStorage(lacking ? error : ENOENT, "find the key of " + Printable(file_name));
+  };
+  std::string found;
+  int error = ReadSidecar(root_fd_, SidecarOf(file_name), &found);
+  if (error == EMFILE || error == ENFILE) return failed(error);
+  if (!belongs(found)) {
+    const UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    if (!fd.valid()) return failed(errno);
+    std::string text;
+    ObjectRecord record;
+    error = facts_.attributes ? GetRecord(fd.get(), &text) : ENOENT;
+    if (error != 0) return failed(error);
+    if (!ParseRecord(text, &record)) return failed(ENOENT);
+    found = std::move(record.key);
+    if (!belongs(found)) return failed(ENOENT);
+  }
+  *key = std::move(found);
+  return Status::OK();
+}
+
+}  // namespace lmshm

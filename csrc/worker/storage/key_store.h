@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// KeyStore: objects by key, as protocol version 2 sees them: one regular file each directly below
+// the root, with a record (object_record.h) and, for keys that are no file name, a sidecar
+// (sidecar.h).
+//
+// It knows nothing of clients, lines or segments. Each function is complete in itself: any number
+// of them may run at a time. Files written by others (LMCache, version 1) have no record and are
+// served without; what a record says is checked, and what does not match is EBADMSG.
+#ifndef LMSHM_WORKER_STORAGE_KEY_STORE_H_
+#define LMSHM_WORKER_STORAGE_KEY_STORE_H_
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/base/cancel.h"
+#include "worker/base/status.h"
+#include "worker/base/unique_fd.h"
+#include "worker/storage/attributes.h"
+#include "worker/storage/file_io.h"
+#include "worker/storage/io_counters.h"
+#include "worker/storage/io_mode.h"
+#include "worker/storage/kept_files.h"
+#include "worker/storage/object_io.h"
+#include "worker/storage/object_key.h"
+#include "worker/storage/storage_facts.h"
+
+namespace lmshm {
+
+class ObjectGet;
+class Turn;
+
+struct ObjectInfo {
+  uint64_t length = 0;                // bytes
+  uint64_t mtime_ms = 0;              // since 1970
+  uint64_t disk_bytes = 0;            // what it occupies
+  std::optional<uint32_t> crc32c;     // where it was stored
+  std::vector<Attribute> attributes;  // the client's, by name
+};
+
+// Thread safe: but for its counters and kept files it does not change after it was made.
+class KeyStore {
+ public:
+  // Serves the directory `root_fd` (may be O_PATH), which stays the caller's and must live as long
+  // as this. `facts`: of its file system, see ProbeStorage().
+  // Small ones stay open by the rules `kept`, where its facts allow that.
+  KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept = KeptFilesRules());
+  // Without a file system's help but, if it is known to have them, `attributes`.
+  KeyStore(int root_fd, bool attributes);
+  KeyStore(const KeyStore&) = delete;
+  KeyStore& operator=(const KeyStore&) = delete;
+
+  const StorageFacts& facts() const { return facts_; }
+  const IoCounters& counters() const { return counters_; }
+  const KeptFiles& kept_files() const { return kept_files_; }
+  bool has_attributes() const { return facts_.attributes; }
+  int root_fd() const { return root_fd_; }
+
+  // The errors of all of these, beside those of FindKeyFile():
+  //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
+  //   EFAULT     the shared memory is gone        ENOSPC  noticed before data is moved
+  //   ECANCELED  the transfer's `cancel` said so  others  of the system call that failed
+  // All block.
+
+  // Makes the object have exactly the bytes of `data` and `attributes`; on failure the old object,
+  // or none, is there. `*crc` is the checksum, unless `options` say to do without. Where the file
+  // system has no attributes, none are stored. E2BIG: it has no room for these. When only forcing
+  // the name to the disk fails, the new object is there although this fails.
+  Status Put(std::string_view key, SharedBytes data, const std::vector<Attribute>& attributes,
+             const TransferOptions& options, uint32_t* crc) const;
+
+  // Reads the whole object into the beginning of `space`; the rest of that is untouched, on failure
+  // all of it is unspecified. Sets what is stored with the object in `*info`: length, checksum and
+  // attributes.
+  //   EMSGSIZE  the object is larger than `space`; the text begins with its length
+  //   EBADMSG   key, length or checksum are not what the record says, or it changed meanwhile
+  Status Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+             ObjectInfo* info) const;
+
+  // Without reading the content, hence without EBADMSG for it.
+  Status Stat(std::string_view key, ObjectInfo* info) const;
+  Status Exists(std::string_view key, bool* exists) const;
+
+  // `*removed` is false if there was no object. Removes the sidecar in either case.
+  Status Remove(std::string_view key, bool* removed) const;
+
+  // The key of an object of kind kHashed: from its sidecar or its record, and only if that key
+  // belongs there. ENOENT: neither says.
+  Status KeyOfHashed(const std::string& file_name, std::string* key) const;
+
+  // Begins a Get(). An object that is not small may take more than one turn: then `*rest` is set,
+  // and the rest of it is to be done by ObjectGet::Go().
+  Status BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+                  Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const;
+
+  // "put <key>" and so on, for messages.
+  static std::string Action(const char* verb, std::string_view key);
+
+  // For one thing that can be repeated: whether to, if it failed for want of something that files
+  // take which stay open without need: descriptors, or the disk space of objects that others
+  // removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
+  class Patience {
+   public:
+    Patience(const KeyStore& store, bool wait)
+        : store_(store), before_(store.kept_files_.let_go()), waits_(wait ? kWaits : 0) {}
+    // Lets go of such files, or waits for a moment. False if that is of no use.
+    bool TryAgain(const Status& status);
+
+   private:
+    static constexpr int kWaits = 200;  // of 10 ms
+    const KeyStore& store_;
+    uint64_t before_;
+    int left_ = 4;
+    int waits_;
+  };
+
+  // Carries out `step`, which returns a Status, with patience.
+  template <typename Step>
+  Status WithSpareRoom(const Step& step, bool wait = true) const {
+    Patience patience(*this, wait);
+    for (;;) {
+      Status status = step();
+      if (status.ok() || !patience.TryAgain(status)) return status;
+    }
+  }
+
+ private:
+  friend class ObjectPut;
+  friend class ObjectGet;
+
+  // What is stored with a file. `has_length` is false for a file of others.
+  struct Stored {
+    bool has_length = false;
+    uint64_t length = 0;
+    std::optional<uint32_t> crc32c;
+    std::vector<Attribute> attributes;
+    std::string mismatch;  // what does not fit, in words; empty: all does
+  };
+
+  static Status Changed(const std::string& action);
+  static uint64_t MtimeMs(const struct stat& st);
+
+  Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
+  Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
+  Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
+                  std::optional<uint32_t> stored_crc) const;
+  Status GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
+                 const TransferOptions& options, ObjectInfo* info) const;
+  Status CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
+                  std::optional<uint32_t> stored_crc) const;
+
+  const int root_fd_;
+  const StorageFacts facts_;
+  mutable IoCounters counters_;
+  mutable KeptFiles kept_files_;
+  const ObjectIo io_;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_KEY_STORE_H_

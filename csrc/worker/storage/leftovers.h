@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What writers that were killed have left in a directory, and its collection: temporaries that
+// nobody will finish, probes that nobody will remove, and sidecars whose object was not stored any
+// more, or was removed.
+#ifndef LMSHM_WORKER_STORAGE_LEFTOVERS_H_
+#define LMSHM_WORKER_STORAGE_LEFTOVERS_H_
+
+#include <chrono>
+#include <cstddef>
+
+namespace lmshm {
+
+struct Leftovers {
+  size_t temporaries = 0;  // and probes
+  size_t sidecars = 0;
+};
+
+// Removes those of the directory `dir_fd` (may be O_PATH) that nobody holds a lock on and nobody
+// wrote to for `age`. The age is for the moment between a file's creation and its lock, and for
+// clients that write sidecars without a lock. Returns how many were removed. What cannot be read or
+// removed is left, and what is not reached in two seconds.
+Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age);
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_LEFTOVERS_H_

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/storage/object_dir.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <vector>
+
+#include "worker/base/text.h"
+#include "worker/storage/atomic_file.h"
+#include "worker/storage/storage_error.h"
+
+namespace lmshm {
+
+namespace {
+
+Status CheckType(mode_t mode, std::string_view verb, std::string_view path) {
+  return CheckObjectType(mode, std::string(verb) + " " + Printable(path));
+}
+
+Status Explain(int error, std::string_view verb, std::string_view path) {
+  return ExplainStorage(error, std::string(verb) + " " + Printable(path));
+}
+
+std::string RealPath(const std::string& path) {
+  char* real = realpath(path.c_str(), nullptr);
+  if (real == nullptr) return std::string();
+  std::string result(real);
+  free(real);
+  return result;
+}
+
+std::string Absolute(const std::string& path) {
+  if (!path.empty() && path.front() == '/') return path;
+  const std::string here = RealPath(".");
+  return here.empty() ? here : here + "/" + path;
+}
+
+}  // namespace
+
+Status ObjectDir::OpenConfined(const std::string& root, BeneathMethod method,
+                               std::unique_ptr<ObjectDir>* result) {
+  const std::string action = "open root " + Printable(root);
+  UniqueFd fd(open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) {
+    return errno == ENOENT ? Status::System(ENOENT, action, "create the directory first")
+                           : Status::System(errno, action);
+  }
+  const std::string real = RealPath(root);
+  if (real.empty()) return Status::System(errno, action);
+  std::vector<std::string> names = {real};
+  const std::string given = Absolute(root);
+  if (!given.empty()) names.push_back(given);
+
+  std::unique_ptr<ObjectDir> dir(new ObjectDir);
+  dir->root_fd_ = std::move(fd);
+  dir->root_ = real;
+  dir->names_ = RootNames(names);
+  dir->method_ = method;
+  *result = std::move(dir);
+  return Status::OK();
+}
+
+std::unique_ptr<ObjectDir> ObjectDir::Unconfined() {
+  return std::unique_ptr<ObjectDir>(new ObjectDir);
+}
+
+Status ObjectDir::Split(std::string_view path, ObjectPath* object) const {
+  return root_fd_.valid() ? names_.Split(path, object) : SplitTrusted(path, object);
+}
+
+int ObjectDir::Open(const std::string& path, int flags, UniqueFd* fd) const {
+  if (root_fd_.valid()) return OpenBeneath(root_fd_.get(), path, flags, method_, fd);
+  int got;
+  do {
+    got = open(path.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) return errno;
+  fd->Reset(got);
+  return 0;
+}
+
+Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel) const {
+  ObjectPath object;
+  Status status = Split(path, &object);
+  if (!status.ok()) return status;
+  const std::string& name = object.name;
+
+  // A trusted client's directory may be a symbolic link: "/." makes open() look behind it.
+  UniqueFd dir;
+  const std::string parent = root_fd_.valid() ? object.directory : object.directory + "/.";
+  int error = Open(parent, O_PATH | O_DIRECTORY, &dir);
+  if (error == ENOENT) {
+    return Status::System(ENOENT, "open directory of " + Printable(path), "create it first");
+  }
+  if (error != 0) return Explain(error, "open directory of", path);
+
+  // The rename would replace a symbolic link, a FIFO or a device rather than follow it. That is
+  // safe, but replacing what is no object is not what anybody asked for.
+  struct stat st;
+  if (fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+    status = CheckType(st.st_mode, "write", path);
+    if (!status.ok()) return status;
+  } else if (errno != ENOENT) {
+    return Explain(errno, "look at", path);
+  }
+
+  AtomicFile file;
+  error = file.Create(dir.get(), name);
+  if (error != 0) return Explain(error, "create temporary file for", path);
+  error = file.Reserve(0, data.size);
+  if (error != 0) {
+    return Explain(error, "reserve " + std::to_string(data.size) + " bytes for", path);
+  }
+  error = WriteFully(file.fd(), data, cancel);
+  if (error != 0) return Explain(error, "write", path);
+  error = file.Publish();
+  if (error != 0) return Explain(error, "publish", path);
+  return Status::OK();
+}
+
+Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
+                       uint64_t* done) const {
+  ObjectPath object;
+  Status status = Split(path, &object);
+  if (!status.ok()) return status;
+
+  // O_NONBLOCK: opening a FIFO would wait for its writer. It has no effect on a regular file.
+  UniqueFd file;
+  int error = Open(object.Joined(), O_RDONLY | O_NONBLOCK | O_NOCTTY, &file);
+  if (error == ENXIO) return CheckType(S_IFSOCK, "open", path);
+  if (error != 0) return Explain(error, "open", path);
+  struct stat st;
+  if (fstat(file.get(), &st) != 0) return Explain(errno, "look at", path);
+  status = CheckType(st.st_mode, "open", path);
+  if (!status.ok()) return status;
+
+  error = ReadFully(file.get(), data, cancel, done);
+  if (error != 0) return Explain(error, "read", path);
+  return Status::OK();
+}
+
+std::string ObjectDir::Describe() const {
+  if (!root_fd_.valid()) return "any path (the parent process is trusted)";
+  return Printable(root_) +
+         (method_ == BeneathMethod::kOpenat2 ? " (openat2)" : " (walk: no openat2 here)");
+}
+
+}  // namespace lmshm

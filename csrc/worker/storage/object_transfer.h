@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ObjectPut and ObjectGet: one object on its way into a KeyStore, or out of it. Both can be left in
+// the middle, when their turn is over (turn.h), and go on later, on any thread; so nobody waits for
+// a thread until a very large object has been moved. What a reader sees does not change by that: an
+// object has no name before it is complete (atomic_file.h), and of one that is read an open file is
+// held.
+#ifndef LMSHM_WORKER_STORAGE_OBJECT_TRANSFER_H_
+#define LMSHM_WORKER_STORAGE_OBJECT_TRANSFER_H_
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/base/status.h"
+#include "worker/base/turn.h"
+#include "worker/base/unique_fd.h"
+#include "worker/storage/atomic_file.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/object_io.h"
+#include "worker/storage/object_key.h"
+
+namespace lmshm {
+
+// Not thread safe: one thread at a time. What is given must live as long as this.
+class ObjectPut {
+ public:
+  ObjectPut(const KeyStore& store, std::string_view key, SharedBytes data,
+            std::vector<Attribute> attributes, const TransferOptions& options);
+  ObjectPut(const ObjectPut&) = delete;
+  ObjectPut& operator=(const ObjectPut&) = delete;
+
+  // Goes on until the object is there, and sets `*done`, or until the turn is over; `turn` may be
+  // null. Fails as KeyStore::Put() does, and sets `*done` then.
+  Status Go(Turn* turn, bool* done);
+
+  // Once it is there, and if a checksum was asked for.
+  uint32_t crc32c() const { return move_->moved().crc32c; }
+
+ private:
+  // Everything once; what is lacking is not waited for.
+  Status GoOnce(Turn* turn, bool* done);
+  Status Begin();
+  Status Finish();
+
+  const KeyStore& store_;
+  const std::string_view key_;
+  const SharedBytes data_;
+  const std::vector<Attribute> attributes_;
+  const TransferOptions options_;
+  KeyFile names_;
+  std::optional<AtomicFile> file_;
+  uint64_t reserved_ = 0;
+  std::optional<ObjectMove> move_;
+  KeyStore::Patience patience_;
+};
+
+// Of an object that is not small: see KeyStore::BeginGet(). As above.
+class ObjectGet {
+ public:
+  // `fd` was opened for `key`, and has `space` for its bytes; `before` is what fstat() says.
+  ObjectGet(const KeyStore& store, std::string_view key, UniqueFd fd, SharedBytes space,
+            const TransferOptions& options, KeyStore::Stored stored, const struct stat& before);
+  ObjectGet(const ObjectGet&) = delete;
+  ObjectGet& operator=(const ObjectGet&) = delete;
+
+  // Goes on until the object has been read, and sets `*done` and `*info`, or until the turn is
+  // over. Fails as KeyStore::Get() does, and sets `*done` then.
+  Status Go(Turn* turn, bool* done, ObjectInfo* info);
+
+ private:
+  Status Finish(ObjectInfo* info);
+
+  const KeyStore& store_;
+  const std::string_view key_;
+  const UniqueFd fd_;
+  const TransferOptions options_;
+  KeyStore::Stored stored_;
+  const struct stat before_;
+  ObjectMove move_;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_OBJECT_TRANSFER_H_

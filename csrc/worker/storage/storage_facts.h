@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the file system of a directory can do, found out once, when the worker starts: by asking
+// the kernel where it knows, else by trying with a temporary file. Nothing is left behind.
+#ifndef LMSHM_WORKER_STORAGE_STORAGE_FACTS_H_
+#define LMSHM_WORKER_STORAGE_STORAGE_FACTS_H_
+
+#include <cstdint>
+#include <string>
+
+namespace lmshm {
+
+struct StorageFacts {
+  std::string file_system;  // "ext4"; "0x1234" for one without a name here
+
+  // O_DIRECT: of what file offsets and lengths, and of what memory addresses must be multiples,
+  // in bytes. 0: it cannot be used here, for `direct_reason`.
+  uint32_t direct_offset = 0;
+  uint32_t direct_memory = 0;
+  std::string direct_reason;
+  bool direct() const { return direct_offset != 0; }
+
+  bool attributes = false;  // files can have attributes, see attributes.h
+  // Objects can be made without a name first, see CanPublishUnnamed(), and a failure to write is
+  // never reported only when the file is closed.
+  bool unnamed_files = false;
+  // Writing to a file, cutting it and setting its attributes change the time of its inode's last
+  // change, for every process at once; see KeptFiles. (f2fs has not always done so for attributes.)
+  bool tells_changes = false;
+  // A file that is created with mode 0600 has it: neither umask nor a default ACL takes from it.
+  bool exact_mode = false;
+};
+
+// Of the directory `dir_fd` (may be O_PATH). Blocks for some system calls.
+StorageFacts ProbeStorage(int dir_fd);
+
+// Where O_DIRECT can be used, or why it cannot: for the log.
+std::string DescribeDirect(const StorageFacts& facts);
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_STORAGE_FACTS_H_

@@ -1,0 +1,691 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The hot tier: objects of the pool by key, LMCache's LocalCPUBackend. It holds one reference to
+// each of its objects; when memory is wanted and none is free, it lets go of those that the policy
+// picks and nobody else uses. It is also where everybody allocates, because only it can make room.
+//
+// Who uses an object is known only by the object. So eviction asks it, and an object that was in
+// use says when it is not any more: nothing here polls, and nothing is searched twice.
+//
+// One thread at a time. Only close() and the methods that end in Async wait for anything.
+
+import { ShmError } from "../errors.ts";
+import { checkKnownOptions, describe } from "../arguments.ts";
+import { callFenced } from "../fence.ts";
+import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
+import { MemoryFormat } from "../memory/memory_format.ts";
+import { TensorMemoryObj } from "../memory/memory_obj.ts";
+import { MixedMemoryAllocator } from "../memory/mixed_allocator.ts";
+import type {
+  CreateOptions,
+  IfExists,
+  OpenHooks,
+  PageMode,
+  PinMode,
+  ShmSegment,
+} from "../memory/segment.ts";
+import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import type { RefusalReason } from "./allocation_refusal.ts";
+import {
+  CacheEntry,
+  type CachePolicy,
+  type CachePolicyName,
+  createCachePolicy,
+  parseCachePolicy,
+} from "./cache_policy.ts";
+import {
+  type AllocateAsyncOptions,
+  type AllocateOptions,
+  EvictingAllocator,
+} from "./evicting_allocator.ts";
+import type { Key } from "../keys/key.ts";
+
+export type { AllocateAsyncOptions, AllocateOptions, RefusalReason };
+
+export interface LocalCpuBackendOptions {
+  /** Where objects come from. It must outlive the backend, which does not close it. */
+  allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
+  /** Default "LRU". */
+  policy?: CachePolicyName | string | undefined;
+  /** False: keep nothing; only allocate. LMCache's local_cpu. Default true. */
+  useHot?: boolean | undefined;
+  /** How long allocateAsync() waits unless it is told; default 10,000. */
+  blockingTimeoutMs?: number | undefined;
+}
+
+/** What create() makes a tier of: the part of a LmshmConfig that concerns it, by the same names. */
+export interface HotTierSettings {
+  readonly maxLocalCpuSizeBytes: number;
+  /** Null: private memory. */
+  readonly shmName: string | null;
+  readonly localCpu: boolean;
+  readonly cachePolicy: CachePolicyName;
+  readonly blockingTimeoutMs: number;
+  readonly alignBytes: number;
+  readonly pin: PinMode;
+  readonly gpuLibrary: string | null;
+  readonly gpuDevice: number | null;
+  readonly pages: PageMode;
+  readonly numa: CreateOptions["numa"] | null;
+  /** 0: chosen from the CPUs. */
+  readonly populateThreads: number;
+  readonly ifExists: IfExists;
+  readonly zeroOnFree: boolean;
+  readonly trackAllocations: boolean;
+}
+
+const OPTIONS = ["allocator", "policy", "useHot", "blockingTimeoutMs"];
+
+/**
+ * Told of each eviction, before the reference is released. Whoever wants to keep the object takes a
+ * reference of its own, and releases it later: memory that is kept so is waited for, so that a slow
+ * listener does not empty the tier.
+ */
+export type EvictListener = (key: string, obj: TensorMemoryObj) => void;
+
+/** Counted since the backend was made; sizes are those that the allocator set aside. */
+export interface LocalCpuBackendStats {
+  readonly policy: CachePolicyName;
+  readonly objects: number;
+  readonly bytes: number;
+  readonly hits: number;
+  readonly misses: number;
+  readonly puts: number;
+  /** Puts of keys that were there, whether they replaced the object or left it. */
+  readonly duplicatePuts: number;
+  readonly evictions: number;
+  readonly evictedBytes: number;
+  /** By remove() and clear(). */
+  readonly removals: number;
+  /** Objects that were freed under the backend: somebody released a reference too many. */
+  readonly lost: number;
+  /** Requests for memory that wait now. */
+  readonly waiting: number;
+  /** Requests that had to wait. */
+  readonly waits: number;
+  /** Requests for memory that failed, timeouts included. */
+  readonly refusals: number;
+  readonly allocator: AllocatorStats;
+}
+
+class HotEntry extends CacheEntry {
+  readonly obj: TensorMemoryObj;
+  /** Pins that were placed by key. */
+  pins = 0;
+
+  constructor(key: string, obj: TensorMemoryObj) {
+    super(key, obj.physicalSizeBytes);
+    this.obj = obj;
+  }
+}
+
+/** Objects by key in the memory of one allocator; see the head of this file. */
+export class LocalCpuBackend implements AsyncDisposable {
+  /** As it was given, or made by create(). */
+  readonly allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
+  readonly policyName: CachePolicyName;
+  readonly useHot: boolean;
+  readonly #pool: MemoryAllocator<TensorMemoryObj>;
+  readonly #policy: CachePolicy<HotEntry>;
+  readonly #allocation: EvictingAllocator;
+  readonly #entries = new Map<string, HotEntry>();
+  /** An object under two keys would have two references, and never be evicted. */
+  readonly #objects = new Set<TensorMemoryObj>();
+  readonly #evictListeners = new Set<EvictListener>();
+  #owned: MixedMemoryAllocator | null = null;
+  #closing: Promise<void> | null = null;
+  #bytes = 0;
+  #hits = 0;
+  #misses = 0;
+  #puts = 0;
+  #duplicatePuts = 0;
+  #evictions = 0;
+  #evictedBytes = 0;
+  #removals = 0;
+  #lost = 0;
+
+  /** @throws {TypeError | RangeError} for options. */
+  constructor(options: LocalCpuBackendOptions) {
+    checkKnownOptions("LocalCpuBackend", options, OPTIONS);
+    const { allocator, policy = "LRU", useHot = true, blockingTimeoutMs = 10_000 } = options;
+    if (typeof allocator?.allocateLayout !== "function") {
+      throw new TypeError(`allocator must be a memory allocator, got ${describe(allocator)}`);
+    }
+    if (typeof useHot !== "boolean") {
+      throw new TypeError(`useHot must be true or false, got ${describe(useHot)}`);
+    }
+    this.allocator = allocator;
+    this.useHot = useHot;
+    this.policyName = parseCachePolicy(policy);
+    this.#pool = allocator instanceof MixedMemoryAllocator ? allocator.pinAllocator : allocator;
+    this.#policy = createCachePolicy(this.policyName);
+    this.#allocation = new EvictingAllocator(this.#pool, {
+      enabled: useHot,
+      evictNext: () => this.#evictNext(),
+      objects: () => this.#objects,
+    }, blockingTimeoutMs);
+  }
+
+  /**
+   * Makes the pool that a configuration describes, and a backend that owns it: close() frees both.
+   * With shmName the pool is shared memory of that name, without one it is private.
+   * @throws {ShmError} as MixedMemoryAllocator.create().
+   */
+  static async create(
+    settings: HotTierSettings,
+    hooks: OpenHooks = {},
+  ): Promise<LocalCpuBackend> {
+    const { pages, populateThreads } = settings;
+    const allocator = await MixedMemoryAllocator.create(settings.maxLocalCpuSizeBytes, {
+      shmName: settings.shmName,
+      ifExists: settings.ifExists,
+      pin: settings.pin,
+      gpuLibrary: settings.gpuLibrary ?? undefined,
+      gpuDevice: settings.gpuDevice ?? undefined,
+      hugePages: pages === "default" ? undefined : pages,
+      numa: settings.numa ?? undefined,
+      populateThreads: populateThreads === 0 ? undefined : populateThreads,
+      align: settings.alignBytes,
+      zeroOnFree: settings.zeroOnFree,
+      trackAllocations: settings.trackAllocations,
+    }, hooks);
+    const backend = new LocalCpuBackend({
+      allocator,
+      policy: settings.cachePolicy,
+      useHot: settings.localCpu,
+      blockingTimeoutMs: settings.blockingTimeoutMs,
+    });
+    backend.#owned = allocator;
+    return backend;
+  }
+
+  /**
+   * The segment of a pool that create() made, or of a MixedMemoryAllocator.
+   * @throws {TypeError} for another allocator, which need not have one.
+   */
+  get segment(): ShmSegment {
+    if (this.allocator instanceof MixedMemoryAllocator) return this.allocator.segment;
+    throw new TypeError("the allocator of this hot tier has no segment of its own");
+  }
+
+  /** Objects that it holds. */
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  get closed(): boolean {
+    return this.#closing !== null;
+  }
+
+  /**
+   * Whether there is an object. It counts neither as a use nor as a hit.
+   * @param pin pins the object, if there is one, so that it stays until unpin().
+   */
+  contains(key: Key, pin = false): boolean {
+    return pin ? this.pin(key) : this.#find(key) !== null;
+  }
+
+  /** How many of the leading keys have objects; those are pinned if `pin` says so. */
+  batchedContains(keys: readonly Key[], pin = false): number {
+    const missing = keys.findIndex((key) => !this.contains(key, pin));
+    return missing < 0 ? keys.length : missing;
+  }
+
+  /**
+   * The object, with a reference for the caller, who releases it with refCountDown() or `using`;
+   * null on a miss. Until then it is not evicted.
+   */
+  get(key: Key): TensorMemoryObj | null {
+    const entry = this.#find(key);
+    if (entry === null) {
+      this.#misses++;
+      return null;
+    }
+    this.#hits++;
+    this.#policy.onHit(entry);
+    entry.obj.refCountUp();
+    return entry.obj;
+  }
+
+  /** get() by LMCache's name. */
+  getBlocking(key: Key): TensorMemoryObj | null {
+    return this.get(key);
+  }
+
+  /**
+   * get() of each key. The last one counts as used first, so that the beginning of a sequence of
+   * chunks outlives its end, which is worth nothing without it.
+   */
+  batchedGet(keys: readonly Key[]): (TensorMemoryObj | null)[] {
+    const found = keys.map((key) => this.#find(key));
+    for (const entry of found) entry?.obj.refCountUp();
+    for (const entry of found.toReversed()) {
+      if (entry === null) {
+        this.#misses++;
+      } else {
+        this.#hits++;
+        this.#policy.onHit(entry);
+      }
+    }
+    return found.map((entry) => entry?.obj ?? null);
+  }
+
+  /**
+   * Keeps an object under a key, and takes a reference of its own to it; the caller keeps and
+   * releases the one it has. Another object that the key has is replaced: whoever has a reference to
+   * that one keeps it, pins of the key go over to the new one, and the policy takes it for a use.
+   * @returns whether anything has changed: false for an object that the key has already, and without
+   *   a hot tier.
+   * @throws {TypeError} for an object of another allocator.
+   * @throws {ShmError} EFREED for one that was freed, EEXIST for one that has another key.
+   */
+  put(key: Key, obj: TensorMemoryObj): boolean {
+    const text = keyText(key);
+    const found = this.#acceptable(text, obj);
+    if (!this.useHot) return false;
+    if (found === null) {
+      this.#add(text, obj);
+      return true;
+    }
+    this.#duplicatePuts++;
+    if (found.obj === obj) return false;
+    this.#replace(found, obj);
+    return true;
+  }
+
+  /**
+   * put() that leaves what the key has, as LMCache's submit_put_task() does.
+   * @returns whether it was stored: false for a key that is there, and without a hot tier.
+   */
+  submitPutTask(key: Key, obj: TensorMemoryObj): boolean {
+    const text = keyText(key);
+    const found = this.#acceptable(text, obj);
+    if (!this.useHot) return false;
+    if (found === null) this.#add(text, obj);
+    else this.#duplicatePuts++;
+    return found === null;
+  }
+
+  /**
+   * put() of each pair, the last one first; see batchedGet(). Of a key that is there twice, the last
+   * object is kept.
+   * @returns how many of the puts have changed anything.
+   */
+  batchedPut(keys: readonly Key[], objs: readonly TensorMemoryObj[]): number {
+    if (keys.length !== objs.length) {
+      throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
+    }
+    const done = new Set<string>();
+    let stored = 0;
+    for (let i = keys.length - 1; i >= 0; i--) {
+      const text = keyText(keys[i]!);
+      if (done.has(text)) continue;
+      done.add(text);
+      if (this.put(text, objs[i]!)) stored++;
+    }
+    return stored;
+  }
+
+  /** Throws what put() would. @internal */
+  checkPut(key: Key, obj: TensorMemoryObj): void {
+    this.#acceptable(keyText(key), obj);
+  }
+
+  /**
+   * Keeps the object until unpin(), once for each pin, or the one that replaces it meanwhile.
+   * @returns whether there is one.
+   */
+  pin(key: Key): boolean {
+    const entry = this.#find(key);
+    if (entry === null) return false;
+    entry.obj.pin();
+    entry.pins++;
+    return true;
+  }
+
+  /** Ends one pin() of the key. @returns whether there was one. */
+  unpin(key: Key): boolean {
+    const entry = this.#find(key);
+    if (entry === null || entry.pins === 0) return false;
+    entry.pins--;
+    entry.obj.unpin();
+    return true;
+  }
+
+  /**
+   * Lets go of the object, and of the pins that the key has; who has a reference keeps it.
+   * @param force false: only if nobody uses it.
+   * @returns whether it was there and is gone.
+   */
+  remove(key: Key, force = true): boolean {
+    const entry = this.#find(key);
+    if (entry === null || !(force || entry.obj.canEvict)) return false;
+    this.#removals++;
+    this.#drop(entry);
+    return true;
+  }
+
+  /** remove() of each key. @returns how many are gone. */
+  batchedRemove(keys: readonly Key[], force = true): number {
+    return keys.reduce((count, key) => count + (this.remove(key, force) ? 1 : 0), 0);
+  }
+
+  /** Removes what nobody uses. Tells no listener. @returns how many objects that were. */
+  clear(): number {
+    return this.batchedRemove(this.getKeys(), false);
+  }
+
+  /** All keys, those first that were put first. */
+  getKeys(): string[] {
+    this.#mustBeOpen("list hot tier");
+    return [...this.#entries.keys()];
+  }
+
+  /**
+   * An object with one reference, which is the caller's; null when it does not fit and no more can
+   * be evicted. allocateOrThrow() says why.
+   * @param format default KV_2LTD.
+   * @throws {TypeError | RangeError} for arguments, and for an object larger than a page.
+   */
+  allocate(
+    shape: ShapeArgument,
+    dtype?: DTypeArgument,
+    format: MemoryFormat = MemoryFormat.KV_2LTD,
+    options: AllocateOptions = {},
+  ): TensorMemoryObj | null {
+    return this.allocateLayout(TensorLayout.of(shape, dtype, format), options);
+  }
+
+  /** allocate() for a layout that is there already. */
+  allocateLayout(layout: TensorLayout, options: AllocateOptions = {}): TensorMemoryObj | null {
+    this.#mustBeOpen("allocate");
+    return this.#allocation.allocate(layout, 1, options)?.[0] ?? null;
+  }
+
+  /**
+   * allocate() that says why it cannot: details.reason of the error is a RefusalReason.
+   * @throws {ShmError} ENOSPC.
+   */
+  allocateOrThrow(
+    shape: ShapeArgument,
+    dtype?: DTypeArgument,
+    format: MemoryFormat = MemoryFormat.KV_2LTD,
+    options: AllocateOptions = {},
+  ): TensorMemoryObj {
+    this.#mustBeOpen("allocate");
+    const layout = TensorLayout.of(shape, dtype, format);
+    return this.#allocation.allocateOrThrow(layout, 1, options)[0]!;
+  }
+
+  /**
+   * `batchSize` objects that look alike, or null when not all of them fit. What was evicted for a
+   * part of them is gone all the same.
+   */
+  batchedAllocate(
+    shape: ShapeArgument,
+    dtype: DTypeArgument,
+    batchSize: number,
+    format: MemoryFormat = MemoryFormat.KV_2LTD,
+    options: AllocateOptions = {},
+  ): TensorMemoryObj[] | null {
+    this.#mustBeOpen("allocate");
+    return this.#allocation.allocate(TensorLayout.of(shape, dtype, format), batchSize, options);
+  }
+
+  /**
+   * allocate() that waits until others release memory, behind those who wait already.
+   * @throws {ShmError} ETIMEDOUT when that takes longer than timeoutMs, ENOSPC at once when it can
+   *   never fit, both with details.reason; ECANCELED when the backend is closed; the signal's reason.
+   */
+  async allocateAsync(
+    shape: ShapeArgument,
+    dtype?: DTypeArgument,
+    format: MemoryFormat = MemoryFormat.KV_2LTD,
+    options: AllocateAsyncOptions = {},
+  ): Promise<TensorMemoryObj> {
+    return await this.allocateLayoutAsync(TensorLayout.of(shape, dtype, format), options);
+  }
+
+  /** allocateAsync() for a layout that is there already. */
+  async allocateLayoutAsync(
+    layout: TensorLayout,
+    options: AllocateAsyncOptions = {},
+  ): Promise<TensorMemoryObj> {
+    this.#mustBeOpen("allocate");
+    return (await this.#allocation.allocateAsync(layout, 1, options))[0]!;
+  }
+
+  /** batchedAllocate() that waits, as allocateAsync() does: all of them or none. */
+  async batchedAllocateAsync(
+    shape: ShapeArgument,
+    dtype: DTypeArgument,
+    batchSize: number,
+    format: MemoryFormat = MemoryFormat.KV_2LTD,
+    options: AllocateAsyncOptions = {},
+  ): Promise<TensorMemoryObj[]> {
+    this.#mustBeOpen("allocate");
+    const layout = TensorLayout.of(shape, dtype, format);
+    return await this.#allocation.allocateAsync(layout, batchSize, options);
+  }
+
+  /**
+   * Calls `listener` for each eviction, not for remove() and clear(). What it throws becomes a
+   * warning: the call that evicts may be anybody's.
+   * @returns what ends that.
+   */
+  onEvict(listener: EvictListener): () => void {
+    const own: EvictListener = (key, obj) => listener(key, obj);
+    this.#evictListeners.add(own);
+    return () => void this.#evictListeners.delete(own);
+  }
+
+  stats(): LocalCpuBackendStats {
+    return {
+      policy: this.policyName,
+      objects: this.#entries.size,
+      bytes: this.#bytes,
+      hits: this.#hits,
+      misses: this.#misses,
+      puts: this.#puts,
+      duplicatePuts: this.#duplicatePuts,
+      evictions: this.#evictions,
+      evictedBytes: this.#evictedBytes,
+      removals: this.#removals,
+      lost: this.#lost,
+      waiting: this.#allocation.waiting,
+      waits: this.#allocation.waits,
+      refusals: this.#allocation.refusals,
+      allocator: this.#pool.stats(),
+    };
+  }
+
+  /**
+   * Proves that the books of the tier and of the allocator add up.
+   * @throws {ShmError} ECORRUPT, naming the fault.
+   */
+  memcheck(): LocalCpuBackendStats {
+    this.#mustBeOpen("check hot tier");
+    const fault = this.#findFault();
+    if (fault !== null) {
+      throw new ShmError(fault, {
+        code: "ECORRUPT",
+        operation: "check hot tier",
+        hint: "Somebody released a reference that was not theirs, or this is a bug in lmshm",
+        details: { ...this.stats() },
+      });
+    }
+    this.#pool.memcheck();
+    return this.stats();
+  }
+
+  /**
+   * Lets go of all objects and pins of keys, and of the pool if create() made it; whoever waits for
+   * memory gets ECANCELED. Idempotent.
+   * @throws {ShmError} EBUSY while I/O is in flight in a pool of its own; nothing has happened then.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close().catch((error) => {
+      this.#closing = null;
+      throw error;
+    });
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#owned !== null) await this.#owned.close();
+    this.#allocation.close();
+    for (const entry of [...this.#entries.values()]) this.#drop(entry);
+  }
+
+  /** What the key has. @throws unless the object can be kept under it. */
+  #acceptable(key: string, obj: TensorMemoryObj): HotEntry | null {
+    this.#mustBeOpen("put into hot tier");
+    this.#mustBeOurs(obj);
+    const found = this.#find(key);
+    if (!obj.valid) obj.refCountUp(); // EFREED
+    if (this.#objects.has(obj) && found?.obj !== obj) {
+      throw new ShmError(`${obj} has another key already`, {
+        code: "EEXIST",
+        operation: "put into hot tier",
+        hint: "Put one object under one key; copy it for a second one",
+        details: { key },
+      });
+    }
+    return found;
+  }
+
+  #add(key: string, obj: TensorMemoryObj): void {
+    const entry = new HotEntry(key, obj);
+    this.#policy.onPut(entry);
+    this.#enter(entry);
+  }
+
+  #replace(old: HotEntry, obj: TensorMemoryObj): void {
+    const entry = new HotEntry(old.key, obj);
+    for (; entry.pins < old.pins; entry.pins++) obj.pin();
+    this.#policy.onReplace(old, entry);
+    this.#forget(old);
+    this.#enter(entry);
+    this.#letGo(old);
+  }
+
+  #enter(entry: HotEntry): void {
+    entry.obj.refCountUp();
+    this.#entries.set(entry.key, entry);
+    this.#objects.add(entry.obj);
+    this.#bytes += entry.sizeBytes;
+    this.#puts++;
+    // The caller may release it at once, and it has not promised to tell anybody of that.
+    this.#allocation.wake();
+  }
+
+  /** Null on a miss. An object that was freed under us is forgotten, and a miss. */
+  #find(key: Key): HotEntry | null {
+    this.#mustBeOpen("look into hot tier");
+    const entry = this.#entries.get(keyText(key));
+    if (entry === undefined) return null;
+    if (entry.obj.valid) return entry;
+    this.#policy.onRemove(entry);
+    this.#forget(entry);
+    this.#lost++;
+    return null;
+  }
+
+  /** Lets go of an object, and of the pins that its key has. */
+  #drop(entry: HotEntry): void {
+    this.#policy.onRemove(entry);
+    this.#forget(entry);
+    this.#letGo(entry);
+  }
+
+  #letGo(entry: HotEntry): void {
+    // Whoever ended a pin of ours through the object has left none to end.
+    for (; entry.pins > 0 && entry.obj.isPinned; entry.pins--) entry.obj.unpin();
+    release(entry.obj);
+  }
+
+  #forget(entry: HotEntry): void {
+    this.#entries.delete(entry.key);
+    this.#objects.delete(entry.obj);
+    this.#bytes -= entry.sizeBytes;
+  }
+
+  /** For the policy: it passes over an object in use, which tells when it is not any more. */
+  readonly #canEvict = (entry: HotEntry): boolean => {
+    const { obj } = entry;
+    if (obj.canEvict || !obj.valid) return true;
+    obj.onceIdle(() => {
+      if (this.#entries.get(entry.key) !== entry) return;
+      this.#policy.readmit(entry);
+      this.#allocation.wake();
+    });
+    return false;
+  };
+
+  #evictNext(): TensorMemoryObj | null {
+    const entry = this.#policy.evict(this.#canEvict);
+    if (entry === null) return null;
+    const { key, obj } = entry;
+    this.#forget(entry);
+    if (!obj.valid) {
+      this.#lost++;
+      return obj;
+    }
+    this.#evictions++;
+    this.#evictedBytes += entry.sizeBytes;
+    for (const listener of this.#evictListeners) {
+      callFenced("a listener of onEvict()", listener, key, obj);
+    }
+    release(obj);
+    return obj;
+  }
+
+  #findFault(): string | null {
+    if (this.#policy.size !== this.#entries.size || this.#objects.size !== this.#entries.size) {
+      return `${this.#entries.size} keys, ${this.#objects.size} objects and ${this.#policy.size} ` +
+        "entries of the policy";
+    }
+    let bytes = 0;
+    for (const [key, entry] of this.#entries) {
+      const { obj } = entry;
+      if (key !== entry.key) return `${JSON.stringify(key)} has the entry of another key`;
+      if (!obj.valid) return `${JSON.stringify(key)}: ${obj} was freed under the hot tier`;
+      if (obj.pinCount < entry.pins) return `${JSON.stringify(key)}: ${obj} has lost pins`;
+      bytes += obj.physicalSizeBytes;
+    }
+    return bytes === this.#bytes ? null : `${bytes} bytes counted, ${this.#bytes} in the books`;
+  }
+
+  #mustBeOpen(operation: string): void {
+    if (this.#closing === null) return;
+    throw new ShmError("the hot tier is closed", { code: "EBADF", operation });
+  }
+
+  #mustBeOurs(obj: unknown): asserts obj is TensorMemoryObj {
+    if (!(obj instanceof TensorMemoryObj)) {
+      throw new TypeError(`the hot tier keeps memory objects of its pool, got ${describe(obj)}`);
+    }
+    if (obj.allocator !== this.#pool) {
+      throw new TypeError(
+        `${obj} is another allocator's; evicting it would not make room in this one`,
+      );
+    }
+  }
+}
+
+function keyText(key: Key): string {
+  if (typeof key === "string") return key;
+  if (typeof key === "object" && key !== null) return key.toString();
+  throw new TypeError(`a key is a string or a CacheEngineKey, got ${describe(key)}`);
+}
+
+/** Gives up one reference, if need be when the I/O is over that goes on without one of its own. */
+export function release(obj: TensorMemoryObj): void {
+  if (!obj.valid) return;
+  if (obj.refCount === 1 && obj.inFlight > 0) obj.onceIdle(() => release(obj));
+  else obj.refCountDown();
+}

@@ -1,0 +1,714 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Two tiers as one store: the pool in front, a connector behind. What is got is in the pool
+// afterwards. A put replaces what the key has in both: in the store before it returns, and in the
+// pool then ("through"), or in the pool at once and in the store soon after ("behind").
+//
+// The bytes of an object never change; which object a key has does. All changes that are made here
+// go through the write queue, one after the other for each key, so that what is in the pool is right
+// without asking the store:
+//
+// - A get() takes what the pool has, else what is queued for the store. Else it asks the store, but
+//   not while a change of the key goes on: that one has to end first.
+// - When a change of a key begins, loads of it that go on are overtaken: they bring nothing into the
+//   pool, and who waits for them looks again.
+// - When nobody knows what the store has after a failure, the pool lets go of the key's object.
+//
+// Another process that changes the object is not noticed here before the pool has let go of its own.
+//
+// The bytes move between store and pool directly; every object that is on its way has a reference
+// of the store's own, and is held while I/O uses its memory.
+//
+// What waits for whom is told to the store: what a get() waits for goes before everything else, what
+// is written behind or loaded ahead goes last.
+//
+// One thread at a time. It owns neither tier, unless create() made them: close it before them.
+
+import { checkCallOptions, checkInteger } from "../arguments.ts";
+import { rememberOpen } from "../at_exit.ts";
+import { ShmError } from "../errors.ts";
+import type { TensorMemoryObj } from "../memory/memory_obj.ts";
+import type { OpenHooks } from "../memory/segment.ts";
+import type { TensorLayout } from "../memory/tensor_layout.ts";
+import { outcomesOf, valuesOf } from "../worker/outcome.ts";
+import { settlesWithin } from "../worker/transport.ts";
+import { checkChunk, type Metadata, metadataOf } from "../connector/chunk_metadata.ts";
+import type { Key } from "../keys/key.ts";
+import { keyText } from "../keys/key_file.ts";
+import { Deadline, within } from "../connector/limit.ts";
+import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
+import {
+  CALL_OPTIONS,
+  type CallOptions,
+  type Priority,
+  type RemoteConnector,
+} from "../connector/remote_connector.ts";
+import { type Load, OVERTAKEN, SharedLoads } from "./shared_loads.ts";
+import { ShmFileConnector } from "../connector/shm_file_connector.ts";
+import {
+  checkMode,
+  checkTieredOptions,
+  type ChunkLayout,
+  layoutOf,
+  layoutsOf,
+  matches,
+  MAX_TIMER_MS,
+  type PutOptions,
+  type TieredSettings,
+  type TieredStoreOptions,
+  type TieredStoreStats,
+  type WriteMode,
+} from "./tiered_store_options.ts";
+import { WatchedRange } from "../connector/watched_range.ts";
+import { type Turn, WriteQueue } from "./write_queue.ts";
+
+export type {
+  ChunkLayout,
+  PutOptions,
+  TieredSettings,
+  TieredStoreOptions,
+  TieredStoreStats,
+  WriteMode,
+};
+
+/** Instead of an object of the store: it is in the pool, or queued. */
+const NEAR: unique symbol = Symbol("near");
+
+const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
+
+/** See the file's head. */
+export class TieredStore implements AsyncDisposable {
+  readonly hot: LocalCpuBackend;
+  readonly cold: RemoteConnector;
+  readonly writeMode: WriteMode;
+  readonly #loads: SharedLoads;
+  readonly #queue: WriteQueue;
+  readonly #prefetchConcurrency: number;
+  readonly #queueTimeoutMs: number;
+  readonly #closeTimeoutMs: number;
+  /** Puts through and removals that go on now. */
+  readonly #changing = new Set<Promise<unknown>>();
+  /** What create() made. */
+  #owned: AsyncDisposableStack | null = null;
+  readonly #notOpen: () => void;
+  #closing: Promise<void> | null = null;
+  #lastMismatch: TieredStoreStats["lastMismatch"] = null;
+  #hotHits = 0;
+  #coldHits = 0;
+  #misses = 0;
+  #mismatches = 0;
+
+  /** @throws {TypeError | RangeError} naming the option at fault. */
+  constructor(options: TieredStoreOptions) {
+    const limits = checkTieredOptions(options);
+    const { hot, cold, onError } = options;
+    this.hot = hot;
+    this.cold = cold;
+    this.writeMode = limits.writeMode;
+    this.#prefetchConcurrency = limits.prefetchConcurrency;
+    this.#queueTimeoutMs = limits.queueTimeoutMs;
+    this.#closeTimeoutMs = limits.closeTimeoutMs;
+    this.#loads = new SharedLoads((load) => this.#fetch(load));
+    this.#queue = new WriteQueue({
+      write: (key, obj) => {
+        const range = new WatchedRange(obj);
+        return {
+          stored: this.#store(key, obj, range, { priority: "low" }),
+          quiet: () => range.quiet(),
+        };
+      },
+      accepted: (key, obj) => this.#keep(key, obj),
+      invalidate: (key) => this.#invalidate(key),
+      unknown: (key) => void this.#forget(key),
+      maxObjects: limits.maxQueuedObjects,
+      maxBytes: limits.maxQueuedBytes,
+      concurrency: limits.writeConcurrency,
+      onError,
+    });
+    this.#notOpen = rememberOpen(this);
+  }
+
+  /**
+   * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
+   * store over both, which owns them: close() closes them, too.
+   * @param others limits and onError, as the constructor takes them.
+   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.create(). Nothing is left
+   *   behind then.
+   */
+  static async create(
+    settings: TieredSettings,
+    hooks: OpenHooks = {},
+    others: Omit<TieredStoreOptions, "hot" | "cold"> = {},
+  ): Promise<TieredStore> {
+    await using stack = new AsyncDisposableStack();
+    const hot = stack.use(await LocalCpuBackend.create(settings, hooks));
+    const cold = stack.use(await ShmFileConnector.create(settings, { segment: hot.segment }));
+    const store = new TieredStore({
+      hot,
+      cold,
+      writeMode: settings.writeMode,
+      maxQueuedBytes: settings.writeQueueSizeBytes,
+      queueTimeoutMs: settings.blockingTimeoutMs,
+      ...others,
+    });
+    store.#owned = stack.move();
+    return store;
+  }
+
+  /**
+   * The object, from the pool or else from the store, with a reference for the caller, who releases
+   * it with refCountDown() or `using`; null on a miss. Concurrent calls for one key load it once.
+   * @param chunk what a full one looks like. A partial one comes with its true number of tokens; an
+   *   object that cannot look so is a miss that is counted (mismatches).
+   * @throws {ShmError} ENOSPC and ETIMEDOUT when the pool has no room for it, what the connector
+   *   throws, EBADF after close(); the signal's reason.
+   */
+  async get(
+    key: Key,
+    chunk: ChunkLayout,
+    options: CallOptions = {},
+  ): Promise<TensorMemoryObj | null> {
+    this.#begin("get", options);
+    const text = keyText(key);
+    const layout = layoutOf(chunk);
+    options.signal?.throwIfAborted();
+    return this.#nearby(text, layout, this.hot.get(text)) ??
+      await this.#distant(text, layout, options);
+  }
+
+  /**
+   * get() of each key: the object or null for each, in their order.
+   * @param chunks one layout for all, or one for each.
+   * @throws the first error, after all have ended; no references are left with the caller then.
+   */
+  async batchedGet(
+    keys: readonly Key[],
+    chunks: ChunkLayout | readonly ChunkLayout[],
+    options: CallOptions = {},
+  ): Promise<(TensorMemoryObj | null)[]> {
+    this.#begin("batchedGet", options);
+    const texts = keys.map(keyText);
+    const layouts = layoutsOf(chunks, keys.length);
+    options.signal?.throwIfAborted();
+    const found = this.hot.batchedGet(texts).map((obj, i) =>
+      this.#nearby(texts[i]!, layouts[i]!, obj)
+    );
+    const ended = await Promise.allSettled(
+      found.map((obj, i) => obj ?? this.#distant(texts[i]!, layouts[i]!, options)),
+    );
+    const failed = ended.find((one) => one.status === "rejected");
+    if (failed === undefined) {
+      return ended.map((one) => one.status === "fulfilled" ? one.value : null);
+    }
+    for (const one of ended) if (one.status === "fulfilled" && one.value) release(one.value);
+    throw failed.reason;
+  }
+
+  /**
+   * Makes it the object of the key, in the pool and in the store; who has the one before keeps it.
+   * The caller keeps the reference it has, and may release it at once; the bytes must not change any
+   * more. Puts and removals of one key are carried out one after the other.
+   *
+   * "through": resolves when the store has it; get() gives it from then on, and until then what was
+   * there before. "behind": resolves when it is queued, which waits while the queue is full; get()
+   * gives it from then on. What becomes of it then is told by onError, flush() and close().
+   *
+   * After a failure: through, the store has the object before or this one, and get() asks it. Behind,
+   * once onError was called: the object before is removed from the store, and this one stays in the
+   * pool for as long as there is room; if that fails, too, get() gives what the store has.
+   * @throws {TypeError} for an object of another pool.
+   * @throws {ShmError} what the connector throws; EEXIST for an object that the pool has under another
+   *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and
+   *   nothing has changed then; EBADF after close(); the signal's reason.
+   */
+  async put(key: Key, obj: TensorMemoryObj, options: PutOptions = {}): Promise<void> {
+    this.#begin("put", options, PUT_OPTIONS);
+    const { mode = this.writeMode, ...call } = options;
+    checkMode("mode", mode);
+    const text = keyText(key);
+    call.signal?.throwIfAborted();
+    this.hot.checkPut(text, obj);
+    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call));
+    const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
+    checkInteger("timeoutMs", timeoutMs, 1);
+    await this.#queue.add(text, obj, timeoutMs, call.signal);
+  }
+
+  /**
+   * put() of each pair; of a key that is there twice, the last object is kept.
+   * @throws the first error, after all have ended.
+   */
+  async batchedPut(
+    keys: readonly Key[],
+    objs: readonly TensorMemoryObj[],
+    options: PutOptions = {},
+  ): Promise<void> {
+    if (keys.length !== objs.length) {
+      throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
+    }
+    valuesOf(
+      await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, objs[i]!, options)),
+    );
+  }
+
+  /** Whether get() would find an object, whatever its layout. */
+  async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
+    this.#begin("contains", options);
+    return await this.#isThere(key, options.priority, deadlineOf(options));
+  }
+
+  /** How many of the leading keys are there: the length of the prefix that can be got. */
+  async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
+    this.#begin("batchedContains", options);
+    const { priority } = options;
+    const deadline = deadlineOf(options);
+    for (let from = 0;;) {
+      const { discarded } = this.#loads;
+      const distant = [...keys.keys()].filter((i) => i >= from && !this.#isNear(keyText(keys[i]!)));
+      const { signal, leftMs: timeoutMs } = deadline;
+      const call = { priority, signal, timeoutMs };
+      const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), call);
+      const missing = distant[found];
+      if (missing === undefined) return keys.length;
+      // While the store looked, the object may have been between two places.
+      const unchanged = this.#loads.discarded === discarded;
+      if (unchanged || !await this.#isThere(keys[missing]!, priority, deadline)) return missing;
+      from = missing + 1;
+    }
+  }
+
+  /**
+   * Loads into the pool what is not there, a bounded number at a time.
+   * @param chunks one layout for all, or one for each.
+   * @returns how many of the keys were found, in the pool or in the store. More than the pool holds
+   *   displaces what came first.
+   * @throws the first error, once nothing that it began goes on; it begins no more then.
+   */
+  async prefetch(
+    keys: readonly Key[],
+    chunks: ChunkLayout | readonly ChunkLayout[],
+    options: CallOptions = {},
+  ): Promise<number> {
+    this.#begin("prefetch", options);
+    const texts = keys.map(keyText);
+    const layouts = layoutsOf(chunks, keys.length);
+    const failures: unknown[] = [];
+    let next = 0;
+    let found = 0;
+    const loadSome = async () => {
+      while (next < texts.length && failures.length === 0) {
+        const i = next++;
+        try {
+          options.signal?.throwIfAborted();
+          const { priority = "low" } = options;
+          const obj = await this.#load(texts[i]!, layouts[i]!, priority, deadlineOf(options));
+          if (obj === null) continue;
+          found++;
+          if (obj !== NEAR) release(obj);
+        } catch (error) {
+          failures.push(error);
+        }
+      }
+    };
+    const count = Math.min(this.#prefetchConcurrency, texts.length);
+    await Promise.all(Array.from({ length: count }, loadSome));
+    if (failures.length > 0) throw failures[0];
+    return found;
+  }
+
+  /**
+   * Removes the object from pool, queue and store, after what is being written under the key. Who has
+   * a reference keeps it. When it fails, the object may be there or not, and get() asks the store.
+   * @returns whether it was anywhere.
+   */
+  async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
+    this.#begin("remove", options);
+    const text = keyText(key);
+    const deadline = deadlineOf(options);
+    const turn = await this.#turn("remove", text, deadline);
+    const removing = this.#track(this.#remove(text, turn, options.priority));
+    // It goes on when its caller has gone: only then is it known what the store has.
+    const { leftMs: limitMs = Infinity, signal } = deadline;
+    return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
+  }
+
+  /**
+   * Resolves when all that was accepted behind until now is stored.
+   * @throws {ShmError} with what was not, since the last report: the first one's code, and
+   *   details.keys; the signal's reason, and ETIMEDOUT, while the writing goes on.
+   */
+  async flush(options: CallOptions = {}): Promise<void> {
+    this.#begin("flush", options);
+    const { signal, timeoutMs = Infinity } = options;
+    if (timeoutMs !== Infinity) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
+    signal?.throwIfAborted();
+    await within(
+      this.#queue.settled(),
+      timeoutMs,
+      signal,
+      () =>
+        new ShmError(`not done within ${timeoutMs} ms`, {
+          code: "ETIMEDOUT",
+          operation: "flush",
+          hint: "The writing goes on; call flush() again",
+          details: { timeoutMs },
+        }),
+    );
+    this.#queue.throwFailures("flush");
+  }
+
+  get stats(): TieredStoreStats {
+    const { written, replaced, errors, waits } = this.#queue.counts;
+    return {
+      hotHits: this.#hotHits,
+      coldHits: this.#coldHits,
+      misses: this.#misses,
+      mismatches: this.#mismatches,
+      lastMismatch: this.#lastMismatch,
+      loads: this.#loads.started,
+      sharedLoads: this.#loads.shared,
+      loading: this.#loads.running,
+      queuedObjects: this.#queue.size,
+      queuedBytes: this.#queue.bytes,
+      waitingPuts: this.#queue.waiting,
+      putWaits: waits,
+      written,
+      replaced,
+      writeErrors: errors,
+      hot: this.hot.stats(),
+      cold: this.cold.stats,
+    };
+  }
+
+  /**
+   * Finishes what was begun, within closeTimeoutMs: loads, puts, and everything that is queued. The
+   * tiers stay open, unless create() made them. Idempotent: each call gives the same result.
+   * @throws {ShmError} with what was accepted behind and not stored, and not reported by flush().
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#notOpen();
+    const end = performance.now() + this.#closeTimeoutMs;
+    const leftMs = () => Math.max(1, end - performance.now());
+    await this.#queue.close(leftMs());
+    await settlesWithin(Promise.allSettled(this.#changing), leftMs());
+    await settlesWithin(this.#loads.settled(), leftMs());
+    try {
+      await this.#owned?.disposeAsync();
+    } finally {
+      // What was lost matters more than what could not be closed.
+      this.#queue.throwFailures("close");
+    }
+  }
+
+  async #isThere(
+    key: Key,
+    priority: Priority | undefined,
+    deadline: Deadline,
+  ): Promise<boolean> {
+    const text = keyText(key);
+    for (;;) {
+      if (this.#isNear(text)) return true;
+      const { signal, leftMs: timeoutMs } = deadline;
+      const { seen, overtaken } = await this.#loads.glance(
+        text,
+        () => this.cold.exists(key, { priority, signal, timeoutMs }),
+      );
+      if (seen || !overtaken) return seen;
+    }
+  }
+
+  #isNear(key: string): boolean {
+    return this.hot.contains(key) || this.#queue.find(key) !== null;
+  }
+
+  /** @param hot what the pool has, with a reference that is passed on. Null: ask the store. */
+  #nearby(
+    key: string,
+    layout: TensorLayout,
+    hot: TensorMemoryObj | null,
+  ): TensorMemoryObj | null {
+    let obj = hot;
+    if (obj === null) {
+      obj = this.#queue.find(key);
+      obj?.refCountUp();
+    }
+    if (obj === null) return null;
+    if (!matches(obj.layout, layout)) {
+      // The store has the same; it is not asked, but #distant() says so.
+      release(obj);
+      return null;
+    }
+    this.#hotHits++;
+    return obj;
+  }
+
+  async #distant(
+    key: string,
+    layout: TensorLayout,
+    options: CallOptions,
+  ): Promise<TensorMemoryObj | null> {
+    const deadline = deadlineOf(options);
+    for (;;) {
+      const obj = await this.#load(key, layout, options.priority ?? "high", deadline);
+      if (obj === NEAR) {
+        const near = this.#nearby(key, layout, this.hot.get(key));
+        if (near !== null) return near;
+        if (!this.#isNear(key)) continue;
+        this.#mismatch(key, `the pool has another layout than ${layout}`);
+      } else if (obj !== null) {
+        if (matches(obj.layout, layout)) {
+          this.#coldHits++;
+          return obj;
+        }
+        this.#mismatch(key, `it is ${obj.layout}, and ${layout} was asked for`);
+        release(obj);
+      }
+      this.#misses++;
+      return null;
+    }
+  }
+
+  /**
+   * The object as it is loaded, whatever its layout, with a reference for the caller; null: there is
+   * none; NEAR: it need not be loaded.
+   */
+  async #load(
+    key: string,
+    layout: TensorLayout,
+    priority: Priority,
+    deadline: Deadline,
+  ): Promise<TensorMemoryObj | null | typeof NEAR> {
+    const { signal } = deadline;
+    for (;;) {
+      if (this.#isNear(key)) return NEAR;
+      const busy = this.#queue.busy(key);
+      if (busy !== null) {
+        await this.#waitForChange("get", key, busy, deadline);
+        continue;
+      }
+      // A load that goes on already may be of another layout. That nothing came of it does not say
+      // that there is nothing of this one.
+      const other = this.#loads.layoutOf(key);
+      const timeoutMs = deadline.leftMs;
+      const obj = await this.#loads.get(key, layout, { signal, timeoutMs, priority });
+      if (obj === OVERTAKEN) continue;
+      if (obj !== null || other === null || other.equals(layout)) return obj;
+    }
+  }
+
+  /** Loads an object into the pool; with one reference, or null. */
+  async #fetch(load: Load): Promise<TensorMemoryObj | null> {
+    const { key, layout } = load;
+    let obj = this.hot.allocateLayout(layout, { evict: false });
+    if (obj === null) {
+      // Nothing is evicted for an object that does not exist, or is another one.
+      const stored = await this.#storedLayout(load);
+      if (stored === null) return null;
+      obj = await this.hot.allocateLayoutAsync(stored);
+    }
+    let keep = false;
+    try {
+      if (!await this.#fill(load, obj)) return null;
+      if (!load.stale && !this.hot.closed) this.hot.submitPutTask(key, obj);
+      keep = true;
+      return obj;
+    } finally {
+      if (!keep) release(obj);
+    }
+  }
+
+  /** How the object looks that is to be loaded; null if there is none, or another one. */
+  async #storedLayout({ key, layout, priority }: Load): Promise<TensorLayout | null> {
+    try {
+      const stored = await this.cold.stat(key, { priority });
+      return stored && this.#checked(key, stored.metadata, stored.byteLength, layout);
+    } catch (error) {
+      // A worker of version 1 whose directory cannot be seen from here.
+      if (!(error instanceof ShmError) || error.code !== "ENOTSUP") throw error;
+      return await this.cold.exists(key, { priority }) ? layout : null;
+    }
+  }
+
+  /** False: there is no object, or none that looks so. */
+  async #fill({ key, layout, priority }: Load, obj: TensorMemoryObj): Promise<boolean> {
+    try {
+      const found = await this.cold.load(key, obj, { priority });
+      if (found === null) return false;
+      const { byteLength } = found.range;
+      const stored = this.#checked(key, found.metadata, byteLength, layout);
+      if (stored === null) return false;
+      obj.truncateBytes(byteLength);
+      return true;
+    } catch (error) {
+      if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") throw error;
+      this.#mismatch(key, error.message);
+      return false;
+    }
+  }
+
+  /** The layout of an object in the store; null, and counted, if it is not what is `wanted`. */
+  #checked(
+    key: string,
+    metadata: Metadata,
+    byteLength: number,
+    wanted: TensorLayout,
+  ): TensorLayout | null {
+    const { layout, fault } = checkChunk(metadata, byteLength, wanted);
+    if (fault !== null) this.#mismatch(key, fault);
+    return layout;
+  }
+
+  #mismatch(key: string, fault: string): void {
+    this.#mismatches++;
+    this.#lastMismatch = { key, fault };
+  }
+
+  async #putThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
+    const deadline = deadlineOf(options);
+    const range = new WatchedRange(obj);
+    obj.refCountUp();
+    try {
+      const turn = await this.#turn("put", key, deadline);
+      try {
+        const { signal, leftMs: timeoutMs } = deadline;
+        await this.#store(key, obj, range, { signal, timeoutMs, priority: options.priority });
+      } catch (error) {
+        // A request that was given up may still be carried out.
+        void range.quiet().then(() => this.#unsure(key, turn));
+        throw error;
+      }
+      turn.end(true);
+      if (this.#queue.find(key) === null) this.#keep(key, obj);
+    } finally {
+      void range.quiet().then(() => release(obj));
+    }
+  }
+
+  async #store(
+    key: string,
+    obj: TensorMemoryObj,
+    range: WatchedRange,
+    options: CallOptions,
+  ): Promise<void> {
+    await this.cold.put(key, range, { ...options, metadata: metadataOf(obj) });
+  }
+
+  async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {
+    let wasCold: boolean;
+    try {
+      wasCold = await this.cold.remove(key, { priority });
+    } catch (error) {
+      this.#unsure(key, turn);
+      throw error;
+    }
+    const wasQueued = turn.end(true);
+    const wasHot = this.#queue.find(key) === null && this.#forget(key);
+    return wasHot || wasQueued || wasCold;
+  }
+
+  /**
+   * Waits until no earlier change of the key goes on. From then on nothing loads it, because whoever
+   * looks may have seen the change already.
+   * @throws {ShmError} ETIMEDOUT.
+   */
+  async #turn(operation: string, key: string, deadline: Deadline): Promise<Turn> {
+    const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
+    const turn = await this.#queue.enter(key, {
+      limitMs,
+      signal: deadline.signal,
+      expired: () => stuck(operation, key, limitMs),
+    });
+    this.#loads.discard(key);
+    return turn;
+  }
+
+  async #waitForChange(
+    operation: string,
+    key: string,
+    change: Promise<void>,
+    deadline: Deadline,
+  ): Promise<void> {
+    const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
+    await within(change, limitMs, deadline.signal, () => stuck(operation, key, limitMs));
+  }
+
+  /** A change has failed, and the store may have either object. */
+  #unsure(key: string, turn: Turn): void {
+    turn.end(false);
+    if (this.#queue.find(key) === null) this.#forget(key);
+  }
+
+  /** Sees to it that the store has no object. @returns whether that is so. */
+  async #invalidate(key: string): Promise<boolean> {
+    try {
+      await this.cold.remove(key, { priority: "low" });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** That is the object of the key now. */
+  #keep(key: string, obj: TensorMemoryObj): void {
+    this.#loads.discard(key);
+    if (this.hot.closed) return;
+    try {
+      this.hot.put(key, obj);
+    } catch {
+      // It has got another key, or was freed, since put() was called: the store has it.
+      this.hot.remove(key);
+    }
+  }
+
+  /** The store is to be asked. @returns whether the pool had an object. */
+  #forget(key: string): boolean {
+    return !this.hot.closed && this.hot.remove(key);
+  }
+
+  /** close() waits for it. */
+  #track<T>(change: Promise<T>): Promise<T> {
+    const tracked = change.finally(() => this.#changing.delete(tracked));
+    this.#changing.add(tracked);
+    return tracked;
+  }
+
+  /** A call may begin. @throws {ShmError} EBADF; {TypeError} for an option that there is not. */
+  #begin(operation: string, options: CallOptions, known: readonly string[] = CALL_OPTIONS): void {
+    if (this.#closing !== null) {
+      throw new ShmError("the store is closed", { code: "EBADF", operation });
+    }
+    checkCallOptions(operation, options, known);
+  }
+}
+
+/** @throws {RangeError} for a limit that is none. */
+function deadlineOf({ timeoutMs, signal }: CallOptions): Deadline {
+  return new Deadline(timeoutMs ?? Infinity, signal ?? undefined);
+}
+
+function stuck(operation: string, key: string, limitMs: number): ShmError {
+  return new ShmError(`an earlier change of the key was not over within ${limitMs} ms`, {
+    code: "ETIMEDOUT",
+    operation: `${operation} ${key.slice(0, 120)}`,
+    hint: "Check the storage; queueTimeoutMs sets the limit",
+    details: { limitMs },
+  });
+}
+
+function notRemoved(key: string, limitMs: number): ShmError {
+  return new ShmError(`the object was not removed within ${limitMs} ms`, {
+    code: "ETIMEDOUT",
+    operation: `remove ${key.slice(0, 120)}`,
+    hint: "The removal goes on; later calls for the key wait for it",
+    details: { limitMs },
+  });
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a TieredStore and its calls are told, and what it tells of itself: types and checks.
+
+import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
+import type { LmshmConfig } from "../config/config.ts";
+import type { MemoryFormat } from "../memory/memory_format.ts";
+import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import type {
+  HotTierSettings,
+  LocalCpuBackend,
+  LocalCpuBackendStats,
+} from "./local_cpu_backend.ts";
+import type {
+  CallOptions,
+  ConnectorStats,
+  RemoteConnector,
+} from "../connector/remote_connector.ts";
+import type { StoreSettings } from "../connector/shm_file_sources.ts";
+
+/** Whether put() returns when the store has the object, or when it is queued for it. */
+export type WriteMode = "through" | "behind";
+
+export interface TieredStoreOptions {
+  /** The pool; its objects must be in the segment of `cold`. */
+  hot: LocalCpuBackend;
+  /** The store behind it. */
+  cold: RemoteConnector;
+  /** For puts that say nothing else; default "through". */
+  writeMode?: WriteMode | undefined;
+  /** Objects that are queued or being written; default 1024. A put behind waits for room. */
+  maxQueuedObjects?: number | undefined;
+  /** Bytes of those; default 256 MiB. A larger object goes alone. */
+  maxQueuedBytes?: number | undefined;
+  /** Queued objects that are written at a time; default 16. */
+  writeConcurrency?: number | undefined;
+  /** Objects that prefetch() loads at a time; default 16. */
+  prefetchConcurrency?: number | undefined;
+  /**
+   * How long a put behind waits for room unless it is told, and any call for an earlier change of its
+   * key to end; default 60 s.
+   */
+  queueTimeoutMs?: number | undefined;
+  /** How long close() waits for what is queued and loading; default 60 s. */
+  closeTimeoutMs?: number | undefined;
+  /** Each object that was accepted behind and not stored; flush() and close() say so, too. */
+  onError?: ((error: unknown, key: string) => void) | undefined;
+}
+
+export interface PutOptions extends CallOptions {
+  mode?: WriteMode | undefined;
+}
+
+/**
+ * What a full chunk looks like: a layout, its parts, or a number of bytes (BINARY). An object in
+ * the store may have fewer tokens, or bytes.
+ */
+export type ChunkLayout =
+  | TensorLayout
+  | number
+  | { shape: ShapeArgument; dtype?: DTypeArgument; format?: MemoryFormat | undefined };
+
+/** Counted since the store was made. */
+export interface TieredStoreStats {
+  /** Gets that found the object in the pool, or queued for the store. */
+  readonly hotHits: number;
+  /** Gets that found it in the store. */
+  readonly coldHits: number;
+  /** Gets that found none, mismatches included. */
+  readonly misses: number;
+  /** Objects that were found and are not what was asked for: another layout, dtype or format. */
+  readonly mismatches: number;
+  /** The last one of those, and what it was instead; null: there was none. */
+  readonly lastMismatch: { readonly key: string; readonly fault: string } | null;
+  /** Objects that were asked of the store. */
+  readonly loads: number;
+  /** Gets that waited for the load of another one. */
+  readonly sharedLoads: number;
+  /** Loads that go on now. */
+  readonly loading: number;
+  /** Objects queued or being written behind, and their bytes. */
+  readonly queuedObjects: number;
+  readonly queuedBytes: number;
+  /** Puts that wait for room in the queue now, and that ever had to. */
+  readonly waitingPuts: number;
+  readonly putWaits: number;
+  /** Objects that were written behind. */
+  readonly written: number;
+  /** Queued objects that were not written, because a later put or removal of their key was. */
+  readonly replaced: number;
+  /** Objects that were accepted behind and not stored. */
+  readonly writeErrors: number;
+  readonly hot: LocalCpuBackendStats;
+  readonly cold: ConnectorStats;
+}
+
+/** What create() makes a store of: the part of a LmshmConfig that concerns it, by the same names. */
+export type TieredSettings =
+  & HotTierSettings
+  & StoreSettings
+  & Pick<LmshmConfig, "writeMode" | "writeQueueSizeBytes">;
+
+const OPTIONS = [
+  "hot",
+  "cold",
+  "writeMode",
+  "maxQueuedObjects",
+  "maxQueuedBytes",
+  "writeConcurrency",
+  "prefetchConcurrency",
+  "queueTimeoutMs",
+  "closeTimeoutMs",
+  "onError",
+];
+/** A longer timer rings at once. */
+export const MAX_TIMER_MS = 0x7fff_ffff;
+
+/** What the options mean. */
+export interface TieredLimits {
+  readonly writeMode: WriteMode;
+  readonly maxQueuedObjects: number;
+  readonly maxQueuedBytes: number;
+  readonly writeConcurrency: number;
+  readonly prefetchConcurrency: number;
+  readonly queueTimeoutMs: number;
+  readonly closeTimeoutMs: number;
+}
+
+/** @throws {TypeError | RangeError} naming the option at fault. */
+export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
+  checkKnownOptions("TieredStore", options, OPTIONS);
+  const { hot, cold, onError } = options;
+  if (typeof hot?.allocateLayoutAsync !== "function") {
+    throw new TypeError(`hot must be a LocalCpuBackend, got ${describe(hot)}`);
+  }
+  if (typeof cold?.batchedContains !== "function") {
+    throw new TypeError(`cold must be a connector, got ${describe(cold)}`);
+  }
+  if (onError !== undefined && typeof onError !== "function") {
+    throw new TypeError(`onError must be a function, got ${describe(onError)}`);
+  }
+  const integer = (
+    name: keyof TieredLimits & keyof TieredStoreOptions,
+    fallback: number,
+    max?: number,
+  ) => checkInteger(name, options[name] ?? fallback, 1, max);
+  return {
+    writeMode: checkMode("writeMode", options.writeMode ?? "through"),
+    maxQueuedObjects: integer("maxQueuedObjects", 1024),
+    maxQueuedBytes: integer("maxQueuedBytes", 256 * 2 ** 20),
+    writeConcurrency: integer("writeConcurrency", 16),
+    prefetchConcurrency: integer("prefetchConcurrency", 16),
+    queueTimeoutMs: integer("queueTimeoutMs", 60_000, MAX_TIMER_MS),
+    closeTimeoutMs: integer("closeTimeoutMs", 60_000, MAX_TIMER_MS),
+  };
+}
+
+export function checkMode(name: string, mode: unknown): WriteMode {
+  if (mode === "through" || mode === "behind") return mode;
+  throw new TypeError(`${name} must be "through" or "behind", got ${describe(mode)}`);
+}
+
+/** @throws {TypeError} for what is no key. */
+export function layoutOf(chunk: ChunkLayout): TensorLayout {
+  if (chunk instanceof TensorLayout) return chunk;
+  if (typeof chunk === "number") return TensorLayout.ofBytes(chunk);
+  if (typeof chunk === "object" && chunk !== null) {
+    return TensorLayout.of(chunk.shape, chunk.dtype, chunk.format);
+  }
+  throw new TypeError(
+    `a chunk is a layout, { shape, dtype, format } or a number of bytes, got ${describe(chunk)}`,
+  );
+}
+
+export function layoutsOf(
+  chunks: ChunkLayout | readonly ChunkLayout[],
+  count: number,
+): readonly TensorLayout[] {
+  if (!Array.isArray(chunks)) {
+    const layout = layoutOf(chunks as ChunkLayout);
+    return Array.from({ length: count }, () => layout);
+  }
+  if (chunks.length !== count) {
+    throw new RangeError(`${count} keys and ${chunks.length} layouts are no pairs`);
+  }
+  return (chunks as readonly ChunkLayout[]).map(layoutOf);
+}
+
+/** Whether an object of the layout `actual` is a full or partial chunk of `wanted`. */
+export function matches(actual: TensorLayout, wanted: TensorLayout): boolean {
+  if (actual.byteLength > wanted.byteLength) return false;
+  try {
+    return wanted.withByteLength(actual.byteLength).equals(actual);
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The order in which a store is changed. Changes of one key go one after the other, in the order in
+// which they came; those of different keys do not wait for each other. There are two kinds:
+//
+// - Objects that are stored later (add()). The queue holds a reference to each, is bounded by number
+//   and bytes, and whoever adds to a full one waits. An object that was accepted is stored, made
+//   needless by a later change of its key, or reported as failed; none is forgotten. From then on it
+//   is what the key has: find().
+// - What its caller waits for (enter()): storing an object at once, and removing one. It changes
+//   what the key has when it is done, not before. A queued object that it makes needless is held
+//   back meanwhile, and stored after all if the change fails.
+//
+// A change is over when nothing of it can reach the store any more, which may be later than its
+// failure: a write that was given up may still be going on.
+
+import { callFenced } from "../fence.ts";
+import { ShmError } from "../errors.ts";
+import type { TensorMemoryObj } from "../memory/memory_obj.ts";
+import { settlesWithin } from "../worker/transport.ts";
+import { AllocationQueue } from "./allocation_queue.ts";
+import { within } from "../connector/limit.ts";
+import { release } from "./local_cpu_backend.ts";
+
+/** An object on its way to the store. */
+export interface Writing {
+  /** Resolves when it is stored; rejects with the reason why not. */
+  readonly stored: Promise<void>;
+  /** Resolves when nobody uses its memory any more. Never rejects. */
+  quiet(): Promise<void>;
+}
+
+export interface WriteQueueOptions {
+  /** Stores an object; the queue's reference keeps it until that is over. */
+  readonly write: (key: string, obj: TensorMemoryObj) => Writing;
+  /** The object is what its key has, from now on. Must not throw. */
+  readonly accepted: (key: string, obj: TensorMemoryObj) => void;
+  /**
+   * An accepted object could not be stored: sees to it that the store has no older one under its
+   * key. Whether that is so; never rejects.
+   */
+  readonly invalidate: (key: string) => Promise<boolean>;
+  /** What the key has is what the store has. Must not throw. */
+  readonly unknown: (key: string) => void;
+  /** Objects that are queued or being written. */
+  readonly maxObjects: number;
+  /** Bytes of those; a larger object goes alone. */
+  readonly maxBytes: number;
+  /** Objects that are being written at a time. */
+  readonly concurrency: number;
+  /** Called for each object that was not stored. */
+  readonly onError: ((error: unknown, key: string) => void) | undefined;
+}
+
+/** How long somebody waits, and what they get then. */
+export interface Patience {
+  readonly limitMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly expired: () => ShmError;
+}
+
+/** A change that goes on now, because nothing else changes its key. */
+export interface Turn {
+  /**
+   * It is over.
+   * @param done whether it was carried out: then what was queued before it is needless.
+   * @returns whether there was such an object.
+   */
+  end(done: boolean): boolean;
+}
+
+/** An object that is stored later. */
+interface QueuedWrite {
+  readonly key: string;
+  obj: TensorMemoryObj;
+  bytes: number;
+  /** Resolves when it is stored, failed or needless. */
+  readonly done: Promise<void>;
+  readonly finish: () => void;
+  /** Its failure was told. */
+  reported: boolean;
+}
+
+/** Somebody who waits for a turn. */
+interface Waiter {
+  readonly start: () => void;
+}
+
+type Change = QueuedWrite | Waiter;
+
+/** The changes of one key. */
+interface Lane {
+  readonly key: string;
+  running: Change | null;
+  /** Held back: needless if `running` is done. */
+  covered: QueuedWrite | null;
+  /** In order. */
+  waiting: Change[];
+  /** Those who wait for the end of `running`. */
+  ended: PromiseWithResolvers<void> | null;
+}
+
+interface Failure {
+  readonly key: string;
+  readonly error: unknown;
+}
+
+/** How many failures keep their errors until they are reported; more are only counted. */
+const KEPT_FAILURES = 100;
+
+export class WriteQueue {
+  readonly #options: WriteQueueOptions;
+  readonly #lanes = new Map<string, Lane>();
+  /** In order of arrival. */
+  readonly #queued = new Set<QueuedWrite>();
+  readonly #writing = new Set<QueuedWrite>();
+  /** What follows after failures. */
+  readonly #clearing = new Set<Promise<void>>();
+  readonly #room = new AllocationQueue<true>();
+  #bytes = 0;
+  #written = 0;
+  #replaced = 0;
+  #errors = 0;
+  #waits = 0;
+  /** Not reported by flush() or close() yet. */
+  #failures: Failure[] = [];
+  #unreported = 0;
+
+  constructor(options: WriteQueueOptions) {
+    this.#options = options;
+  }
+
+  /** Objects that are queued or being written. */
+  get size(): number {
+    return this.#queued.size + this.#writing.size;
+  }
+
+  /** Bytes of those. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Calls of add() that wait now. */
+  get waiting(): number {
+    return this.#room.size;
+  }
+
+  get counts(): { written: number; replaced: number; errors: number; waits: number } {
+    return {
+      written: this.#written,
+      replaced: this.#replaced,
+      errors: this.#errors,
+      waits: this.#waits,
+    };
+  }
+
+  /**
+   * The object that the key has, and the store not yet; without a reference for the caller. Null:
+   * what the store has is what the key has, unless busy().
+   */
+  find(key: string): TensorMemoryObj | null {
+    const lane = this.#lanes.get(key);
+    if (lane === undefined) return null;
+    const { running, covered, waiting } = lane;
+    const write = waiting.findLast(isWrite) ??
+      (running !== null && isWrite(running) ? running : covered);
+    return write?.obj ?? null;
+  }
+
+  /** Resolves when the change of the key that goes on now is over; null: none does. */
+  busy(key: string): Promise<void> | null {
+    const lane = this.#lanes.get(key);
+    if (lane === undefined || lane.running === null) return null;
+    lane.ended ??= Promise.withResolvers<void>();
+    return lane.ended.promise;
+  }
+
+  /**
+   * Resolves when the queue has accepted the object.
+   * @throws {ShmError} ETIMEDOUT when there was no room, ECANCELED when it is closed meanwhile; the
+   *   signal's reason. It was not accepted then.
+   */
+  async add(
+    key: string,
+    obj: TensorMemoryObj,
+    timeoutMs: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    signal?.throwIfAborted();
+    // While it waits, its caller may have released it.
+    obj.refCountUp();
+    try {
+      if (this.#room.size === 0 && this.#accept(key, obj) !== null) return;
+      this.#waits++;
+      await this.#room.wait(() => this.#accept(key, obj), {
+        timeoutMs,
+        signal,
+        expired: () => this.#noRoom(key, timeoutMs),
+      });
+    } finally {
+      release(obj);
+    }
+  }
+
+  /**
+   * Resolves when all earlier changes of the key are over; later ones wait until turn.end().
+   * @throws what `expired` makes, the signal's reason. There is no turn then.
+   */
+  async enter(key: string, patience: Patience): Promise<Turn> {
+    patience.signal?.throwIfAborted();
+    const lane = this.#laneOf(key);
+    const { promise: started, resolve: start } = Promise.withResolvers<void>();
+    const waiter: Waiter = { start };
+    lane.waiting.push(waiter);
+    this.#advance(lane);
+    if (lane.running !== waiter) {
+      try {
+        await within(started, patience.limitMs, patience.signal, patience.expired);
+      } catch (error) {
+        if (lane.running === waiter) this.#end(lane, false);
+        else lane.waiting = lane.waiting.filter((other) => other !== waiter);
+        throw error;
+      }
+    }
+    return { end: (done) => this.#end(lane, done) };
+  }
+
+  /** Resolves when what was accepted until now is over. Never rejects. */
+  async settled(): Promise<void> {
+    await Promise.all([...this.#queued, ...this.#writing].map((write) => write.done));
+  }
+
+  /**
+   * Throws what has failed since it was called last, as one error.
+   * @throws {ShmError} with the first failure's code, and as its cause; details.keys are the keys.
+   */
+  throwFailures(operation: string): void {
+    const failures = this.#failures;
+    const count = this.#unreported;
+    this.#failures = [];
+    this.#unreported = 0;
+    if (count === 0) return;
+    const { key, error } = failures[0]!;
+    const text = error instanceof Error ? error.message : String(error);
+    throw new ShmError(
+      `${count} ${count === 1 ? "object was" : "objects were"} not stored; the first is ` +
+        `${key.slice(0, 120)}: ${text}`,
+      {
+        code: error instanceof ShmError ? error.code : "EIO",
+        operation,
+        hint: "Put them again when the cause is repaired",
+        details: { count, keys: failures.map((failure) => failure.key) },
+        cause: error,
+      },
+    );
+  }
+
+  /**
+   * Turns away who waits, and ends what is accepted: within `timeoutMs`, else it counts as failed.
+   * What is being written then keeps its memory until that is over. Nothing may be added any more.
+   */
+  async close(timeoutMs: number): Promise<void> {
+    this.#room.rejectAll(
+      new ShmError("the store was closed before there was room", {
+        code: "ECANCELED",
+        operation: "queue object",
+      }),
+    );
+    const end = performance.now() + timeoutMs;
+    if (await settlesWithin(this.settled(), timeoutMs)) {
+      await settlesWithin(Promise.all(this.#clearing), end - performance.now());
+      return;
+    }
+    for (const write of [...this.#queued]) {
+      this.#drop(write);
+      this.#failed(write, this.#late(timeoutMs));
+    }
+    for (const write of this.#writing) this.#failed(write, this.#late(timeoutMs));
+  }
+
+  #accept(key: string, obj: TensorMemoryObj): true | null {
+    const bytes = obj.physicalSizeBytes;
+    const { maxObjects, maxBytes } = this.#options;
+    const fits = this.size < maxObjects && (this.#bytes === 0 || this.#bytes + bytes <= maxBytes);
+    if (!fits) return null;
+    obj.refCountUp();
+    this.#bytes += bytes;
+    const lane = this.#laneOf(key);
+    const last = lane.waiting.at(-1);
+    if (last !== undefined && isWrite(last)) {
+      const older = last.obj;
+      this.#bytes -= last.bytes;
+      last.obj = obj;
+      last.bytes = bytes;
+      this.#replaced++;
+      release(older);
+    } else {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const finish = resolve;
+      const write: QueuedWrite = { key, obj, bytes, done: promise, finish, reported: false };
+      lane.waiting.push(write);
+      this.#queued.add(write);
+    }
+    this.#options.accepted(key, obj);
+    this.#pump();
+    return true;
+  }
+
+  #laneOf(key: string): Lane {
+    let lane = this.#lanes.get(key);
+    if (lane === undefined) {
+      lane = { key, running: null, covered: null, waiting: [], ended: null };
+      this.#lanes.set(key, lane);
+    }
+    return lane;
+  }
+
+  /** Begins what a caller waits for, before the queued object that it makes needless. */
+  #advance(lane: Lane): void {
+    if (lane.running !== null) return;
+    const [first, second] = lane.waiting;
+    if (first === undefined) {
+      this.#lanes.delete(lane.key);
+    } else if (!isWrite(first)) {
+      lane.waiting.shift();
+      lane.running = first;
+      first.start();
+    } else if (second !== undefined && !isWrite(second)) {
+      lane.waiting.splice(0, 2);
+      lane.covered = first;
+      lane.running = second;
+      second.start();
+    }
+  }
+
+  #end(lane: Lane, done: boolean): boolean {
+    const { covered, ended } = lane;
+    lane.running = lane.covered = lane.ended = null;
+    if (covered !== null) {
+      const [next] = lane.waiting;
+      if (done || (next !== undefined && isWrite(next))) {
+        this.#replaced++;
+        this.#forget(covered);
+      } else {
+        lane.waiting.unshift(covered);
+      }
+    }
+    ended?.resolve();
+    this.#advance(lane);
+    this.#pump();
+    return covered !== null;
+  }
+
+  #pump(): void {
+    for (const write of this.#queued) {
+      if (this.#writing.size >= this.#options.concurrency) return;
+      const lane = this.#lanes.get(write.key)!;
+      if (lane.running !== null || lane.waiting[0] !== write) continue;
+      lane.waiting.shift();
+      lane.running = write;
+      this.#queued.delete(write);
+      this.#writing.add(write);
+      void this.#write(lane, write);
+    }
+  }
+
+  async #write(lane: Lane, write: QueuedWrite): Promise<void> {
+    const { key, obj } = write;
+    const writing = this.#options.write(key, obj);
+    let failure: { error: unknown } | null = null;
+    try {
+      await writing.stored;
+      this.#written++;
+    } catch (error) {
+      failure = { error };
+    }
+    this.#writing.delete(write);
+    this.#bytes -= write.bytes;
+    if (failure === null) {
+      this.#end(lane, true);
+    } else {
+      this.#failed(write, failure.error);
+      const clearing = this.#clear(lane, writing).finally(() => this.#clearing.delete(clearing));
+      this.#clearing.add(clearing);
+    }
+    release(obj);
+    write.finish();
+    this.#room.wake();
+    this.#pump();
+  }
+
+  /** After a failure: an older object must not come back. Until that is sure, the key has this one. */
+  async #clear(lane: Lane, writing: Writing): Promise<void> {
+    const { obj } = lane.running as QueuedWrite;
+    obj.refCountUp();
+    await writing.quiet();
+    const cleared = await this.#options.invalidate(lane.key);
+    this.#end(lane, true);
+    if (!cleared && this.find(lane.key) === null) this.#options.unknown(lane.key);
+    release(obj);
+  }
+
+  #drop(write: QueuedWrite): void {
+    const lane = this.#lanes.get(write.key)!;
+    if (lane.covered === write) lane.covered = null;
+    else lane.waiting = lane.waiting.filter((other) => other !== write);
+    this.#forget(write);
+    this.#advance(lane);
+  }
+
+  #forget(write: QueuedWrite): void {
+    this.#queued.delete(write);
+    this.#bytes -= write.bytes;
+    release(write.obj);
+    write.finish();
+    this.#room.wake();
+  }
+
+  #failed(write: QueuedWrite, error: unknown): void {
+    if (write.reported) return;
+    write.reported = true;
+    const { key } = write;
+    this.#errors++;
+    this.#unreported++;
+    if (this.#failures.length < KEPT_FAILURES) this.#failures.push({ key, error });
+    const { onError } = this.#options;
+    // Later, when the books are right again.
+    if (onError) queueMicrotask(() => callFenced("onError", onError, error, key));
+  }
+
+  #noRoom(key: string, timeoutMs: number): ShmError {
+    const { maxObjects, maxBytes } = this.#options;
+    return new ShmError(
+      `the write queue was full for ${timeoutMs} ms: ${this.size} objects of ${maxObjects}, ` +
+        `${this.#bytes} bytes of ${maxBytes}`,
+      {
+        code: "ETIMEDOUT",
+        operation: `put ${key.slice(0, 120)}`,
+        hint: "The store is slower than its writers; raise the limits, or put fewer objects",
+        details: { objects: this.size, maxObjects, bytes: this.#bytes, maxBytes, timeoutMs },
+      },
+    );
+  }
+
+  #late(timeoutMs: number): ShmError {
+    return new ShmError(`the object was not stored within ${timeoutMs} ms of closing`, {
+      code: "ETIMEDOUT",
+      operation: "close",
+      hint: "Raise closeTimeoutMs, or call flush() before",
+      details: { timeoutMs },
+    });
+  }
+}
+
+function isWrite(change: Change): change is QueuedWrite {
+  return "obj" in change;
+}

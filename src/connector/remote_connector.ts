@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every connector to a store can do. Names follow LMCache's RemoteConnector. Objects move
+// between the store and ranges of a shared segment; a connector never gives bytes to JavaScript.
+
+import type { ShmRange } from "../memory/segment.ts";
+import type { Priority } from "../worker/protocol_v2.ts";
+import type { Metadata } from "./chunk_metadata.ts";
+import type { DirectoryQuotaStats } from "./directory_quota.ts";
+import type { Key } from "../keys/key.ts";
+
+export type { Priority };
+
+export interface CallOptions {
+  /** Rejects the call with the signal's reason. Its memory stays held until nobody uses it. */
+  signal?: AbortSignal | undefined;
+  /** Rejects the call with ETIMEDOUT after so many milliseconds, likewise. */
+  timeoutMs?: number | undefined;
+  /** What somebody waits for overtakes what can wait. Default "normal". Stores that know no priorities treat all calls alike. */
+  priority?: Priority | undefined;
+}
+
+/** The names of CallOptions. */
+export const CALL_OPTIONS: readonly string[] = Object.keys(
+  { signal: 0, timeoutMs: 0, priority: 0 } satisfies Record<keyof CallOptions, 0>,
+);
+
+export interface StoreOptions extends CallOptions {
+  /**
+   * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
+   * memory object brings its shape, dtype and format by itself.
+   */
+  metadata?: Metadata | undefined;
+}
+
+/** The names of StoreOptions. */
+export const STORE_OPTIONS: readonly string[] = [
+  ...CALL_OPTIONS,
+  ...Object.keys(
+    { metadata: 0 } satisfies Record<Exclude<keyof StoreOptions, keyof CallOptions>, 0>,
+  ),
+];
+
+/** What a store knows of an object without reading it. */
+export interface ObjectStat {
+  readonly byteLength: number;
+  /** When it was stored, in milliseconds since 1970. */
+  readonly mtimeMs: number;
+  /** What it takes of the disk. */
+  readonly diskBytes: number;
+  /** CRC-32C of its bytes; null where none was stored. */
+  readonly crc32c: number | null;
+  /** What was stored with it; empty where the store keeps none. */
+  readonly metadata: Metadata;
+}
+
+/** An object in memory, with what was stored with it. */
+export interface LoadedObject {
+  /** Exactly the object's bytes. */
+  readonly range: ShmRange;
+  readonly metadata: Metadata;
+  readonly crc32c: number | null;
+}
+
+export interface ListOptions extends CallOptions {
+  /** Only keys that begin so. */
+  prefix?: string | undefined;
+}
+
+/** Counted since the connector was opened. */
+export interface ConnectorStats {
+  readonly puts: number;
+  readonly gets: number;
+  /** Gets that found the object. */
+  readonly hits: number;
+  /** Gets that did not, mismatches included. */
+  readonly misses: number;
+  /** Gets that found something else than was stored: its length, key or checksum do not match. */
+  readonly mismatches: number;
+  readonly bytesPut: number;
+  readonly bytesGot: number;
+  /** Workers that replaced a lost one. */
+  readonly restarts: number;
+  /** Calls that have not ended, those included that wait for their turn. */
+  readonly inFlight: number;
+  /** Of the storage directory; null: it has no limit, or there is none. */
+  readonly quota: DirectoryQuotaStats | null;
+}
+
+/**
+ * A store of objects by key. Calls may overlap freely. A miss is null or false, never an error; a
+ * put replaces the whole object or fails. Everything else that can go wrong is a ShmError.
+ */
+export interface RemoteConnector extends AsyncDisposable {
+  readonly stats: ConnectorStats;
+
+  exists(key: Key, options?: CallOptions): Promise<boolean>;
+
+  /** exists() that blocks the event loop. */
+  existsSync(key: Key): boolean;
+
+  /**
+   * Loads the object into the beginning of `into`.
+   * @returns the part of `into` that holds it, or null on a miss; `into` is undefined then, and
+   *   likewise when the call fails.
+   * @throws {ShmError} EMSGSIZE when the object is longer than `into`.
+   */
+  get(key: Key, into?: ShmRange, options?: CallOptions): Promise<ShmRange | null>;
+
+  /** get() with what was stored beside the bytes. */
+  load(key: Key, into?: ShmRange, options?: CallOptions): Promise<LoadedObject | null>;
+
+  /**
+   * Null on a miss. Reads no content, and so verifies none.
+   * @throws {ShmError} ENOTSUP where the store cannot tell, which holds for list() and remove() too.
+   */
+  stat(key: Key, options?: CallOptions): Promise<ObjectStat | null>;
+
+  /** Stores the bytes of `range`; they must not change until it has resolved. */
+  put(key: Key, range: ShmRange, options?: StoreOptions): Promise<void>;
+
+  /** All keys, in no order. Objects that come or go meanwhile may or may not be listed. */
+  list(options?: ListOptions): Promise<string[]>;
+
+  /** @returns whether there was an object. */
+  remove(key: Key, options?: CallOptions): Promise<boolean>;
+
+  /**
+   * get() of each key into the range of the same index. Keys and ranges are looked at in pieces: what
+   * is wrong with one of them keeps its whole piece from being begun, and none of the others.
+   * @throws the first error, after all have ended.
+   */
+  batchedGet(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<(ShmRange | null)[]>;
+
+  /** put() of each key, with pieces and errors as batchedGet() has them. */
+  batchedPut(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<void>;
+
+  /** How many of the leading keys exist: the length of the prefix that can be loaded. */
+  batchedContains(keys: readonly Key[], options?: CallOptions): Promise<number>;
+
+  /** Proves that the store answers. @returns milliseconds until it did. */
+  ping(options?: CallOptions): Promise<number>;
+
+  /** Finishes what was begun, within limits, and lets go of everything. Idempotent. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A key as a file name and back. As LMCache does it: "/" becomes "-SEP-", and ".data" follows. That
+// has two gaps, which are closed here without touching any name that LMCache gives:
+//
+// - A key that would not come back unchanged (it contains "-SEP-", or looks like the names below),
+//   or whose name has more than 255 bytes, is stored as "sha256-<64 hex digits of the key>.data",
+//   and the key itself beside it, in a file of the same name with ".key" instead.
+// - A key that no file name or protocol line can carry (control characters, half a surrogate pair,
+//   more than 16,384 bytes), and the empty one, is refused.
+//
+// So two different keys never share a file, and a directory can be listed. The one exception is the
+// probe: an object for a moment, by which a client finds out whether its directory is the worker's.
+// It is never listed, and what a client that died has left of it is removed as a temporary is.
+//
+// Pure functions, but for probeKey().
+
+import { Buffer } from "node:buffer";
+import { createHash, randomBytes } from "node:crypto";
+import process from "node:process";
+import { describe } from "../arguments.ts";
+import { ShmError } from "../errors.ts";
+import { CacheEngineKey, type Key } from "./key.ts";
+
+const SEPARATOR = "-SEP-";
+/** The separator's middle: a key without it comes back from its file name. */
+const MIDDLE = "SEP";
+const DATA = ".data";
+const SIDECAR = ".key";
+const HASHED = /^sha256-[0-9a-f]{64}$/;
+/** Also in csrc/worker/storage/temporary_name.h. */
+const PROBE = /^\.lmshm-probe\.\d+\.[0-9a-f]{16}\.tmp$/;
+/** Of a temporary or a probe, with the number of the process that made it. */
+const TEMPORARY = /^\..+\.(\d+)\.[0-9a-f]{16}\.tmp$/;
+/** NAME_MAX of every Linux file system that matters. */
+const MAX_NAME_BYTES = 255;
+/** A longer key could not be listed by a worker: coded, it must fit into a line. */
+const MAX_KEY_BYTES = 16_384;
+/** Nothing but these is in most keys. Each is one byte, and none but "/" is special in file names. */
+const PRINTABLE = /^[\x20-\x7e]+$/;
+/** What a decoder puts in place of bytes that are no UTF-8. */
+const REPLACEMENT = "\ufffd";
+
+/** Where a key is stored, relative to the storage directory. */
+export interface KeyFile {
+  /** The key as text. */
+  readonly key: string;
+  /** Of the object. */
+  readonly fileName: string;
+  /** Of the file that holds the key, where fileName does not; else null. */
+  readonly sidecarName: string | null;
+}
+
+/** Of a key that its file name tells. Whoever speaks to a worker by keys never needs the name. */
+class PlainKeyFile implements KeyFile {
+  readonly key: string;
+  readonly sidecarName = null;
+
+  constructor(key: string) {
+    this.key = key;
+  }
+
+  get fileName(): string {
+    return plainName(this.key);
+  }
+}
+
+/** @throws {TypeError} for what is neither. */
+function textOf(key: Key): string {
+  if (typeof key === "string") return key;
+  if (key instanceof CacheEngineKey) return key.toString();
+  throw new TypeError(`a key must be a string or a CacheEngineKey, got ${describe(key)}`);
+}
+
+/** @throws {RangeError | ShmError} for what cannot be stored. */
+function checkKey(text: string): void {
+  const fault = text === ""
+    ? "is empty"
+    : /\p{Cc}/u.test(text)
+    ? "contains a control character"
+    : !text.isWellFormed()
+    ? "contains half of a surrogate pair, which a file name cannot hold"
+    : "";
+  if (fault) throw new RangeError(`key ${JSON.stringify(text.slice(0, 200))} ${fault}`);
+  // A UTF-16 unit is at most 3 bytes of UTF-8: usual keys need not be measured.
+  if (text.length * 3 > MAX_KEY_BYTES) checkLength(text);
+}
+
+function checkLength(key: string): void {
+  const keyBytes = Buffer.byteLength(key);
+  if (keyBytes <= MAX_KEY_BYTES) return;
+  throw new ShmError(
+    `the key ${JSON.stringify(`${key.slice(0, 80)}...`)} has ${keyBytes} bytes, more than ` +
+      `${MAX_KEY_BYTES}`,
+    {
+      code: "ENAMETOOLONG",
+      operation: "name object",
+      hint: "Use a hash of it as the key",
+      details: { keyBytes, maxKeyBytes: MAX_KEY_BYTES },
+    },
+  );
+}
+
+function plainName(key: string): string {
+  return key.replaceAll("/", SEPARATOR) + DATA;
+}
+
+function plainKey(fileName: string): string {
+  return fileName.slice(0, -DATA.length).replaceAll(SEPARATOR, "/");
+}
+
+function comesBack(key: string, fileName: string): boolean {
+  return plainKey(fileName) === key && !HASHED.test(key) && !key.includes(REPLACEMENT) &&
+    Buffer.byteLength(fileName) <= MAX_NAME_BYTES;
+}
+
+/** Whether a look is enough to say that `key` can be stored and comes back from its file name. */
+function isPlainly(key: string): boolean {
+  // As a name, a slash takes as many bytes as the separator has.
+  let room = MAX_NAME_BYTES - DATA.length - key.length;
+  for (let at = key.indexOf("/"); at >= 0 && room >= 0; at = key.indexOf("/", at + 1)) {
+    room -= SEPARATOR.length - 1;
+  }
+  return room >= 0 && PRINTABLE.test(key) && !key.includes(MIDDLE) && !HASHED.test(key);
+}
+
+function hashedStem(key: string): string {
+  return `sha256-${createHash("sha256").update(key).digest("hex")}`;
+}
+
+/**
+ * Where `key` is stored.
+ * @throws {RangeError} when it cannot be: empty, control characters, half a surrogate pair;
+ *   {ShmError} ENAMETOOLONG beyond 16,384 bytes.
+ */
+export function keyFile(key: Key): KeyFile {
+  const text = textOf(key);
+  if (isPlainly(text)) return new PlainKeyFile(text);
+  checkKey(text);
+  if (comesBack(text, plainName(text))) return new PlainKeyFile(text);
+  const stem = hashedStem(text);
+  return { key: text, fileName: stem + DATA, sidecarName: stem + SIDECAR };
+}
+
+/** keyFile(key).key, and its errors. */
+export function keyText(key: Key): string {
+  const text = textOf(key);
+  if (!isPlainly(text)) checkKey(text);
+  return text;
+}
+
+/** keyFile(key).fileName. */
+export function keyToFileName(key: Key): string {
+  return keyFile(key).fileName;
+}
+
+/**
+ * The key whose object has this file name; null when the name is not an object's, or when it is a
+ * hash and the key is in the file sidecarOf(fileName).
+ */
+export function fileNameToKey(fileName: string): string | null {
+  if (!fileName.endsWith(DATA)) return null;
+  const key = plainKey(fileName);
+  if (PROBE.test(key)) return null;
+  try {
+    const file = keyFile(key);
+    return file.fileName === fileName && file.sidecarName === null ? key : null;
+  } catch {
+    return null;
+  }
+}
+
+/** The name of a file that is there for a moment only, made by this process: of a temporary. */
+export function temporaryName(stem: string): string {
+  return `.${stem}.${process.pid}.${randomBytes(8).toString("hex")}.tmp`;
+}
+
+/** The key of a probe that nobody else has. */
+export function probeKey(): string {
+  return temporaryName("lmshm-probe");
+}
+
+/** Which process made the temporary or probe of this name; null when it is neither. */
+export function temporaryMaker(fileName: string): number | null {
+  const key = fileName.endsWith(DATA) ? fileName.slice(0, -DATA.length) : "";
+  const found = TEMPORARY.exec(PROBE.test(key) ? key : fileName);
+  return found === null ? null : Number(found[1]);
+}
+
+/** The name of the object that a file of this name would hold the key of; null when it is none. */
+export function objectOfSidecar(fileName: string): string | null {
+  const stem = fileName.slice(0, -SIDECAR.length);
+  return fileName.endsWith(SIDECAR) && HASHED.test(stem) ? stem + DATA : null;
+}
+
+/** The name of the file that holds the key of a hashed object; null when `fileName` is none. */
+export function sidecarOf(fileName: string): string | null {
+  const stem = fileName.slice(0, -DATA.length);
+  return fileName.endsWith(DATA) && HASHED.test(stem) ? stem + SIDECAR : null;
+}
