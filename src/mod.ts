@@ -9,7 +9,7 @@ export {
   type CreateOptions,
   type IfExists,
   type NameState,
-  type OpenHooks,
+  type OpenOptions,
   type PageMode,
   type PinMode,
   type PinnedBy,
@@ -28,6 +28,8 @@ export {
 } from "./memory/memory_format.ts";
 export {
   type DTypeArgument,
+  type LayoutArgument,
+  type LayoutFields,
   type Shape,
   type ShapeArgument,
   TensorLayout,
@@ -49,9 +51,11 @@ export { TensorMemoryAllocator } from "./memory/tensor_allocator.ts";
 export { type PagedOptions, PagedTensorMemoryAllocator } from "./memory/paged_allocator.ts";
 export { BufferAllocator } from "./memory/buffer_allocator.ts";
 export {
+  type BufferLayout,
   MixedMemoryAllocator,
   type MixedOptions,
   type MixedPoolOptions,
+  type PoolLayout,
 } from "./memory/mixed_allocator.ts";
 export { runtime } from "./native/ffi.ts";
 export {
@@ -85,7 +89,6 @@ export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_fi
 export type { StoreSettings } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/protocol_v2.ts";
 export {
-  type AllocateAsyncOptions,
   type AllocateOptions,
   type EvictListener,
   type HotTierSettings,
@@ -93,9 +96,9 @@ export {
   type LocalCpuBackendOptions,
   type LocalCpuBackendStats,
   type RefusalReason,
+  type TryAllocateOptions,
 } from "./cache/local_cpu_backend.ts";
 export {
-  type ChunkLayout,
   type PutOptions,
   type TieredSettings,
   TieredStore,

@@ -11,14 +11,14 @@ import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { shmError } from "./support/assertions.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
-const LAYOUT = TensorLayout.of([4096], "uint8", "BINARY");
+const LAYOUT = TensorLayout.of(4096);
 
 test("holdAll() keeps segments and objects from being freed, until it is over", () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
     await using other = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
     const pool = new TensorMemoryAllocator(segment.range(0, 1 << 19));
-    const objs = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    const objs = [pool.tryAllocate(LAYOUT)!, pool.tryAllocate(LAYOUT)!];
     const release = holdAll(
       [segment.range(1 << 19, 10), objs[0]!, segment.range(1 << 19, 20), objs[1]!, other.range()],
       "test many",
@@ -35,7 +35,7 @@ test("holdAll() holds nothing when one of the ranges cannot be held", () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
     const pool = new TensorMemoryAllocator(segment);
-    const [alive, freed] = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    const [alive, freed] = [pool.tryAllocate(LAYOUT)!, pool.tryAllocate(LAYOUT)!];
     freed.refCountDown();
     assert.throws(() => holdAll([alive, freed], "test"), shmError("EFREED"));
     alive.refCountDown();

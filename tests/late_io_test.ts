@@ -161,7 +161,7 @@ if (inDeno) {
 }
 
 function allocate(pool: TensorMemoryAllocator): TensorMemoryObj {
-  return pool.allocateOrThrow([BYTES], "uint8", "BINARY");
+  return pool.allocate(BYTES);
 }
 
 for (const backend of ["liblmshm", "libc"] as const) {
@@ -219,14 +219,14 @@ test(
       const sizeBytes = 2 ** 20;
       using segment = ShmSegment.createSync({ sizeBytes, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      const obj = pool.allocateOrThrow([sizeBytes], "uint8", "BINARY");
+      const obj = pool.allocate(sizeBytes);
       const { bytes } = obj;
       bytes.fill(7);
       // More than a pipe holds, so it waits for the reader.
       const writing = settled(writer.write(bytes));
       await sleep(50);
       obj.refCountDown();
-      using next = pool.allocateOrThrow([sizeBytes], "uint8", "BINARY");
+      using next = pool.allocate(sizeBytes);
       assert.equal(next.offset, obj.offset, "the memory has a new owner");
       next.bytes.fill(1);
       const reader = spawn("head", ["-c", String(sizeBytes), path], {

@@ -263,7 +263,8 @@ conformance("a stranger's segment is replaced when the new one is complete", asy
   const others = temporaries();
   const wholeAtAll: boolean[] = [];
   const options = { name, sizeBytes: 64 * MIB, ifExists: "replace", pin: "none" } as const;
-  const segment = await ShmSegment.create(options, {
+  const segment = await ShmSegment.create({
+    ...options,
     onProgress: () => void wholeAtAll.push(isWhole(path)),
   });
   assert.ok(wholeAtAll.length > 0 && wholeAtAll.every((whole) => whole));
@@ -284,7 +285,8 @@ conformance("a stranger's segment survives a creation that does not succeed", as
   const options = { name, sizeBytes: 64 * MIB, ifExists: "replace", pin: "none" } as const;
   const reason = new Error("enough");
   await assert.rejects(
-    ShmSegment.create(options, {
+    ShmSegment.create({
+      ...options,
       onProgress: () => {
         throw reason;
       },
@@ -389,21 +391,26 @@ conformance("free() refuses while I/O is in flight", async () => {
 conformance("create() can be cancelled and leaves nothing", async () => {
   const name = uniqueName("cancel");
   const controller = new AbortController();
-  const opening = ShmSegment.create({ name, sizeBytes: 512 * MIB, pin: "none" }, {
+  const opening = ShmSegment.create({
+    name,
+    sizeBytes: 512 * MIB,
+    pin: "none",
     signal: controller.signal,
     onProgress: () => controller.abort(new Error("enough")),
   });
   await assert.rejects(opening, /enough/);
   assert.equal(ShmSegment.nameState(name), "free");
   await assert.rejects(
-    ShmSegment.create({ name, sizeBytes: 4096 }, { signal: AbortSignal.abort(new Error("early")) }),
+    ShmSegment.create({ name, sizeBytes: 4096, signal: AbortSignal.abort(new Error("early")) }),
     /early/,
   );
 });
 
 conformance("create() reports progress", async () => {
   const seen: number[] = [];
-  await using segment = await ShmSegment.create({ sizeBytes: 256 * MIB, pin: "none" }, {
+  await using segment = await ShmSegment.create({
+    sizeBytes: 256 * MIB,
+    pin: "none",
     onProgress: (populatedBytes, sizeBytes) => {
       assert.equal(sizeBytes, 256 * MIB);
       seen.push(populatedBytes);

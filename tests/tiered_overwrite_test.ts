@@ -79,7 +79,7 @@ for (const mode of MODES) {
   tiered(`put() ${mode} heals a key that has another layout`, async (scene) => {
     const { store, hot, cold } = scene;
     {
-      using half = hot.allocateOrThrow(CHUNK.shape, "half", CHUNK.format);
+      using half = hot.tryAllocate({ shape: CHUNK.shape, dtype: "half", format: CHUNK.format })!;
       half.bytes.fill(1);
       await store.put("k", half, { mode });
     }
@@ -444,8 +444,8 @@ tiered(
     await put(scene, "k", 1);
     const reader = await store.get("k", CHUNK);
     using filler = newChunk(scene, 9);
-    assert.equal(hot.allocate(CHUNK.shape, CHUNK.dtype, CHUNK.format), null);
-    const allocating = hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format, {
+    assert.equal(hot.tryAllocate(CHUNK), null);
+    const allocating = hot.allocate(CHUNK, {
       timeoutMs: 5000,
     });
     reader!.refCountDown();
@@ -500,7 +500,7 @@ for (const protocol of [1, 2] as const) {
         /** One writer for each key, so that what is got can be told: never older than the last put. */
         const writer = async (key: string, index: number) => {
           for (let round = 1; round <= 40; round++) {
-            using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+            using obj = await hot.allocate(CHUNK);
             obj.bytes.fill(round);
             await store.put(key, obj, { mode: (round + index) % 3 === 0 ? "behind" : "through" });
             last.set(key, round);

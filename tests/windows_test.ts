@@ -135,9 +135,9 @@ test(
       const { TensorMemoryAllocator } = await import("../src/memory/tensor_allocator.ts");
       const segment = ShmSegment.createSync({ sizeBytes: MIB, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      const obj = pool.allocateOrThrow([PAGE], "uint8", "BINARY");
+      const obj = pool.allocate(PAGE);
       const { bytes } = obj;
-      const moved = pool.allocateOrThrow([PAGE], "uint8", "BINARY");
+      const moved = pool.allocate(PAGE);
       const elsewhere = new Uint8Array(moved.bytes.buffer.transfer());
       elsewhere[0] = 1;
       await segment.free();

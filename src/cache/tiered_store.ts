@@ -28,15 +28,20 @@ import { checkCallOptions, checkInteger } from "../arguments.ts";
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
-import type { OpenHooks } from "../memory/segment.ts";
-import type { TensorLayout } from "../memory/tensor_layout.ts";
+import type { OpenOptions } from "../memory/segment.ts";
+import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { checkChunk, type Metadata, metadataOf } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
 import { Deadline, within } from "../connector/limit.ts";
-import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
+import {
+  type AllocateOptions,
+  LocalCpuBackend,
+  release,
+  type TryAllocateOptions,
+} from "./local_cpu_backend.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,
@@ -48,8 +53,6 @@ import { ShmFileConnector } from "../connector/shm_file_connector.ts";
 import {
   checkMode,
   checkTieredOptions,
-  type ChunkLayout,
-  layoutOf,
   layoutsOf,
   matches,
   MAX_TIMER_MS,
@@ -62,14 +65,7 @@ import {
 import { WatchedRange } from "../connector/watched_range.ts";
 import { type Turn, WriteQueue } from "./write_queue.ts";
 
-export type {
-  ChunkLayout,
-  PutOptions,
-  TieredSettings,
-  TieredStoreOptions,
-  TieredStoreStats,
-  WriteMode,
-};
+export type { PutOptions, TieredSettings, TieredStoreOptions, TieredStoreStats, WriteMode };
 
 /** Instead of an object of the store: it is in the pool, or queued. */
 const NEAR: unique symbol = Symbol("near");
@@ -131,28 +127,44 @@ export class TieredStore implements AsyncDisposable {
   /**
    * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
    * store over both, which owns them: close() closes them, too.
-   * @param others limits and onError, as the constructor takes them.
+   * @param options signal and onProgress of the pool's making, and limits as the constructor takes
+   *   them.
    * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.create(). Nothing is left
    *   behind then.
    */
   static async create(
     settings: TieredSettings,
-    hooks: OpenHooks = {},
-    others: Omit<TieredStoreOptions, "hot" | "cold"> = {},
+    options: OpenOptions & Omit<TieredStoreOptions, "hot" | "cold"> = {},
   ): Promise<TieredStore> {
+    const { signal, onProgress, ...others } = options;
     await using stack = new AsyncDisposableStack();
-    const hot = stack.use(await LocalCpuBackend.create(settings, hooks));
+    const hot = stack.use(await LocalCpuBackend.create(settings, { signal, onProgress }));
     const cold = stack.use(await ShmFileConnector.create(settings, { segment: hot.segment }));
     const store = new TieredStore({
       hot,
       cold,
       writeMode: settings.writeMode,
-      maxQueuedBytes: settings.writeQueueSizeBytes,
+      maxQueuedBytes: settings.maxQueuedBytes,
       queueTimeoutMs: settings.blockingTimeoutMs,
       ...others,
     });
     store.#owned = stack.move();
     return store;
+  }
+
+  /**
+   * Memory for an object that is to be put: LocalCpuBackend.allocate() of the pool.
+   * @throws {ShmError} EBADF after close(), and as that.
+   */
+  async allocate(layout: LayoutArgument, options: AllocateOptions = {}): Promise<TensorMemoryObj> {
+    this.#mustBeOpen("allocate");
+    return await this.hot.allocate(layout, options);
+  }
+
+  /** allocate() that gives null instead of waiting. */
+  tryAllocate(layout: LayoutArgument, options: TryAllocateOptions = {}): TensorMemoryObj | null {
+    this.#mustBeOpen("allocate");
+    return this.hot.tryAllocate(layout, options);
   }
 
   /**
@@ -165,12 +177,12 @@ export class TieredStore implements AsyncDisposable {
    */
   async get(
     key: Key,
-    chunk: ChunkLayout,
+    chunk: LayoutArgument,
     options: CallOptions = {},
   ): Promise<TensorMemoryObj | null> {
     this.#begin("get", options);
     const text = keyText(key);
-    const layout = layoutOf(chunk);
+    const layout = TensorLayout.of(chunk);
     options.signal?.throwIfAborted();
     return this.#nearby(text, layout, this.hot.get(text)) ??
       await this.#distant(text, layout, options);
@@ -183,7 +195,7 @@ export class TieredStore implements AsyncDisposable {
    */
   async batchedGet(
     keys: readonly Key[],
-    chunks: ChunkLayout | readonly ChunkLayout[],
+    chunks: LayoutArgument | readonly LayoutArgument[],
     options: CallOptions = {},
   ): Promise<(TensorMemoryObj | null)[]> {
     this.#begin("batchedGet", options);
@@ -286,7 +298,7 @@ export class TieredStore implements AsyncDisposable {
    */
   async prefetch(
     keys: readonly Key[],
-    chunks: ChunkLayout | readonly ChunkLayout[],
+    chunks: LayoutArgument | readonly LayoutArgument[],
     options: CallOptions = {},
   ): Promise<number> {
     this.#begin("prefetch", options);
@@ -375,7 +387,7 @@ export class TieredStore implements AsyncDisposable {
       written,
       replaced,
       writeErrors: errors,
-      hot: this.hot.stats(),
+      hot: this.hot.stats,
       cold: this.cold.stats,
     };
   }
@@ -508,12 +520,12 @@ export class TieredStore implements AsyncDisposable {
   /** Loads an object into the pool; with one reference, or null. */
   async #fetch(load: Load): Promise<TensorMemoryObj | null> {
     const { key, layout } = load;
-    let obj = this.hot.allocateLayout(layout, { evict: false });
+    let obj = this.hot.tryAllocate(layout, { evict: false });
     if (obj === null) {
       // Nothing is evicted for an object that does not exist, or is another one.
       const stored = await this.#storedLayout(load);
       if (stored === null) return null;
-      obj = await this.hot.allocateLayoutAsync(stored);
+      obj = await this.hot.allocate(stored);
     }
     let keep = false;
     try {
@@ -683,10 +695,13 @@ export class TieredStore implements AsyncDisposable {
 
   /** A call may begin. @throws {ShmError} EBADF; {TypeError} for an option that there is not. */
   #begin(operation: string, options: CallOptions, known: readonly string[] = CALL_OPTIONS): void {
-    if (this.#closing !== null) {
-      throw new ShmError("the store is closed", { code: "EBADF", operation });
-    }
+    this.#mustBeOpen(operation);
     checkCallOptions(operation, options, known);
+  }
+
+  #mustBeOpen(operation: string): void {
+    if (this.#closing === null) return;
+    throw new ShmError("the store is closed", { code: "EBADF", operation });
   }
 }
 

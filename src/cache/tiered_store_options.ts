@@ -4,8 +4,7 @@
 
 import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
 import type { LmshmConfig } from "../config/config.ts";
-import type { MemoryFormat } from "../memory/memory_format.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type {
   HotTierSettings,
   LocalCpuBackend,
@@ -51,15 +50,6 @@ export interface PutOptions extends CallOptions {
   mode?: WriteMode | undefined;
 }
 
-/**
- * What a full chunk looks like: a layout, its parts, or a number of bytes (BINARY). An object in
- * the store may have fewer tokens, or bytes.
- */
-export type ChunkLayout =
-  | TensorLayout
-  | number
-  | { shape: ShapeArgument; dtype?: DTypeArgument; format?: MemoryFormat | undefined };
-
 /** Counted since the store was made. */
 export interface TieredStoreStats {
   /** Gets that found the object in the pool, or queued for the store. */
@@ -98,7 +88,7 @@ export interface TieredStoreStats {
 export type TieredSettings =
   & HotTierSettings
   & StoreSettings
-  & Pick<LmshmConfig, "writeMode" | "writeQueueSizeBytes">;
+  & Pick<LmshmConfig, "writeMode" | "maxQueuedBytes">;
 
 const OPTIONS = [
   "hot",
@@ -130,7 +120,7 @@ export interface TieredLimits {
 export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
   checkKnownOptions("TieredStore", options, OPTIONS);
   const { hot, cold, onError } = options;
-  if (typeof hot?.allocateLayoutAsync !== "function") {
+  if (typeof hot?.tryAllocate !== "function") {
     throw new TypeError(`hot must be a LocalCpuBackend, got ${describe(hot)}`);
   }
   if (typeof cold?.batchedContains !== "function") {
@@ -160,30 +150,19 @@ export function checkMode(name: string, mode: unknown): WriteMode {
   throw new TypeError(`${name} must be "through" or "behind", got ${describe(mode)}`);
 }
 
-/** @throws {TypeError} for what is no key. */
-export function layoutOf(chunk: ChunkLayout): TensorLayout {
-  if (chunk instanceof TensorLayout) return chunk;
-  if (typeof chunk === "number") return TensorLayout.ofBytes(chunk);
-  if (typeof chunk === "object" && chunk !== null) {
-    return TensorLayout.of(chunk.shape, chunk.dtype, chunk.format);
-  }
-  throw new TypeError(
-    `a chunk is a layout, { shape, dtype, format } or a number of bytes, got ${describe(chunk)}`,
-  );
-}
-
+/** The layout of each key: the same for all, or one for each. @throws as TensorLayout.of(). */
 export function layoutsOf(
-  chunks: ChunkLayout | readonly ChunkLayout[],
+  chunks: LayoutArgument | readonly LayoutArgument[],
   count: number,
 ): readonly TensorLayout[] {
   if (!Array.isArray(chunks)) {
-    const layout = layoutOf(chunks as ChunkLayout);
+    const layout = TensorLayout.of(chunks as LayoutArgument);
     return Array.from({ length: count }, () => layout);
   }
   if (chunks.length !== count) {
     throw new RangeError(`${count} keys and ${chunks.length} layouts are no pairs`);
   }
-  return (chunks as readonly ChunkLayout[]).map(layoutOf);
+  return (chunks as readonly LayoutArgument[]).map((chunk) => TensorLayout.of(chunk));
 }
 
 /** Whether an object of the layout `actual` is a full or partial chunk of `wanted`. */

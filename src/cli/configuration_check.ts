@@ -72,7 +72,11 @@ function canList({ protocol, storageVisible }: ShmFileConnector): boolean {
 /** A chunk of the configured number of tokens, of about CHUNK_BYTES. */
 function chunkLayout(tokens: number): TensorLayout {
   const hidden = Math.max(1, Math.min(HIDDEN, Math.floor(CHUNK_BYTES / 4 / tokens)));
-  return TensorLayout.of([2, 1, tokens, hidden], "bfloat16", MemoryFormat.KV_2LTD);
+  return TensorLayout.of({
+    shape: [2, 1, tokens, hidden],
+    dtype: "bfloat16",
+    format: MemoryFormat.KV_2LTD,
+  });
 }
 
 type WorkerInfo = Readonly<Record<string, string>>;
@@ -208,7 +212,7 @@ export class ConfigurationCheck {
   /** As many chunks as the pool holds, the last one with half of the tokens. */
   async #prepareData(): Promise<void> {
     const { byteLength, tokenBytes } = this.#layout;
-    const fit = Math.floor(this.#config.maxLocalCpuSizeBytes / this.#physicalBytes());
+    const fit = Math.floor(this.#config.poolSizeBytes / this.#physicalBytes());
     const count = Math.max(1, Math.min(CHUNKS, fit));
     const missing = Math.floor(this.#config.chunkSizeTokens / 2) * tokenBytes!;
     const chunks = generatedChunks(count * byteLength - missing, byteLength);
@@ -236,7 +240,7 @@ export class ConfigurationCheck {
   // --- the steps
 
   async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
-    const { writeMode, writeQueueSizeBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
+    const { writeMode, maxQueuedBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
     const queueTimeoutMs = blockingTimeoutMs;
     const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes, queueTimeoutMs });
     // The store is closed first, so that nothing is written after the removal.
@@ -285,7 +289,7 @@ export class ConfigurationCheck {
     try {
       await this.#step("allocate", async () => {
         for (const data of this.#data) {
-          const obj = await hot.allocateLayoutAsync(this.#layout, { signal: this.#signal });
+          const obj = await hot.allocate(this.#layout, { signal: this.#signal });
           objs.push(obj);
           obj.truncateBytes(data.length).bytes.set(data);
         }
@@ -300,7 +304,7 @@ export class ConfigurationCheck {
 
   /** @param store that has put the chunks into the pool; null: they are put now. */
   async #checkPool(hot: LocalCpuBackend, store: TieredStore | null): Promise<void> {
-    if (!this.#config.localCpu) {
+    if (!this.#config.hotTier) {
       this.#untried("get from the pool", "local_cpu is false: the pool keeps nothing");
       return;
     }
@@ -351,7 +355,7 @@ export class ConfigurationCheck {
       // As many bytes, and other numbers. From the store: the pool would know by itself.
       const key = this.#keys[0]!;
       hot.remove(key);
-      const other = TensorLayout.of(this.#layout.shapes, "half", format);
+      const other = TensorLayout.of({ shape: this.#layout.shapes, dtype: "half", format });
       using wrong = await store.get(key, other, limit);
       expect(wrong === null, `${key} is ${dtype}, and was given as half`);
       using right = await store.get(key, this.#layout, limit);

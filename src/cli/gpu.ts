@@ -147,7 +147,8 @@ async function measure(
     pin: "require",
     gpuLibrary: library,
     gpuDevice: given.device,
-  }, { signal });
+    signal,
+  });
   const createMs = performance.now() - started;
   using device = GpuDevice.open({ library, device: given.device });
   const { freeBytes, totalBytes } = device.memory();

@@ -94,7 +94,7 @@ export async function measureCopies(
 ): Promise<CopyResult[]> {
   const { sizes, repeat, signal } = options;
   const room = pool.sizeBytes;
-  await using unpinned = await ShmSegment.create({ sizeBytes: room, pin: "none" }, { signal });
+  await using unpinned = await ShmSegment.create({ sizeBytes: room, pin: "none", signal });
   using hostBuffer = device.hostAlloc(room);
   using target = device.alloc(room);
   using start = device.createEvent({ timing: true });

@@ -192,7 +192,10 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 
     const started = performance.now();
     const allocating = progress(sizeBytes);
-    const segment = await ShmSegment.create({ sizeBytes, name, pin: wanted.pin }, {
+    const segment = await ShmSegment.create({
+      sizeBytes,
+      name,
+      pin: wanted.pin,
       signal,
       onProgress: (populatedBytes) => allocating.update("allocate", populatedBytes),
     }).finally(() => allocating.end());

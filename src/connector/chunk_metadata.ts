@@ -122,7 +122,11 @@ function storedLayout(shape: string, dtypes: readonly string[], format: string):
   if (shapes.length !== dtypes.length) {
     throw new RangeError(`it has ${shapes.length} tensors, not ${dtypes.length}`);
   }
-  return TensorLayout.of(shapes, dtypes as readonly DTypeName[], format as MemoryFormat);
+  return TensorLayout.of({
+    shape: shapes,
+    dtype: dtypes as readonly DTypeName[],
+    format: format as MemoryFormat,
+  });
 }
 
 /** `wanted` with as many tokens, or bytes, as `stored` has. */

@@ -2,8 +2,7 @@
 //
 // What every allocator can do, and what it tells about itself. Types only.
 
-import type { DTypeArgument, ShapeArgument, TensorLayout } from "./tensor_layout.ts";
-import type { MemoryFormat } from "./memory_format.ts";
+import type { LayoutArgument } from "./tensor_layout.ts";
 import type { MemoryObj } from "./memory_obj.ts";
 
 /**
@@ -12,29 +11,21 @@ import type { MemoryObj } from "./memory_obj.ts";
  */
 export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
   /**
-   * An object of that shape, with one reference that is the caller's, or null when it does not fit.
-   * The memory is not cleared. `format` is KV_2LTD when absent.
+   * An object that looks so, with one reference that is the caller's. The memory is not cleared.
+   * @throws {ShmError} ENOSPC when it does not fit, with the numbers and what could be done; EBADF
+   *   when the pool is closed.
    * @throws {TypeError} and {RangeError} as TensorLayout.of().
-   * @throws {ShmError} EBADF when the pool is closed.
    */
-  allocate(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj | null;
+  allocate(layout: LayoutArgument): Obj;
 
-  /** allocate() for a layout that is there already. */
-  allocateLayout(layout: TensorLayout): Obj | null;
+  /** allocate() that gives null when it does not fit. */
+  tryAllocate(layout: LayoutArgument): Obj | null;
 
-  /** allocate() that throws ENOSPC, with the numbers and what could be done, instead of null. */
-  allocateOrThrow(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj;
+  /** `count` objects that look alike: all or none. @throws as allocate(). */
+  batchedAllocate(layout: LayoutArgument, count: number): Obj[];
 
-  /** `batchSize` objects that look alike, or null when not all of them fit: all or none. */
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format?: MemoryFormat,
-  ): Obj[] | null;
-
-  /** batchedAllocate() for a layout that is there already. */
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): Obj[] | null;
+  /** batchedAllocate() that gives null when not all of them fit. */
+  tryBatchedAllocate(layout: LayoutArgument, count: number): Obj[] | null;
 
   /**
    * Releases the last reference. Code that shares objects calls refCountDown() instead.
@@ -53,7 +44,8 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
    */
   onFree(listener: () => void): () => void;
 
-  stats(): AllocatorStats;
+  /** How the memory is used now. */
+  readonly stats: AllocatorStats;
 
   /**
    * Proves that the books add up.

@@ -8,25 +8,21 @@ import { finalize } from "../internal.ts";
 import { PageSpace } from "./page_space.ts";
 import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
-import type { MemoryFormat } from "./memory_format.ts";
+import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
 export interface PagedOptions extends PoolOptions {
-  /** What a page has room for: one shape, or one for each tensor. */
-  shapes: ShapeArgument;
-  dtypes?: DTypeArgument;
-  /** Default KV_2LTD. */
-  format?: MemoryFormat | undefined;
+  /** What a page has room for. */
+  page: LayoutArgument;
 }
 
-export const PAGED_OPTIONS = ["shapes", "dtypes", "format", ...POOL_OPTIONS] as const;
+export const PAGED_OPTIONS = ["page", ...POOL_OPTIONS] as const;
 
 /**
  * Allocates in constant time. A page is the layout's size, rounded up to `alignBytes`; what does
  * not fill a whole page at the end of the range is not used.
  */
 export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
-  /** What a page has room for, for allocateLayout(). */
+  /** What a page has room for, for allocate(). */
   readonly pageLayout: TensorLayout;
   readonly pageBytes: number;
   readonly #space: PageSpace;
@@ -38,7 +34,7 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
   constructor(range: ShmSegment | ShmRange, options: PagedOptions) {
     checkKnownOptions("PagedTensorMemoryAllocator", options, PAGED_OPTIONS);
     super(range, options);
-    this.pageLayout = TensorLayout.of(options.shapes, options.dtypes, options.format);
+    this.pageLayout = TensorLayout.of(options.page);
     this.pageBytes = Math.ceil(this.pageLayout.byteLength / this.alignBytes) * this.alignBytes;
     const pages = Math.floor(this.spanBytes / this.pageBytes);
     if (pages === 0 || pages > 0x7fffffff) {

@@ -29,7 +29,7 @@ import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_alloc
 import { MemoryFormat } from "./memory_format.ts";
 import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
 import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
+import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
 export interface PoolOptions {
   /** Every object begins at a multiple of this in the segment: a power of two, 8 or more. Default 4096. */
@@ -159,53 +159,40 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     return this.books().totalBytes;
   }
 
-  allocate(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj | null {
-    return this.allocateLayout(TensorLayout.of(shape, dtype, format));
+  allocate(layout: LayoutArgument): TensorMemoryObj {
+    const checked = TensorLayout.of(layout);
+    const obj = this.tryAllocate(checked);
+    if (obj === null) throw noSpace(checked, 1, this.stats);
+    return obj;
   }
 
-  allocateLayout(layout: TensorLayout): TensorMemoryObj | null {
-    this.#check(layout);
-    const place = this.take(layout.byteLength);
+  tryAllocate(layout: LayoutArgument): TensorMemoryObj | null {
+    const checked = TensorLayout.of(layout);
+    this.#check(checked);
+    const place = this.take(checked.byteLength);
     if (place === null) {
       this.#failedAllocations++;
       return null;
     }
-    return this.#make(layout, place);
+    return this.#make(checked, place);
   }
 
-  allocateOrThrow(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj {
-    const layout = TensorLayout.of(shape, dtype, format);
-    const obj = this.allocateLayout(layout);
-    if (obj === null) throw noSpace(layout, this.stats());
-    return obj;
+  batchedAllocate(layout: LayoutArgument, count: number): TensorMemoryObj[] {
+    const checked = TensorLayout.of(layout);
+    const objs = this.tryBatchedAllocate(checked, count);
+    if (objs === null) throw noSpace(checked, count, this.stats);
+    return objs;
   }
 
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj[] | null {
-    return this.batchedAllocateLayout(TensorLayout.of(shape, dtype, format), batchSize);
-  }
-
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): TensorMemoryObj[] | null {
-    this.#check(layout);
-    checkInteger("batchSize", batchSize, 1);
+  tryBatchedAllocate(layout: LayoutArgument, count: number): TensorMemoryObj[] | null {
+    const checked = TensorLayout.of(layout);
+    this.#check(checked);
+    checkInteger("count", count, 1);
     const places: Place[] = [];
     // The first test spares a hopeless batch the work of taking places and giving them back.
-    while (places.length < batchSize) {
-      const hopeless = places.length === 0 &&
-        batchSize * layout.byteLength > this.books().freeBytes;
-      const place = hopeless ? null : this.take(layout.byteLength);
+    while (places.length < count) {
+      const hopeless = places.length === 0 && count * checked.byteLength > this.books().freeBytes;
+      const place = hopeless ? null : this.take(checked.byteLength);
       if (place === null) {
         for (const taken of places) this.giveBack(taken);
         this.#failedAllocations++;
@@ -213,7 +200,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       }
       places.push(place);
     }
-    return places.map((place) => this.#make(layout, place));
+    return places.map((place) => this.#make(checked, place));
   }
 
   free(obj: MemoryObj): void {
@@ -237,7 +224,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     return () => void this.#freeListeners.delete(own);
   }
 
-  stats(): AllocatorStats {
+  get stats(): AllocatorStats {
     const books = this.books();
     const { totalBytes, freeBytes, quarantinedBytes, largestFreeBytes } = books;
     return {
@@ -263,14 +250,14 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
         code: "ECORRUPT",
         operation: "check allocator",
         hint: "This is a bug in lmshm; please report it with this message",
-        details: { ...this.stats() },
+        details: { ...this.stats },
       });
     }
-    return this.stats();
+    return this.stats;
   }
 
   leakReport(): LeakReport {
-    const { usedBytes, liveObjects, leakedObjects } = this.stats();
+    const { usedBytes, liveObjects, leakedObjects } = this.stats;
     const nowMs = Date.now();
     return {
       liveObjects,

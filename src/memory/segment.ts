@@ -24,6 +24,7 @@ import {
   type IfExists,
   type NameState,
   type NativeSegment,
+  type OpenHooks,
   type OpenRequest,
   type PageMode,
   type PinMode,
@@ -110,7 +111,8 @@ export function locate(range: ShmRange): Located {
   return { segment, offset, byteLength, address: place.address + BigInt(offset), place };
 }
 
-interface PinOptions {
+/** How a segment is page-locked. */
+export interface PinOptions {
   /** How to page-lock; default "auto": the GPU if there is one, else mlock, else not. */
   pin?: PinMode | undefined;
   /**
@@ -125,7 +127,8 @@ interface PinOptions {
   gpuDevice?: number | undefined;
 }
 
-export interface CreateOptions extends PinOptions {
+/** What ShmSegment.create() makes. */
+export interface CreateOptions extends PinOptions, OpenOptions {
   /**
    * 1 or more; the mapping is rounded up to whole pages. Write 2 ** 32 and not 1 << 32, which is 1 in
    * JavaScript.
@@ -147,14 +150,16 @@ export interface CreateOptions extends PinOptions {
   populateThreads?: number | undefined;
 }
 
-export interface AttachOptions extends PinOptions {
+/** What ShmSegment.attach() maps. */
+export interface AttachOptions extends PinOptions, OpenOptions {
   name: string;
   /** How much of it; default all. More than it has is an error. */
   sizeBytes?: number | undefined;
 }
 
-export interface OpenHooks {
-  /** Stops the opening; what was done is undone. */
+/** Of create() and attach(), not of createSync() and attachSync(): those block. */
+export interface OpenOptions {
+  /** Stops the opening with the signal's reason; what was done is undone. */
   signal?: AbortSignal | undefined;
   /** Called every few milliseconds while pages are populated. What it throws ends the opening. */
   onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
@@ -163,7 +168,8 @@ export interface OpenHooks {
 const PIN_MODES = ["auto", "require", "none"] as const;
 const PAGE_MODES = ["default", "transparent", "2M", "1G"] as const;
 const IF_EXISTS = ["reclaim", "fail", "replace"] as const;
-const CREATE_OPTIONS = [
+/** The names of CreateOptions. */
+export const CREATE_OPTIONS = [
   "sizeBytes",
   "name",
   "ifExists",
@@ -173,13 +179,22 @@ const CREATE_OPTIONS = [
   "pages",
   "numa",
   "populateThreads",
-] as const;
-const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary", "gpuDevice"] as const;
+  "signal",
+  "onProgress",
+] as const satisfies readonly (keyof CreateOptions)[];
+const ATTACH_OPTIONS = [
+  "name",
+  "sizeBytes",
+  "pin",
+  "gpuLibrary",
+  "gpuDevice",
+  "signal",
+  "onProgress",
+] as const satisfies readonly (keyof AttachOptions)[];
 const MAX_GPU_DEVICE = 2 ** 31 - 2;
-const HOOKS = ["signal", "onProgress"] as const;
 
 /** A failure of onProgress() ends the opening; that of a promise comes too late for that. */
-function heeded({ signal, onProgress }: OpenHooks): OpenHooks {
+function hooksOf({ signal, onProgress }: OpenOptions): OpenHooks {
   return {
     signal,
     onProgress: onProgress &&
@@ -356,33 +371,43 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * @throws {ShmError} ENOSPC (with requestedBytes and availableBytes), EEXIST, EACCES, ENODEV
    *   (pin "require" without a GPU), or another errno name; TypeError and RangeError for arguments.
    */
-  static async create(options: CreateOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
-    const request = createRequest(options);
-    checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+  static async create(options: CreateOptions): Promise<ShmSegment> {
+    return await ShmSegment.#open(createRequest(options), options);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
-  static createSync(options: CreateOptions): ShmSegment {
-    const request = createRequest(options);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+  static createSync(options: Omit<CreateOptions, keyof OpenOptions>): ShmSegment {
+    return ShmSegment.#openSync(createRequest(options), options);
   }
 
   /**
    * Maps an existing segment of the same user. Freeing it leaves the segment to its owner.
    * @throws {ShmError} ENOENT, EACCES, ERANGE when it is smaller than `sizeBytes`.
    */
-  static async attach(options: AttachOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
-    const request = attachRequest(options);
-    checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+  static async attach(options: AttachOptions): Promise<ShmSegment> {
+    return await ShmSegment.#open(attachRequest(options), options);
   }
 
-  static attachSync(options: AttachOptions): ShmSegment {
-    const request = attachRequest(options);
+  /** attach() that blocks. */
+  static attachSync(options: Omit<AttachOptions, keyof OpenOptions>): ShmSegment {
+    return ShmSegment.#openSync(attachRequest(options), options);
+  }
+
+  static async #open(request: OpenRequest, options: OpenOptions): Promise<ShmSegment> {
+    const { signal } = options;
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
+    }
+    const backend = segmentBackend();
+    const native = await backend.open(request, hooksOf(options));
+    return new ShmSegment(INTERNAL, request, native, backend);
+  }
+
+  static #openSync(request: OpenRequest, options: object): ShmSegment {
+    for (const name of ["signal", "onProgress"] as const) {
+      if ((options as OpenOptions)[name] === undefined) continue;
+      throw new TypeError(`${name} is of no use in a call that blocks; await create() or attach()`);
+    }
     const backend = segmentBackend();
     return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
   }
