@@ -3,7 +3,7 @@
 // The public names of lmshm, and nothing else.
 
 export { version } from "./version.ts";
-export { type ErrorDetails, ShmError } from "./errors.ts";
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, ShmError } from "./errors.ts";
 export {
   type AttachOptions,
   type CreateOptions,

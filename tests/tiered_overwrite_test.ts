@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ShmError } from "../src/errors.ts";
+import { type ErrorCode, ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
@@ -35,7 +35,7 @@ async function got({ store }: Scene, key: string): Promise<number | null> {
   return obj.bytes[0]!;
 }
 
-function fails(call: string, code = "EIO"): (call: string) => void {
+function fails(call: string, code: ErrorCode = "EIO"): (call: string) => void {
   return (made) => {
     if (made === call) throw new ShmError("broken", { code, operation: call });
   };

@@ -5,7 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Node, parseDocument, type YAMLMap } from "yaml";
-import { errnoName, ShmError } from "../errors.ts";
+import { errnoName, knownCode, ShmError } from "../errors.ts";
 import type { Entry } from "./entries.ts";
 import { configError, show } from "./problems.ts";
 import type { Section } from "./settings.ts";
@@ -25,7 +25,7 @@ export function readYamlFile(file: string, because: string): Entry[] {
     const { code, errno } = cause as NodeJS.ErrnoException;
     const number = errno === undefined ? undefined : Math.abs(errno);
     throw new ShmError(`cannot read ${file}, which ${because} names`, {
-      code: code ?? (number === undefined ? "EIO" : errnoName(number)),
+      code: knownCode(code) ?? (number === undefined ? "EIO" : errnoName(number)),
       operation: "read configuration",
       errno: number,
       hint: "Check the path and its permissions",

@@ -17,7 +17,7 @@ import {
 } from "node:fs/promises";
 import { join } from "node:path";
 import { throwIfRefused } from "../permission.ts";
-import { ShmError } from "../errors.ts";
+import { type ErrorCode, knownCode, ShmError } from "../errors.ts";
 import {
   fileNameToKey,
   type KeyFile,
@@ -37,10 +37,10 @@ export interface ObjectFacts {
 /** What st_blocks counts. */
 export const BLOCK_BYTES = 512;
 
-function errnoOf(error: unknown): { code: string; errno: number | undefined } {
+function errnoOf(error: unknown): { code: ErrorCode; errno: number | undefined } {
   const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
   return {
-    code: typeof code === "string" ? code : "EIO",
+    code: knownCode(code) ?? "EIO",
     errno: typeof errno === "number" && errno !== 0 ? Math.abs(errno) : undefined,
   };
 }

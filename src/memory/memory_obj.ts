@@ -7,7 +7,7 @@
 // Where the memory comes from and goes to is the allocators' business (ChunkHome). One thread at a
 // time: nothing here is shared between threads, and nothing blocks.
 
-import { ShmError } from "../errors.ts";
+import { type ErrorCode, ShmError } from "../errors.ts";
 import { checkInteger, describe } from "../arguments.ts";
 import { callFenced } from "../fence.ts";
 import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype.ts";
@@ -461,7 +461,7 @@ export abstract class MemoryObj implements Disposable {
 
   #error(
     what: string,
-    code: string,
+    code: ErrorCode,
     operation: string,
     more: { hint?: string; reasons?: readonly string[] } = {},
   ): ShmError {

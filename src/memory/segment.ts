@@ -18,7 +18,7 @@
 // the rest of the library reads it there, by placeOf() and locate().
 
 import { readdirSync, statSync } from "node:fs";
-import { ShmError } from "../errors.ts";
+import { knownCode, ShmError } from "../errors.ts";
 import { notAwaited } from "../fence.ts";
 import {
   type IfExists,
@@ -282,7 +282,7 @@ function shmFiles(): string[] {
     );
     const { code = "EIO", message } = cause as { code?: string; message: string };
     throw new ShmError(`${SHM_DIRECTORY} cannot be listed: ${message}`, {
-      code,
+      code: knownCode(code) ?? "EIO",
       operation,
       ...(code === "ENOENT" ? { hint: NO_DIRECTORY_HINT } : {}),
       cause,
