@@ -12,16 +12,8 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import {
-  CacheEngineKey,
-  GpuDevice,
-  gpuStatus,
-  MemoryFormat,
-  MixedMemoryAllocator,
-  PagedKvCache,
-  ShmFileConnector,
-  TensorMemoryObj,
-} from "../src/mod.ts";
+import { CacheEngineKey, MemoryFormat, MixedMemoryAllocator, ShmFileConnector, TensorMemoryObj } from "../src/mod.ts";
+import { GpuDevice, gpuStatus, PagedKvCache } from "../src/gpu/mod.ts";
 
 // A small model: 8 layers, 16 tokens a page, 4 KiB a token in keys and in values.
 const LAYERS = 8;

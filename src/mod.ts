@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The public names of lmshm, and nothing else.
+// The public names of lmshm, and nothing else: segments, memory, cache, connector, errors. "lmshm/gpu"
+// has those of a GPU, "lmshm/config" those of configuration files.
 
 export { version } from "./version.ts";
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, ShmError } from "./errors.ts";
@@ -106,39 +107,4 @@ export {
   type TieredStoreStats,
   type WriteMode,
 } from "./cache/tiered_store.ts";
-export {
-  type ConfigProblem,
-  type ConfigSources,
-  createConfig,
-  type LmshmConfig,
-  loadConfig,
-  type LoadedConfig,
-} from "./config/config.ts";
-export {
-  GpuDevice,
-  type GpuDeviceFacts,
-  type GpuLibraryKind,
-  type GpuLibraryOptions,
-  type GpuOpenOptions,
-  type GpuStatus,
-  gpuStatus,
-  type MemoryKind,
-} from "./gpu/device.ts";
-export { GpuEvent } from "./gpu/event.ts";
-export {
-  DeviceBuffer,
-  type DeviceMemory,
-  DeviceRange,
-  HostBuffer,
-  type HostMemory,
-  HostRange,
-} from "./gpu/memory.ts";
-export {
-  type KvMoveOptions,
-  type KvOrder,
-  PagedKvCache,
-  type PagedKvOptions,
-} from "./gpu/paged_kv.ts";
-export { type Extent, GpuStream, type Rows } from "./gpu/stream.ts";
-export type { WaitOptions } from "./gpu/wait.ts";
 export { disposeAll } from "./at_exit.ts";

@@ -11,7 +11,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import { type ConfigSources, createConfig, loadConfig } from "../src/config/config.ts";
+import { type ConfigSources, createConfig, loadConfig } from "../src/config/mod.ts";
 import { FOREIGN_EXTRA_KEYS, FOREIGN_KEYS } from "../src/config/lmcache_keys.ts";
 import { editDistance, nearest } from "../src/nearest.ts";
 import type { ConfigProblem } from "../src/config/problems.ts";

@@ -8,15 +8,12 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { planCopies } from "../src/gpu/kv_plan.ts";
 import {
-  type DeviceMemory,
-  GpuDevice,
-  type KvOrder,
   MemoryFormat,
-  PagedKvCache,
   ShmSegment,
   TensorMemoryAllocator,
   type TensorMemoryObj,
 } from "../src/mod.ts";
+import { type DeviceMemory, GpuDevice, type KvOrder, PagedKvCache } from "../src/gpu/mod.ts";
 import { FakeGpu, fillPattern, noFakes } from "./support/fake_gpu.ts";
 
 const OPTIONS = { skip: noFakes || false, timeout: 120_000 } as const;

@@ -6,14 +6,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  type DeviceBuffer,
-  GpuDevice,
-  GpuEvent,
-  ShmError,
-  ShmSegment,
-  TensorMemoryAllocator,
-} from "../src/mod.ts";
+import { ShmError, ShmSegment, TensorMemoryAllocator } from "../src/mod.ts";
+import { type DeviceBuffer, GpuDevice, GpuEvent } from "../src/gpu/mod.ts";
 import { segmentInPieces } from "./support/fake_segment.ts";
 import { FakeGpu, fillPattern, KINDS, noFakes } from "./support/fake_gpu.ts";
 import { warningsOf } from "./support/warnings.ts";

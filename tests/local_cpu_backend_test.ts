@@ -8,7 +8,7 @@ import { readdirSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import fc from "fast-check";
-import { createConfig } from "../src/config/config.ts";
+import { createConfig } from "../src/config/mod.ts";
 import { ShmError } from "../src/errors.ts";
 import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync } from "node:fs";
 import { test } from "node:test";
-import { createConfig } from "../src/config/config.ts";
+import { createConfig } from "../src/config/mod.ts";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";

@@ -44,9 +44,9 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   config: ["errors.ts", "nearest.ts", "permission.ts"],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts"],
-    ...["native", "memory", "gpu", "worker", "keys", "connector", "cache", "config"],
+    ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
-  cli: ["mod.ts"],
+  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts"],
 });
 
 /** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */

@@ -4,7 +4,8 @@
 // options and printing; the work is in configuration_check.ts.
 
 import process from "node:process";
-import { type LmshmConfig, loadConfig, runtime, version } from "../mod.ts";
+import { runtime, version } from "../mod.ts";
+import { type LmshmConfig, loadConfig } from "../config/mod.ts";
 import { type Command, interruptible, parseOptions, sizeOption, UsageError } from "./command.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "./format.ts";

@@ -13,7 +13,6 @@ import process from "node:process";
 import {
   CacheEngineKey,
   type CallOptions,
-  type LmshmConfig,
   LocalCpuBackend,
   MemoryFormat,
   ShmFileConnector,
@@ -22,6 +21,7 @@ import {
   type TensorMemoryObj,
   TieredStore,
 } from "../mod.ts";
+import { type LmshmConfig } from "../config/mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
 import { formatPinning } from "./format.ts";
 

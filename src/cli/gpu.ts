@@ -3,15 +3,8 @@
 // lmshm gpu: which GPUs there are, whether a segment can be pinned for one, and how fast copies are.
 
 import process from "node:process";
-import {
-  GpuDevice,
-  type GpuStatus,
-  gpuStatus,
-  runtime,
-  ShmError,
-  ShmSegment,
-  version,
-} from "../mod.ts";
+import { runtime, ShmError, ShmSegment, version } from "../mod.ts";
+import { GpuDevice, type GpuStatus, gpuStatus } from "../gpu/mod.ts";
 import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
 import { formatBytes, formatTime, parseSize } from "./format.ts";
 import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";

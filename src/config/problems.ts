@@ -49,6 +49,12 @@ export function configError(
   });
 }
 
+/** An extra_config that is no mapping. */
+export function notAMapping(place: string, value: unknown): ShmError {
+  const message = `extra_config is ${show(value)}; accepted is a mapping of keys to values`;
+  return configError(`${place}: ${message}`, [{ key: "extra_config", value, place, message }]);
+}
+
 /** A value as a message shows it: short, and on one line. */
 export function show(value: unknown): string {
   if (typeof value === "bigint") return `${value}`;

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Node, parseDocument, type YAMLMap } from "yaml";
 import { errnoName, knownCode, ShmError } from "../errors.ts";
 import type { Entry } from "./entries.ts";
-import { configError, show } from "./problems.ts";
+import { configError, notAMapping } from "./problems.ts";
 import type { Section } from "./settings.ts";
 
 /** Far beyond any configuration; a wrong path should not make the program read a model. */
@@ -93,9 +93,4 @@ export function parseYaml(text: string, file: string): Entry[] {
 function notYaml(place: string, message: string, cause?: unknown) {
   const what = `${place}: ${message}`;
   return configError(what, [{ key: "", place, message }], cause);
-}
-
-export function notAMapping(place: string, value: unknown) {
-  const message = `extra_config is ${show(value)}; accepted is a mapping of keys to values`;
-  return configError(`${place}: ${message}`, [{ key: "extra_config", value, place, message }]);
 }
