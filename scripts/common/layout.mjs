@@ -20,28 +20,29 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "internal.ts": [],
   "permission.ts": ["errors.ts"],
   "arguments.ts": ["nearest.ts"],
+  "wait.ts": ["errors.ts", "arguments.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "members.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "native"],
   ],
   gpu: [
-    ...["errors.ts", "arguments.ts", "fence.ts", "internal.ts", "permission.ts"],
+    ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "internal.ts", "permission.ts"],
     ...["native", "memory"],
   ],
-  worker: ["errors.ts", "members.ts", "fence.ts", "permission.ts"],
+  worker: ["errors.ts", "wait.ts", "members.ts", "fence.ts", "permission.ts"],
   keys: ["errors.ts", "nearest.ts", "arguments.ts"],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["permission.ts", "config", "memory", "worker", "keys", "native/locate.ts"],
+    ...["permission.ts", "wait.ts", "config", "memory", "worker", "keys", "native/locate.ts"],
     ...["native/users.ts"],
   ],
   cache: [
-    ...["errors.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["config", "memory", "worker", "keys", "connector"],
   ],
-  config: ["errors.ts", "nearest.ts", "permission.ts"],
+  config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],

@@ -10,6 +10,7 @@ import type { MemoryAllocator } from "../memory/memory_allocator.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { AllocationQueue } from "./allocation_queue.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 import { refusal } from "./allocation_refusal.ts";
 
 /** What tryAllocate() may do to make room. */
@@ -44,8 +45,6 @@ interface Request {
   /** Evicted for it, and still kept by others. */
   retained: TensorMemoryObj[];
 }
-
-export const MAX_TIMER_MS = 0x7fff_ffff;
 
 export class EvictingAllocator {
   readonly #pool: MemoryAllocator<TensorMemoryObj>;
@@ -114,7 +113,7 @@ export class EvictingAllocator {
     }
     this.#waits++;
     return await this.#queue.wait(() => this.#attempt(request), {
-      timeoutMs,
+      limitMs: timeoutMs,
       signal,
       expired: () => {
         this.#refusals++;

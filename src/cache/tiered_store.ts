@@ -31,11 +31,10 @@ import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenOptions } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { settlesWithin } from "../worker/transport.ts";
 import { checkChunk, type Metadata, metadataOf } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { Deadline, within } from "../connector/limit.ts";
+import { Deadline, MAX_TIMER_MS, settlesWithin, within } from "../wait.ts";
 import {
   type AllocateOptions,
   LocalCpuBackend,
@@ -55,7 +54,6 @@ import {
   checkTieredOptions,
   layoutsOf,
   matches,
-  MAX_TIMER_MS,
   type PutOptions,
   type TieredSettings,
   type TieredStoreOptions,
@@ -341,7 +339,7 @@ export class TieredStore implements AsyncDisposable {
     const removing = this.#track(this.#remove(text, turn, options.priority));
     // It goes on when its caller has gone: only then is it known what the store has.
     const { leftMs: limitMs = Infinity, signal } = deadline;
-    return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
+    return await within(removing, { limitMs, signal, expired: () => notRemoved(text, limitMs) });
   }
 
   /**
@@ -354,18 +352,17 @@ export class TieredStore implements AsyncDisposable {
     const { signal, timeoutMs = Infinity } = options;
     if (timeoutMs !== Infinity) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
     signal?.throwIfAborted();
-    await within(
-      this.#queue.settled(),
-      timeoutMs,
+    await within(this.#queue.settled(), {
+      limitMs: timeoutMs,
       signal,
-      () =>
+      expired: () =>
         new ShmError(`not done within ${timeoutMs} ms`, {
           code: "ETIMEDOUT",
           operation: "flush",
           hint: "The writing goes on; call flush() again",
           details: { timeoutMs },
         }),
-    );
+    });
     this.#queue.throwFailures("flush");
   }
 
@@ -650,7 +647,8 @@ export class TieredStore implements AsyncDisposable {
     deadline: Deadline,
   ): Promise<void> {
     const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
-    await within(change, limitMs, deadline.signal, () => stuck(operation, key, limitMs));
+    const { signal } = deadline;
+    await within(change, { limitMs, signal, expired: () => stuck(operation, key, limitMs) });
   }
 
   /** A change has failed, and the store may have either object. */

@@ -16,6 +16,7 @@ import type {
   RemoteConnector,
 } from "../connector/remote_connector.ts";
 import type { StoreSettings } from "../connector/shm_file_sources.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Whether put() returns when the store has the object, or when it is queued for it. */
 export type WriteMode = "through" | "behind";
@@ -102,8 +103,6 @@ const OPTIONS = [
   "closeTimeoutMs",
   "onError",
 ];
-/** A longer timer rings at once. */
-export const MAX_TIMER_MS = 0x7fff_ffff;
 
 /** What the options mean. */
 export interface TieredLimits {

@@ -24,6 +24,8 @@ import {
   workerAddress,
 } from "./kinds.ts";
 
+import { MAX_TIMER_MS } from "../wait.ts";
+
 export type { NumaPlacement };
 
 /** The eviction policies, as cache_policy names them. */
@@ -121,7 +123,6 @@ const GIB = 1024 ** 3;
 const MIN_POOL_BYTES = 4096;
 /** The smallest object takes as much of the disk. */
 const MIN_QUOTA_BYTES = 4096;
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettings[Name]> } = {
   chunkSizeTokens: top("chunk_size", integer(1, 1 << 20, "tokens"), 256),

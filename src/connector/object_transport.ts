@@ -10,7 +10,7 @@ import type { ShmRange } from "../memory/segment.ts";
 import { type Outcome, outcomesOf } from "../worker/outcome.ts";
 import type { Metadata } from "./chunk_metadata.ts";
 import type { KeyFile } from "../keys/key_file.ts";
-import type { Deadline } from "./limit.ts";
+import type { Deadline } from "../wait.ts";
 import type { ObjectStat, Priority } from "./remote_connector.ts";
 
 /** One call: its limits, and its place among others. */

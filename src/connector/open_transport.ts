@@ -15,7 +15,7 @@ import { SpawnTransport } from "../worker/spawn_transport.ts";
 import type { OpenTransport } from "../worker/transport.ts";
 import { NO_METADATA } from "./chunk_metadata.ts";
 import { keyFile, probeKey } from "../keys/key_file.ts";
-import { Deadline } from "./limit.ts";
+import { Deadline } from "../wait.ts";
 import type { ObjectTransport } from "./object_transport.ts";
 import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
 import { StorageDirectory } from "./storage_directory.ts";

@@ -15,12 +15,11 @@ import { finalize } from "../internal.ts";
 import { takeHold } from "../memory/hold_all.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { settlesWithin } from "../worker/transport.ts";
 import { type Metadata, metadataOf } from "./chunk_metadata.ts";
 import { DirectoryQuota, type Reservation } from "./directory_quota.ts";
 import type { Key } from "../keys/key.ts";
 import { type KeyFile, keyFile } from "../keys/key_file.ts";
-import { Deadline } from "./limit.ts";
+import { Deadline, settlesWithin } from "../wait.ts";
 import {
   type FoundObject,
   heldOutcomes,

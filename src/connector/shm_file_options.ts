@@ -15,6 +15,7 @@ import { checkSecret } from "../worker/protocol.ts";
 import type { Durability, IoMode } from "../worker/protocol_v2.ts";
 import { fileError } from "./storage_directory.ts";
 import { checkKnown } from "../nearest.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Version of the worker's protocol; "auto": 2 where the worker has it. */
 export type ProtocolChoice = "auto" | 1 | 2;
@@ -162,7 +163,6 @@ export interface ShmFileSettings {
   readonly onWorkerLost: ((error: Error) => void) | undefined;
 }
 
-const MAX_TIMER_MS = 0x7fff_ffff;
 /** The smallest object takes as much of the disk. */
 const MIN_QUOTA_BYTES = 4096;
 

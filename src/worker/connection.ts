@@ -13,7 +13,8 @@ import { Call } from "./call.ts";
 import { Fifo } from "./fifo.ts";
 import { Link } from "./link.ts";
 import { encodeQuit, parseReply, printable, type Reply } from "./protocol.ts";
-import { type OpenTransport, settlesWithin } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { OpenTransport } from "./transport.ts";
 import { SECOND_LOOK_MS, Watchdog } from "./watchdog.ts";
 
 export interface ConnectionOwner {

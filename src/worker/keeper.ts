@@ -10,7 +10,7 @@ import type { Members } from "../members.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
 import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
-import { settlesWithin } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
 
 export interface KeptConnection {
   readonly open: boolean;

@@ -18,7 +18,8 @@ import { parseReply, printable, type Reply } from "./protocol.ts";
 import { HELLO_LINE, type Priority } from "./protocol_v2.ts";
 import { PlainCall } from "./query_calls.ts";
 import { RequestLine } from "./request_line.ts";
-import { type OpenTransport, settlesWithin } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { OpenTransport } from "./transport.ts";
 import { SECOND_LOOK_MS, Watchdog } from "./watchdog.ts";
 
 export interface ObjectConnectionOwner {

@@ -9,7 +9,8 @@ import { refusedFlag, throwIfRefused } from "../permission.ts";
 import { formatWorkerAddress, type WorkerAddress } from "./address.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { strangerOn, type Users } from "./stranger.ts";
-import { settlesWithin, type Transport, type TransportHandlers } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { Transport, TransportHandlers } from "./transport.ts";
 
 export interface SocketOptions {
   readonly address: WorkerAddress;

@@ -12,7 +12,8 @@ import { refusedFlag } from "../permission.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { executableFault } from "./executable.ts";
 import { describeLog, LogTail } from "./log_tail.ts";
-import { settlesWithin, type Transport, type TransportHandlers } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { Transport, TransportHandlers } from "./transport.ts";
 
 export interface SpawnOptions {
   /** Path of the worker's executable. No shell is involved. */
