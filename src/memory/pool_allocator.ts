@@ -23,7 +23,6 @@ import {
 } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
 import { finalize } from "../internal.ts";
-import { type Member, Members } from "../members.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
@@ -56,12 +55,10 @@ export const POOL_OPTIONS = [
 const ZERO_PIECE_BYTES = 1 << 30;
 
 /** A chunk and its place in the subclass's books. */
-class PooledChunk<Place> extends Chunk implements Member {
+class PooledChunk<Place> extends Chunk {
   readonly place: Place;
   /** Out of circulation in the subclass's books. */
   withheld = false;
-  /** Among those that are tracked. */
-  slot = -1;
 
   constructor(
     layout: TensorLayout,
@@ -100,7 +97,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   /** Null unless leaks are detected. */
   readonly #registry: FinalizationRegistry<PooledChunk<Place>> | null;
   /** Live chunks; null unless allocations are tracked. */
-  readonly #tracked: Members<PooledChunk<Place>> | null;
+  readonly #tracked: Set<PooledChunk<Place>> | null;
   readonly #freeListeners = new Set<() => void>();
   readonly #lost = new Set<PooledChunk<Place>>();
   readonly #escaped = new Set<PooledChunk<Place>>();
@@ -121,7 +118,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     this.alignBytes = checkAlign("alignBytes", options.alignBytes);
     this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree, false);
     const tracks = checkFlag("trackAllocations", options.trackAllocations, false);
-    this.#tracked = tracks ? new Members() : null;
+    this.#tracked = tracks ? new Set() : null;
     this.#registry = checkFlag("detectLeaks", options.detectLeaks, true)
       ? new FinalizationRegistry((chunk) => this.#lose(chunk))
       : null;

@@ -11,8 +11,10 @@
 //
 // Views are referred to weakly: what the program has forgotten is collected, and looked for when there
 // are twice as many as there were after the last time. (A FinalizationRegistry would tell, but it
-// takes Bun ten times as long.) An ArrayBuffer lives as
-// long as any array over it, so whatever can still be reached is found by free().
+// takes Bun ten times as long.) An ArrayBuffer lives as long as any array over it, so whatever can
+// still be reached is found by free(). JavaScript keeps all that a weak reference was made to until the
+// event loop turns; so the last views that can be revoked are referred to strongly, and a loop of
+// `using` makes no weak reference at all.
 //
 // Nothing that an address is computed from can be changed from outside: it is in private fields, and
 // the rest of the library reads it there, by placeOf() and locate().
@@ -40,7 +42,6 @@ import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { throwIfRefused } from "../permission.ts";
 import { onExit, rememberOpen } from "../at_exit.ts";
 import { checkInternal, INTERNAL } from "../internal.ts";
-import { type Member, Members } from "../members.ts";
 import {
   checkChoice,
   checkInteger,
@@ -290,23 +291,20 @@ function shmFiles(): string[] {
   }
 }
 
+function detachIfAny(buffer: WeakRef<ArrayBuffer>): void {
+  const found = buffer.deref();
+  if (found !== undefined) detach(found);
+}
+
 /** With fewer views it is not worth looking which of them were forgotten. */
 const MIN_SWEEP = 1024;
+/** Views of view() that are referred to strongly: the last ones. */
+const RECENT_VIEWS = 64;
 
-/** A buffer over the segment that the caller was given. */
-interface Given extends Member {
+/** An array of bytes(), which gives it again. */
+interface Cached {
   readonly buffer: WeakRef<ArrayBuffer>;
-}
-
-/** One of bytes(), which gives it again. */
-interface Cached extends Given {
-  readonly key: string;
   array: WeakRef<Uint8Array<ArrayBuffer>>;
-}
-
-/** A view at addresses of its own. */
-interface Windowed extends Member {
-  view: ShmView | undefined;
 }
 
 /**
@@ -322,9 +320,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #lookUp: SegmentBackend["nameIdentity"];
   readonly #facts: SegmentFacts;
   readonly #place: SegmentPlace;
-  readonly #given = new Members<Given>();
+  /** By "offset:byteLength". */
   readonly #cached = new Map<string, Cached>();
-  readonly #windowed = new Members<Windowed>();
+  /** Buffers of view(): the last ones, and those before. */
+  readonly #recent = new Set<ArrayBuffer>();
+  readonly #older = new Set<WeakRef<ArrayBuffer>>();
+  /** Views at addresses of their own. */
+  readonly #windowed = new Set<ShmView>();
   #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
   /** Takes it off the lists of what is open. */
@@ -521,9 +523,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       return array;
     }
     const array = new Uint8Array(this.#buffer(offset, byteLength));
-    const cached = { slot: -1, key, buffer: new WeakRef(array.buffer), array: new WeakRef(array) };
-    this.#cached.set(key, cached);
-    this.#give(cached);
+    this.#sweepIfDue();
+    this.#cached.set(key, { buffer: new WeakRef(array.buffer), array: new WeakRef(array) });
     return array;
   }
 
@@ -534,10 +535,15 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   view(offset: number, byteLength: number): ShmView {
     this.#checkView(offset, byteLength);
     const buffer = this.#buffer(offset, byteLength);
-    const given = { slot: -1, buffer: new WeakRef(buffer) };
-    this.#give(given);
+    this.#recent.add(buffer);
+    if (this.#recent.size > RECENT_VIEWS) {
+      const [oldest] = this.#recent;
+      this.#recent.delete(oldest!);
+      this.#sweepIfDue();
+      this.#older.add(new WeakRef(oldest!));
+    }
     return new ShmView(buffer, offset, (detached) => {
-      this.#forget(given);
+      this.#recent.delete(buffer);
       return detached || this.#closed;
     });
   }
@@ -613,38 +619,28 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return ffi.arrayBuffer(this.#place.address + BigInt(offset), byteLength);
   }
 
-  #give(given: Given): void {
-    if (this.#given.size >= this.#sweepAt) this.#sweep();
-    this.#given.add(given);
-  }
-
-  /** Forgets what was collected. */
-  #sweep(): void {
-    for (const given of this.#given) {
-      if (given.buffer.deref() === undefined) this.#forget(given);
+  /** Forgets what was collected, or revoked. */
+  #sweepIfDue(): void {
+    if (this.#cached.size + this.#older.size < this.#sweepAt) return;
+    const gone = (buffer: ArrayBuffer | undefined) => buffer === undefined || buffer.detached;
+    for (const [key, { buffer }] of this.#cached) {
+      if (gone(buffer.deref())) this.#cached.delete(key);
     }
-    this.#sweepAt = Math.max(MIN_SWEEP, 2 * this.#given.size);
-  }
-
-  /** Nobody has its buffer any more. */
-  #forget(given: Given): void {
-    this.#given.delete(given);
-    const { key } = given as Partial<Cached>;
-    if (key !== undefined && this.#cached.get(key) === given) this.#cached.delete(key);
+    for (const buffer of this.#older) if (gone(buffer.deref())) this.#older.delete(buffer);
+    this.#sweepAt = Math.max(MIN_SWEEP, 2 * (this.#cached.size + this.#older.size));
   }
 
   #viewForOwner(offset: number, byteLength: number): ShmView {
     this.#checkView(offset, byteLength);
     const window = byteLength === 0 ? null : windows.open(this.#native, offset, byteLength);
     if (window === null) return this.view(offset, byteLength);
-    const windowed: Windowed = { slot: -1, view: undefined };
-    this.#windowed.add(windowed);
     const buffer = ffi.arrayBuffer(window.address, byteLength);
-    windowed.view = new ShmView(buffer, offset, (detached) => {
-      this.#windowed.delete(windowed);
+    const view: ShmView = new ShmView(buffer, offset, (detached) => {
+      this.#windowed.delete(view);
       return window.close(detached);
     });
-    return windowed.view;
+    this.#windowed.add(view);
+    return view;
   }
 
   #beginClose(): void {
@@ -663,13 +659,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     }
     this.#closed = true;
     for (const leave of this.#leaveLists) leave();
-    for (const { view } of this.#windowed) view?.revoke();
-    for (const { buffer } of this.#given) {
-      const found = buffer.deref();
-      if (found !== undefined) detach(found);
-    }
-    this.#given.clear();
+    for (const view of this.#windowed) view.revoke();
+    for (const buffer of this.#recent) detach(buffer);
+    for (const { buffer } of this.#cached.values()) detachIfAny(buffer);
+    for (const buffer of this.#older) detachIfAny(buffer);
+    this.#recent.clear();
     this.#cached.clear();
+    this.#older.clear();
   }
 
   #mustBeOpen(operation: string): void {
