@@ -31,10 +31,11 @@ import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { OpenOptions } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { checkChunk, type Metadata, metadataOf } from "../connector/chunk_metadata.ts";
+import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
 import { Deadline, MAX_TIMER_MS, settlesWithin, within } from "../wait.ts";
+import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";
 import {
   type AllocateOptions,
   LocalCpuBackend,
@@ -44,6 +45,7 @@ import {
 import {
   CALL_OPTIONS,
   type CallOptions,
+  type LoadedObject,
   type Priority,
   type RemoteConnector,
 } from "../connector/remote_connector.ts";
@@ -70,6 +72,18 @@ const NEAR: unique symbol = Symbol("near");
 
 const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
 
+const WRITE_BEHIND: CallOptions = { priority: "low" };
+
+interface Loading {
+  readonly key: string;
+  readonly obj: TensorMemoryObj;
+}
+
+interface Storing {
+  readonly key: string;
+  readonly range: WatchedRange;
+}
+
 /** See the file's head. */
 export class TieredStore implements AsyncDisposable {
   readonly hot: LocalCpuBackend;
@@ -77,6 +91,9 @@ export class TieredStore implements AsyncDisposable {
   readonly writeMode: WriteMode;
   readonly #loads: SharedLoads;
   readonly #queue: WriteQueue;
+  /** Loads and puts of small objects. */
+  readonly #smallLoads: GatheredCalls<Loading, LoadedObject | null, CallOptions>;
+  readonly #smallPuts: GatheredCalls<Storing, void, CallOptions>;
   readonly #prefetchConcurrency: number;
   readonly #queueTimeoutMs: number;
   readonly #closeTimeoutMs: number;
@@ -102,12 +119,24 @@ export class TieredStore implements AsyncDisposable {
     this.#prefetchConcurrency = limits.prefetchConcurrency;
     this.#queueTimeoutMs = limits.queueTimeoutMs;
     this.#closeTimeoutMs = limits.closeTimeoutMs;
+    this.#smallLoads = new GatheredCalls({
+      one: ({ key, obj }, call) => cold.load(key, obj, call),
+      many: (loads, call) =>
+        cold.batchedLoad(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
+    });
+    this.#smallPuts = new GatheredCalls({
+      one: ({ key, range }, call) => cold.put(key, range, call),
+      many: async (puts, call) => {
+        await cold.batchedPut(puts.map(({ key }) => key), puts.map(({ range }) => range), call);
+        return puts.map(() => {});
+      },
+    });
     this.#loads = new SharedLoads((load) => this.#fetch(load));
     this.#queue = new WriteQueue({
       write: (key, obj) => {
         const range = new WatchedRange(obj);
         return {
-          stored: this.#store(key, obj, range, { priority: "low" }),
+          stored: this.#store(key, range, WRITE_BEHIND, WRITE_BEHIND),
           quiet: () => range.quiet(),
         };
       },
@@ -238,7 +267,7 @@ export class TieredStore implements AsyncDisposable {
     const text = keyText(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
-    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call));
+    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call, options));
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
     await this.#queue.add(text, obj, timeoutMs, call.signal);
@@ -550,7 +579,10 @@ export class TieredStore implements AsyncDisposable {
   /** False: there is no object, or none that looks so. */
   async #fill({ key, layout, priority }: Load, obj: TensorMemoryObj): Promise<boolean> {
     try {
-      const found = await this.cold.load(key, obj, { priority });
+      const call = { priority };
+      const found = obj.byteLength < SMALL_BYTES
+        ? await this.#smallLoads.add(priority, { key, obj }, call)
+        : await this.cold.load(key, obj, call);
       if (found === null) return false;
       const { byteLength } = found.range;
       const stored = this.#checked(key, found.metadata, byteLength, layout);
@@ -581,7 +613,13 @@ export class TieredStore implements AsyncDisposable {
     this.#lastMismatch = { key, fault };
   }
 
-  async #putThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
+  /** @param group see #store(). */
+  async #putThrough(
+    key: string,
+    obj: TensorMemoryObj,
+    options: CallOptions,
+    group: object,
+  ): Promise<void> {
     const deadline = deadlineOf(options);
     const range = new WatchedRange(obj);
     obj.refCountUp();
@@ -589,7 +627,7 @@ export class TieredStore implements AsyncDisposable {
       const turn = await this.#turn("put", key, deadline);
       try {
         const { signal, leftMs: timeoutMs } = deadline;
-        await this.#store(key, obj, range, { signal, timeoutMs, priority: options.priority });
+        await this.#store(key, range, { signal, timeoutMs, priority: options.priority }, group);
       } catch (error) {
         // A request that was given up may still be carried out.
         void range.quiet().then(() => this.#unsure(key, turn));
@@ -602,13 +640,15 @@ export class TieredStore implements AsyncDisposable {
     }
   }
 
+  /** @param group puts of the same one, that of a batch, may go together. */
   async #store(
     key: string,
-    obj: TensorMemoryObj,
     range: WatchedRange,
     options: CallOptions,
+    group: object,
   ): Promise<void> {
-    await this.cold.put(key, range, { ...options, metadata: metadataOf(obj) });
+    if (range.byteLength >= SMALL_BYTES) return await this.cold.put(key, range, options);
+    await this.#smallPuts.add(group, { key, range }, options);
   }
 
   async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {

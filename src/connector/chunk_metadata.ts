@@ -12,7 +12,6 @@
 
 import type { DTypeName } from "../memory/dtype.ts";
 import { isBinary, type MemoryFormat } from "../memory/memory_format.ts";
-import { MemoryObj } from "../memory/memory_obj.ts";
 import { TensorLayout } from "../memory/tensor_layout.ts";
 
 /** Names (1 to 32 of a-z, 0-9 and "_") and their texts. */
@@ -52,9 +51,10 @@ export function layoutMetadata(layout: TensorLayout): Metadata {
  * What to store with the bytes of `range`: what the caller says, and the layout if it has one,
  * which wins where they disagree.
  */
-export function metadataOf(range: unknown, given: Metadata = NO_METADATA): Metadata {
-  if (!(range instanceof MemoryObj)) return given;
-  const metadata = layoutMetadata(range.layout);
+export function metadataOf(range: object, given: Metadata = NO_METADATA): Metadata {
+  const { layout } = range as { readonly layout?: unknown };
+  if (!(layout instanceof TensorLayout)) return given;
+  const metadata = layoutMetadata(layout);
   return given === NO_METADATA ? metadata : { ...given, ...metadata };
 }
 

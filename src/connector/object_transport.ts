@@ -70,7 +70,7 @@ export interface ObjectTransport {
     files: readonly KeyFile[],
     into: readonly ShmRange[],
     call: TransportCall,
-  ): Promise<Outcome<Pick<FoundObject, "byteLength"> | null>[]>;
+  ): Promise<Outcome<FoundObject | null>[]>;
 
   stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null>;
   exists(file: KeyFile, call: TransportCall): Promise<boolean>;

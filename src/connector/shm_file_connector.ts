@@ -300,6 +300,15 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
+    const loaded = await this.batchedLoad(keys, into, options);
+    return loaded.map((one) => one?.range ?? null);
+  }
+
+  async batchedLoad(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<(LoadedObject | null)[]> {
     checkPairs("batchedGet", keys, into);
     return await this.#call("batchedGet", options, async (call) => {
       const pieces = await inPieces(
@@ -395,29 +404,29 @@ export class ShmFileConnector implements RemoteConnector {
     keys: readonly Key[],
     into: readonly ShmRange[],
     call: TransportCall,
-  ): Promise<(ShmRange | null)[]> {
+  ): Promise<(LoadedObject | null)[]> {
     const files = keys.map((key) => keyFile(key));
     for (const range of into) this.#checkRange("batchedGet", range);
     this.#counts.gets += files.length;
     const found = await this.#transport.loadAll(files, into, call);
-    const loaded: (ShmRange | null)[] = [];
+    const all: (LoadedObject | null)[] = [];
     const failures: unknown[] = [];
     for (let i = 0; i < found.length; i++) {
       const one = found[i]!;
-      let range: ShmRange | null = null;
+      let loaded: LoadedObject | null = null;
       if (one instanceof Failed) {
         if (!this.#countMismatch(one.error)) {
           failures.push(one.error);
           continue;
         }
-      } else if (one !== null) {
-        range = headOf(into[i]!, one.byteLength);
+      } else {
+        loaded = loadedInto(into[i]!, one);
       }
-      this.#countLoaded(files[i]!, range);
-      loaded.push(range);
+      this.#countLoaded(files[i]!, loaded?.range ?? null);
+      all.push(loaded);
     }
     if (failures.length > 0) throw failures[0];
-    return loaded;
+    return all;
   }
 
   /** Wrong data is no data; it is counted. @returns whether the error says that it is wrong. */

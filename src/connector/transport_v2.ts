@@ -7,7 +7,7 @@
 import { ShmError } from "../errors.ts";
 import { holdAll, takeHold } from "../memory/hold_all.ts";
 import type { ShmRange } from "../memory/segment.ts";
-import type { ObjectClient, RequestOptions, StoredObject } from "../worker/object_client.ts";
+import type { ObjectClient, RequestOptions } from "../worker/object_client.ts";
 import { Failed, type Outcome } from "../worker/outcome.ts";
 import type { Durability, IoMode } from "../worker/protocol_v2.ts";
 import type { Metadata } from "./chunk_metadata.ts";
@@ -126,7 +126,7 @@ export class TransportV2 implements ObjectTransport {
     files: readonly KeyFile[],
     into: readonly ShmRange[],
     call: TransportCall,
-  ): Promise<Outcome<StoredObject | null>[]> {
+  ): Promise<Outcome<FoundObject | null>[]> {
     const { ioMode: io, checksum: verify } = this.#options;
     const outcomes = await this.#client.getAll({
       objects: into.map((range, i) => ({
@@ -139,16 +139,18 @@ export class TransportV2 implements ObjectTransport {
       verify,
       io,
     });
-    for (let i = 0; i < outcomes.length; i++) {
-      const outcome = outcomes[i]!;
-      if (!(outcome instanceof Failed)) continue;
-      try {
-        outcomes[i] = notLoaded(outcome.error, files[i]!, into[i]!);
-      } catch (error) {
-        outcomes[i] = new Failed(error);
+    return outcomes.map((outcome, i) => {
+      if (outcome === null) return null;
+      if (outcome instanceof Failed) {
+        try {
+          return notLoaded(outcome.error, files[i]!, into[i]!);
+        } catch (error) {
+          return new Failed(error);
+        }
       }
-    }
-    return outcomes;
+      const { byteLength, crc32c, attributes: metadata } = outcome;
+      return { byteLength, crc32c, metadata };
+    });
   }
 
   async stat(file: KeyFile, call: TransportCall): Promise<ObjectStat | null> {

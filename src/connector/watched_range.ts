@@ -5,7 +5,9 @@
 
 import { callFenced } from "../fence.ts";
 import { takeHold } from "../memory/hold_all.ts";
+import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import type { TensorLayout } from "../memory/tensor_layout.ts";
 
 export class WatchedRange implements ShmRange {
   readonly #range: ShmRange;
@@ -26,6 +28,11 @@ export class WatchedRange implements ShmRange {
 
   get byteLength(): number {
     return this.#range.byteLength;
+  }
+
+  /** That of a memory object; undefined for what has none. */
+  get layout(): TensorLayout | undefined {
+    return (this.#range as Partial<TensorMemoryObj>).layout;
   }
 
   hold(reason: string): () => void {
