@@ -190,6 +190,9 @@ each("waiting ends with its signal, and the work does not", async ({ fake, devic
   await assert.rejects(stream.synchronize({ signal: AbortSignal.abort(new Error("no")) }), /no/);
   using event = device.createEvent();
   stream.record(event);
+  const later = new AbortController();
+  setTimeout(() => later.abort(new Error("late")), 10);
+  await assert.rejects(event.wait({ signal: later.signal }), /late/);
   await assert.rejects(event.wait({ timeoutMs: 10 }), shmError("ETIMEDOUT", /10 ms/));
   for (const timeoutMs of [0, -1, NaN, 1e12]) {
     await assert.rejects(stream.synchronize({ timeoutMs }), RangeError);

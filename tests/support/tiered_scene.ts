@@ -24,7 +24,12 @@ export interface Scene {
   readonly pool: TensorMemoryAllocator;
 }
 
-type Options = Partial<TieredStoreOptions> & { pages?: number; hotTier?: boolean };
+type Options = Omit<Partial<TieredStoreOptions>, "cold"> & {
+  pages?: number;
+  hotTier?: boolean;
+  /** Default: a new one. */
+  cold?: MemoryConnector;
+};
 
 /** A test over a pool of some pages; at its end nobody but the hot tier may hold an object. */
 export function tiered(
@@ -32,13 +37,12 @@ export function tiered(
   body: (scene: Scene) => Promise<void>,
   options: Options = {},
 ): void {
-  const { pages = 8, hotTier = true, ...others } = options;
+  const { pages = 8, hotTier = true, cold = new MemoryConnector(), ...others } = options;
   test(`tiered store: ${name}`, { timeout: 60_000 }, () =>
     withoutLeaks(async () => {
       using segment = ShmSegment.createSync({ sizeBytes: pages * PAGE, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
       await using hot = new LocalCpuBackend({ allocator: pool, hotTier, blockingTimeoutMs: 200 });
-      const cold = new MemoryConnector();
       const store = new TieredStore({ hot, cold, ...others });
       await body({ store, hot, cold, pool });
       await store.close().catch(() => {});
