@@ -7,6 +7,7 @@
 /**
  * The errno names that can come, with Linux's numbers (asm-generic: x86-64 and arm64). Every other
  * number of the kernel becomes EIO, and is kept in `errno`.
+ * @internal
  */
 const ERRNO = {
   EPERM: 1,
@@ -58,7 +59,7 @@ const ERRNO = {
   ECANCELED: 125,
 } as const;
 
-/** Those that no kernel has. */
+/** Those that no kernel has. @internal */
 const OWN = ["ECONFIG", "ECORRUPT", "EFREED", "EMOVED", "ENOTFOUND", "EWORKER"] as const;
 
 /** What kind of failure a ShmError is: an errno name ("ENOSPC") or one of the library's own. */
@@ -92,6 +93,7 @@ export interface ShmErrorOptions {
  * the hint; `code`, `errno`, `operation`, `hint` and `details` are for programs.
  */
 export class ShmError extends Error {
+  /** Always "ShmError". */
   override readonly name = "ShmError";
   /** What kind of failure it is; the README has the table of all of them. */
   readonly code: ErrorCode;
@@ -104,7 +106,7 @@ export class ShmError extends Error {
   /** Facts for programs; empty mostly. */
   readonly details: ErrorDetails;
 
-  /** @param what failed, in words. */
+  /** A failure. @param what failed, in words. */
   constructor(what: string, options: ShmErrorOptions) {
     const { code, operation, errno, hint, details = {}, cause } = options;
     const unforeseen = code === "EIO" && errno !== undefined && errno !== ERRNO.EIO;

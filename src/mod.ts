@@ -14,11 +14,20 @@ export {
   type PageMode,
   type PinMode,
   type PinnedBy,
+  type PinOptions,
+  type SegmentFacts,
   type ShmRange,
   ShmSegment,
 } from "./memory/segment.ts";
 export { ShmView } from "./memory/view.ts";
-export { type DType, type DTypeName, DTYPES, dtypeSizeBytes, parseDType } from "./memory/dtype.ts";
+export {
+  type DType,
+  type DTypeArrays,
+  type DTypeName,
+  DTYPES,
+  dtypeSizeBytes,
+  parseDType,
+} from "./memory/dtype.ts";
 export { bfloat16ToFloat32, float32ToBfloat16 } from "./memory/bfloat16.ts";
 export {
   MEMORY_FORMATS,
@@ -91,6 +100,7 @@ export type { StoreSettings } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/protocol_v2.ts";
 export {
   type AllocateOptions,
+  type CachePolicyName,
   type EvictListener,
   type HotTierSettings,
   LocalCpuBackend,

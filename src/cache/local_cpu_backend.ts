@@ -11,18 +11,12 @@
 
 import { ShmError } from "../errors.ts";
 import { checkKnownOptions, describe } from "../arguments.ts";
+import type { LmshmConfig } from "../config/config.ts";
 import { callFenced } from "../fence.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
 import { MixedMemoryAllocator } from "../memory/mixed_allocator.ts";
-import type {
-  CreateOptions,
-  IfExists,
-  OpenOptions,
-  PageMode,
-  PinMode,
-  ShmSegment,
-} from "../memory/segment.ts";
+import type { OpenOptions, ShmSegment } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type { RefusalReason } from "./allocation_refusal.ts";
 import {
@@ -39,8 +33,9 @@ import {
 } from "./evicting_allocator.ts";
 import type { Key } from "../keys/key.ts";
 
-export type { AllocateOptions, RefusalReason, TryAllocateOptions };
+export type { AllocateOptions, CachePolicyName, RefusalReason, TryAllocateOptions };
 
+/** What a LocalCpuBackend is made of. */
 export interface LocalCpuBackendOptions {
   /** Where objects come from. It must outlive the backend, which does not close it. */
   allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
@@ -52,26 +47,25 @@ export interface LocalCpuBackendOptions {
   blockingTimeoutMs?: number | undefined;
 }
 
-/** What create() makes a tier of: the part of a LmshmConfig that concerns it, by the same names. */
-export interface HotTierSettings {
-  readonly poolSizeBytes: number;
-  /** Null: private memory. */
-  readonly shmName: string | null;
-  readonly hotTier: boolean;
-  readonly cachePolicy: CachePolicyName;
-  readonly blockingTimeoutMs: number;
-  readonly alignBytes: number;
-  readonly pin: PinMode;
-  readonly gpuLibrary: string | null;
-  readonly gpuDevice: number | null;
-  readonly pages: PageMode;
-  readonly numa: CreateOptions["numa"] | null;
-  /** 0: chosen from the CPUs. */
-  readonly populateThreads: number;
-  readonly ifExists: IfExists;
-  readonly zeroOnFree: boolean;
-  readonly trackAllocations: boolean;
-}
+/** What create() makes a tier of: the part of a LmshmConfig that concerns it. */
+export type HotTierSettings = Pick<
+  LmshmConfig,
+  | "poolSizeBytes"
+  | "shmName"
+  | "hotTier"
+  | "cachePolicy"
+  | "blockingTimeoutMs"
+  | "alignBytes"
+  | "pin"
+  | "gpuLibrary"
+  | "gpuDevice"
+  | "pages"
+  | "numa"
+  | "populateThreads"
+  | "ifExists"
+  | "zeroOnFree"
+  | "trackAllocations"
+>;
 
 const OPTIONS = ["allocator", "cachePolicy", "hotTier", "blockingTimeoutMs"];
 
@@ -84,15 +78,23 @@ export type EvictListener = (key: string, obj: TensorMemoryObj) => void;
 
 /** Counted since the backend was made; sizes are those that the allocator set aside. */
 export interface LocalCpuBackendStats {
+  /** What decides which object is evicted. */
   readonly cachePolicy: CachePolicyName;
+  /** Objects that it holds now. */
   readonly objects: number;
+  /** Bytes of those. */
   readonly bytes: number;
+  /** Gets that found their object. */
   readonly hits: number;
+  /** Gets that did not. */
   readonly misses: number;
+  /** Puts that changed something. */
   readonly puts: number;
   /** Puts of keys that were there, whether they replaced the object or left it. */
   readonly duplicatePuts: number;
+  /** Objects that were evicted. */
   readonly evictions: number;
+  /** Bytes of those. */
   readonly evictedBytes: number;
   /** By remove() and clear(). */
   readonly removals: number;
@@ -104,6 +106,7 @@ export interface LocalCpuBackendStats {
   readonly waits: number;
   /** Requests for memory that failed, timeouts included. */
   readonly refusals: number;
+  /** Of the pool. */
   readonly allocator: AllocatorStats;
 }
 
@@ -122,7 +125,9 @@ class HotEntry extends CacheEntry {
 export class LocalCpuBackend implements AsyncDisposable {
   /** As it was given, or made by create(). */
   readonly allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
+  /** What decides which object is evicted. */
   readonly cachePolicy: CachePolicyName;
+  /** False: it keeps nothing, and only allocates. */
   readonly hotTier: boolean;
   readonly #pool: MemoryAllocator<TensorMemoryObj>;
   readonly #policy: CachePolicy<HotEntry>;
@@ -143,7 +148,7 @@ export class LocalCpuBackend implements AsyncDisposable {
   #removals = 0;
   #lost = 0;
 
-  /** @throws {TypeError | RangeError} for options. */
+  /** Over an allocator that is there already. @throws {TypeError | RangeError} for options. */
   constructor(options: LocalCpuBackendOptions) {
     checkKnownOptions("LocalCpuBackend", options, OPTIONS);
     const { allocator, cachePolicy = "LRU", hotTier = true, blockingTimeoutMs = 10_000 } = options;
@@ -214,6 +219,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     return this.#entries.size;
   }
 
+  /** True from the moment close() begins. */
   get closed(): boolean {
     return this.#closing !== null;
   }
@@ -433,6 +439,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     return () => void this.#evictListeners.delete(own);
   }
 
+  /** What it holds, and what was counted. */
   get stats(): LocalCpuBackendStats {
     return {
       cachePolicy: this.cachePolicy,
@@ -485,6 +492,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -86,8 +86,11 @@ interface Storing {
 
 /** See the file's head. */
 export class TieredStore implements AsyncDisposable {
+  /** The pool, and the objects in it. */
   readonly hot: LocalCpuBackend;
+  /** The store behind it. */
   readonly cold: RemoteConnector;
+  /** For puts that say nothing else. */
   readonly writeMode: WriteMode;
   readonly #loads: SharedLoads;
   readonly #queue: WriteQueue;
@@ -109,7 +112,7 @@ export class TieredStore implements AsyncDisposable {
   #misses = 0;
   #mismatches = 0;
 
-  /** @throws {TypeError | RangeError} naming the option at fault. */
+  /** Over tiers that are there already. @throws {TypeError | RangeError} naming the option at fault. */
   constructor(options: TieredStoreOptions) {
     const limits = checkTieredOptions(options);
     const { hot, cold, onError } = options;
@@ -395,6 +398,7 @@ export class TieredStore implements AsyncDisposable {
     this.#queue.throwFailures("flush");
   }
 
+  /** What was counted, as it is now. */
   get stats(): TieredStoreStats {
     const { written, replaced, errors, waits } = this.#queue.counts;
     return {
@@ -428,6 +432,7 @@ export class TieredStore implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -21,6 +21,7 @@ import { MAX_TIMER_MS } from "../wait.ts";
 /** Whether put() returns when the store has the object, or when it is queued for it. */
 export type WriteMode = "through" | "behind";
 
+/** What a TieredStore is made of. */
 export interface TieredStoreOptions {
   /** The pool; its objects must be in the segment of `cold`. */
   hot: LocalCpuBackend;
@@ -47,7 +48,9 @@ export interface TieredStoreOptions {
   onError?: ((error: unknown, key: string) => void) | undefined;
 }
 
+/** What put() takes. */
 export interface PutOptions extends CallOptions {
+  /** Default: the store's writeMode. */
   mode?: WriteMode | undefined;
 }
 
@@ -71,9 +74,11 @@ export interface TieredStoreStats {
   readonly loading: number;
   /** Objects queued or being written behind, and their bytes. */
   readonly queuedObjects: number;
+  /** Bytes of those. */
   readonly queuedBytes: number;
   /** Puts that wait for room in the queue now, and that ever had to. */
   readonly waitingPuts: number;
+  /** Puts that ever had to wait for room. */
   readonly putWaits: number;
   /** Objects that were written behind. */
   readonly written: number;
@@ -81,7 +86,9 @@ export interface TieredStoreStats {
   readonly replaced: number;
   /** Objects that were accepted behind and not stored. */
   readonly writeErrors: number;
+  /** Of the pool. */
   readonly hot: LocalCpuBackendStats;
+  /** Of the connector. */
   readonly cold: ConnectorStats;
 }
 

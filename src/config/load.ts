@@ -26,6 +26,7 @@ function wholeEnvironment(): Environment {
   }
 }
 
+/** Where a configuration comes from. */
 export interface ConfigSources {
   /** A YAML or JSON file; default: the one that LMCACHE_CONFIG_FILE names. Null: none. */
   file?: string | null | undefined;
@@ -37,7 +38,9 @@ export interface ConfigSources {
   overrides?: Partial<LmshmConfig> | undefined;
 }
 
+/** A configuration, and what there is to say about it. */
 export interface LoadedConfig {
+  /** What is configured. */
   readonly config: LmshmConfig;
   /** What a person should know: keys without effect, what won over what. Empty mostly. */
   readonly notices: readonly string[];

@@ -4,6 +4,7 @@
 
 import { ShmError } from "../errors.ts";
 
+/** One thing that is wrong with a configuration. */
 export interface ConfigProblem {
   /** As it is written, e.g. "chunk_sise". */
   readonly key: string;

@@ -39,7 +39,8 @@ export interface LmshmConfig {
   readonly hotTier: boolean;
   /** Size of the pool. */
   readonly poolSizeBytes: number;
-  readonly cachePolicy: (typeof CACHE_POLICY_NAMES)[number];
+  /** What decides which object is evicted. */
+  readonly cachePolicy: "LRU" | "LFU" | "FIFO" | "MRU" | "S3FIFO";
   /** How long a call that has to wait, for memory or for the store, waits at most. */
   readonly blockingTimeoutMs: number;
   /** As configured; its parts are storageDir, shmName, workerBinary and workerAddress. */
@@ -54,12 +55,15 @@ export interface LmshmConfig {
   readonly workerAddress: string | null;
   /** Every object of the pool begins at a multiple of this. */
   readonly alignBytes: number;
+  /** How the pool is page-locked. */
   readonly pin: "auto" | "require" | "none";
   /** A GPU runtime library to use instead of the search. */
   readonly gpuLibrary: string | null;
   /** The device that pins, from 0; null: LMSHM_GPU_DEVICE, else 0. */
   readonly gpuDevice: number | null;
+  /** Pages of the pool. */
   readonly pages: "default" | "transparent" | "2M" | "1G";
+  /** Where the pool's pages come from; null: the kernel decides. */
   readonly numa: NumaPlacement | null;
   /** 0: chosen from the CPUs. */
   readonly populateThreads: number;

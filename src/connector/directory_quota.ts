@@ -37,13 +37,17 @@ export interface DirectoryQuotaOptions {
   readonly staleTemporaryMs?: number | undefined;
 }
 
+/** What a directory's limit has to do. */
 export interface DirectoryQuotaStats {
+  /** The limit. */
   readonly maxBytes: number;
   /** Of the disk, objects that are being written included. */
   readonly usedBytes: number;
+  /** Objects that count. */
   readonly objects: number;
   /** Removed to make room, since the opening. */
   readonly evictions: number;
+  /** Bytes of those. */
   readonly evictedBytes: number;
   /** Left over by dead writers, and removed. */
   readonly staleTemporaries: number;

@@ -84,6 +84,7 @@ function headOf(range: ShmRange, byteLength: number): ShmRange {
 
 /** See the file's head. Made by open(), create(), fromUrl() or fromConfig(). */
 export class ShmFileConnector implements RemoteConnector {
+  /** The memory that objects are moved from and to. */
   readonly segment: ShmSegment;
   /** Absolute. */
   readonly storageDir: string;
@@ -179,6 +180,7 @@ export class ShmFileConnector implements RemoteConnector {
     } as ShmFileConnectorOptions);
   }
 
+  /** What was counted, as it is now. */
   get stats(): ConnectorStats {
     return {
       ...this.#counts,
@@ -219,16 +221,19 @@ export class ShmFileConnector implements RemoteConnector {
     return await this.#call("ask worker", options, (call) => this.#transport.info(call));
   }
 
+  /** As RemoteConnector.exists(). */
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
     const file = keyFile(key);
     return await this.#call("exists", options, (call) => this.#transport.exists(file, call));
   }
 
+  /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
     const file = keyFile(key);
     return await this.#call("stat", options, (call) => this.#transport.stat(file, call));
   }
 
+  /** As RemoteConnector.existsSync(). */
   existsSync(key: Key): boolean {
     const file = keyFile(key);
     this.#mustBeOpen("exists");
@@ -265,6 +270,7 @@ export class ShmFileConnector implements RemoteConnector {
     }
   }
 
+  /** As RemoteConnector.put(). */
   async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
     const file = keyFile(key);
     this.#checkRange("put", range);
@@ -278,6 +284,7 @@ export class ShmFileConnector implements RemoteConnector {
     }
   }
 
+  /** As RemoteConnector.list(). */
   async list(options: ListOptions = {}): Promise<string[]> {
     const { prefix = "", ...rest } = options;
     if (typeof prefix !== "string") {
@@ -286,6 +293,7 @@ export class ShmFileConnector implements RemoteConnector {
     return await this.#call("list", rest, (call) => this.#transport.list(prefix, call));
   }
 
+  /** As RemoteConnector.remove(). */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
     const file = keyFile(key);
     return await this.#call("remove", options, async (call) => {
@@ -295,6 +303,7 @@ export class ShmFileConnector implements RemoteConnector {
     });
   }
 
+  /** As RemoteConnector.batchedGet(). */
   async batchedGet(
     keys: readonly Key[],
     into: readonly ShmRange[],
@@ -304,6 +313,7 @@ export class ShmFileConnector implements RemoteConnector {
     return loaded.map((one) => one?.range ?? null);
   }
 
+  /** As RemoteConnector.batchedLoad(). */
   async batchedLoad(
     keys: readonly Key[],
     into: readonly ShmRange[],
@@ -319,6 +329,7 @@ export class ShmFileConnector implements RemoteConnector {
     });
   }
 
+  /** As RemoteConnector.batchedPut(). */
   async batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
@@ -333,6 +344,7 @@ export class ShmFileConnector implements RemoteConnector {
     });
   }
 
+  /** As RemoteConnector.batchedContains(). */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
     const files = keys.map(keyFile);
     return await this.#call(
@@ -342,6 +354,7 @@ export class ShmFileConnector implements RemoteConnector {
     );
   }
 
+  /** As RemoteConnector.ping(). */
   async ping(options: CallOptions = {}): Promise<number> {
     return await this.#call("ping", options, (call) => this.#transport.ping(call));
   }
@@ -352,6 +365,7 @@ export class ShmFileConnector implements RemoteConnector {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -8,6 +8,7 @@ import { ShmError } from "../errors.ts";
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
 import { within } from "../wait.ts";
 
+/** How long a wait for a device takes at most. */
 export interface WaitOptions {
   /** 1 ms to 24 hours; default 60,000. */
   timeoutMs?: number | undefined;

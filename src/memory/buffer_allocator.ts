@@ -85,6 +85,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return obj;
   }
 
+  /** `count` objects that look alike: all or none. @throws as allocate(). */
   batchedAllocate(layout: LayoutArgument, count: number): BytesBufferMemoryObj[] {
     const checked = bufferLayout(layout);
     const objs = this.tryBatchedAllocate(checked, count);
@@ -92,6 +93,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return objs;
   }
 
+  /** batchedAllocate() that gives null when the memory cannot be had. */
   tryBatchedAllocate(layout: LayoutArgument, count: number): BytesBufferMemoryObj[] | null {
     const checked = bufferLayout(layout);
     checkInteger("count", count, 1);
@@ -107,10 +109,12 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return objs;
   }
 
+  /** As MemoryAllocator.free(). */
   free(obj: MemoryObj): void {
     this.batchedFree([obj]);
   }
 
+  /** As MemoryAllocator.batchedFree(). */
   batchedFree(objs: readonly MemoryObj[]): void {
     checkBatch(objs);
     for (const obj of objs) {
@@ -120,12 +124,14 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     for (const obj of objs) obj.refCountDown();
   }
 
+  /** As MemoryAllocator.onFree(). */
   onFree(listener: () => void): () => void {
     const own = () => listener();
     this.#freeListeners.add(own);
     return () => void this.#freeListeners.delete(own);
   }
 
+  /** How much memory its objects have. */
   get stats(): AllocatorStats {
     return {
       totalBytes: this.#usedBytes,
@@ -143,6 +149,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     };
   }
 
+  /** As MemoryAllocator.memcheck(). */
   memcheck(): AllocatorStats {
     const stats = this.stats;
     const { liveObjects, usedBytes } = stats;
@@ -157,6 +164,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return stats;
   }
 
+  /** What is still allocated, and what was lost. */
   leakReport(): LeakReport {
     return {
       liveObjects: this.#liveObjects,

@@ -59,8 +59,11 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
 
 /** Sizes in bytes of set-aside memory, counts in objects. totalBytes = used + free + quarantined. */
 export interface AllocatorStats {
+  /** All that it can hand out. */
   readonly totalBytes: number;
+  /** Of live objects. */
   readonly usedBytes: number;
+  /** What can be handed out, not necessarily in one piece. */
   readonly freeBytes: number;
   /** Not handed out again: its object was lost, or a view of it escaped. */
   readonly quarantinedBytes: number;
@@ -68,7 +71,9 @@ export interface AllocatorStats {
   readonly largestFreeBytes: number;
   /** Which part of the free bytes is not in the largest free range: 0 (none) to almost 1. */
   readonly fragmentation: number;
+  /** Allocated, and not freed. */
   readonly liveObjects: number;
+  /** Objects whose memory is quarantined. */
   readonly quarantinedObjects: number;
   /** The most bytes that were in use at once. */
   readonly highWaterBytes: number;
@@ -82,11 +87,17 @@ export interface AllocatorStats {
 
 /** One object that is still allocated, or was lost. */
 export interface LeakedObject {
+  /** Still allocated; collected without release; freed while a view of it was elsewhere. */
   readonly state: "live" | "lost" | "escaped";
+  /** Its layout, in words. */
   readonly description: string;
+  /** Bytes from the start of the segment. */
   readonly offset: number;
+  /** Bytes that are set aside for it. */
   readonly physicalSizeBytes: number;
+  /** References that were not released. */
   readonly refCount: number;
+  /** Pins that were not ended. */
   readonly pinCount: number;
   /** Reasons of the operations in flight. */
   readonly inFlight: readonly string[];
@@ -96,8 +107,11 @@ export interface LeakedObject {
   readonly allocatedAt: string | null;
 }
 
+/** What is still allocated, and what was lost. */
 export interface LeakReport {
+  /** Allocated, and not freed. */
   readonly liveObjects: number;
+  /** Bytes that are set aside for those. */
   readonly liveBytes: number;
   /** Objects that were garbage-collected without having been released. */
   readonly leakedObjects: number;

@@ -56,6 +56,7 @@ export type PoolLayout =
  * close() frees the pool.
  */
 export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, Disposable {
+  /** The pool's memory. */
   readonly segment: ShmSegment;
   /** Divides up the pool. */
   readonly pinAllocator: TensorMemoryAllocator | PagedTensorMemoryAllocator;
@@ -115,6 +116,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     return this.segment.name;
   }
 
+  /** True from the moment close() begins. */
   get closed(): boolean {
     return this.segment.closed;
   }
@@ -124,7 +126,9 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
    * @throws {ShmError} ENOSPC, EBADF, and ENOMEM for a buffer; as the allocators of the two.
    */
   allocate(layout: PoolLayout): TensorMemoryObj;
+  /** An object in ordinary memory. */
   allocate(layout: BufferLayout): BytesBufferMemoryObj;
+  /** An object where its format says. */
   allocate(layout: LayoutArgument): MemoryObj;
   allocate(layout: LayoutArgument): MemoryObj {
     const checked = TensorLayout.of(layout);
@@ -133,7 +137,9 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
   /** allocate() that gives null when it does not fit. */
   tryAllocate(layout: PoolLayout): TensorMemoryObj | null;
+  /** An object in ordinary memory, or null. */
   tryAllocate(layout: BufferLayout): BytesBufferMemoryObj | null;
+  /** An object where its format says, or null. */
   tryAllocate(layout: LayoutArgument): MemoryObj | null;
   tryAllocate(layout: LayoutArgument): MemoryObj | null {
     const checked = TensorLayout.of(layout);
@@ -142,7 +148,9 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
   /** `count` objects that look alike: all or none. @throws as allocate(). */
   batchedAllocate(layout: PoolLayout, count: number): TensorMemoryObj[];
+  /** Objects in ordinary memory. */
   batchedAllocate(layout: BufferLayout, count: number): BytesBufferMemoryObj[];
+  /** Objects where their format says. */
   batchedAllocate(layout: LayoutArgument, count: number): MemoryObj[];
   batchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] {
     const checked = TensorLayout.of(layout);
@@ -151,17 +159,21 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
   /** batchedAllocate() that gives null when not all of them fit. */
   tryBatchedAllocate(layout: PoolLayout, count: number): TensorMemoryObj[] | null;
+  /** Objects in ordinary memory, or null. */
   tryBatchedAllocate(layout: BufferLayout, count: number): BytesBufferMemoryObj[] | null;
+  /** Objects where their format says, or null. */
   tryBatchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] | null;
   tryBatchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] | null {
     const checked = TensorLayout.of(layout);
     return this.#allocatorFor(checked.format).tryBatchedAllocate(checked, count);
   }
 
+  /** As MemoryAllocator.free(), of either kind. */
   free(obj: MemoryObj): void {
     this.batchedFree([obj]);
   }
 
+  /** As MemoryAllocator.batchedFree(), of both kinds. */
   batchedFree(objs: readonly MemoryObj[]): void {
     checkBatch(objs);
     for (const obj of objs) {
@@ -183,6 +195,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     return this.pinAllocator.stats;
   }
 
+  /** Proves the books of both allocators; gives the pool's. */
   memcheck(): AllocatorStats {
     this.bufferAllocator.memcheck();
     return this.pinAllocator.memcheck();
@@ -207,10 +220,12 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     this.segment.freeSync();
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
+  /** closeSync(). */
   [Symbol.dispose](): void {
     this.closeSync();
   }

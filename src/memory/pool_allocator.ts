@@ -30,6 +30,7 @@ import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory
 import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
+/** How a pool is divided up. */
 export interface PoolOptions {
   /** Every object begins at a multiple of this in the segment: a power of two, 8 or more. Default 4096. */
   alignBytes?: number | undefined;
@@ -84,7 +85,10 @@ export interface Books {
   readonly quarantinedPlaces: number;
 }
 
-/** An allocator of objects in a segment. `Place` is what the subclass's books call a chunk. */
+/**
+ * An allocator of objects in a segment. `Place` is what the subclass's books call a chunk.
+ * @internal
+ */
 export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemoryObj> {
   readonly segment: ShmSegment;
   readonly alignBytes: number;

@@ -55,13 +55,15 @@ import { Holds } from "./holds.ts";
 import { detach, ShmView } from "./view.ts";
 import { windows } from "./windows.ts";
 
-export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
+export type { IfExists, NameState, PageMode, PinMode, PinnedBy, SegmentFacts };
 
 /** Any run of bytes of a segment: what connectors move. */
 export interface ShmRange {
+  /** The segment that they are in. */
   readonly segment: ShmSegment;
   /** Bytes from the start of the segment. */
   readonly offset: number;
+  /** How many. */
   readonly byteLength: number;
   /**
    * Marks I/O in flight: until the returned function is called, the memory is not freed. What that
@@ -153,6 +155,7 @@ export interface CreateOptions extends PinOptions, OpenOptions {
 
 /** What ShmSegment.attach() maps. */
 export interface AttachOptions extends PinOptions, OpenOptions {
+  /** With or without a leading slash. */
   name: string;
   /** How much of it; default all. More than it has is an error. */
   sizeBytes?: number | undefined;
@@ -443,6 +446,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#name;
   }
 
+  /** As it was asked for, not rounded up to pages. */
   get sizeBytes(): number {
     return this.#place.sizeBytes;
   }
@@ -453,7 +457,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   }
 
   /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
-  get backend(): SegmentBackend["kind"] {
+  get backend(): "liblmshm" | "libc" {
     return this.#backend.kind;
   }
 
@@ -492,6 +496,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.name === null ? null : this.#lookUp(this.name.slice(1));
   }
 
+  /** What page-locks it; "none": nothing does. */
   get pinnedBy(): PinnedBy {
     return this.#facts.pinnedBy;
   }
@@ -585,10 +590,12 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.#native.closeSync(this.#viewsMade);
   }
 
+  /** freeSync(). */
   [Symbol.dispose](): void {
     this.freeSync();
   }
 
+  /** free(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.free();
   }

@@ -26,6 +26,7 @@ export type DTypeArgument = DTypeName | readonly DTypeName[] | null | undefined;
 export interface LayoutFields {
   /** Of the form that `format` prescribes; binary formats also take LMCache's [num_bytes, 0, 0, 0]. */
   shape: ShapeArgument;
+  /** Default: bytes, in the binary formats only. */
   dtype?: DTypeArgument;
   /** Default KV_2LTD. */
   format?: MemoryFormat | undefined;
@@ -43,6 +44,7 @@ let oldest = 0;
 
 /** The shapes, dtypes and sizes of one object. Make one with TensorLayout.of(). */
 export class TensorLayout {
+  /** How the numbers are laid out. */
   readonly format: MemoryFormat;
   /** At least one. Frozen. */
   readonly shapes: readonly Shape[];

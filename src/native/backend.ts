@@ -10,10 +10,15 @@ import { environmentVariable } from "../permission.ts";
 import { isLibraryNamed } from "./locate.ts";
 
 export type SegmentKind = "create" | "attach" | "anonymous";
+/** What to do when the name is taken: replace a dead owner's segment, nothing, or a stranger's too. */
 export type IfExists = "reclaim" | "fail" | "replace";
+/** How to page-lock: by the GPU or mlock where they can, by the GPU or fail, or not at all. */
 export type PinMode = "auto" | "require" | "none";
+/** Pages of the memory: as usual, transparent huge pages, or huge pages that were set aside. */
 export type PageMode = "default" | "transparent" | "2M" | "1G";
+/** What page-locks the memory. */
 export type PinnedBy = "none" | "cuda" | "cuda-driver" | "hip" | "mlock";
+/** Who has a name: nobody, a live owner, a dead one, or a stranger. */
 export type NameState = "free" | "live" | "dead" | "foreign";
 
 /** A checked request: every number is a safe integer, the name is one path component or null. */
@@ -41,12 +46,17 @@ export interface OpenRequest {
 
 /** What the system made of a request. All sizes in bytes. */
 export interface SegmentFacts {
+  /** Of the first byte, in this process. */
   readonly address: bigint;
+  /** As it was asked for. */
   readonly sizeBytes: number;
+  /** The same, rounded up to whole pages. */
   readonly mappedBytes: number;
+  /** Bytes of a page of the mapping. */
   readonly pageBytes: number;
   /** How much the kernel backs by huge pages. */
   readonly hugeBytes: number;
+  /** What page-locks it. */
   readonly pinnedBy: PinnedBy;
   /** This process owns the name. */
   readonly owner: boolean;
@@ -61,6 +71,7 @@ export interface SegmentFacts {
   readonly fd: number | null;
   /** Which file it is, "<boot>:<device>:<inode>" as in lmshm.h: no other one while it is mapped. */
   readonly identity: string;
+  /** GPUs that the GPU runtime counts; 0 without one. */
   readonly gpuDevices: number;
   /** The GPU runtime's own code, 0 when it had none. */
   readonly gpuError: number;
@@ -68,6 +79,7 @@ export interface SegmentFacts {
   readonly gpuLibrary: string;
   /** Bytes of each registration with the GPU, which no copy may cross; 0: registered as one. */
   readonly pinPieceBytes: number;
+  /** Threads that populated it. */
   readonly populateThreads: number;
   /** Why the memory is pinned less than was wished, and the like; "" when there is nothing to say. */
   readonly message: string;
