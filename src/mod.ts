@@ -20,22 +20,9 @@ export {
   ShmSegment,
 } from "./memory/segment.ts";
 export { ShmView } from "./memory/view.ts";
-export {
-  type DType,
-  type DTypeArrays,
-  type DTypeName,
-  DTYPES,
-  dtypeSizeBytes,
-  parseDType,
-} from "./memory/dtype.ts";
+export { type DType, type DTypeArrays, type DTypeName } from "./memory/dtype.ts";
 export { bfloat16ToFloat32, float32ToBfloat16 } from "./memory/bfloat16.ts";
-export {
-  MEMORY_FORMATS,
-  MemoryFormat,
-  memoryFormatNumber,
-  parseMemoryFormat,
-  tokenDimension,
-} from "./memory/memory_format.ts";
+export { MemoryFormat } from "./memory/memory_format.ts";
 export {
   type DTypeArgument,
   type LayoutArgument,
@@ -77,12 +64,7 @@ export {
   parseCacheKey,
 } from "./keys/key.ts";
 export { fileNameToKey, keyToFileName } from "./keys/key_file.ts";
-export {
-  checkChunk,
-  type ChunkCheck,
-  layoutMetadata,
-  type Metadata,
-} from "./connector/chunk_metadata.ts";
+export { type Metadata } from "./connector/chunk_metadata.ts";
 export type {
   CallOptions,
   ConnectorStats,

@@ -90,11 +90,6 @@ export function parseMemoryFormat(value: unknown): MemoryFormat {
   );
 }
 
-/** LMCache's number for `format`, as in its remote metadata. */
-export function memoryFormatNumber(format: MemoryFormat): number {
-  return TABLE[format].number;
-}
-
 /**
  * Which dimension of a shape counts tokens; null for the formats that have none.
  *
