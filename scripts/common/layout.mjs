@@ -14,7 +14,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "errors.ts": [],
   "version.ts": [],
   "nearest.ts": [],
-  "members.ts": [],
+  "slot_set.ts": [],
   "fence.ts": [],
   "at_exit.ts": [],
   "internal.ts": [],
@@ -23,14 +23,14 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "wait.ts": ["errors.ts", "arguments.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts"],
   memory: [
-    ...["errors.ts", "arguments.ts", "members.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "native"],
   ],
   gpu: [
     ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "internal.ts", "permission.ts"],
     ...["native", "memory"],
   ],
-  worker: ["errors.ts", "wait.ts", "members.ts", "fence.ts", "permission.ts"],
+  worker: ["errors.ts", "wait.ts", "slot_set.ts", "fence.ts", "permission.ts"],
   keys: ["errors.ts", "nearest.ts", "arguments.ts"],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   connector: [

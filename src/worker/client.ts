@@ -10,7 +10,7 @@
 // needs one, within limits.
 
 import type { ShmError } from "../errors.ts";
-import { Members } from "../members.ts";
+import { SlotSet } from "../slot_set.ts";
 import { Call, type CallRequest } from "./call.ts";
 import { Connection } from "./connection.ts";
 import { Fifo } from "./fifo.ts";
@@ -52,7 +52,7 @@ export class WorkerClient implements AsyncDisposable {
   readonly #options: WorkerClientOptions;
   readonly #keeper: Keeper<Connection>;
   readonly #queue = new Fifo<Call>();
-  readonly #outstanding = new Members<Call>();
+  readonly #outstanding = new SlotSet<Call>();
   readonly #owner: PendingOwner;
   #facts: WorkerFacts = { extended: false };
   #accepting = true;

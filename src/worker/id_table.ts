@@ -2,7 +2,7 @@
 //
 // Requests in flight by their id. Ids are given out in order and answered almost in order, which
 // makes a table simple: an id's place is its lowest bits, or the next free one. A Map would do, but
-// see members.ts.
+// see slot_set.ts.
 
 export interface Identified {
   /** From 1 on. */

@@ -6,7 +6,7 @@
 
 import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
-import type { Members } from "../members.ts";
+import type { SlotSet } from "../slot_set.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
 import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
@@ -144,7 +144,7 @@ export class Keeper<C extends KeptConnection> {
    * @param idle nothing is outstanding, nor will be.
    */
   async end(
-    outstanding: Members<Pending<unknown>>,
+    outstanding: SlotSet<Pending<unknown>>,
     idle: () => boolean,
     timeoutMs: number,
   ): Promise<void> {

@@ -13,7 +13,7 @@
 // memory is let go when the worker says that it has.
 
 import type { ShmError } from "../errors.ts";
-import { Members } from "../members.ts";
+import { SlotSet } from "../slot_set.ts";
 import { AGAIN, type ObjectStat, type StoredObject } from "./answers_v2.ts";
 import { closedError, Keeper } from "./keeper.ts";
 import { keyLines } from "./key_lines.ts";
@@ -82,7 +82,7 @@ export class ObjectClient implements AsyncDisposable {
   readonly #options: ObjectClientOptions;
   readonly #keeper: Keeper<ObjectConnection>;
   readonly #queue = new ObjectQueue();
-  readonly #outstanding = new Members<ObjectCall>();
+  readonly #outstanding = new SlotSet<ObjectCall>();
   readonly #owner: PendingOwner;
   readonly #room: Room;
   #facts: ObjectWorkerFacts = { boot: "", worker: "", features: new Set(), window: Infinity };

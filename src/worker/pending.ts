@@ -7,7 +7,7 @@
 
 import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
-import type { Member } from "../members.ts";
+import type { Slotted } from "../slot_set.ts";
 import { watch } from "../wait.ts";
 
 export interface PendingOptions {
@@ -31,7 +31,7 @@ interface Settle<T> {
   reject(error: unknown): void;
 }
 
-export abstract class Pending<T> implements Member {
+export abstract class Pending<T> implements Slotted {
   /** What the worker answers; rejects when there is no answer. */
   readonly promise: Promise<T>;
   /** How often it has been sent. */
