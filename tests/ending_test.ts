@@ -19,25 +19,21 @@ import { eventually, processExists, shmError, TempDir } from "./support/worker.t
 const BUN = "Bun" in globalThis;
 const LIMIT = { timeout: 120_000 };
 
-for (const backend of ["liblmshm", "libc"]) {
-  for (const how of ["exit", "exit-while-creating", "exit-while-freeing"]) {
-    test(`process.exit() leaves no name: ${how}, ${backend}`, LIMIT, async () => {
-      const name = uniqueName("ending");
-      const ended = await runFixture("ending.ts", [how, name], { env: { LMSHM_BACKEND: backend } });
-      const left = existsSync(`/dev/shm/${name}`);
-      ShmSegment.reclaimDead();
-      assert.equal(ended.code, 0, ended.stderr);
-      assert.ok(!left);
-    });
-  }
+for (const how of ["exit", "exit-while-creating", "exit-while-freeing"]) {
+  test(`process.exit() leaves no name: ${how}`, LIMIT, async () => {
+    const name = uniqueName("ending");
+    const ended = await runFixture("ending.ts", [how, name]);
+    const left = existsSync(`/dev/shm/${name}`);
+    ShmSegment.reclaimDead();
+    assert.equal(ended.code, 0, ended.stderr);
+    assert.ok(!left);
+  });
 }
 
 for (const how of ["throw", "reject", "throw-while-creating"]) {
   test(`an exception that nobody catches leaves no name: ${how}`, LIMIT, async () => {
     const name = uniqueName("ending");
-    const ended = await runFixture("ending.ts", [how, name], {
-      env: { LMSHM_BACKEND: "liblmshm" },
-    });
+    const ended = await runFixture("ending.ts", [how, name]);
     const left = existsSync(`/dev/shm/${name}`);
     ShmSegment.reclaimDead();
     assert.match(ended.stderr, /on purpose/);

@@ -27,24 +27,22 @@ function documented(): { spawned: string[]; connected: string[] } {
 test("what the README lists is enough", { skip, timeout: 60_000 }, async () => {
   const { spawned, connected } = documented();
   using dir = new TempDir();
-  for (const backend of ["liblmshm", "libc"]) {
-    const env = { LMSHM_BACKEND: backend, LMSHM_LIBRARY: "" };
-    const own = await runFixture("round_trip.ts", [dir.path], {
+  const env = { LMSHM_LIBRARY: "" };
+  const own = await runFixture("round_trip.ts", [dir.path], {
+    env,
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(own.code, 0, own.stderr);
+  const report = { byteLength: 4096, equal: true };
+  assert.deepEqual(JSON.parse(own.stdout), report);
+  for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
+    await using worker = await startWorker(listen!, dir.path, args);
+    const running = await runFixture("round_trip.ts", [dir.path, worker.address], {
       env,
-      denoPermissions: ["--no-prompt", ...spawned],
+      denoPermissions: ["--no-prompt", ...connected],
     });
-    assert.equal(own.code, 0, own.stderr);
-    const report = { backend, byteLength: 4096, equal: true };
-    assert.deepEqual(JSON.parse(own.stdout), report);
-    for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
-      await using worker = await startWorker(listen!, dir.path, args);
-      const running = await runFixture("round_trip.ts", [dir.path, worker.address], {
-        env,
-        denoPermissions: ["--no-prompt", ...connected],
-      });
-      assert.equal(running.code, 0, running.stderr);
-      assert.deepEqual(JSON.parse(running.stdout), report);
-    }
+    assert.equal(running.code, 0, running.stderr);
+    assert.deepEqual(JSON.parse(running.stdout), report);
   }
 });
 
@@ -67,7 +65,7 @@ test(
       ] as const
     ) {
       const ended = await runFixture("round_trip.ts", [dir.path], {
-        env: { LMSHM_LIBRARY: "", LMSHM_BACKEND: "" },
+        env: { LMSHM_LIBRARY: "" },
         denoPermissions: ["--no-prompt", ...spawned.filter((word) => word !== missing)],
       });
       assert.notEqual(ended.code, 0, `without ${missing}`);
@@ -82,7 +80,7 @@ test("a connection that is refused names its flag", { skip, timeout: 60_000 }, a
   for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
     await using worker = await startWorker(listen!, dir.path, args);
     const ended = await runFixture("round_trip.ts", [dir.path, worker.address], {
-      env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+      env: { LMSHM_LIBRARY: "" },
       denoPermissions: ["--no-prompt", ...connected.filter((word) => word !== "--allow-net")],
     });
     assert.notEqual(ended.code, 0, worker.address);

@@ -5,8 +5,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { type OpenRequest, segmentBackend, useSegmentBackend } from "../src/native/backend.ts";
-import type { NativeSegment, SegmentBackend } from "../src/native/backend.ts";
+import { lmshm } from "../src/native/lmshm.ts";
+import type { NativeSegment, OpenRequest } from "../src/native/native_segment.ts";
 import { ffi } from "../src/native/ffi.ts";
 import { type Window, Windows } from "../src/memory/windows.ts";
 import { withoutLeaks } from "./support/leaks.ts";
@@ -29,22 +29,17 @@ const REQUEST: OpenRequest = {
   gpuDevice: null,
 };
 
-/** A test with a segment of 4 MiB, for each backend. */
+/** A test with a segment of 4 MiB. */
 function windowTest(name: string, body: (native: NativeSegment) => void): void {
-  for (const kind of ["liblmshm", "libc"] as const) {
-    test(`${name} (${kind})`, { timeout: 60_000 }, () =>
-      withoutLeaks(() => {
-        const backend: SegmentBackend = useSegmentBackend(kind);
-        assert.equal(segmentBackend(), backend);
-        const native = backend.openSync(REQUEST);
-        try {
-          body(native);
-        } finally {
-          native.closeSync(false);
-          useSegmentBackend(undefined);
-        }
-      }));
-  }
+  test(name, { timeout: 60_000 }, () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      try {
+        body(native);
+      } finally {
+        native.closeSync(false);
+      }
+    }));
 }
 
 function bytesOf(window: Window, byteLength: number): Uint8Array<ArrayBuffer> {
@@ -131,7 +126,6 @@ test(
   { timeout: 60_000 },
   () =>
     withoutLeaks(async () => {
-      useSegmentBackend("liblmshm");
       const { TensorMemoryAllocator } = await import("../src/memory/tensor_allocator.ts");
       const segment = ShmSegment.createSync({ sizeBytes: MIB, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);

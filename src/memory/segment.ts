@@ -28,11 +28,10 @@ import {
   type PageMode,
   type PinMode,
   type PinnedBy,
-  type SegmentBackend,
-  segmentBackend,
   type SegmentFacts,
-} from "../native/backend.ts";
+} from "../native/native_segment.ts";
 import { ffi } from "../native/ffi.ts";
+import { lmshm } from "../native/lmshm.ts";
 import { libraryPath } from "../native/locate.ts";
 import { ownUser } from "../native/users.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
@@ -302,9 +301,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /** hold() of all that range() gives. @internal */
   readonly holdRange: (reason: string) => () => void;
   readonly #name: string | null;
-  readonly #backend: Pick<SegmentBackend, "kind" | "path">;
   readonly #native: NativeSegment;
-  readonly #lookUp: SegmentBackend["nameIdentity"];
   readonly #facts: SegmentFacts;
   readonly #place: SegmentPlace;
   readonly #given = new Members<Given>();
@@ -333,17 +330,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     token: typeof INTERNAL,
     request: OpenRequest,
     native: NativeSegment,
-    backend: SegmentBackend,
   ) {
     checkInternal(token, "a ShmSegment is made by ShmSegment.create() or attach()");
     const { facts } = native;
     const { address, sizeBytes, pinPieceBytes } = facts;
-    this.#backend = { kind: backend.kind, path: backend.path };
     this.#name = request.name === null ? null : `/${request.name}`;
     this.#facts = facts;
     this.#place = Object.freeze({ address, sizeBytes, pinPieceBytes });
     this.#native = native;
-    this.#lookUp = (name) => backend.nameIdentity(name);
     this.holdRange = (reason) => this.hold(reason);
     Object.freeze(this);
     this.#leaveLists.push(rememberOpen(this));
@@ -359,15 +353,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   static async create(options: CreateOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
     const request = createRequest(options);
     checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+    const native = await lmshm().open(request, heeded(hooks));
+    return new ShmSegment(INTERNAL, request, native);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
   static createSync(options: CreateOptions): ShmSegment {
     const request = createRequest(options);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+    return new ShmSegment(INTERNAL, request, lmshm().openSync(request));
   }
 
   /**
@@ -377,19 +370,18 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   static async attach(options: AttachOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
     const request = attachRequest(options);
     checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+    const native = await lmshm().open(request, heeded(hooks));
+    return new ShmSegment(INTERNAL, request, native);
   }
 
   static attachSync(options: AttachOptions): ShmSegment {
     const request = attachRequest(options);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+    return new ShmSegment(INTERNAL, request, lmshm().openSync(request));
   }
 
   /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */
   static nameState(name: string): NameState {
-    return segmentBackend().nameState(checkSegmentName(name));
+    return lmshm().nameState(checkSegmentName(name));
   }
 
   /**
@@ -399,14 +391,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno looks into it with -A only
    */
   static reclaimDead(): string[] {
-    const backend = segmentBackend();
     const user = ownUser();
     const taken: string[] = [];
     for (const name of shmFiles()) {
       const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });
       // The sticky bit marks what lmshm made; see lmshm.h.
       if (!found || found.uid !== user || (found.mode & 0o1000) === 0) continue;
-      if (backend.reclaim(name)) taken.push(`/${name}`);
+      if (lmshm().reclaim(name)) taken.push(`/${name}`);
     }
     return taken;
   }
@@ -425,14 +416,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#facts;
   }
 
-  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
-  get backend(): SegmentBackend["kind"] {
-    return this.#backend.kind;
-  }
-
-  /** Its path, or the name that the system found it by. */
-  get backendPath(): string {
-    return this.#backend.path;
+  /** The liblmshm.so that serves. */
+  get libraryPath(): string {
+    return lmshm().path;
   }
 
   /** Address of the first byte in this process. */
@@ -462,7 +448,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * null when the name is gone, or when there is none. @internal
    */
   lookUpName(): string | null {
-    return this.name === null ? null : this.#lookUp(this.name.slice(1));
+    return this.name === null ? null : lmshm().nameIdentity(this.name.slice(1));
   }
 
   get pinnedBy(): PinnedBy {

@@ -15,7 +15,7 @@
 // Address space costs nothing, but each window is a mapping, of which a process has 65,530
 // (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`.
 
-import type { NativeSegment } from "../native/backend.ts";
+import type { NativeSegment } from "../native/native_segment.ts";
 
 export interface WindowLimits {
   readonly slabBytes: number;
