@@ -180,10 +180,11 @@ enum lmshm_numa {
 
 /* Bits of lmshm_options.flags */
 /* LMSHM_CREATE: the name is unlinked, too, when the process ends by exit()
- * before the segment is closed, also while a job creates it; not when the
- * process is killed or ends by _exit() or quick_exit(). The C library's list of
- * what to do at exit keeps a note of it, which stays allocated to the end of
- * the process: some 60 bytes and the name. */
+ * before the segment is closed, also while a job creates it (one that is to
+ * replace a stranger's goes, and the stranger's stays); not when the process is
+ * killed or ends by _exit() or quick_exit(). The C library's list of what to do
+ * at exit keeps a note of it, which stays allocated to the end of the process:
+ * some 60 bytes and the name. */
 #define LMSHM_OPTION_UNLINK_AT_EXIT 1u
 
 /* Zero everything, set struct_size and what you need. 72 bytes. Pages, numa,

@@ -125,7 +125,8 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
   backing->device = status.st_dev;
   backing->inode = status.st_ino;
   if (backing->owner && (options->flags & LMSHM_OPTION_UNLINK_AT_EXIT) != 0)
-    backing->exit_note = lmshm_exit_note_make(name, status.st_dev, status.st_ino);
+    backing->exit_note =
+        lmshm_exit_note_make(name, &backing->temporary, status.st_dev, status.st_ino);
   int rc = look_up_page_size(backing, task);
   if (rc == 0 && !backing->fresh) rc = check_existing(options, backing, &status, task);
   if (rc != 0) lmshm_backing_undo(backing, name);
