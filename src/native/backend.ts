@@ -89,6 +89,8 @@ export interface NativeSegment {
   reserveWindow(at: bigint, bytes: number): bigint | null;
   /** Maps a part of the segment a second time. See lmshm_window_map(). False when refused. */
   mapWindow(offset: number, bytes: number, at: bigint): boolean;
+  /** Takes back what was mapped there. See lmshm_window_unmap(). False when refused. */
+  unmapWindow(at: bigint, bytes: number): boolean;
 }
 
 export interface OpenHooks {

@@ -216,6 +216,10 @@ class LibcSegment implements NativeSegment {
     return mapped !== -1n;
   }
 
+  unmapWindow(at: bigint, bytes: number): boolean {
+    return this.reserveWindow(at, bytes) !== null;
+  }
+
   /** Every step runs whatever fails before it; the first failure is thrown at the end. */
   *#release(keepRange: boolean): Generator<number, void> {
     const { address, mappedBytes, fd } = this.facts;
