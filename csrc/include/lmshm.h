@@ -255,8 +255,8 @@ typedef struct lmshm_info {
   uint32_t flags;            /* LMSHM_INFO_ bits */
   int32_t fd;                /* of the segment's file, to be inherited or sent:
                                 see IDENTITY. Owned by the segment and closed
-                                with it; -1 where there is no /proc to open a
-                                named one's again */
+                                with it; -1 where a named one's could not be
+                                opened again: no /proc, no descriptor left */
   int32_t gpu_error;         /* the GPU runtime's own code, 0 when it had none */
   uint32_t gpu_devices;      /* how many it counted */
   uint32_t populate_threads; /* how many were used */
@@ -363,7 +363,8 @@ intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t siz
  * of lmshm_window_reserve(); all three are multiples of the segment's page
  * size. The pages of up to 64 MiB are mapped at once, else when they are
  * touched. To be taken back, before or after lmshm_close() of this segment: as
- * long as it is there it keeps the memory, and the lock on the name.
+ * long as it is there it keeps the memory (and the lock on the name, where fd
+ * in lmshm_info is -1).
  *
  * Returns 0, or -EINVAL (beyond the segment, no such segment), or -ENOMEM
  * (LMSHM_WINDOWS_MAX are there already, and the range is as it was; or the

@@ -49,9 +49,9 @@ _Static_assert(sizeof(lmshm_info) == 640, "lmshm_info is part of the ABI");
 static atomic_int windows;
 
 struct lmshm_segment {
-  lmshm_info info;              /* as it was when it was ready */
-  struct lmshm_backing backing; /* its fd has no lock once mapped */
-  struct lmshm_name name;       /* when backing.owner: what it should be called */
+  lmshm_info info; /* as it was when it was ready */
+  struct lmshm_backing backing;
+  struct lmshm_name name; /* when backing.owner: what it should be called */
   struct lmshm_pinning pin;
   char* address;
   size_t mapped; /* bytes */
@@ -253,7 +253,7 @@ static void report(lmshm_segment* segment, const lmshm_options* options, lmshm_t
   if (options->pages == LMSHM_PAGES_TRANSPARENT && info->huge_bytes == 0)
     say_no_huge(segment, task);
   if (segment->backing.owner) info->flags |= LMSHM_INFO_OWNER;
-  info->fd = segment->backing.fd;
+  info->fd = segment->backing.locked ? -1 : segment->backing.fd;
   lmshm_identity(segment->backing.device, segment->backing.inode, info->identity);
   segment->info = *info;
 }

@@ -56,7 +56,7 @@ export interface SegmentFacts {
   readonly replaced: boolean;
   /**
    * Of the segment's file, for a child process to inherit; the segment's own, and without its lock.
-   * Null where the system does not open a named one's again (no /proc).
+   * Null where the system does not open a named one's again (no /proc, no descriptor left).
    */
   readonly fd: number | null;
   /** Which file it is, "<boot>:<device>:<inode>" as in lmshm.h: no other one while it is mapped. */

@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "check.h"
@@ -547,6 +548,29 @@ static void windows_beyond_the_segment_are_refused(void) {
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
 }
 
+static void with_one_descriptor(void) {
+  const int only = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  close(only);
+  const struct rlimit limit = {(rlim_t)only + 1, (rlim_t)only + 1};
+  CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  lmshm_options options = check_options(LMSHM_CREATE, check_name("window"), MIB);
+  lmshm_info info = check_info();
+  lmshm_segment* segment = open_or_fail(&options, &info);
+  if (segment == NULL) return;
+  CHECK_EQUAL(info.fd, -1);
+  char* at = (char*)lmshm_window_reserve(segment, NULL, MIB);
+  CHECK_EQUAL(lmshm_window_map(segment, 0, MIB, at), 0);
+  *(char*)(uintptr_t)info.address = 7;
+  CHECK_EQUAL(*at, 7);
+  CHECK_EQUAL(lmshm_window_unmap(segment, at, MIB), 0);
+  CHECK_EQUAL(lmshm_close(segment, 0), 0);
+  CHECK_EQUAL(open("/dev/null", O_RDONLY | O_CLOEXEC), only);
+}
+
+static void a_segment_without_a_descriptor_to_share_has_windows(void) {
+  CHECK_EQUAL(check_in_child(with_one_descriptor), 0);
+}
+
 /* Each is a mapping, and the gap behind it another. */
 static void a_process_has_so_many_windows_and_the_range_of_a_further_one_is_as_it_was(void) {
   FILE* file = fopen("/proc/sys/vm/max_map_count", "re");
@@ -601,4 +625,5 @@ CHECK_MAIN(CASE(refuses_what_is_not_one_path_component), CASE(accepts_every_othe
            CASE(a_window_shows_the_segment_until_it_is_taken_back),
            CASE(a_read_that_began_in_a_window_ends_in_private_memory),
            CASE(windows_beyond_the_segment_are_refused),
+           CASE(a_segment_without_a_descriptor_to_share_has_windows),
            CASE(a_process_has_so_many_windows_and_the_range_of_a_further_one_is_as_it_was))
