@@ -97,6 +97,30 @@ windowTest("addresses are not used again while a buffer may have them", (native)
   assert.ok(kept.every((byte) => byte === 0));
 });
 
+test(
+  "all threads of a process share the number of windows",
+  { timeout: 60_000 },
+  () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      const all: Window[] = [];
+      // Each thread has one of these.
+      for (const windows of [new Windows(), new Windows()]) {
+        for (let i = 0; i < 10_000; i++) {
+          const window = windows.open(native, 0, PAGE);
+          if (window === null) break;
+          all.push(window);
+        }
+      }
+      const opened = all.length;
+      const closed = all.every((window) => window.close(true));
+      const again = open(new Windows(), native, 0, PAGE).close(true);
+      native.closeSync(false);
+      assert.ok(opened >= 10_000 && opened <= 16_384, `${opened} at a time`);
+      assert.ok(closed && again);
+    }),
+);
+
 windowTest("there are so many windows and so much address space, and no more", (native) => {
   const few = new Windows({ ...LIMITS, maxWindows: 3 });
   const three = [0, 1, 2].map((page) => open(few, native, page * PAGE, PAGE));

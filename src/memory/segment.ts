@@ -429,7 +429,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /**
    * A descriptor of the segment's file, for a child process to inherit; closed by free(). It has no
    * lock: who inherits it does not keep the name. Null where the system opens a named segment's file
-   * once only (no /proc).
+   * once only (no /proc, no descriptor left).
    */
   get fd(): number | null {
     return this.#facts.fd;

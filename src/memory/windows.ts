@@ -13,7 +13,8 @@
 // buffer escaped is never used again. No slab is given back to the system.
 //
 // Address space costs nothing, but each window is a mapping, of which a process has 65,530
-// (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`.
+// (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`, which liblmshm
+// allows all threads of the process together.
 
 import type { NativeSegment } from "../native/native_segment.ts";
 
@@ -114,7 +115,7 @@ export class Windows {
   #close(native: NativeSegment, { slab, at, bytes }: Cut, quiet: boolean): boolean {
     slab.open--;
     this.#open--;
-    const gone = native.reserveWindow(BigInt(at), bytes) !== null;
+    const gone = native.unmapWindow(BigInt(at), bytes);
     if (!gone || !quiet) slab.spoiled = true;
     this.#retire(native, slab);
     return gone;

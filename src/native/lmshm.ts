@@ -292,6 +292,10 @@ class LmshmSegment implements NativeSegment {
   mapWindow(offset: number, bytes: number, at: bigint): boolean {
     return this.#lib.lmshm_window_map(this.#handle, BigInt(offset), BigInt(bytes), at) === 0;
   }
+
+  unmapWindow(at: bigint, bytes: number): boolean {
+    return this.#lib.lmshm_window_unmap(this.#handle, at, BigInt(bytes)) === 0;
+  }
 }
 
 /** The library, loaded. */

@@ -50,7 +50,7 @@ export interface SegmentFacts {
   readonly replaced: boolean;
   /**
    * Of the segment's file, for a child process to inherit; the segment's own, and without its lock.
-   * Null where the system does not open a named one's again (no /proc).
+   * Null where the system does not open a named one's again (no /proc, no descriptor left).
    */
   readonly fd: number | null;
   /** Which file it is, "<boot>:<device>:<inode>" as in lmshm.h: no other one while it is mapped. */
@@ -83,6 +83,8 @@ export interface NativeSegment {
   reserveWindow(at: bigint, bytes: number): bigint | null;
   /** Maps a part of the segment a second time. See lmshm_window_map(). False when refused. */
   mapWindow(offset: number, bytes: number, at: bigint): boolean;
+  /** Takes back what was mapped there. See lmshm_window_unmap(). False when refused. */
+  unmapWindow(at: bigint, bytes: number): boolean;
 }
 
 export interface OpenHooks {

@@ -108,6 +108,11 @@ export const LMSHM_SYMBOLS = {
     args: ["usize", "usize", "usize", "usize"],
     result: "i32",
   },
+  lmshm_window_unmap: {
+    c: "int lmshm_window_unmap(const lmshm_segment *segment, void *at, size_t size)",
+    args: ["usize", "usize", "usize"],
+    result: "i32",
+  },
   lmshm_name_state: {
     c: "int lmshm_name_state(const char *name)",
     args: ["bytes"],

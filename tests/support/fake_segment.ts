@@ -44,6 +44,7 @@ export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSe
     closeSync: (keepRange) => native.closeSync(keepRange),
     reserveWindow: (at, bytes) => native.reserveWindow(at, bytes),
     mapWindow: (offset, bytes, at) => native.mapWindow(offset, bytes, at),
+    unmapWindow: (at, bytes) => native.unmapWindow(at, bytes),
   });
 }
 
@@ -58,6 +59,7 @@ function fakeSegment(sizeBytes: number): ShmSegment {
     closeSync: () => {},
     reserveWindow: nothing,
     mapWindow: nothing,
+    unmapWindow: nothing,
   };
   return segmentOver(native);
 }
