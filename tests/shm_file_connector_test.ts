@@ -16,6 +16,7 @@ import {
 import { test } from "node:test";
 import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { CacheEngineKey } from "../src/keys/key.ts";
 import {
   ShmFileConnector,
@@ -211,6 +212,40 @@ conformance("get() returns the part of a longer range that the object fills", as
   assert.ok(tail.subarray(1000).every((byte) => byte === 0xa5));
   const nothing = await connector.get("short", segment.range(8 * MIB, 0)).catch((error) => error);
   assert.ok(shmError("EMSGSIZE")(nothing), "also at the very end of the segment");
+});
+
+conformance("a part that get() returns keeps the object that it is a part of", async (s) => {
+  const { connector, segment } = s;
+  const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
+  const data = pattern(2 * MIB - 5000, 1);
+  segment.bytes(0, data.length).set(data);
+  await connector.put("short", segment.range(0, data.length));
+  const into = pool.allocateOrThrow([2 * MIB], "uint8", "BINARY");
+  const loads = [
+    () => connector.get("short", into),
+    async () => (await connector.load("short", into))!.range,
+    async () => (await connector.batchedGet(["short"], [into]))[0],
+  ];
+  for (const [index, load] of loads.entries()) {
+    const part = (await load())!;
+    assert.deepEqual([part.offset, part.byteLength], [into.offset, data.length]);
+    const release = part.hold("somebody's copy");
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /somebody's copy/));
+    release();
+    const putting = connector.put(`copy${index}`, part);
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /put copy|write copy/));
+    await putting;
+    // And as what is loaded into.
+    const getting = connector.get(`copy${index}`, part);
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /get copy/));
+    assert.equal((await getting)?.byteLength, data.length);
+    assert.deepEqual(segment.bytes(part.offset, part.byteLength).slice(), data);
+  }
+  assert.equal(into.inFlight, 0);
+  const part = (await connector.get("short", into))!;
+  into.refCountDown();
+  await assert.rejects(connector.put("late", part), shmError("EFREED"));
+  assert.equal(await connector.exists("late"), false);
 });
 
 conformance("get() refuses an object longer than the range, naming both sizes", async (s) => {

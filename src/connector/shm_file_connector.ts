@@ -13,6 +13,7 @@ import { ShmError } from "../errors.ts";
 import { checkCallOptions, checkRange, describe } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { takeHold } from "../memory/hold_all.ts";
+import { partOf } from "../memory/part_of_range.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
@@ -80,7 +81,7 @@ function segmentName(segment: ShmSegment): string {
 
 /** The first `byteLength` bytes of a range. */
 function headOf(range: ShmRange, byteLength: number): ShmRange {
-  return byteLength === range.byteLength ? range : range.segment.range(range.offset, byteLength);
+  return byteLength === range.byteLength ? range : partOf(range, 0, byteLength);
 }
 
 /** See the file's head. Made by open(), create(), fromUrl() or fromConfig(). */
