@@ -30,7 +30,7 @@ import {
   type TransportCall,
 } from "./object_transport.ts";
 import { openTransport } from "./open_transport.ts";
-import { disposeOf, OwnRange } from "./watched_range.ts";
+import { OwnRange } from "./watched_range.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,
@@ -239,8 +239,10 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /**
-   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`; what it gave
-   * is disposed of on a miss, where it can be. Null also when it gave none.
+   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`, and is the
+   * caller's to dispose of. What it gave is returned itself, a memory object truncated to the object's
+   * length; where that cannot be, a part, which is disposed of in its place. On a miss it is disposed
+   * of, where it can be. Null also when it gave none.
    */
   async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
     return (await this.load(key, into, options))?.range ?? null;
@@ -461,18 +463,14 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** Loads into memory of our own, which is given back on a miss and on a failure. */
   async #fill(file: KeyFile, into: ShmRange, call: TransportCall): Promise<LoadedObject | null> {
-    try {
-      this.#checkRange("get", into);
-    } catch (error) {
-      disposeOf(into);
-      throw error;
-    }
     const own = new OwnRange(into);
     let loaded: LoadedObject | null = null;
     let release: (() => void) | undefined;
     try {
+      this.#checkRange("get", into);
       release = own.hold(`get ${shownKey(file)}`);
-      loaded = loadedInto(into, await this.#transport.load(file, own, call));
+      const found = await this.#transport.load(file, own, call);
+      if (found !== null) loaded = loadedAs(own.head(found.byteLength), found);
       return loaded;
     } finally {
       release?.();
@@ -614,9 +612,11 @@ export class ShmFileConnector implements RemoteConnector {
 
 /** `found` is at the beginning of `into`. */
 function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | null {
-  if (found === null) return null;
-  const { byteLength, metadata, crc32c } = found;
-  return { range: headOf(into, byteLength), metadata, crc32c };
+  return found === null ? null : loadedAs(headOf(into, found.byteLength), found);
+}
+
+function loadedAs(range: ShmRange, { metadata, crc32c }: FoundObject): LoadedObject {
+  return { range, metadata, crc32c };
 }
 
 /**
