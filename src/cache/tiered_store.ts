@@ -386,7 +386,7 @@ export class TieredStore implements AsyncDisposable {
    * @throws {ShmError} with what was accepted behind and not stored, and not reported by flush().
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close().finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -395,7 +395,6 @@ export class TieredStore implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    this.#notOpen();
     const end = performance.now() + this.#closeTimeoutMs;
     const leftMs = () => Math.max(1, end - performance.now());
     await this.#queue.close(leftMs());

@@ -97,7 +97,7 @@ export class ShmFileConnector implements RemoteConnector {
   readonly #directory: StorageDirectory;
   readonly #settings: ShmFileSettings;
   readonly #quota: DirectoryQuota | null;
-  readonly #forget: () => void;
+  readonly #notOpen: () => void;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
   #inFlight = 0;
@@ -126,7 +126,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.#transport = transport;
     this.#quota = quota;
     this.#directory = new StorageDirectory(settings.storageDir);
-    this.#forget = rememberOpen(this);
+    this.#notOpen = rememberOpen(this);
   }
 
   /**
@@ -343,7 +343,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** See RemoteConnector; calls in flight have closeTimeoutMs. Never rejects. */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close().finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -352,7 +352,6 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async #close(): Promise<void> {
-    this.#forget();
     const { closeTimeoutMs } = this.#settings.limits;
     const start = performance.now();
     const { promise: idle, resolve } = Promise.withResolvers<void>();
