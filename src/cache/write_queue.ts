@@ -4,9 +4,9 @@
 // which they came; those of different keys do not wait for each other. There are two kinds:
 //
 // - Objects that are stored later (add()). The queue holds a reference to each, is bounded by number
-//   and bytes, and whoever adds to a full one waits. An object that was accepted is stored, made
-//   needless by a later change of its key, or reported as failed; none is forgotten. From then on it
-//   is what the key has: find().
+//   and bytes, and whoever adds to a full one waits, and keeps its place before later changes of the
+//   key. An object that was accepted is stored, made needless by a later change of its key, or
+//   reported as failed; none is forgotten. From then on it is what the key has: find().
 // - What its caller waits for (enter()): storing an object at once, and removing one. It changes
 //   what the key has when it is done, not before. A queued object that it makes needless is held
 //   back meanwhile, and stored after all if the change fails.
@@ -86,6 +86,11 @@ interface Waiter {
   readonly start: () => void;
 }
 
+/** Where an object goes that waits for room. What comes after it waits, too. */
+interface Place {
+  readonly kept: true;
+}
+
 type Change = QueuedWrite | Waiter;
 
 /** The changes of one key. */
@@ -94,8 +99,8 @@ interface Lane {
   running: Change | null;
   /** Held back: needless if `running` is done. */
   covered: QueuedWrite | null;
-  /** In order. */
-  waiting: Change[];
+  /** In the order of the calls. */
+  waiting: (Change | Place)[];
   /** Those who wait for the end of `running`. */
   ended: PromiseWithResolvers<void> | null;
 }
@@ -189,14 +194,22 @@ export class WriteQueue {
     signal?.throwIfAborted();
     // While it waits, its caller may have released it.
     obj.refCountUp();
+    const lane = this.#laneOf(key);
+    const place: Place = { kept: true };
+    lane.waiting.push(place);
     try {
-      if (this.#room.size === 0 && this.#accept(key, obj) !== null) return;
+      if (this.#room.size === 0 && this.#accept(lane, place, obj) !== null) return;
       this.#waits++;
-      await this.#room.wait(() => this.#accept(key, obj), {
+      await this.#room.wait(() => this.#accept(lane, place, obj), {
         timeoutMs,
         signal,
         expired: () => this.#noRoom(key, timeoutMs),
       });
+    } catch (error) {
+      lane.waiting = lane.waiting.filter((other) => other !== place);
+      this.#advance(lane);
+      this.#pump();
+      throw error;
     } finally {
       release(obj);
     }
@@ -278,30 +291,33 @@ export class WriteQueue {
     for (const write of this.#writing) this.#failed(write, this.#late(timeoutMs));
   }
 
-  #accept(key: string, obj: TensorMemoryObj): true | null {
+  #accept(lane: Lane, place: Place, obj: TensorMemoryObj): true | null {
     const bytes = obj.physicalSizeBytes;
     const { maxObjects, maxBytes } = this.#options;
     const fits = this.size < maxObjects && (this.#bytes === 0 || this.#bytes + bytes <= maxBytes);
     if (!fits) return null;
     obj.refCountUp();
     this.#bytes += bytes;
-    const lane = this.#laneOf(key);
-    const last = lane.waiting.at(-1);
-    if (last !== undefined && isWrite(last)) {
-      const older = last.obj;
-      this.#bytes -= last.bytes;
-      last.obj = obj;
-      last.bytes = bytes;
+    const { key, waiting } = lane;
+    const index = waiting.indexOf(place);
+    const before = waiting[index - 1];
+    if (before !== undefined && isWrite(before)) {
+      waiting.splice(index, 1);
+      const older = before.obj;
+      this.#bytes -= before.bytes;
+      before.obj = obj;
+      before.bytes = bytes;
       this.#replaced++;
       release(older);
     } else {
       const { promise, resolve } = Promise.withResolvers<void>();
       const finish = resolve;
       const write: QueuedWrite = { key, obj, bytes, done: promise, finish, reported: false };
-      lane.waiting.push(write);
+      waiting[index] = write;
       this.#queued.add(write);
     }
     this.#options.accepted(key, obj);
+    this.#advance(lane);
     this.#pump();
     return true;
   }
@@ -321,11 +337,11 @@ export class WriteQueue {
     const [first, second] = lane.waiting;
     if (first === undefined) {
       this.#lanes.delete(lane.key);
-    } else if (!isWrite(first)) {
+    } else if (isWaiter(first)) {
       lane.waiting.shift();
       lane.running = first;
       first.start();
-    } else if (second !== undefined && !isWrite(second)) {
+    } else if (isWrite(first) && second !== undefined && isWaiter(second)) {
       lane.waiting.splice(0, 2);
       lane.covered = first;
       lane.running = second;
@@ -452,6 +468,10 @@ export class WriteQueue {
   }
 }
 
-function isWrite(change: Change): change is QueuedWrite {
+function isWrite(change: Change | Place): change is QueuedWrite {
   return "obj" in change;
+}
+
+function isWaiter(change: Change | Place): change is Waiter {
+  return "start" in change;
 }
