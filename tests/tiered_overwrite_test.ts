@@ -437,6 +437,33 @@ tiered("a put that finds no room in the queue has changed nothing", async (scene
   held.open();
 }, { maxQueuedObjects: 1 });
 
+tiered("what is cleared up after failures takes its room in the queue", async (scene) => {
+  const { store, cold, pool } = scene;
+  const held = gate();
+  cold.before = (call) => {
+    if (call.startsWith("put bad")) throw new ShmError("full", { code: "ENOSPC", operation: call });
+  };
+  const remove = cold.remove.bind(cold);
+  cold.remove = async (key) => {
+    await held.wait();
+    return await remove(key);
+  };
+  for (let i = 0; i < 3; i++) await put(scene, `bad${i}`, i, "behind");
+  await eventually("all have failed", () => store.stats.writeErrors === 3);
+  assert.equal(store.stats.queuedObjects, 3);
+  assert.equal(store.stats.queuedBytes, 3 * PAGE);
+  using late = newChunk(scene, 9);
+  const options = { mode: "behind", timeoutMs: 20 } as const;
+  await assert.rejects(store.put("good", late, options), shmError("ETIMEDOUT", /3 objects of 3/));
+  assert.equal(pool.stats().liveObjects, 4);
+  const next = put(scene, "good", 7, "behind");
+  held.open();
+  await next;
+  await assert.rejects(store.flush(), shmError("ENOSPC"));
+  assert.equal(cold.objects.get("good")?.[0], 7);
+  assert.equal(store.stats.queuedObjects + store.stats.queuedBytes, 0);
+}, { maxQueuedObjects: 3 });
+
 /** Has a put behind of 1 wait for room while `later` changes the key, and then gives it room. */
 async function whileQueueIsFull(scene: Scene, later: () => Promise<unknown>[]): Promise<void> {
   const { store, cold } = scene;

@@ -78,7 +78,7 @@ export interface TieredStoreStats {
   readonly sharedLoads: number;
   /** Loads that go on now. */
   readonly loading: number;
-  /** Objects queued or being written behind, and their bytes. */
+  /** Objects queued, being written behind, or cleared up after a failure, and their bytes. */
   readonly queuedObjects: number;
   readonly queuedBytes: number;
   /** Puts that wait for room in the queue now, and that ever had to. */

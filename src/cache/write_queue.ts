@@ -42,7 +42,7 @@ export interface WriteQueueOptions {
   readonly invalidate: (key: string) => Promise<boolean>;
   /** What the key has is what the store has. Must not throw. */
   readonly unknown: (key: string) => void;
-  /** Objects that are queued or being written. */
+  /** Objects that are queued, being written, or cleared up after a failure. */
   readonly maxObjects: number;
   /** Bytes of those; a larger object goes alone. */
   readonly maxBytes: number;
@@ -119,8 +119,8 @@ export class WriteQueue {
   /** In order of arrival. */
   readonly #queued = new Set<QueuedWrite>();
   readonly #writing = new Set<QueuedWrite>();
-  /** What follows after failures. */
-  readonly #clearing = new Set<Promise<void>>();
+  /** What follows after failures, and its end. */
+  readonly #clearing = new Map<QueuedWrite, Promise<void>>();
   readonly #room = new AllocationQueue<true>();
   #bytes = 0;
   #written = 0;
@@ -135,9 +135,9 @@ export class WriteQueue {
     this.#options = options;
   }
 
-  /** Objects that are queued or being written. */
+  /** Objects that are queued, being written, or cleared up after a failure. */
   get size(): number {
-    return this.#queued.size + this.#writing.size;
+    return this.#queued.size + this.#writing.size + this.#clearing.size;
   }
 
   /** Bytes of those. */
@@ -281,7 +281,7 @@ export class WriteQueue {
     );
     const end = performance.now() + timeoutMs;
     if (await settlesWithin(this.settled(), timeoutMs)) {
-      await settlesWithin(Promise.all(this.#clearing), end - performance.now());
+      await settlesWithin(Promise.all(this.#clearing.values()), end - performance.now());
       return;
     }
     for (const write of [...this.#queued]) {
@@ -391,29 +391,28 @@ export class WriteQueue {
       failure = { error };
     }
     this.#writing.delete(write);
-    this.#bytes -= write.bytes;
     if (failure === null) {
       this.#end(lane, true);
+      this.#letGo(write);
     } else {
       this.#failed(write, failure.error);
-      const clearing = this.#clear(lane, writing).finally(() => this.#clearing.delete(clearing));
-      this.#clearing.add(clearing);
+      this.#clearing.set(write, this.#clear(lane, write, writing));
     }
-    release(obj);
     write.finish();
-    this.#room.wake();
     this.#pump();
   }
 
-  /** After a failure: an older object must not come back. Until that is sure, the key has this one. */
-  async #clear(lane: Lane, writing: Writing): Promise<void> {
-    const { obj } = lane.running as QueuedWrite;
-    obj.refCountUp();
+  /**
+   * After a failure: an older object must not come back. Until that is sure, the key has this one,
+   * which takes its room in the queue.
+   */
+  async #clear(lane: Lane, write: QueuedWrite, writing: Writing): Promise<void> {
     await writing.quiet();
     const cleared = await this.#options.invalidate(lane.key);
+    this.#clearing.delete(write);
     this.#end(lane, true);
     if (!cleared && this.find(lane.key) === null) this.#options.unknown(lane.key);
-    release(obj);
+    this.#letGo(write);
   }
 
   #drop(write: QueuedWrite): void {
@@ -426,9 +425,14 @@ export class WriteQueue {
 
   #forget(write: QueuedWrite): void {
     this.#queued.delete(write);
+    this.#letGo(write);
+    write.finish();
+  }
+
+  /** The queue has done with the object: there is room again. */
+  #letGo(write: QueuedWrite): void {
     this.#bytes -= write.bytes;
     release(write.obj);
-    write.finish();
     this.#room.wake();
   }
 
