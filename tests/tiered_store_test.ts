@@ -489,6 +489,44 @@ tiered("close() has a limit, and names what it gave up", async (scene) => {
   await eventually("it is over", () => store.stats.queuedObjects === 0);
 }, { closeTimeoutMs: 50, writeConcurrency: 1 });
 
+tiered(
+  "what close() gave up is not in the pool: the store decides, always the same",
+  async (scene) => {
+    const { store, cold, hot } = scene;
+    const keys = ["failed", "stuck", "queued"];
+    for (const key of keys) await put(scene, key, 1);
+    const [writing, removing] = [gate(), gate()];
+    cold.before = async (call) => {
+      if (call === "put stuck") await writing.wait();
+      if (call.startsWith("put")) throw new ShmError("broken", { code: "EIO", operation: call });
+    };
+    const removed: unknown[] = [];
+    cold.remove = (key) => {
+      removed.push(key);
+      return removing.wait().then(() => false);
+    };
+    for (const key of keys) await put(scene, key, 2, "behind");
+    await assert.rejects(store.close(), shmError("EIO", /3 objects were not stored/));
+    const next = new TieredStore({ hot, cold });
+    const looks = async () => {
+      const objs = await next.batchedGet(keys, CHUNK);
+      return objs.map((obj) => {
+        using found = obj!;
+        return found.bytes[0];
+      });
+    };
+    assert.deepEqual(await looks(), [1, 1, 1]);
+    hot.clear();
+    assert.deepEqual(await looks(), [1, 1, 1]);
+    writing.open();
+    removing.open();
+    await eventually("it is over", () => store.stats.queuedObjects === 0);
+    assert.deepEqual(removed, ["failed"], "nothing is begun after close()");
+    await next.close();
+  },
+  { closeTimeoutMs: 50, writeConcurrency: 1 },
+);
+
 tiered("remove() takes the object from pool, queue, store and loads", async (scene) => {
   const { store, cold, hot } = scene;
   const held = gate();

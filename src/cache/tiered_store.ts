@@ -215,7 +215,8 @@ export class TieredStore implements AsyncDisposable {
    *
    * After a failure: through, the store has the object before or this one, and get() asks it. Behind,
    * once onError was called: the object before is removed from the store, and this one stays in the
-   * pool for as long as there is room; if that fails, too, get() gives what the store has.
+   * pool for as long as there is room; if that fails, too, or close() runs out of time before, the
+   * pool lets go of it, and get() gives what the store has.
    * @throws {TypeError} for an object of another pool.
    * @throws {ShmError} what the connector throws; EEXIST for an object that the pool has under another
    *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and

@@ -130,6 +130,8 @@ export class WriteQueue {
   /** Not reported by flush() or close() yet. */
   #failures: Failure[] = [];
   #unreported = 0;
+  /** The time to close is over: what is told of a key is told. */
+  #ended = false;
 
   constructor(options: WriteQueueOptions) {
     this.#options = options;
@@ -269,8 +271,9 @@ export class WriteQueue {
   }
 
   /**
-   * Turns away who waits, and ends what is accepted: within `timeoutMs`, else it counts as failed.
-   * What is being written then keeps its memory until that is over. Nothing may be added any more.
+   * Turns away who waits, and ends what is accepted: within `timeoutMs`, else it counts as failed, and
+   * its key has what the store has. What is being written then keeps its memory until that is over;
+   * nothing is invalidated any more. Nothing may be added any more.
    */
   async close(timeoutMs: number): Promise<void> {
     this.#room.rejectAll(
@@ -280,15 +283,15 @@ export class WriteQueue {
       }),
     );
     const end = performance.now() + timeoutMs;
-    if (await settlesWithin(this.settled(), timeoutMs)) {
-      await settlesWithin(Promise.all(this.#clearing.values()), end - performance.now());
-      return;
-    }
-    for (const write of [...this.#queued]) {
-      this.#drop(write);
+    const stored = await settlesWithin(this.settled(), timeoutMs);
+    if (stored) await settlesWithin(Promise.all(this.#clearing.values()), end - performance.now());
+    this.#ended = true;
+    const late = [...this.#queued, ...this.#writing, ...this.#clearing.keys()];
+    for (const write of [...this.#queued]) this.#drop(write);
+    for (const write of late) {
       this.#failed(write, this.#late(timeoutMs));
+      this.#options.unknown(write.key);
     }
-    for (const write of this.#writing) this.#failed(write, this.#late(timeoutMs));
   }
 
   #accept(lane: Lane, place: Place, obj: TensorMemoryObj): true | null {
@@ -408,10 +411,10 @@ export class WriteQueue {
    */
   async #clear(lane: Lane, write: QueuedWrite, writing: Writing): Promise<void> {
     await writing.quiet();
-    const cleared = await this.#options.invalidate(lane.key);
+    const cleared = !this.#ended && await this.#options.invalidate(lane.key);
     this.#clearing.delete(write);
     this.#end(lane, true);
-    if (!cleared && this.find(lane.key) === null) this.#options.unknown(lane.key);
+    if (!cleared && !this.#ended && this.find(lane.key) === null) this.#options.unknown(lane.key);
     this.#letGo(write);
   }
 
