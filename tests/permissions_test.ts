@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { useSegmentBackend } from "../src/native/backend.ts";
 import { runFixture } from "./support/process.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
 
@@ -75,6 +76,31 @@ test(
     }
   },
 );
+
+test("--allow-ffi with a list of paths is said to be too little", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  const { path } = useSegmentBackend("liblmshm");
+  useSegmentBackend(undefined);
+  for (
+    const [backend, said] of [
+      // It is loaded, and what is needed next is more than loading.
+      ["liblmshm", /ShmError: view memory: Deno does not allow.*\(EPERM\)[^]*bare --allow-ffi/],
+      ["libc", /ShmError: load library: Deno does not allow.*\(EPERM\)[^]*--allow-ffi/],
+    ] as const
+  ) {
+    const others = spawned.filter((word) => word !== "--allow-ffi");
+    const ended = await runFixture("round_trip.ts", [dir.path], {
+      env: { LMSHM_BACKEND: backend, LMSHM_LIBRARY: "" },
+      denoPermissions: ["--no-prompt", `--allow-ffi=${path}`, ...others],
+    });
+    assert.notEqual(ended.code, 0, backend);
+    assert.match(ended.stderr, said);
+  }
+});
 
 test("a connection that is refused names its flag", { skip, timeout: 60_000 }, async () => {
   const { connected } = documented();
