@@ -3,7 +3,8 @@
 // Deno with no more permissions than the README says that are needed, and with fewer.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
 import { useSegmentBackend } from "../src/native/backend.ts";
 import { runFixture } from "./support/process.ts";
@@ -76,6 +77,23 @@ test(
     }
   },
 );
+
+test("it is enough for maxBytes where others' temporaries are", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  // Whether the process lives cannot be seen with these permissions.
+  const temporary = `.k.data.${process.pid}.0123456789abcdef.tmp`;
+  writeFileSync(dir.file(temporary), "x");
+  const ended = await runFixture("round_trip.ts", [dir.path, "", `${2 ** 20}`], {
+    env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.deepEqual(readdirSync(dir.path).sort(), [temporary, "k.data"]);
+});
 
 test("--allow-ffi with a list of paths is said to be too little", {
   skip,
