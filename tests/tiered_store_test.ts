@@ -527,6 +527,26 @@ tiered(
   { closeTimeoutMs: 50, writeConcurrency: 1 },
 );
 
+tiered("close() waits for a removal that waits for an earlier change of its key", async (scene) => {
+  const { store, cold } = scene;
+  const [writing, removing] = [gate(), gate()];
+  cold.before = (call) => call === "put k" ? writing.wait() : undefined;
+  const remove = cold.remove.bind(cold);
+  cold.remove = (key) => removing.wait().then(() => remove(key));
+  const putting = put(scene, "k", 1, "through");
+  const removed = store.remove("k");
+  let closed = false;
+  const closing = store.close().then(() => closed = true);
+  writing.open();
+  await putting;
+  await sleep(10);
+  assert.equal(closed, false);
+  removing.open();
+  await closing;
+  assert.equal(await removed, true);
+  assert.ok(!cold.objects.has("k"));
+});
+
 tiered("remove() takes the object from pool, queue, store and loads", async (scene) => {
   const { store, cold, hot } = scene;
   const held = gate();

@@ -326,8 +326,10 @@ export class TieredStore implements AsyncDisposable {
     this.#begin("remove", options);
     const text = keyText(key);
     const deadline = deadlineOf(options);
-    const turn = await this.#turn("remove", text, deadline);
-    const removing = this.#track(this.#remove(text, turn, options.priority));
+    const turn = this.#turn("remove", text, deadline);
+    const removing = this.#track(turn.then((turn) => this.#remove(text, turn, options.priority)));
+    removing.catch(() => {});
+    await turn;
     // It goes on when its caller has gone: only then is it known what the store has.
     const { leftMs: limitMs = Infinity, signal } = deadline;
     return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
