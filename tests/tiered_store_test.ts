@@ -527,6 +527,28 @@ tiered(
   { closeTimeoutMs: 50, writeConcurrency: 1 },
 );
 
+for (const mode of ["through", "behind"] as const) {
+  tiered(`a put ${mode} ends though its object was released too often`, async (scene) => {
+    const { store, hot, cold } = scene;
+    const held = gate();
+    cold.before = held.wait;
+    const obj = newChunk(scene, 1);
+    obj.pin();
+    const putting = store.put("k", obj, { mode });
+    await eventually("it is written", () => cold.active === 1);
+    // Those of the store and of the pool as well.
+    while (obj.refCount > 0) obj.refCountDown();
+    held.open();
+    await putting;
+    await store.flush();
+    assert.equal(cold.objects.get("k")?.[0], 1);
+    assert.equal(store.stats.queuedObjects, 0);
+    hot.remove("k");
+    while (obj.refCount > 0) obj.refCountDown();
+    if (obj.valid) obj.unpin();
+  });
+}
+
 tiered("close() waits for a removal that waits for an earlier change of its key", async (scene) => {
   const { store, cold } = scene;
   const [writing, removing] = [gate(), gate()];
