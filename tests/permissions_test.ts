@@ -3,8 +3,10 @@
 // Deno with no more permissions than the README says that are needed, and with fewer.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
+import { locateLibrary } from "../src/native/locate.ts";
 import { runFixture } from "./support/process.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
 
@@ -73,6 +75,42 @@ test(
     }
   },
 );
+
+test("it is enough for maxBytes where others' temporaries are", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  // Whether the process lives cannot be seen with these permissions.
+  const temporary = `.k.data.${process.pid}.0123456789abcdef.tmp`;
+  writeFileSync(dir.file(temporary), "x");
+  const ended = await runFixture("round_trip.ts", [dir.path, "", `${2 ** 20}`], {
+    env: { LMSHM_LIBRARY: "" },
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.deepEqual(readdirSync(dir.path).sort(), [temporary, "k.data"]);
+});
+
+test("--allow-ffi with a list of paths is said to be too little", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  const others = spawned.filter((word) => word !== "--allow-ffi");
+  const ended = await runFixture("round_trip.ts", [dir.path], {
+    env: { LMSHM_LIBRARY: "" },
+    denoPermissions: ["--no-prompt", `--allow-ffi=${locateLibrary()}`, ...others],
+  });
+  assert.notEqual(ended.code, 0);
+  // The library is loaded, and what is needed next is more than loading.
+  assert.match(
+    ended.stderr,
+    /ShmError: view memory: Deno does not allow.*\(EPERM\)[^]*bare --allow-ffi/,
+  );
+});
 
 test("a connection that is refused names its flag", { skip, timeout: 60_000 }, async () => {
   const { connected } = documented();
