@@ -37,7 +37,7 @@ const pagesOf = (chunk: number, first: number) =>
   Array.from({ length: CHUNK_TOKENS / PAGE_TOKENS }, (_, n) => (first + chunk + 3 * n) % PAGES);
 
 function allocate(pool: MixedMemoryAllocator): TensorMemoryObj {
-  const chunk = pool.allocate({ shape: [2, LAYERS, CHUNK_TOKENS, HIDDEN], dtype: "bfloat16" });
+  const chunk = pool.tryAllocate({ shape: { shape: [2, LAYERS, CHUNK_TOKENS, HIDDEN], dtype: "bfloat16" } });
   if (chunk instanceof TensorMemoryObj) return chunk;
   throw new TypeError(`${MemoryFormat.KV_2LTD} belongs into the pool`);
 }

@@ -101,6 +101,33 @@ quotaTest("a directory is counted when it is opened, and brought below the limit
   assert.equal(tight.stats.evictedBytes, 10 * BLOCK);
 });
 
+quotaTest("a range that cannot be looked at takes no room", async (dir) => {
+  await using segment = await ShmSegment.create({ sizeBytes: 16 * BLOCK, pin: "none" });
+  const { hold } = segment.range();
+  for (const protocol of [1, 2] as const) {
+    const options = { segment, storageDir: dir.path, maxBytes: 16 * BLOCK, protocol };
+    await using connector = await ShmFileConnector.open(options);
+    for (let good = 1; good <= 8; good++) {
+      let looks = 0;
+      const range = {
+        segment,
+        byteLength: BLOCK,
+        hold,
+        get offset() {
+          if (looks++ >= good) throw new Error("no offset");
+          return 0;
+        },
+      };
+      await connector.put(`k${good}`, range).catch((error) =>
+        assert.match(`${error}`, /no offset/)
+      );
+    }
+    assert.equal(connector.stats.quota!.usedBytes, diskBytes(dir.path));
+    await connector.put("whole", segment.range(0, 8 * BLOCK));
+  }
+  await segment.free();
+});
+
 quotaTest("what was used longest ago goes first, before and after a restart", async (dir) => {
   const open = () => DirectoryQuota.open(dir.path, { maxBytes: 4 * BLOCK });
   const first = await open();

@@ -52,7 +52,7 @@ test(
 );
 
 test(
-  "allocateOrThrow() says ENOSPC with the numbers and why",
+  "allocate() says ENOSPC with the numbers and why",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(16 * KIB));
     assert.throws(

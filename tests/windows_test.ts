@@ -5,8 +5,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { type OpenRequest, segmentBackend, useSegmentBackend } from "../src/native/backend.ts";
-import type { NativeSegment, SegmentBackend } from "../src/native/backend.ts";
+import { lmshm } from "../src/native/lmshm.ts";
+import type { NativeSegment, OpenRequest } from "../src/native/native_segment.ts";
 import { ffi } from "../src/native/ffi.ts";
 import { type Window, Windows } from "../src/memory/windows.ts";
 import { withoutLeaks } from "./support/leaks.ts";
@@ -29,22 +29,17 @@ const REQUEST: OpenRequest = {
   gpuDevice: null,
 };
 
-/** A test with a segment of 4 MiB, for each backend. */
+/** A test with a segment of 4 MiB. */
 function windowTest(name: string, body: (native: NativeSegment) => void): void {
-  for (const kind of ["liblmshm", "libc"] as const) {
-    test(`${name} (${kind})`, { timeout: 60_000 }, () =>
-      withoutLeaks(() => {
-        const backend: SegmentBackend = useSegmentBackend(kind);
-        assert.equal(segmentBackend(), backend);
-        const native = backend.openSync(REQUEST);
-        try {
-          body(native);
-        } finally {
-          native.closeSync(false);
-          useSegmentBackend(undefined);
-        }
-      }));
-  }
+  test(name, { timeout: 60_000 }, () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      try {
+        body(native);
+      } finally {
+        native.closeSync(false);
+      }
+    }));
 }
 
 function bytesOf(window: Window, byteLength: number): Uint8Array<ArrayBuffer> {
@@ -102,6 +97,62 @@ windowTest("addresses are not used again while a buffer may have them", (native)
   assert.ok(kept.every((byte) => byte === 0));
 });
 
+test(
+  "all threads of a process share the number of windows",
+  { timeout: 60_000 },
+  () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      const all: Window[] = [];
+      // Each thread has one of these.
+      for (const windows of [new Windows(), new Windows()]) {
+        for (let i = 0; i < 10_000; i++) {
+          const window = windows.open(native, 0, PAGE);
+          if (window === null) break;
+          all.push(window);
+        }
+      }
+      const opened = all.length;
+      const closed = all.every((window) => window.close(true));
+      const again = open(new Windows(), native, 0, PAGE).close(true);
+      native.closeSync(false);
+      assert.ok(opened >= 10_000 && opened <= 16_384, `${opened} at a time`);
+      assert.ok(closed && again);
+    }),
+);
+
+windowTest(
+  "what is around a buffer that escaped is used again, and the buffer's own is not",
+  (native) => {
+    const windows = new Windows({ ...LIMITS, reservedBytes: 256 * PAGE });
+    const escaped: Uint8Array[] = [];
+    for (let i = 0; i < 2000; i++) {
+      const window = windows.open(native, i % 100 * PAGE, PAGE);
+      assert.ok(window !== null, `there is none after ${i}`);
+      bytesOf(window, PAGE).fill(1);
+      assert.ok(window.close(i % 15 !== 0));
+      if (i % 15 === 0) escaped.push(bytesOf(window, PAGE).fill(2));
+    }
+    assert.ok(escaped.every((bytes) => bytes.every((byte) => byte === 2)));
+  },
+);
+
+windowTest("a window that the system refuses costs nothing", (native) => {
+  const windows = new Windows({ ...LIMITS, reservedBytes: LIMITS.slabBytes });
+  let refused = 0;
+  const refusing = Object.create(native, {
+    mapWindow: { value: () => refused++ < 0 },
+    reserveWindow: { value: native.reserveWindow.bind(native) },
+    facts: { value: native.facts },
+  }) as NativeSegment;
+  const before = open(windows, native, 0, PAGE);
+  for (let i = 0; i < 100; i++) assert.equal(windows.open(refusing, 0, PAGE), null);
+  assert.equal(refused, 100);
+  const after = open(windows, native, PAGE, PAGE);
+  assert.equal(after.address - before.address, BigInt(PAGE));
+  for (const window of [before, after]) assert.ok(window.close(true));
+});
+
 windowTest("there are so many windows and so much address space, and no more", (native) => {
   const few = new Windows({ ...LIMITS, maxWindows: 3 });
   const three = [0, 1, 2].map((page) => open(few, native, page * PAGE, PAGE));
@@ -131,7 +182,6 @@ test(
   { timeout: 60_000 },
   () =>
     withoutLeaks(async () => {
-      useSegmentBackend("liblmshm");
       const { TensorMemoryAllocator } = await import("../src/memory/tensor_allocator.ts");
       const segment = ShmSegment.createSync({ sizeBytes: MIB, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);

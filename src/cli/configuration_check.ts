@@ -48,7 +48,7 @@ export interface CheckReport {
   readonly steps: readonly CheckStep[];
   readonly notes: readonly string[];
   /** What makes the shared memory; null when there is no pool. */
-  readonly backend: { readonly name: string; readonly path: string } | null;
+  readonly library: string | null;
 }
 
 interface Work {
@@ -118,7 +118,7 @@ export class ConfigurationCheck {
   readonly #config: LmshmConfig;
   readonly #signal: AbortSignal;
   readonly #onStep: (step: CheckStep) => void;
-  #backend: CheckReport["backend"] = null;
+  #library: CheckReport["library"] = null;
   readonly #cleanup: (() => Promise<unknown>)[] = [];
   /** All keys of this run begin so. */
   readonly #model = `lmshm-check-${process.pid}-${randomBytes(4).toString("hex")}`;
@@ -151,7 +151,7 @@ export class ConfigurationCheck {
         });
       }
     }
-    return { ok: held, steps: this.steps, notes: this.notes, backend: this.#backend };
+    return { ok: held, steps: this.steps, notes: this.notes, library: this.#library };
   }
 
   async #runSteps(): Promise<void> {
@@ -176,8 +176,8 @@ export class ConfigurationCheck {
       this.#cleanup.push(() => hot.close());
       made = hot;
       const segment = hot.segment;
-      this.#backend = { name: segment.backend, path: segment.backendPath };
-      this.notes.push(`shared memory by ${segment.backend}, ${segment.backendPath}`);
+      this.#library = segment.libraryPath;
+      this.notes.push(`shared memory by ${segment.libraryPath}`);
       if (segment.facts.message) this.notes.push(segment.facts.message);
       const name = segment.name ?? "private memory";
       return {

@@ -212,7 +212,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     cleanup.unshift(() => connector.close());
 
     const { facts } = segment;
-    say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${segment.backend}`);
+    say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
     const where = segment.name ?? "anonymous";
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
@@ -268,7 +268,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       bytes,
       version,
       runtime: runtime.name,
-      backend: segment.backend,
+      library: segment.libraryPath,
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
       worker: wanted.workerAddr ?? "spawned",
       storageDir: directory,

@@ -404,7 +404,7 @@ export class DirectoryQuota {
     const writer = temporaryMaker(temporary);
     const staleMs = this.#staleTemporaryMs;
     // A living process of that number may be another one by now, or another container's.
-    const limitMs = existsSync(`/proc/${writer}`) ? Math.max(DAY_MS, staleMs) : staleMs;
+    const limitMs = mayLive(writer) ? Math.max(DAY_MS, staleMs) : staleMs;
     if (Date.now() - found.mtimeMs < limitMs) return;
     if (await this.#unlink(temporary).catch(() => false)) this.#staleTemporaries++;
   }
@@ -423,6 +423,15 @@ export class DirectoryQuota {
       else bytes += found.blocks * BLOCK_BYTES;
     }
     return bytes;
+  }
+}
+
+/** Whether there is such a process, or that cannot be seen: Deno shows /proc with -A only. */
+function mayLive(pid: number | null): boolean {
+  try {
+    return existsSync(`/proc/${pid}`);
+  } catch {
+    return true;
   }
 }
 

@@ -13,6 +13,7 @@ import { ShmError } from "../errors.ts";
 import { checkCallOptions, checkRange, describe } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { takeHold } from "../memory/hold_all.ts";
+import { partOf } from "../memory/part_of_range.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { type Metadata, metadataOf } from "./chunk_metadata.ts";
@@ -28,7 +29,7 @@ import {
   type TransportCall,
 } from "./object_transport.ts";
 import { openTransport } from "./open_transport.ts";
-import { disposeOf, OwnRange } from "./watched_range.ts";
+import { OwnRange } from "./watched_range.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,
@@ -79,7 +80,7 @@ function segmentName(segment: ShmSegment): string {
 
 /** The first `byteLength` bytes of a range. */
 function headOf(range: ShmRange, byteLength: number): ShmRange {
-  return byteLength === range.byteLength ? range : range.segment.range(range.offset, byteLength);
+  return byteLength === range.byteLength ? range : partOf(range, 0, byteLength);
 }
 
 /** See the file's head. Made by open(), create(), fromUrl() or fromConfig(). */
@@ -96,7 +97,7 @@ export class ShmFileConnector implements RemoteConnector {
   readonly #directory: StorageDirectory;
   readonly #settings: ShmFileSettings;
   readonly #quota: DirectoryQuota | null;
-  readonly #forget: () => void;
+  readonly #notOpen: () => void;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
   #inFlight = 0;
@@ -125,7 +126,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.#transport = transport;
     this.#quota = quota;
     this.#directory = new StorageDirectory(settings.storageDir);
-    this.#forget = rememberOpen(this);
+    this.#notOpen = rememberOpen(this);
   }
 
   /**
@@ -242,8 +243,10 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /**
-   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`; what it gave
-   * is disposed of on a miss, where it can be. Null also when it gave none.
+   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`, and is the
+   * caller's to dispose of. What it gave is returned itself, a memory object truncated to the object's
+   * length; where that cannot be, a part, which is disposed of in its place. On a miss it is disposed
+   * of, where it can be. Null also when it gave none.
    */
   async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
     return (await this.load(key, into, options))?.range ?? null;
@@ -361,7 +364,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** See RemoteConnector; calls in flight have closeTimeoutMs. Never rejects. */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close().finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -371,7 +374,6 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async #close(): Promise<void> {
-    this.#forget();
     const { closeTimeoutMs } = this.#settings.limits;
     const start = performance.now();
     const { promise: idle, resolve } = Promise.withResolvers<void>();
@@ -482,18 +484,14 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** Loads into memory of our own, which is given back on a miss and on a failure. */
   async #fill(file: KeyFile, into: ShmRange, call: TransportCall): Promise<LoadedObject | null> {
-    try {
-      this.#checkRange("get", into);
-    } catch (error) {
-      disposeOf(into);
-      throw error;
-    }
     const own = new OwnRange(into);
     let loaded: LoadedObject | null = null;
     let release: (() => void) | undefined;
     try {
+      this.#checkRange("get", into);
       release = own.hold(`get ${shownKey(file)}`);
-      loaded = loadedInto(into, await this.#transport.load(file, own, call));
+      const found = await this.#transport.load(file, own, call);
+      if (found !== null) loaded = loadedAs(own.head(found.byteLength), found);
       return loaded;
     } finally {
       release?.();
@@ -635,9 +633,11 @@ export class ShmFileConnector implements RemoteConnector {
 
 /** `found` is at the beginning of `into`. */
 function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | null {
-  if (found === null) return null;
-  const { byteLength, metadata, crc32c } = found;
-  return { range: headOf(into, byteLength), metadata, crc32c };
+  return found === null ? null : loadedAs(headOf(into, found.byteLength), found);
+}
+
+function loadedAs(range: ShmRange, { metadata, crc32c }: FoundObject): LoadedObject {
+  return { range, metadata, crc32c };
 }
 
 /**

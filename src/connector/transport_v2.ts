@@ -63,9 +63,7 @@ export class TransportV2 implements ObjectTransport {
     const { deadline, priority } = call;
     await this.#client.put({
       key: file.key,
-      offset: offsetOf(range),
-      byteLength: range.byteLength,
-      release: held("put", file, range, onOver),
+      ...held("put", file, range, onOver),
       signal: deadline.signal,
       timeoutMs: deadline.leftMs,
       priority,
@@ -82,9 +80,7 @@ export class TransportV2 implements ObjectTransport {
     try {
       const found = await this.#client.get({
         key: file.key,
-        offset: offsetOf(into),
-        byteLength: into.byteLength,
-        release: held("get", file, into),
+        ...held("get", file, into),
         signal: deadline.signal,
         timeoutMs: deadline.leftMs,
         priority,
@@ -199,23 +195,27 @@ export class TransportV2 implements ObjectTransport {
   }
 }
 
-/**
- * Holds the range until the worker is done with it.
- * @param onOver called once then, or when it cannot be held.
- */
-function held(what: string, file: KeyFile, range: ShmRange, onOver?: () => void): () => void {
-  let release: () => void;
-  try {
-    release = takeHold(range, `${what} ${shownKey(file)}`);
-  } catch (error) {
+/** Where a range is, which is held until the worker is done with it. */
+interface HeldRange {
+  readonly offset: number;
+  readonly byteLength: number;
+  readonly release: () => void;
+}
+
+/** @param onOver called once when the worker is done, or when the range cannot be held or looked at. */
+function held(what: string, file: KeyFile, range: ShmRange, onOver?: () => void): HeldRange {
+  let end = () => {};
+  const release = () => {
+    end();
     onOver?.();
+  };
+  try {
+    end = takeHold(range, `${what} ${shownKey(file)}`);
+    return { offset: offsetOf(range), byteLength: range.byteLength, release };
+  } catch (error) {
+    release();
     throw error;
   }
-  if (onOver === undefined) return release;
-  return () => {
-    release();
-    onOver();
-  };
 }
 
 /** An empty range may begin where the segment ends. */

@@ -23,6 +23,7 @@ import {
 } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
 import { finalize } from "../internal.ts";
+import { takeHold } from "./hold_all.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
@@ -114,7 +115,8 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   #recoveredObjects = 0;
 
   /**
-   * @param range the memory: a segment, or a part of one that stays allocated as long as this.
+   * @param range the memory: a segment, or a part of one that stays allocated as long as this. I/O
+   *   that uses an object of this pool holds it.
    * @throws {RangeError} when not even one aligned byte is in it.
    */
   constructor(range: ShmSegment | ShmRange, options: PoolOptions) {
@@ -137,7 +139,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
         return segment.closed;
       },
       makeView: (chunk) => viewForOwner(segment, chunk.offset, chunk.layout.byteLength),
-      hold: (reason) => segment.hold(reason),
+      hold: (reason) => takeHold(range, reason),
       release: (obj, chunk) => {
         this.#registry?.unregister(obj);
         this.#takeBack(chunk as PooledChunk<Place>);

@@ -31,11 +31,10 @@ import {
   type PageMode,
   type PinMode,
   type PinnedBy,
-  type SegmentBackend,
-  segmentBackend,
   type SegmentFacts,
-} from "../native/backend.ts";
+} from "../native/native_segment.ts";
 import { ffi } from "../native/ffi.ts";
+import { lmshm } from "../native/lmshm.ts";
 import { libraryPath } from "../native/locate.ts";
 import { ownUser } from "../native/users.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
@@ -318,9 +317,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /** hold() of all that range() gives. @internal */
   readonly holdRange: (reason: string) => () => void;
   readonly #name: string | null;
-  readonly #backend: Pick<SegmentBackend, "kind" | "path">;
   readonly #native: NativeSegment;
-  readonly #lookUp: SegmentBackend["nameIdentity"];
   readonly #facts: SegmentFacts;
   readonly #place: SegmentPlace;
   /** By "offset:byteLength". */
@@ -332,8 +329,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #windowed = new Set<ShmView>();
   #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
-  /** Takes it off the lists of what is open. */
-  readonly #leaveLists: (() => void)[] = [];
+  /** It is no longer open: for when closing it is over, as disposeAll() waits for that. */
+  readonly #notOpen: () => void;
+  readonly #notAtExit: () => void;
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
@@ -353,21 +351,18 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     token: typeof INTERNAL,
     request: OpenRequest,
     native: NativeSegment,
-    backend: SegmentBackend,
   ) {
     checkInternal(token, "a ShmSegment is made by ShmSegment.create() or attach()");
     const { facts } = native;
     const { address, sizeBytes, pinPieceBytes } = facts;
-    this.#backend = { kind: backend.kind, path: backend.path };
     this.#name = request.name === null ? null : `/${request.name}`;
     this.#facts = facts;
     this.#place = Object.freeze({ address, sizeBytes, pinPieceBytes });
     this.#native = native;
-    this.#lookUp = (name) => backend.nameIdentity(name);
     this.holdRange = (reason) => this.hold(reason);
     Object.freeze(this);
-    this.#leaveLists.push(rememberOpen(this));
-    if (facts.owner) this.#leaveLists.push(onExit(() => abandon(this)));
+    this.#notOpen = rememberOpen(this);
+    this.#notAtExit = facts.owner ? onExit(() => abandon(this)) : () => {};
   }
 
   /**
@@ -403,9 +398,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
       throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
     }
-    const backend = segmentBackend();
-    const native = await backend.open(request, hooksOf(options));
-    return new ShmSegment(INTERNAL, request, native, backend);
+    return new ShmSegment(INTERNAL, request, await lmshm().open(request, hooksOf(options)));
   }
 
   static #openSync(request: OpenRequest, options: object): ShmSegment {
@@ -413,13 +406,12 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       if ((options as OpenOptions)[name] === undefined) continue;
       throw new TypeError(`${name} is of no use in a call that blocks; await create() or attach()`);
     }
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+    return new ShmSegment(INTERNAL, request, lmshm().openSync(request));
   }
 
   /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */
   static nameState(name: string): NameState {
-    return segmentBackend().nameState(checkSegmentName(name));
+    return lmshm().nameState(checkSegmentName(name));
   }
 
   /**
@@ -429,14 +421,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno looks into it with -A only
    */
   static reclaimDead(): string[] {
-    const backend = segmentBackend();
     const user = ownUser();
     const taken: string[] = [];
     for (const name of shmFiles()) {
       const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });
       // The sticky bit marks what lmshm made; see lmshm.h.
       if (!found || found.uid !== user || (found.mode & 0o1000) === 0) continue;
-      if (backend.reclaim(name)) taken.push(`/${name}`);
+      if (lmshm().reclaim(name)) taken.push(`/${name}`);
     }
     return taken;
   }
@@ -456,14 +447,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#facts;
   }
 
-  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
-  get backend(): "liblmshm" | "libc" {
-    return this.#backend.kind;
-  }
-
-  /** Its path, or the name that the system found it by. */
-  get backendPath(): string {
-    return this.#backend.path;
+  /** The liblmshm.so that serves. */
+  get libraryPath(): string {
+    return lmshm().path;
   }
 
   /** Address of the first byte in this process. */
@@ -474,7 +460,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /**
    * A descriptor of the segment's file, for a child process to inherit; closed by free(). It has no
    * lock: who inherits it does not keep the name. Null where the system opens a named segment's file
-   * once only (no /proc).
+   * once only (no /proc, no descriptor left).
    */
   get fd(): number | null {
     return this.#facts.fd;
@@ -493,7 +479,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * null when the name is gone, or when there is none. @internal
    */
   lookUpName(): string | null {
-    return this.name === null ? null : this.#lookUp(this.name.slice(1));
+    return this.name === null ? null : lmshm().nameIdentity(this.name.slice(1));
   }
 
   /** What page-locks it; "none": nothing does. */
@@ -578,7 +564,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    this.#closing = this.#native.close(this.#viewsMade);
+    this.#closing = this.#native.close(this.#viewsMade).finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -587,6 +573,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     if (this.#closing) return;
     this.#beginClose();
     this.#closing = Promise.resolve();
+    this.#notOpen();
     this.#native.closeSync(this.#viewsMade);
   }
 
@@ -665,7 +652,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
-    for (const leave of this.#leaveLists) leave();
+    this.#notAtExit();
     for (const view of this.#windowed) view.revoke();
     for (const buffer of this.#recent) detach(buffer);
     for (const { buffer } of this.#cached.values()) detachIfAny(buffer);

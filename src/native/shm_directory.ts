@@ -3,7 +3,7 @@
 // /dev/shm itself, and what to do about an error that opening a segment in it gave.
 
 import type { ErrorCode } from "../errors.ts";
-import type { OpenRequest } from "./backend.ts";
+import type { OpenRequest } from "./native_segment.ts";
 
 export const SHM_DIRECTORY = "/dev/shm";
 

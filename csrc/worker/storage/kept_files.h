@@ -85,7 +85,8 @@ class KeptFiles {
   // no regular file or having changed only just.
   std::optional<FileState> Look(int fd) const;
 
-  // Keeps a file that has been read after it was looked at.
+  // Keeps a file that has been read after it was looked at; not one whose attributes take more than
+  // 512 bytes of memory.
   void Keep(std::shared_ptr<const KeptFile> file);
 
   // Closes it, if it is kept, as soon as nobody reads it any more.

@@ -77,16 +77,18 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
 
 bool KeyStore::Patience::TryAgain(const Status& status) {
   const int error = status.number();
+  // This process has none left, or the whole system has.
+  const bool no_descriptor = error == EMFILE || error == ENFILE;
   bool again = false;
   if (left_ > 1) {
-    again = error == EMFILE
+    again = no_descriptor
                 ? store_.kept_files_.DropAll(before_)
                 : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
   }
   before_ = store_.kept_files_.let_go();
   if (again) {
     left_--;
-  } else if (error == EMFILE && waits_ > 0) {
+  } else if (no_descriptor && waits_ > 0) {
     waits_--;
     std::this_thread::sleep_for(kDescriptorWait);
     again = true;
