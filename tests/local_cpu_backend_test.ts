@@ -347,7 +347,7 @@ test("allocate() says why there is no memory", TIMEOUT, () =>
   withTier(8, async (tier) => {
     const large = await whyNot(tier, 9);
     assert.equal(reasonOf(large), "too-large");
-    assert.match(large.message, /no 36864 bytes for .*: the pool has 32768 .*max_local_cpu_size/);
+    assert.match(large.message, /no 36864 bytes for .*: the pool has 32768 .*Make the pool larger/);
     for (const key of "abcdefgh") fill(tier, key);
     assert.equal(reasonOf(await whyNot(tier, 1, false)), "not-evicting");
     assert.equal(tier.size, 8, "nothing was evicted for what cannot be");

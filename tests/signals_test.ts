@@ -110,6 +110,20 @@ tiered("flush() and a put that waits for room end by their signals", async (scen
   other.refCountDown();
 }, { cold: slow, maxQueuedObjects: 1 });
 
+const busy = new SlowConnector();
+tiered("what waits for an earlier change of its key ends by its signal", async (scene) => {
+  const { store } = scene;
+  const [obj, other] = [newChunk(scene, 1), newChunk(scene, 2)];
+  const first = store.put(KEY, obj, { mode: "through" });
+  await endsBySignal((signal) => store.put(KEY, other, { mode: "through", signal }));
+  await endsBySignal((signal) => store.remove(KEY, { signal }));
+  await endsBySignal((signal) => store.get(KEY, CHUNK, { signal }));
+  busy.gate.open();
+  await first;
+  obj.refCountDown();
+  other.refCountDown();
+}, { cold: busy });
+
 tiered("allocate() of the store and of the tier end by their signals", async (scene) => {
   const { store, hot } = scene;
   const all = hot.tryBatchedAllocate(CHUNK, 8)!;
