@@ -91,7 +91,7 @@ test(
       }
       assert.equal(obj.refCount, 1);
       assert.equal(tier.get("b"), null);
-      assert.equal(tier.getBlocking("a"), obj);
+      assert.equal(tier.get("a"), obj);
       obj.refCountDown();
       const { hits, misses, puts, objects, bytes } = tier.stats;
       assert.deepEqual({ hits, misses, puts, objects, bytes }, {

@@ -86,3 +86,10 @@ test("settlesWithin() says whether it did, failures included", TIMEOUT, async ()
   assert.equal(await settlesWithin(never, 5), false);
   assert.equal(await settlesWithin(never, -1), false);
 });
+
+test("a signal that is none is refused each time, and leaves no timer", TIMEOUT, () => {
+  const signal = { aborted: false } as AbortSignal;
+  for (let i = 0; i < 2; i++) {
+    assert.throws(() => watch({ limitMs: 1, signal, expired }, () => assert.fail()), TypeError);
+  }
+});

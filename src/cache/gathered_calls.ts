@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small objects go to the store together: what is asked for before the caller's code lets go becomes
-// one batch. A request costs as much as moving some hundred KiB, so objects below a mebibyte, such as a
-// layer's share of a chunk, are worth it; a batch has one answer, so larger ones would wait for each
-// other.
+// Small objects go to the store together: calls that are made before the event loop goes on become one
+// batch. A request costs as much as moving some hundred KiB, so a batch is worth it for objects below a
+// mebibyte, such as a layer's share of a chunk. A batch has one answer, so its objects wait for each
+// other; larger ones go alone.
 
-import { ShmError } from "../errors.ts";
+import { type ErrorCode, ShmError } from "../errors.ts";
 
 /** Objects of fewer bytes are small. */
 export const SMALL_BYTES = 2 ** 20;
@@ -16,8 +16,15 @@ interface Waiting<Item, Result> {
   readonly reject: (reason: unknown) => void;
 }
 
-/** After these it is not worth asking for each object alone, or it was not the object's fault. */
-const ABOUT_ALL = new Set(["ETIMEDOUT", "ECANCELED", "EBADF", "EWORKER", "ECONNRESET", "ESTALE"]);
+/** Failures of the whole batch: asking for each object alone would give the same. */
+const ABOUT_ALL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  "ETIMEDOUT",
+  "ECANCELED",
+  "EBADF",
+  "EWORKER",
+  "ECONNRESET",
+  "ESTALE",
+]);
 
 export interface GatheredCallsOptions<Item, Result, Options> {
   /** Asks for one. */
@@ -36,9 +43,9 @@ export class GatheredCalls<Item, Result, Options> {
   }
 
   /**
-   * Asks for one, together with the others of its group that come in this turn.
-   * @param group what may go together, compared by identity: calls with the same options.
-   * @param options those of the first of a group are used for all of it.
+   * Asks for one object, together with the others of its group that are asked for meanwhile.
+   * @param group calls with the same group may be one batch; compared by identity.
+   * @param options used for the batch, if this is its first call.
    */
   add(group: unknown, item: Item, options: Options): Promise<Result> {
     let batch = this.#batches.get(group);
@@ -66,7 +73,7 @@ export class GatheredCalls<Item, Result, Options> {
           for (const { reject } of batch) reject(error);
           return;
         }
-        // Of one object or some, and it does not say of which: each is asked for alone.
+        // Some of the objects failed, and the error does not say which: each is asked for alone.
       }
     }
     for (const { item, resolve, reject } of batch) {

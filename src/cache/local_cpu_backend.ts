@@ -254,11 +254,6 @@ export class LocalCpuBackend implements AsyncDisposable {
     return entry.obj;
   }
 
-  /** get() by LMCache's name. */
-  getBlocking(key: Key): TensorMemoryObj | null {
-    return this.get(key);
-  }
-
   /**
    * get() of each key. The last one counts as used first, so that the beginning of a sequence of
    * chunks outlives its end, which is worth nothing without it.
