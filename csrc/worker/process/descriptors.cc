@@ -10,6 +10,7 @@
 
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
+#include "worker/storage/directories.h"
 
 namespace lmshm {
 
@@ -30,7 +31,9 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   const uint64_t requests = std::min(needs.threads, kLeastRequests);
   shares->lingering = needs.sockets ? kLeastLingering : 0;
   shares->logins = needs.logins ? kLeastLogins : 0;
-  const uint64_t least = needs.own + kSpare + shares->lingering + shares->logins + requests * kEach;
+  const uint64_t roots = needs.directories ? 1 : 0;
+  const uint64_t least =
+      needs.own + kSpare + roots + shares->lingering + shares->logins + requests * kEach;
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
@@ -60,6 +63,12 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
     const uint64_t more_lingering = std::min(kMaxLingering - kLeastLingering, left / 4);
     shares->lingering += more_lingering;
     left -= more_lingering;
+  }
+
+  if (needs.directories) {
+    const uint64_t more_directories = std::min(kMaxDirectories - 1, left / 4);
+    shares->directories += more_directories;
+    left -= more_directories;
   }
 
   const uint64_t more_requests = std::min(needs.threads - requests, left / kEach);

@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "worker/base/text.h"
@@ -140,6 +142,36 @@ Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelChec
   error = ReadFully(file.get(), data, cancel, done);
   if (error != 0) return Explain(error, "read", path);
   return Status::OK();
+}
+
+Status ObjectDir::OpenDirectory(std::string_view path, UniqueFd* fd) const {
+  std::string below;
+  Status status = names_.Directory(path, &below);
+  if (!status.ok()) return status;
+  constexpr int kFlags = O_PATH | O_DIRECTORY;
+  int error = OpenBeneath(root_fd_.get(), below, kFlags, method_, fd);
+  if (error == ENOENT) error = MakeDirectories(below, fd);
+  if (error != 0) return Explain(error, "open directory", path.empty() ? root_ : path);
+  return status;
+}
+
+// Step by step from the root, each in the one before, which is held.
+int ObjectDir::MakeDirectories(std::string_view path, UniqueFd* fd) const {
+  UniqueFd held;
+  int at = root_fd_.get();
+  while (!path.empty()) {
+    const size_t slash = std::min(path.find('/'), path.size());
+    const std::string name(path.substr(0, slash));
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    if (mkdirat(at, name.c_str(), 0700) != 0 && errno != EEXIST) return errno;
+    UniqueFd opened;
+    const int error = OpenBeneath(at, name, O_PATH | O_DIRECTORY, method_, &opened);
+    if (error != 0) return error;
+    held = std::move(opened);
+    at = held.get();
+  }
+  *fd = std::move(held);
+  return 0;
 }
 
 std::string ObjectDir::Describe() const {

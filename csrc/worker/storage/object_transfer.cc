@@ -56,7 +56,7 @@ ObjectPut::ObjectPut(const KeyStore& store, std::string_view key, SharedBytes da
       data_(data),
       attributes_(std::move(attributes)),
       options_(options),
-      patience_(store, true) {}
+      patience_(&store.share(), true) {}
 
 Status ObjectPut::Go(Turn* turn, bool* done) {
   for (;;) {
@@ -112,7 +112,7 @@ Status ObjectPut::Begin() {
   how.exact_mode = store_.facts_.exact_mode;
   reserved_ = 0;
   file_.emplace();
-  const int error = file_->Create(store_.root_fd_, names_.file_name, how);
+  const int error = file_->Create(store_.dir_fd_, names_.file_name, how);
   return error == 0 ? Status::OK()
                     : ExplainStorage(error, PutAction(key_) + ": create temporary file");
 }
@@ -131,9 +131,9 @@ Status ObjectPut::Finish() {
   if (sync) error = SyncData(file_->fd());
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
-  Sidecar sidecar(store_.root_fd_, names_.sidecar_name, names_.file_name);
+  Sidecar sidecar(store_.dir_fd_, names_.sidecar_name, names_.file_name);
   // Descriptors may be lacking here: the bytes need not be moved again for that.
-  Status status = store_.WithSpareRoom([&] {
+  Status status = store_.share().WithSpareRoom([&] {
     const int failed = sidecar.Store(key_, sync);
     return failed == 0 ? Status::OK()
                        : ExplainStorage(failed, action + ": store the key beside it");
@@ -143,18 +143,18 @@ Status ObjectPut::Finish() {
   error = file_->PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, action);
   if (error != 0) return ExplainStorage(error, action + ": publish");
-  store_.kept_files_.Drop(names_.file_name);
+  store_.share().kept_files.Drop(store_.dir_fd_, names_.file_name);
   error = sidecar.Confirm(key_, sync);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   if (options_.durability == Durability::kFull) {
-    status = store_.WithSpareRoom([&] {
-      const int failed = SyncNames(store_.root_fd_);
+    status = store_.share().WithSpareRoom([&] {
+      const int failed = SyncNames(store_.dir_fd_);
       return failed == 0 ? Status::OK()
                          : ExplainStorage(failed, action + ": wait for the disk to have its name");
     });
     if (!status.ok()) return status;
   }
-  store_.counters_.CountPut(data_.size, moved.direct);
+  store_.share().counters.CountPut(data_.size, moved.direct);
   return Status::OK();
 }
 
@@ -195,7 +195,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   Status status = store_.CheckSum(key_, options_, moved.crc32c, stored_.crc32c);
   if (!status.ok()) return status;
-  store_.counters_.CountGet(length, moved.direct);
+  store_.share().counters.CountGet(length, moved.direct);
   info->length = length;
   info->crc32c = stored_.crc32c;
   info->attributes = std::move(stored_.attributes);

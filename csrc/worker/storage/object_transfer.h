@@ -56,7 +56,7 @@ class ObjectPut {
   std::optional<AtomicFile> file_;
   uint64_t reserved_ = 0;
   std::optional<ObjectMove> move_;
-  KeyStore::Patience patience_;
+  Patience patience_;
 };
 
 // Of an object that is not small: see KeyStore::BeginGet(). As above.
