@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Members } from "../src/members.ts";
-import { IdTable } from "../src/worker/id_table.ts";
+import { IdTable } from "../src/worker/v2/id_table.ts";
 import { liveHeapBytes } from "./support/gc.ts";
 
 /** Marsaglia's xorshift. */

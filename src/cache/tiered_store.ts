@@ -132,7 +132,7 @@ export class TieredStore implements AsyncDisposable {
    * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
    * store over both, which owns them: close() closes them, too.
    * @param others limits and onError, as the constructor takes them.
-   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.create(). Nothing is left
+   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.fromConfig(). Nothing is left
    *   behind then.
    */
   static async create(
@@ -142,7 +142,7 @@ export class TieredStore implements AsyncDisposable {
   ): Promise<TieredStore> {
     await using stack = new AsyncDisposableStack();
     const hot = stack.use(await LocalCpuBackend.create(settings, hooks));
-    const cold = stack.use(await ShmFileConnector.create(settings, { segment: hot.segment }));
+    const cold = stack.use(await ShmFileConnector.fromConfig(settings, { segment: hot.segment }));
     const store = new TieredStore({
       hot,
       cold,
@@ -532,7 +532,7 @@ export class TieredStore implements AsyncDisposable {
       const stored = await this.cold.stat(key, { priority });
       return stored && this.#checked(key, stored.metadata, stored.byteLength, layout);
     } catch (error) {
-      // A worker of version 1 whose directory cannot be seen from here.
+      // A worker of version 1 whose directory is not here.
       if (!(error instanceof ShmError) || error.code !== "ENOTSUP") throw error;
       return await this.cold.exists(key, { priority }) ? layout : null;
     }

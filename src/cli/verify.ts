@@ -57,7 +57,7 @@ interface Settings {
   totalBytes: number;
   chunkBytes: number;
   storageDir: string | undefined;
-  workerAddr: string | undefined;
+  workerAddress: string | undefined;
   workerBinary: string | undefined;
   secretFile: string | undefined;
   shmName: string | undefined;
@@ -113,7 +113,7 @@ function settings(args: string[]): Settings {
     totalBytes: size("size", TOTAL_BYTES),
     chunkBytes: size("chunk-size", CHUNK_BYTES),
     storageDir: values["storage-dir"],
-    workerAddr: values["worker-addr"],
+    workerAddress: values["worker-addr"],
     workerBinary: values["worker-binary"],
     secretFile: values["secret-file"],
     shmName: values["shm-name"],
@@ -188,7 +188,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       alignedChunk,
       Math.min(wanted.poolBytes, chunks.length * alignedChunk),
     );
-    const name = wanted.shmName ?? (wanted.workerAddr ? `lmshm-verify-${process.pid}` : null);
+    const name = wanted.shmName ?? (wanted.workerAddress ? `lmshm-verify-${process.pid}` : null);
 
     const started = performance.now();
     const allocating = progress(sizeBytes);
@@ -202,7 +202,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     const connector = await ShmFileConnector.open({
       segment,
       storageDir: directory,
-      workerAddr: wanted.workerAddr,
+      workerAddress: wanted.workerAddress,
       workerBinary: wanted.workerBinary,
       secretFile: wanted.secretFile,
     });
@@ -213,7 +213,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     const where = segment.name ?? "anonymous";
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
-    say(`worker   ${wanted.workerAddr ?? "started, over pipes"}`);
+    say(`worker   ${wanted.workerAddress ?? "started, over pipes"}`);
     say(`storage  ${directory}`);
     say(
       `data     ${chunks.length} chunks, ${formatBytes(bytes)}, ${
@@ -231,7 +231,8 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       bytes: sizeBytes,
     };
     const inRounds = rounds(chunks, sizeBytes);
-    const checksFiles = connector.storageVisible;
+    // A worker that runs already may have its directories elsewhere.
+    const checksFiles = connector.mode === "pipe";
     const bar = progress(bytes * (checksFiles ? 6 : 5));
     const show = (step: Step) => {
       bar.end();
@@ -267,7 +268,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       runtime: runtime.name,
       backend: segment.backend,
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
-      worker: wanted.workerAddr ?? "spawned",
+      worker: wanted.workerAddress ?? "spawned",
       storageDir: directory,
     });
     say("");

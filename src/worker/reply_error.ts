@@ -4,7 +4,7 @@
 
 import { type ErrorDetails, ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
-import type { ErrorReply } from "./protocol.ts";
+import type { ErrorReply } from "./reply.ts";
 
 const HINTS: Readonly<Record<string, string>> = {
   ENOSPC: "Free space in the storage directory's file system",
@@ -46,15 +46,4 @@ export function replyError(
 
 function withoutPrefix(text: string, prefix: string): string {
   return text.startsWith(prefix) ? text.slice(prefix.length) : text;
-}
-
-/** An option that a worker does not know and must not pass over. */
-export function unsupported(option: string, operation: string): ShmError {
-  const errno = errnoNumber("ENOTSUP");
-  return new ShmError(`the worker does not know ${option}`, {
-    code: "ENOTSUP",
-    operation,
-    ...(errno === undefined ? {} : { errno }),
-    hint: "Use a newer lmshm-worker, or leave the option out",
-  });
 }

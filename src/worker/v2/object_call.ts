@@ -2,12 +2,12 @@
 //
 // A request of version 2: what is written, what an answer to it can be, and what that means to the
 // caller. One class for each kind, in transfer_calls.ts, transfer_batch.ts and query_calls.ts. When
-// they are sent, and what becomes of them when the worker is lost, is object_client.ts.
+// they are sent, and what becomes of them when the worker is lost, is client.ts.
 
-import { Pending, type PendingOptions, type PendingOwner } from "./pending.ts";
-import type { ErrorReply } from "./protocol.ts";
-import type { Priority, RequestWords } from "./protocol_v2.ts";
-import { replyError } from "./reply_error.ts";
+import { Pending, type PendingOptions, type PendingOwner } from "../pending.ts";
+import type { ErrorReply } from "../reply.ts";
+import type { Priority, RequestWords } from "./requests.ts";
+import { replyError } from "../reply_error.ts";
 import type { RequestLine } from "./request_line.ts";
 
 export interface ObjectCallOptions extends PendingOptions {
@@ -17,6 +17,11 @@ export interface ObjectCallOptions extends PendingOptions {
 /** The part of a key that a message shows. */
 export function shownKey(key: string): string {
   return key.length > 120 ? `${key.slice(0, 120)}...` : key;
+}
+
+/** Whether a refusal says that there is no such object: a directory or a link of its name is none. */
+export function isMiss({ code }: ErrorReply): boolean {
+  return code === "ENOENT" || code === "EISDIR" || code === "ELOOP";
 }
 
 export abstract class ObjectCall<T = unknown> extends Pending<T> implements RequestWords {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The text of protocol version 2's requests: what is asked, into words. Pure; docs/protocol_v2.md
-// describes it, csrc/worker/protocol/request_v2.h is its counterpart in the worker, and answers_v2.ts reads
-// what comes back.
+// describes it, csrc/worker/protocol/request_v2.h is its counterpart in the worker, and answers.ts
+// reads what comes back.
 //
 //     request   <id> <VERB> <word>...        one line, answered by one line with the same id
 //
+//     HELLO 2 [dir=<path>]                   a line of version 1: it has no id
 //     ATTACH <shm_name> <size> <identity|->
 //     PUT <key> <offset> <length> [<option>]... [<name>=<value>]... [; <another object>]...
 //     GET <key> <offset> <capacity> [<option>]... [; <another object>]...
@@ -19,8 +20,8 @@
 // The id is put before a request, and `prio` into it, when its turn has come (requestLine()): both
 // are known only then. Everything else is encoded once, when the request is made.
 
-import { encodeWord } from "./percent.ts";
-import { MAX_LINE_BYTES, printable } from "./protocol.ts";
+import { encodeWord } from "../percent.ts";
+import { MAX_LINE_BYTES, printable } from "../reply.ts";
 
 /** How an object's bytes go to and from its file; "auto": the worker chooses by its rule. */
 export type IoMode = "auto" | "direct" | "cached";
@@ -43,8 +44,7 @@ export interface GetOptions {
   readonly io?: IoMode | undefined;
 }
 
-export const HELLO_LINE = "HELLO 2\n";
-/** The version of the protocol that HELLO_LINE asks for. */
+/** The version of the protocol that HELLO asks for. */
 export const VERSION = 2;
 
 export const MAX_KEY_BYTES = 16_384;
@@ -97,6 +97,15 @@ function encodeNumber(what: string, value: number | bigint): string {
     return `${value}`;
   }
   throw new RangeError(`${what} must be a whole number from 0 on, got ${value}`);
+}
+
+/** @param directory where the objects are; "": the worker's root. */
+export function helloLine(directory: string): string {
+  const line = directory === ""
+    ? `HELLO ${VERSION}\n`
+    : `HELLO ${VERSION} dir=${encodeWord(directory)}\n`;
+  if (line.length <= MAX_LINE_BYTES) return line;
+  throw new RangeError(`storageDir has ${directory.length} characters, too many for a line`);
 }
 
 function encodeChoice(name: string, value: string | undefined, choices: readonly string[]): string {

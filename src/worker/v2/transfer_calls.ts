@@ -4,13 +4,13 @@
 // puts into lines with others; or a lot of small ones as a call, which is a line as it is, and costs
 // a fraction for each of them (transfer_batch.ts).
 
-import type { ShmError } from "../errors.ts";
-import { parseNumber, parseStored, type StoredObject } from "./answers_v2.ts";
-import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import type { PendingOwner } from "./pending.ts";
-import type { ErrorReply } from "./protocol.ts";
-import type { RequestWords } from "./protocol_v2.ts";
-import { replyError } from "./reply_error.ts";
+import type { ShmError } from "../../errors.ts";
+import { parseNumber, parseStored, type StoredObject } from "./answers.ts";
+import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
+import type { PendingOwner } from "../pending.ts";
+import type { ErrorReply } from "../reply.ts";
+import type { RequestWords } from "./requests.ts";
+import { replyError } from "../reply_error.ts";
 
 /** One of the two verbs: what its answers mean. */
 export interface TransferVerb<T extends StoredObject | null> {
@@ -41,7 +41,7 @@ export const GET: TransferVerb<StoredObject | null> = {
     return stored.byteLength <= byteLength ? stored : `at most ${byteLength} bytes were asked for`;
   },
   reject(reply, key, byteLength) {
-    if (reply.code === "ENOENT") return null;
+    if (isMiss(reply)) return null;
     const what = `get ${shownKey(key)}`;
     if (reply.code !== "EMSGSIZE") return replyError(reply, what);
     const objectBytes = parseNumber(/^[0-9]*/.exec(reply.message)![0]);

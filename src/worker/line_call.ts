@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One request of version 1, and its reply: see pending.ts for who waits for what.
+// One line of version 1, and its reply: see pending.ts for who waits for what.
 
 import { Pending, type PendingOptions, type PendingOwner } from "./pending.ts";
-import type { OkReply, Reply } from "./protocol.ts";
+import type { OkReply, Reply } from "./reply.ts";
 
-export interface CallRequest extends PendingOptions {
+export interface LineRequest extends PendingOptions {
   /** For messages: "READ /dir/x.data". Never a secret. */
   readonly what: string;
   /** The encoded line. */
   readonly line: string;
-  /** Bytes that the worker moves; counts against the limit of bytes in flight. */
+  /** Bytes that the worker moves. */
   readonly bytes: number;
-  /** How long the worker may take once it is this request's turn, in milliseconds. */
+  /** How long the worker may take, in milliseconds. */
   readonly limitMs: number;
   /** Whether it may be sent again after the worker has provably gone. */
   readonly retriable: boolean;
@@ -20,11 +20,11 @@ export interface CallRequest extends PendingOptions {
   readonly check?: (reply: OkReply) => string | null;
 }
 
-export class Call extends Pending<Reply> {
-  readonly request: CallRequest;
+export class LineCall extends Pending<Reply> {
+  readonly request: LineRequest;
 
   /** @param owner is told of its end; null: nobody need be. */
-  constructor(request: CallRequest, owner: PendingOwner | null = null) {
+  constructor(request: LineRequest, owner: PendingOwner | null = null) {
     super(owner, request);
     this.request = request;
     // The caller awaits it; a call that nobody awaits any more must not be an unhandled rejection.

@@ -2,10 +2,10 @@
 //
 // One line on its way: an id, and the calls that its answer is for.
 
-import { AGAIN, parseRefusal, readRefusal, splitItems } from "./answers_v2.ts";
+import { AGAIN, parseRefusal, readRefusal, splitItems } from "./answers.ts";
 import type { ObjectCall } from "./object_call.ts";
-import type { ErrorReply } from "./protocol.ts";
-import { requestLine } from "./protocol_v2.ts";
+import type { ErrorReply } from "../reply.ts";
+import { requestLine } from "./requests.ts";
 
 /** Nobody waits for it any more. */
 const NOT_ASKED_AGAIN: ErrorReply = { ok: false, code: "EOVERFLOW", message: "" };
@@ -61,14 +61,11 @@ export class RequestLine {
     return this.calls.every((call) => call.settled);
   }
 
-  /** @param ranked whether the worker knows priorities */
-  text(ranked: boolean): string {
+  get text(): string {
     const { calls } = this;
     const first = calls[0]!;
-    const priority = ranked && first.ranked && first.priority !== "normal"
-      ? first.priority
-      : undefined;
-    return requestLine(this.id, first.verb, first.words === "" ? [] : calls, priority);
+    const said = first.ranked && first.priority !== "normal" ? first.priority : undefined;
+    return requestLine(this.id, first.verb, first.words === "" ? [] : calls, said);
   }
 
   /**

@@ -6,7 +6,7 @@
 
 import { Fifo } from "./fifo.ts";
 import type { ObjectCall } from "./object_call.ts";
-import type { Priority } from "./protocol_v2.ts";
+import type { Priority } from "./requests.ts";
 
 /** Objects of one line. More would make the first wait for the last, and gain little. */
 export const MAX_LINE_OBJECTS = 64;
@@ -45,8 +45,6 @@ export interface Room {
   fits(priority: Priority, bytes: number): boolean;
   /** Whether any line may be sent, whatever it moves. */
   place(): boolean;
-  /** Whether several objects may go in one line. */
-  batches(): boolean;
 }
 
 const ORDER: readonly Priority[] = ["high", "normal", "low"];
@@ -99,7 +97,7 @@ export class ObjectQueue {
   #takeFrom(priority: Priority, room: Room): ObjectCall[] {
     this.#turns++;
     const first = this.#waiting[priority].shift()!;
-    return first.alone || !room.batches() ? [first] : this.#batch(first, room);
+    return first.alone ? [first] : this.#batch(first, room);
   }
 
   #first(priority: Priority): ObjectCall | undefined {

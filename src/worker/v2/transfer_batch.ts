@@ -3,11 +3,11 @@
 // Many objects of one caller, put into lines when they are asked for: each line is one call, with
 // one promise and one hold of memory, however many objects it has.
 
-import { AGAIN, readRefusal, splitItems, type StoredObject } from "./answers_v2.ts";
+import { AGAIN, readRefusal, splitItems, type StoredObject } from "./answers.ts";
 import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import { Failed, type Outcome } from "./outcome.ts";
-import type { PendingOwner } from "./pending.ts";
-import type { ErrorReply } from "./protocol.ts";
+import { Failed, type Outcome } from "../outcome.ts";
+import type { PendingOwner } from "../pending.ts";
+import type { ErrorReply } from "../reply.ts";
 import type { TransferPart, TransferVerb } from "./transfer_calls.ts";
 
 /** Several small objects in a line. */
@@ -80,25 +80,4 @@ export class BatchCall<T extends StoredObject | null>
     const outcome = this.#verb.reject(refusal, part.key, part.byteLength);
     return outcome instanceof Error ? new Failed(outcome) : outcome;
   }
-}
-
-/** What several calls hold together: let go of when the last of them has. */
-export class SharedRelease {
-  readonly #release: () => void;
-  #shares = 1;
-
-  /** There is one share, which drop() ends. */
-  constructor(release: () => void) {
-    this.#release = release;
-  }
-
-  /** One share more, which calling drop() once more ends. */
-  take(): () => void {
-    this.#shares++;
-    return this.drop;
-  }
-
-  readonly drop = (): void => {
-    if (--this.#shares === 0) this.#release();
-  };
 }

@@ -10,11 +10,12 @@ import {
   parseNumber,
   parsePage,
   parseStat,
-} from "./answers_v2.ts";
-import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import type { PendingOwner } from "./pending.ts";
-import type { ErrorReply } from "./protocol.ts";
-import { checkLength } from "./protocol_v2.ts";
+} from "./answers.ts";
+import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
+import type { PendingOwner } from "../pending.ts";
+import type { ErrorReply } from "../reply.ts";
+import { replyError } from "../reply_error.ts";
+import { checkLength } from "./requests.ts";
 
 export class StatCall extends ObjectCall<ObjectStat | null> {
   readonly #key: string;
@@ -40,7 +41,7 @@ export class StatCall extends ObjectCall<ObjectStat | null> {
   }
 
   override reject(reply: ErrorReply): void {
-    if (reply.code === "ENOENT") this.answer(null);
+    if (isMiss(reply)) this.answer(null);
     else super.reject(reply);
   }
 }
@@ -121,11 +122,25 @@ export class ContainsCall extends ObjectCall<number> {
 
 export class ListCall extends ObjectCall<Page> {
   readonly #limit: number;
+  readonly #first: boolean;
 
-  constructor(owner: PendingOwner, words: string, limit: number, options: ObjectCallOptions) {
+  /** @param first page of a listing */
+  constructor(
+    owner: PendingOwner,
+    words: string,
+    limit: number,
+    first: boolean,
+    options: ObjectCallOptions,
+  ) {
     checkLength("list", words.length);
     super(owner, words, 0, true, options);
     this.#limit = limit;
+    this.#first = first;
+  }
+
+  /** Another connection does not know the cursor. */
+  override get retriable(): boolean {
+    return this.#first;
   }
 
   override get verb(): string {
@@ -142,6 +157,12 @@ export class ListCall extends ObjectCall<Page> {
     if (page.keys.length > this.#limit) return `at most ${this.#limit} keys were asked for`;
     this.answer(page);
     return null;
+  }
+
+  override reject(reply: ErrorReply): void {
+    if (reply.code !== "ESTALE") return super.reject(reply);
+    const hint = "Begin the listing again; a worker keeps four listings of a connection";
+    this.refuse(replyError(reply, this.what, {}, hint));
   }
 }
 

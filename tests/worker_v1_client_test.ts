@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// WorkerClient against workers that answer as a script tells them: slowly, wrongly, or not at all.
+// ClientV1 against workers that answer as a script tells them: slowly, wrongly, or not at all.
 // No memory is moved here; what matters is who gets which answer, and when memory is let go.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { WorkerClient, type WorkerLimits } from "../src/worker/client.ts";
-import type { Reply } from "../src/worker/protocol.ts";
+import type { StoredObject, WorkerLimits } from "../src/worker/object_client.ts";
+import { ClientV1 } from "../src/worker/v1/client.ts";
 import { SocketTransport } from "../src/worker/socket_transport.ts";
 import {
   eventually,
@@ -21,7 +21,7 @@ import {
 
 interface Scene {
   readonly worker: ScriptedWorker;
-  readonly client: WorkerClient;
+  readonly client: ClientV1;
   /** Losses that the client reported. */
   readonly lost: Error[];
 }
@@ -33,11 +33,10 @@ function openClient(
   limits: Partial<WorkerLimits> = {},
   secret: string | null = null,
   onLost?: (error: Error) => void,
-  Transport = SocketTransport,
-): Promise<WorkerClient> {
+): Promise<ClientV1> {
   const address = { kind: "unix", path } as const;
-  return WorkerClient.open({
-    open: (handlers) => new Transport({ address, connectTimeoutMs: 5_000 }, handlers),
+  return ClientV1.open({
+    open: (handlers) => new SocketTransport({ address, connectTimeoutMs: 5_000 }, handlers),
     handshake: {
       segment: {
         name: "/kv",
@@ -47,7 +46,7 @@ function openClient(
         identity: "-",
       },
       secret,
-      limitMs: limits.controlTimeoutMs ?? 5_000,
+      directory: "/no-such-directory/d",
     },
     limits: {
       maxInFlight: 64,
@@ -85,7 +84,7 @@ function scene(
 }
 
 interface Sent {
-  readonly reply: Promise<Reply>;
+  readonly reply: Promise<StoredObject | null>;
   /** How often the memory was let go. */
   readonly released: number;
 }
@@ -93,15 +92,16 @@ interface Sent {
 let serial = 0;
 
 function send(
-  client: WorkerClient,
+  client: ClientV1,
   command: "read" | "write",
   byteLength: number,
-  options: { signal?: AbortSignal; timeoutMs?: number; path?: string } = {},
+  options: { signal?: AbortSignal; timeoutMs?: number } = {},
 ): Sent {
-  const { path = `/d/${serial++}.data`, ...others } = options;
+  const key = `${serial++}`;
   let released = 0;
   const release = () => void released++;
-  const reply = client[command]({ path, address: BASE, byteLength, release, ...others });
+  const transfer = { key, offset: 0, byteLength, release, ...options };
+  const reply = command === "read" ? client.get(transfer) : client.put(transfer);
   reply.catch(() => {});
   return {
     reply,
@@ -111,61 +111,29 @@ function send(
   };
 }
 
-async function count(sent: Sent): Promise<number | null> {
-  const reply = await sent.reply;
-  assert.ok(reply.ok, JSON.stringify(reply));
-  return reply.count;
+async function count(sent: Sent): Promise<number | undefined> {
+  return (await sent.reply)?.byteLength;
 }
 
 const isTransfer = (line: string) => /^(READ|WRITE) /.test(line);
 
 scene(
-  "open() says what memory is meant, learns what the worker knows, and says ATTACH",
+  "open() says what memory is meant, and ATTACH",
   willing,
   {},
   async ({ worker, client }) => {
     assert.deepEqual(worker.lines, ["IDENTITY -", `ATTACH /kv ${1n << 40n} ${BASE}`]);
-    assert.equal(client.facts.extended, false);
     await client.close();
     assert.equal(worker.lines.at(-1), "QUIT");
   },
 );
 
-scene("read() gives each of 1,000 pipelined requests its own answer", willing, {}, async (s) => {
+scene("get() gives each of 1,000 requests its own answer", willing, {}, async (s) => {
   const all = Array.from({ length: 1_000 }, (_, index) => send(s.client, "read", index));
   assert.deepEqual(await Promise.all(all.map(count)), all.map((_, index) => index));
   assert.ok(all.every((sent) => sent.released === 1));
   assert.equal(s.client.outstanding, 0);
 });
-
-test(
-  "requests of one turn leave in few writes",
-  { timeout: 60_000 },
-  () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      let writes = 0;
-      class CountingTransport extends SocketTransport {
-        override write(text: string): boolean {
-          writes++;
-          return super.write(text);
-        }
-      }
-      await using worker = await ScriptedWorker.listen(dir, willing);
-      const limits = { maxInFlight: 1_000 };
-      await using client = await openClient(
-        worker.path,
-        limits,
-        null,
-        undefined,
-        CountingTransport,
-      );
-      assert.equal(writes, 2, "the handshake");
-      await Promise.all(Array.from({ length: 500 }, () => send(client, "write", 1).reply));
-      // All of one turn are known before the first of them leaves.
-      assert.equal(writes, 3);
-    }),
-);
 
 scene(
   "answers may come in pieces of one byte",
@@ -187,60 +155,27 @@ scene(
   },
 );
 
-test(
-  "no more requests and bytes are in flight than allowed",
-  { timeout: 60_000 },
-  () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      let waiting: string[] = [];
-      let most = 0;
-      let mostBytes = 0;
-      const bytesOf = (line: string) => Number(line.split(" ").at(-1));
-      await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
-        if (!isTransfer(line)) return undefined;
-        waiting.push(line);
-        most = Math.max(most, waiting.length);
-        if (waiting.length > 1) {
-          mostBytes = Math.max(mostBytes, waiting.reduce((sum, one) => sum + bytesOf(one), 0));
-        }
-        if (waiting.length === 1) {
-          setTimeout(() => {
-            const answered = waiting;
-            waiting = [];
-            peer.send(answered.map((one) => `${willing(one)}\n`).join(""));
-          }, 5);
-        }
-        return "";
-      });
-      const client = await openClient(worker.path, { maxInFlight: 4, maxInFlightBytes: 1_000 });
-      const sizes = [10, 10, 10, 10, 10, 600, 600, 5_000, 5_000, 1, 999, 2, 400, 400, 400];
-      const all = sizes.map((size) => send(client, "read", size));
+{
+  const asked: string[] = [];
+  let most = 0;
+  scene(
+    "one request is in flight at a time",
+    (line, peer) => {
+      if (!isTransfer(line)) return undefined;
+      asked.push(line);
+      most = Math.max(most, asked.length);
+      setTimeout(() => peer.send(`${willing(asked.pop()!)}\n`), 2);
+      return "";
+    },
+    {},
+    async ({ client }) => {
+      const sizes = [10, 600, 5_000, 0, 1];
+      const all = sizes.map((size) => send(client, "write", size));
       assert.deepEqual(await Promise.all(all.map(count)), sizes);
-      assert.equal(most, 4);
-      assert.ok(mostBytes <= 1_000, `${mostBytes} bytes`);
-      await client.close();
-    }),
-);
-
-test("a worker that does not read holds the requests back, and they all arrive", {
-  timeout: 60_000,
-}, () =>
-  withoutWorkers(async () => {
-    using dir = new TempDir();
-    await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
-      if (line.startsWith("ATTACH")) {
-        peer.socket.pause();
-        setTimeout(() => peer.socket.resume(), 200);
-      }
-      return undefined;
-    });
-    const client = await openClient(worker.path, { maxInFlight: 1_000 });
-    const path = `/${"p".repeat(60_000)}`;
-    const all = Array.from({ length: 200 }, (_, index) => send(client, "read", index, { path }));
-    assert.deepEqual(await Promise.all(all.map(count)), all.map((_, index) => index));
-    await client.close();
-  }));
+      assert.equal(most, 1);
+    },
+  );
+}
 
 scene(
   "a line that is no reply fails its request, and the others are asked anew elsewhere",
@@ -250,7 +185,7 @@ scene(
   },
   {},
   async ({ client, worker, lost }) => {
-    const [first, second, third] = [1, 2, 3].map((size) => send(client, "read", size));
+    const [first, second, third] = [1, 2, 3].map((size) => send(client, "write", size));
     assert.equal(await count(first!), 1);
     await assert.rejects(second!.reply, shmError("EPROTO", /"Segmentation fault \(core dumped\)"/));
     assert.equal(await count(third!), 3);
@@ -271,7 +206,7 @@ for (
   ] as const
 ) {
   scene(
-    `read() takes ${what} for a broken protocol`,
+    `get() takes ${what} for a broken protocol`,
     (line) => isTransfer(line) ? answer : undefined,
     {},
     async ({ client }) => {
@@ -283,7 +218,7 @@ for (
 }
 
 scene(
-  "write() takes a short count for a broken protocol",
+  "put() takes a short count for a broken protocol",
   (line) => isTransfer(line) ? "OK 9" : undefined,
   {},
   async ({ client }) => {
@@ -369,18 +304,15 @@ scene(
   (line, peer) => isTransfer(line) && peer.index === 0 ? "" : undefined,
   { ioTimeoutMs: 200 },
   async ({ client, worker }) => {
-    const first = send(client, "read", 1);
-    const second = send(client, "read", 2);
-    await assert.rejects(first.reply, shmError("ETIMEDOUT", /READ .* within 201 ms/));
-    // The worker still has the connection, so it may still write into the memory.
+    const first = send(client, "write", 1);
+    const second = send(client, "write", 2);
+    await assert.rejects(first.reply, shmError("ETIMEDOUT", /WRITE .* within 201 ms/));
+    assert.equal(await count(second), 2, "others go on with another connection");
+    // The worker still has the connection, so it may still use the memory.
     await sleep(300);
     assert.equal(first.released, 0);
-    assert.equal(second.released, 0);
-    const third = send(client, "read", 3);
-    assert.equal(await count(third), 3, "other calls go on with another connection");
     worker.dropClients();
-    assert.equal(await count(second), 2, "asked again once the first connection was closed");
-    assert.equal(first.released, 1);
+    await eventually("the memory is let go", () => first.released === 1);
   },
   { stubborn: true },
 );
@@ -398,21 +330,11 @@ test(
         return "";
       }, { stubborn: true });
       const client = await openClient(worker.path, { ioTimeoutMs: 200 });
-      const [first, second, third] = [1, 2, 3].map((size) => send(client, "read", size)) as [
-        Sent,
-        Sent,
-        Sent,
-      ];
+      const first = send(client, "write", 1);
       await assert.rejects(first.reply, shmError("ETIMEDOUT"));
+      assert.equal(first.released, 0);
       late[0]!();
-      await eventually("the first is let go", () => first.released === 1);
-      assert.equal(second.released, 0);
-      late[1]!();
-      assert.equal(await count(second), 2);
-      await assert.rejects(third.reply, shmError("ECONNRESET", /given up/), "not for ever");
-      assert.equal(third.released, 0);
-      late[2]!();
-      await eventually("the last is let go", () => third.released === 1);
+      await eventually("the memory is let go", () => first.released === 1);
       await client.close();
     }),
 );
@@ -424,13 +346,13 @@ test("an abort answers the caller at once and holds the memory until the worker 
     using dir = new TempDir();
     let answer = () => {};
     await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
-      if (!line.startsWith("READ")) return undefined;
+      if (!line.endsWith(" 5")) return undefined;
       answer = () => peer.send(`${willing(line)}\n`);
       return "";
     });
-    const client = await openClient(worker.path, { maxInFlight: 1 });
+    const client = await openClient(worker.path);
     const abort = new AbortController();
-    const sent = send(client, "read", 5, { signal: abort.signal });
+    const sent = send(client, "write", 5, { signal: abort.signal });
     const queued = send(client, "write", 6, { signal: abort.signal });
     const other = send(client, "write", 7);
     await eventually("it was sent", () => worker.lines.some(isTransfer));
@@ -443,7 +365,7 @@ test("an abort answers the caller at once and holds the memory until the worker 
     answer();
     assert.equal(await count(other), 7, "answers still belong to their requests");
     assert.equal(sent.released, 1);
-    const late = send(client, "read", 5, { signal: abort.signal });
+    const late = send(client, "write", 5, { signal: abort.signal });
     await assert.rejects(late.reply, /changed my mind/);
     assert.equal(late.released, 1);
     assert.equal(worker.lines.filter(isTransfer).length, 2);
@@ -475,15 +397,15 @@ scene(
     return line.endsWith(" 1") ? "ERROR ENOENT open /x: gone" : "ERROR open failed: Is a directory";
   },
   {},
-  async ({ client }) => {
-    const first = send(client, "read", 1);
-    assert.deepEqual(await first.reply, {
-      ok: false,
-      code: "ENOENT",
-      message: "ENOENT open /x: gone",
-    });
-    assert.equal(first.released, 1);
-    assert.equal((await send(client, "read", 2).reply as { code?: string }).code, "EISDIR");
+  async ({ client, worker }) => {
+    for (const [size, code] of [[1, "ENOENT"], [2, "EISDIR"]] as const) {
+      const put = send(client, "write", size);
+      await assert.rejects(put.reply, shmError(code));
+      const get = send(client, "read", size);
+      assert.equal(await get.reply, null, "what is no object is a miss");
+      assert.deepEqual([put.released, get.released], [1, 1]);
+    }
+    assert.equal(worker.connections, 1);
   },
 );
 
@@ -512,7 +434,7 @@ test("close() finishes what was begun, refuses what comes later, and can be repe
       setTimeout(() => peer.send(`${willing(line)}\n`), 20);
       return "";
     });
-    const client = await openClient(worker.path, { maxInFlight: 2 });
+    const client = await openClient(worker.path, {});
     const all = [1, 2, 3, 4, 5].map((size) => send(client, "write", size));
     const closing = Promise.all([client.close(), client.close()]);
     const late = send(client, "write", 6);

@@ -2,7 +2,7 @@
 //
 // Any number of keys as the words of a few requests (EXISTS, REMOVE, CONTAINS).
 
-import { checkLength, encodeKey, MAX_WORDS_BYTES } from "./protocol_v2.ts";
+import { checkLength, encodeKey, MAX_WORDS_BYTES } from "./requests.ts";
 
 /** Of one request, so that a worker can carry out several of them at a time. */
 const MAX_LINE_KEYS = 512;

@@ -8,9 +8,9 @@
 //     <id> OK <item> ; <item> ; ...     of a batch; <item> as after OK, or -<ERRNO> [<text>]
 //     OK 2 boot=<16 hex> ...            to HELLO, which is a line of version 1
 
-import { decodeWord, hexDigit } from "./percent.ts";
-import type { ErrorReply } from "./protocol.ts";
-import { VERSION } from "./protocol_v2.ts";
+import { decodeWord, hexDigit } from "../percent.ts";
+import type { ErrorReply } from "../reply.ts";
+import { VERSION } from "./requests.ts";
 
 /** What a worker knows of a stored object. */
 export interface StoredObject {
@@ -42,7 +42,8 @@ export interface WorkerHello {
   readonly boot: string;
   /** "lmshm-worker/0.1.0". */
   readonly worker: string;
-  readonly features: ReadonlySet<string>;
+  /** Whether the directory's file system keeps attributes. */
+  readonly xattr: boolean;
   /** Requests that may be unanswered at a time; null: the worker does not say. */
   readonly window: number | null;
 }
@@ -268,14 +269,14 @@ export function parseFacts(text: string): Readonly<Record<string, string>> | nul
 export function parseHello(text: string): WorkerHello | null {
   if (!text.startsWith(`${VERSION} `)) return null;
   const facts = parseFacts(text.slice(`${VERSION} `.length));
-  const { boot, worker = "", features = "", window } = facts ?? {};
+  const { boot, worker = "", xattr, window } = facts ?? {};
   if (boot === undefined || !/^[0-9a-f]{16}$/.test(boot)) return null;
   const limit = window === undefined ? null : parseNumber(window);
   if (window !== undefined && (limit === null || limit < 1)) return null;
   return {
     boot,
     worker,
-    features: new Set(features.split(",").filter((name) => name !== "")),
+    xattr: xattr === "1",
     window: limit,
   };
 }

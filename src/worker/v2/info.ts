@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What INFO's answer says, in this language: camel case, and numbers where the worker wrote numbers.
+// docs/protocol_v2.md says what each word means. Pure.
+
+/** One bucket of a histogram: so many took `leUs` microseconds or less. */
+export interface LatencyBucket {
+  /** Infinity: the last bucket, which has all. */
+  readonly leUs: number;
+  readonly count: number;
+}
+
+/** Requests of one kind since the worker started. */
+export interface VerbInfo {
+  readonly requests: number;
+  readonly errors: number;
+  readonly bytes: number;
+  /** Cumulative, as OpenMetrics has them. */
+  readonly latency: readonly LatencyBucket[];
+}
+
+/** A member that the worker does not tell of is undefined. */
+export interface WorkerInfo {
+  /** "lmshm-worker/0.1.0". */
+  readonly worker: string;
+  readonly io?: string;
+  readonly sync?: string;
+  /** "512/512", or "no": see directReason. */
+  readonly direct?: string;
+  readonly directReason?: string;
+  readonly fs?: string;
+  readonly keptOpen?: number;
+  readonly getsKept?: number;
+  readonly engine?: string;
+  readonly threads?: number;
+  readonly nice?: number;
+  readonly window?: number;
+  readonly maxBytesInFlight?: number;
+  readonly queued?: number;
+  readonly running?: number;
+  readonly bytesInFlight?: number;
+  readonly putsDirect?: number;
+  readonly putsCached?: number;
+  readonly getsDirect?: number;
+  readonly getsCached?: number;
+  readonly fallbacks?: number;
+  readonly fallbackReason?: string;
+  readonly clients?: number;
+  readonly errors?: number;
+  readonly cancelled?: number;
+  readonly uptimeMs?: number;
+  /** What the objects of all directories may take of the disk; undefined or 0: no limit. */
+  readonly maxBytes?: number;
+  /** What they take. */
+  readonly usedBytes?: number;
+  readonly objects?: number;
+  readonly evictions?: number;
+  readonly evictedBytes?: number;
+  readonly hits?: number;
+  readonly misses?: number;
+  readonly staleTemporaries?: number;
+  readonly directories?: number;
+  /** Of this connector's directory alone. */
+  readonly dirUsedBytes?: number;
+  readonly dirObjects?: number;
+  /** By the verb's name in small letters: "put", "get", ... */
+  readonly verbs: Readonly<Record<string, VerbInfo>>;
+  /** Words that this library does not know: a number where it is one, else text. */
+  readonly [word: string]: unknown;
+}
+
+const OF_VERB =
+  /^(attach|put|get|stat|exists|contains|remove|list|ping|info|cancel)_(requests|errors|bytes|latency_us)$/;
+const NUMBER = /^(?:0|[1-9][0-9]{0,15})$/;
+
+/** @param words as the worker said them */
+export function workerInfo(
+  worker: string,
+  words: Readonly<Record<string, string>>,
+): WorkerInfo {
+  const info: Record<string, unknown> = {};
+  const verbs: Record<string, { -readonly [K in keyof VerbInfo]: VerbInfo[K] }> = {};
+  for (const [word, text] of Object.entries(words)) {
+    const [, verb, count] = OF_VERB.exec(word) ?? [];
+    if (verb === undefined) {
+      info[word.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())] = valueOf(text);
+      continue;
+    }
+    const of = verbs[verb] ??= { requests: 0, errors: 0, bytes: 0, latency: [] };
+    if (count === "latency_us") of.latency = bucketsOf(text);
+    else of[count as "requests" | "errors" | "bytes"] = Number(text);
+  }
+  return { ...info, worker, verbs };
+}
+
+function valueOf(text: string): number | string {
+  return NUMBER.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : text;
+}
+
+/** "100:5,1000:7,inf:9". */
+function bucketsOf(text: string): LatencyBucket[] {
+  return text.split(",").filter((one) => one !== "").map((one) => {
+    const [le = "", count = ""] = one.split(":");
+    return { leUs: NUMBER.test(le) ? Number(le) : Infinity, count: Number(count) };
+  });
+}
