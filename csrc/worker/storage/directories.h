@@ -49,7 +49,7 @@ class Directories : private CancelCheck {
   // Waits until the collecting of leftovers has been broken off. No store may be in use any more.
   ~Directories() override;
 
-  // Opens the root: first of all.
+  // Opens the root: first of all. Fails as Open() does; EAGAIN: no thread can be started.
   Status Start();
 
   // The store of the directory at `path`: see ObjectDir::OpenDirectory(). Blocks for some system
@@ -76,7 +76,6 @@ class Directories : private CancelCheck {
   Store Find(const struct stat& st);
   // Makes room for one more. False: all are used.
   bool MakeRoom();
-  void Collect(std::shared_ptr<Directory> directory);
   void CollectorMain();
   bool Cancelled() const override { return ending_.load(); }
 
@@ -85,12 +84,13 @@ class Directories : private CancelCheck {
   const Probe probe_;
   const std::shared_ptr<StoresShare> share_;
   Store root_store_;
+  std::thread collector_;
 
   mutable std::mutex mutex_;                    // guards all below
   std::list<std::shared_ptr<Directory>> open_;  // the one that was named last is the last
   std::deque<std::shared_ptr<Directory>> to_collect_;
   std::condition_variable collector_wake_;
-  std::thread collector_;
+  bool collecting_ = false;          // its thread runs
   std::atomic<bool> ending_{false};  // written under the lock
 };
 
