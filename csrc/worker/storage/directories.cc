@@ -21,9 +21,12 @@ constexpr std::chrono::seconds kLeftoverAge(60);
 
 }  // namespace
 
-Directories::Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept,
-                         Probe probe)
-    : root_(root), most_(most), probe_(probe), share_(std::make_shared<StoresShare>(kept)) {}
+Directories::Directories(const ObjectDir& root, const Limits& limits, Probe probe)
+    : root_(root),
+      most_(limits.directories),
+      probe_(probe),
+      share_(std::make_shared<StoresShare>(limits.kept)),
+      listings_(limits.listings) {}
 
 Directories::~Directories() {
   {
