@@ -49,7 +49,7 @@ class World {
         std::string(base != nullptr ? base : "/tmp") + "/lmshm_fuzz." + std::to_string(getpid());
     std::filesystem::create_directories(root_);
     HOLDS(lmshm::ObjectDir::OpenConfined(root_, lmshm::DetectBeneathMethod(), &objects_).ok());
-    directories_ = std::make_unique<lmshm::Directories>(*objects_, 4);
+    directories_ = std::make_unique<lmshm::Directories>(*objects_, lmshm::Directories::Limits());
     HOLDS(directories_->Start().ok());
     const int fd = memfd_create("lmshm_fuzz", MFD_CLOEXEC);
     HOLDS(fd >= 0 && ftruncate(fd, kSegmentBytes) == 0 && dup2(fd, kSegmentFd) == kSegmentFd);

@@ -60,7 +60,7 @@ std::atomic<Gate*> gate{nullptr};
 struct Served {
   explicit Served(lmshm::Engine* engine) {
     REQUIRE(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-    directories = std::make_unique<lmshm::Directories>(*root, 16);
+    directories = std::make_unique<lmshm::Directories>(*root, lmshm::Directories::Limits());
     REQUIRE(directories->Start().ok());
     service.directories = directories.get();
     service.boot_id = "0123456789abcdef";

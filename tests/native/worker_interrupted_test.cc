@@ -62,7 +62,8 @@ Found Look(int root_fd, const std::string& key) {
   found.exists = status.ok();
   if (found.exists) CHECK(info.crc32c.has_value());
   found.bytes = bytes.substr(0, info.length);
-  lmshm::KeyListing listing(store);
+  lmshm::OpenListings open(4);
+  lmshm::KeyListings listing(store, &open);
   lmshm::ListRequest request;
   request.limit = 100;
   request.max_bytes = 60000;

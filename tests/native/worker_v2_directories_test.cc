@@ -12,8 +12,11 @@ namespace {
 
 struct Root {
   explicit Root(size_t most = 16, const lmshm::KeptFilesRules& kept = {}) {
+    Directories::Limits limits;
+    limits.directories = most;
+    limits.kept = kept;
     REQUIRE(ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-    directories = std::make_unique<Directories>(*root, most, kept);
+    directories = std::make_unique<Directories>(*root, limits);
     REQUIRE(directories->Start().ok());
   }
   Directories::Store Open(const std::string& path) {
@@ -146,7 +149,10 @@ TEST(too_many_directories_are_an_error_of_hello) {
   TempDir dir;
   std::unique_ptr<ObjectDir> root;
   REQUIRE(ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-  const std::unique_ptr<Directories> directories = OpenDirectories(*root, Attributes::kDetect, 2);
+  Directories::Limits limits;
+  limits.directories = 2;
+  const std::unique_ptr<Directories> directories =
+      OpenDirectories(*root, Attributes::kDetect, limits);
   lmshm::Service service;
   service.directories = directories.get();
   const auto say = [](lmshm::Dialogue* dialogue, const std::string& line) {

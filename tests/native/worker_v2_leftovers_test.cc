@@ -107,7 +107,8 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
   const KeyStore store(fd.get(), FactsOf(fd.get()));
-  lmshm::KeyListing listing(store);
+  lmshm::OpenListings open(4);
+  lmshm::KeyListings listing(store, &open);
   TestSegment segment(4096);
   const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
   // Like a probe, and an object as any other.

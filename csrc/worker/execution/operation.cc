@@ -124,14 +124,14 @@ Status Stat(const RequestV2& request, const OperationContext& context, std::stri
 
 Status List(const RequestV2& request, const OperationContext& context, size_t max_bytes,
             std::string* result) {
-  constexpr size_t kMaxCursorBytes = 1 + 3 * 255;  // a file name, at worst all of it coded
+  constexpr size_t kMaxCursorBytes = 42;  // a space, two numbers and a point
   ListRequest list;
   list.limit = static_cast<size_t>(request.number);
   list.max_bytes = max_bytes - kMaxCursorBytes;
-  list.after = request.text;
+  list.cursor = request.text;
   list.prefix = request.prefix;
   ListPage page;
-  Status status = context.listing->List(list, context.cancel, &page);
+  Status status = context.listings->List(list, context.cancel, &page);
   if (!status.ok()) return status;
   *result = " " + (page.next.empty() ? std::string("-") : PercentEncode(page.next));
   for (const std::string& key : page.keys) {

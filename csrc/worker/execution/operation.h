@@ -26,7 +26,7 @@ namespace lmshm {
 
 struct OperationContext {
   const KeyStore* store = nullptr;           // must outlive the operation, and so must the others
-  KeyListing* listing = nullptr;             //
+  KeyListings* listings = nullptr;           //
   std::shared_ptr<const Attachment> memory;  // null: nothing is attached
   const CancelCheck* cancel = nullptr;       // may be null
   Parallel* parallel = nullptr;              // may be null: nobody helps

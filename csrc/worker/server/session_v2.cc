@@ -35,7 +35,7 @@ SessionV2::SessionV2(const Service& service, std::string peer, Directories::Stor
       peer_(std::move(peer)),
       store_(std::move(store)),
       pipeline_(pipeline),
-      listing_(*store_) {}
+      listings_(*store_, &service.directories->listings()) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
   Next next = Next::kContinue;
@@ -79,7 +79,7 @@ void SessionV2::HandleTooLong(std::string* answer) {
 void SessionV2::Begin(RequestV2 request, std::string* answers) {
   OperationContext context;
   context.store = store_.get();
-  context.listing = &listing_;
+  context.listings = &listings_;
   context.memory = attachment_;
   context.cancel = service_.cancel;
   context.parallel = service_.engine;

@@ -21,9 +21,12 @@ constexpr std::chrono::seconds kLeftoverAge(60);
 
 }  // namespace
 
-Directories::Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept,
-                         Probe probe)
-    : root_(root), most_(most), probe_(probe), share_(std::make_shared<StoresShare>(kept)) {}
+Directories::Directories(const ObjectDir& root, const Limits& limits, Probe probe)
+    : root_(root),
+      most_(limits.directories),
+      probe_(probe),
+      share_(std::make_shared<StoresShare>(limits.kept)),
+      listings_(limits.listings) {}
 
 Directories::~Directories() {
   {
@@ -34,7 +37,18 @@ Directories::~Directories() {
   if (collector_.joinable()) collector_.join();
 }
 
-Status Directories::Start() { return Open("", &root_store_); }
+Status Directories::Start() {
+  try {
+    collector_ = std::thread([this] { CollectorMain(); });
+  } catch (const std::system_error& error) {
+    return Status::Error(EAGAIN, std::string("start a thread that collects: ") + error.what());
+  }
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    collector_wake_.wait(lock, [this] { return collecting_; });
+  }
+  return Open("", &root_store_);
+}
 
 size_t Directories::size() const {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -93,25 +107,17 @@ Status Directories::Open(std::string_view path, Store* store) {
   Log(LogLevel::kInfo, "directory " + Printable(path.empty() ? "of the root" : path) + ": " +
                            facts.file_system + ", " + (facts.attributes ? "with" : "without") +
                            " attributes, past the page cache: " + DescribeDirect(facts));
-  open_.push_back(directory);
   *store = Store(directory, &directory->store);
-  Collect(std::move(directory));
-  return status;
-}
-
-void Directories::Collect(std::shared_ptr<Directory> directory) {
-  try {
-    if (!collector_.joinable()) collector_ = std::thread([this] { CollectorMain(); });
-  } catch (const std::system_error& error) {
-    Log(LogLevel::kWarn, std::string("no thread to collect leftovers: ") + error.what());
-    return;
-  }
+  open_.push_back(directory);
   to_collect_.push_back(std::move(directory));
-  collector_wake_.notify_one();
+  collector_wake_.notify_all();
+  return status;
 }
 
 void Directories::CollectorMain() {
   std::unique_lock<std::mutex> lock(mutex_);
+  collecting_ = true;
+  collector_wake_.notify_all();
   for (;;) {
     collector_wake_.wait(lock, [this] { return ending_.load() || !to_collect_.empty(); });
     if (ending_.load()) return;

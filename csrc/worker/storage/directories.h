@@ -24,6 +24,7 @@
 #include "worker/base/cancel.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
+#include "worker/storage/key_listing.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
 
@@ -40,16 +41,21 @@ class Directories : private CancelCheck {
   // Finds out what a directory's file system can do.
   using Probe = int (*)(int dir_fd, StorageFacts* facts);
 
-  // `root` is confined and must outlive this; `most` directories are open at one time, at least 1.
-  // `kept`: of the files that stay open, all together.
-  Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept = KeptFilesRules(),
-              Probe probe = ProbeStorage);
+  // What may be open at one time, of all together.
+  struct Limits {
+    size_t directories = kMaxDirectories;  // at least 1
+    size_t listings = 64;                  // that wait for their next page
+    KeptFilesRules kept;                   // files that are got again and again
+  };
+
+  // `root` is confined and must outlive this.
+  Directories(const ObjectDir& root, const Limits& limits, Probe probe = ProbeStorage);
   Directories(const Directories&) = delete;
   Directories& operator=(const Directories&) = delete;
   // Waits until the collecting of leftovers has been broken off. No store may be in use any more.
   ~Directories() override;
 
-  // Opens the root: first of all.
+  // Opens the root: first of all. Fails as Open() does; EAGAIN: no thread can be started.
   Status Start();
 
   // The store of the directory at `path`: see ObjectDir::OpenDirectory(). Blocks for some system
@@ -59,6 +65,7 @@ class Directories : private CancelCheck {
 
   const KeyStore& root() const { return *root_store_; }
   StoresShare& share() const { return *share_; }
+  OpenListings& listings() { return listings_; }
   // How many are open.
   size_t size() const;
 
@@ -76,7 +83,6 @@ class Directories : private CancelCheck {
   Store Find(const struct stat& st);
   // Makes room for one more. False: all are used.
   bool MakeRoom();
-  void Collect(std::shared_ptr<Directory> directory);
   void CollectorMain();
   bool Cancelled() const override { return ending_.load(); }
 
@@ -84,13 +90,15 @@ class Directories : private CancelCheck {
   const size_t most_;
   const Probe probe_;
   const std::shared_ptr<StoresShare> share_;
+  OpenListings listings_;
   Store root_store_;
+  std::thread collector_;
 
   mutable std::mutex mutex_;                    // guards all below
   std::list<std::shared_ptr<Directory>> open_;  // the one that was named last is the last
   std::deque<std::shared_ptr<Directory>> to_collect_;
   std::condition_variable collector_wake_;
-  std::thread collector_;
+  bool collecting_ = false;          // its thread runs
   std::atomic<bool> ending_{false};  // written under the lock
 };
 

@@ -71,7 +71,7 @@ Status CheckKey(std::string_view key) {
 Status FindKeyFile(std::string_view key, KeyFile* file) {
   Status status = CheckKey(key);
   if (!status.ok()) return status;
-  const std::string name = ReplaceAll(key, "/", kSeparator).append(kData);
+  const std::string name = PlainNameOf(key).append(kData);
   if (IsPlain(key, name)) {
     *file = {name, std::string()};
     return Status::OK();
@@ -89,10 +89,16 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
   std::string plain = ReplaceAll(stem, kSeparator, "/");
   // A name that keys do not lead to: "a/b" and "a-SEP-b" both read as "a/b" but only one is it.
   if (!CheckKey(plain).ok() || !IsPlain(plain, file_name)) return FileKind::kOther;
-  if (ReplaceAll(plain, "/", kSeparator) != stem) return FileKind::kOther;
+  if (PlainNameOf(plain) != stem) return FileKind::kOther;
   *key = std::move(plain);
   return FileKind::kPlain;
 }
+
+bool IsHashedName(std::string_view file_name) {
+  return EndsWith(file_name, kData) && LooksHashed(StemOf(file_name));
+}
+
+std::string PlainNameOf(std::string_view prefix) { return ReplaceAll(prefix, "/", kSeparator); }
 
 std::string SidecarOf(std::string_view file_name) {
   return std::string(StemOf(file_name)).append(kSidecar);

@@ -42,6 +42,12 @@ enum class FileKind {
 // What a file of this name is; sets `*key` for kPlain.
 FileKind ClassifyFile(std::string_view file_name, std::string* key);
 
+// Of kind kHashed, if it is an object's name at all. Cheap.
+bool IsHashedName(std::string_view file_name);
+
+// What the file names of all kPlain objects begin with whose keys begin with `prefix`.
+std::string PlainNameOf(std::string_view prefix);
+
 // The sidecar of an object of kind kHashed.
 std::string SidecarOf(std::string_view file_name);
 
