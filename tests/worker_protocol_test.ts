@@ -6,7 +6,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatWorkerAddress, parseWorkerAddress } from "../src/worker/address.ts";
 import { codeFromMessage, errnoNumber } from "../src/worker/errno_text.ts";
-import { Fifo } from "../src/worker/v2/fifo.ts";
 import { LineSplitter } from "../src/worker/line_splitter.ts";
 import { describeLog, LogTail } from "../src/worker/log_tail.ts";
 import { checkSecret } from "../src/worker/login.ts";
@@ -163,28 +162,6 @@ test("parseWorkerAddress() names the fault and the accepted forms", () => {
   for (const text of [...wrong, `/${"x".repeat(107)}`, "/a\0b"]) {
     assert.throws(() => parseWorkerAddress(text), /"host:port", "\[::1\]:port"/, text);
   }
-});
-
-test("Fifo keeps the order through pushes, shifts and prepends", () => {
-  const fifo = new Fifo<number>();
-  const model: number[] = [];
-  for (let step = 0; step < 5_000; step++) {
-    if (step % 7 < 4) {
-      fifo.push(step);
-      model.push(step);
-    } else if (step % 97 === 5) {
-      const items = Array.from({ length: step % 60 }, (_, i) => step - i);
-      fifo.prepend(items);
-      model.unshift(...items);
-    } else {
-      assert.equal(fifo.peek(), model[0]);
-      assert.equal(fifo.shift(), model.shift());
-    }
-    assert.equal(fifo.size, model.length);
-  }
-  assert.deepEqual([...fifo], model);
-  assert.deepEqual(fifo.takeAll(), model);
-  assert.equal(fifo.shift(), undefined);
 });
 
 test("LogTail keeps the last 20 lines, cuts long ones, and hands out each once", () => {

@@ -41,7 +41,7 @@ What goes through:
   --chunk-size SIZE    bytes of a chunk (default 33554432, LMCache's usual 2 x 32 x 256 x 1024 bf16)
 Where it goes:
   --storage-dir DIR    directory for the files (default: a new one below /var/tmp)
-  --worker-addr ADDR   a running worker: host:port, unix:/path or /path (default: start one)
+  --worker-address A   a running worker: host:port, unix:/path or /path (default: start one)
   --secret-file FILE   the secret of a TCP worker
   --worker-binary FILE the worker to start
   --shm-name NAME      name of the segment (default: anonymous, or lmshm-verify-PID with an address)
@@ -85,7 +85,7 @@ function settings(args: string[]): Settings {
     size: { type: "string" },
     "chunk-size": { type: "string" },
     "storage-dir": { type: "string" },
-    "worker-addr": { type: "string" },
+    "worker-address": { type: "string" },
     "worker-binary": { type: "string" },
     "secret-file": { type: "string" },
     "shm-name": { type: "string" },
@@ -100,9 +100,9 @@ function settings(args: string[]): Settings {
   if (pin !== "auto" && pin !== "require" && pin !== "none") {
     throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);
   }
-  if (values["worker-addr"] && values["worker-binary"]) {
+  if (values["worker-address"] && values["worker-binary"]) {
     throw new UsageError(
-      "--worker-addr connects to a worker and --worker-binary starts one: choose",
+      "--worker-address connects to a worker and --worker-binary starts one: choose",
     );
   }
   if (values.input && values.size) {
@@ -113,7 +113,7 @@ function settings(args: string[]): Settings {
     totalBytes: size("size", TOTAL_BYTES),
     chunkBytes: size("chunk-size", CHUNK_BYTES),
     storageDir: values["storage-dir"],
-    workerAddress: values["worker-addr"],
+    workerAddress: values["worker-address"],
     workerBinary: values["worker-binary"],
     secretFile: values["secret-file"],
     shmName: values["shm-name"],

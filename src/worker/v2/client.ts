@@ -210,13 +210,15 @@ export class ClientV2 implements ObjectClient {
     let begunOn: ConnectionV2 | null = null;
     do {
       const words = encodeList(limit, cursor, prefix);
-      if (cursor !== null && this.#keeper.connection !== begunOn) throw staleError();
+      const isKnown = () => begunOn !== null && this.#keeper.connection === begunOn;
+      if (cursor !== null && !isKnown()) throw staleError();
       const page: Page = await this.#submit(
         others,
         () => new ListCall(this.#owner, words, limit, cursor === null, others),
       );
-      // A cursor is known to the connection alone that gave it.
-      begunOn = this.#keeper.connection;
+      // A cursor is known to the connection alone that gave it, and means another listing to others.
+      if (cursor === null) begunOn = this.#keeper.connection;
+      else if (!isKnown()) throw staleError();
       if (page.keys.length > 0) yield page.keys;
       cursor = page.cursor;
     } while (cursor !== null);

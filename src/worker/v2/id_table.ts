@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Requests in flight by their id. Ids are given out in order and answered almost in order, which
-// makes a table simple: an id's place is its lowest bits, or the next free one. A Map would do, but
-// see members.ts.
+// makes a table simple: an id's place is its lowest bits, or the next free one. With a Map a request
+// takes half as much CPU again in Deno; docs/speed_limits.md has the figures.
 
 export interface Identified {
   /** From 1 on. */

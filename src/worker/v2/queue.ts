@@ -4,7 +4,6 @@
 // in one priority the oldest first. Small objects next to each other that want the same go together
 // in one line.
 
-import { Fifo } from "./fifo.ts";
 import type { ObjectCall } from "./object_call.ts";
 import type { Priority } from "./requests.ts";
 
@@ -50,11 +49,48 @@ export interface Room {
 const ORDER: readonly Priority[] = ["high", "normal", "low"];
 const REVERSE: readonly Priority[] = ["low", "normal", "high"];
 
+/** So many calls that have left are forgotten together. */
+const SHIFTED = 1024;
+
+/** Calls of one priority. Array.shift() moves all that is left; this moves it now and then. */
+class Row {
+  #calls: ObjectCall[] = [];
+  #head = 0;
+
+  get first(): ObjectCall | undefined {
+    return this.#calls[this.#head];
+  }
+
+  push(call: ObjectCall): void {
+    this.#calls.push(call);
+  }
+
+  shift(): ObjectCall | undefined {
+    const call = this.#calls[this.#head];
+    if (call === undefined) return undefined;
+    this.#head++;
+    if (this.#head >= SHIFTED || this.#head === this.#calls.length) this.#calls = this.takeAll();
+    return call;
+  }
+
+  prepend(calls: readonly ObjectCall[]): void {
+    this.#calls = [...calls, ...this.takeAll()];
+  }
+
+  /** Empties it. */
+  takeAll(): ObjectCall[] {
+    const calls = this.#calls.slice(this.#head);
+    this.#calls = [];
+    this.#head = 0;
+    return calls;
+  }
+}
+
 export class ObjectQueue {
-  readonly #waiting: Readonly<Record<Priority, Fifo<ObjectCall>>> = {
-    high: new Fifo(),
-    normal: new Fifo(),
-    low: new Fifo(),
+  readonly #waiting: Readonly<Record<Priority, Row>> = {
+    high: new Row(),
+    normal: new Row(),
+    low: new Row(),
   };
   #turns = 0;
 
@@ -101,11 +137,11 @@ export class ObjectQueue {
   }
 
   #first(priority: Priority): ObjectCall | undefined {
-    const fifo = this.#waiting[priority];
+    const row = this.#waiting[priority];
     for (;;) {
-      const call = fifo.peek();
+      const call = row.first;
       if (call === undefined || !call.settled) return call;
-      fifo.shift();
+      row.shift();
       call.free();
     }
   }
