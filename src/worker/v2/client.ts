@@ -36,13 +36,19 @@ import { attach, sayHello } from "./handshake.ts";
 import { type WorkerInfo, workerInfo } from "./info.ts";
 import { keyLines } from "./key_lines.ts";
 import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import { ContainsCall, FactsCall, FlagsCall, ListCall, StatCall } from "./query_calls.ts";
+import {
+  containedOf,
+  factsOf,
+  flagsOf,
+  pageOf,
+  type Query,
+  QueryCall,
+  statOf,
+} from "./query_calls.ts";
 import { lineLot, MAX_LINE_OBJECTS, ObjectQueue, type Room } from "./queue.ts";
 import {
   checkLength,
   encodeAttributes,
-  encodeKey,
-  encodeList,
   encodePlace,
   getOptions,
   MAX_LIST_KEYS,
@@ -176,9 +182,7 @@ export class ClientV2 implements ObjectClient {
   }
 
   async stat(key: string, options: RequestOptions = {}): Promise<ObjectStat | null> {
-    const words = encodeKey(key);
-    checkLength("stat", words.length);
-    return await this.#submit(options, () => new StatCall(this.#owner, key, words, options));
+    return (await this.#ask(statOf(key), options)).stat;
   }
 
   exists(keys: readonly string[], options: RequestOptions = {}): Promise<boolean[]> {
@@ -193,11 +197,7 @@ export class ClientV2 implements ObjectClient {
     const left = sharedLimit(options);
     let found = 0;
     for (const { words, count } of keyLines(keys)) {
-      const limits = left();
-      const here = await this.#submit(
-        limits,
-        () => new ContainsCall(this.#owner, words, count, limits),
-      );
+      const here = await this.#ask(containedOf(words, count), left());
       found += here;
       if (here < count) break;
     }
@@ -209,13 +209,9 @@ export class ClientV2 implements ObjectClient {
     let cursor: string | null = null;
     let begunOn: ConnectionV2 | null = null;
     do {
-      const words = encodeList(limit, cursor, prefix);
       const isKnown = () => begunOn !== null && this.#keeper.connection === begunOn;
       if (cursor !== null && !isKnown()) throw staleError();
-      const page: Page = await this.#submit(
-        others,
-        () => new ListCall(this.#owner, words, limit, cursor === null, others),
-      );
+      const page: Page = await this.#ask(pageOf(limit, cursor, prefix), others);
       // A cursor is known to the connection alone that gave it, and means another listing to others.
       if (cursor === null) begunOn = this.#keeper.connection;
       else if (!isKnown()) throw staleError();
@@ -225,13 +221,13 @@ export class ClientV2 implements ObjectClient {
   }
 
   async info(options: RequestOptions = {}): Promise<WorkerInfo> {
-    const words = await this.#submit(options, () => new FactsCall(this.#owner, "INFO", options));
+    const words = await this.#ask(factsOf("INFO"), { ...options, priority: "high" });
     return workerInfo(this.#hello.worker, words);
   }
 
   async ping(options: RequestOptions = {}): Promise<number> {
     const start = performance.now();
-    await this.#submit(options, () => new FactsCall(this.#owner, "PING", options));
+    await this.#ask(factsOf("PING"), { ...options, priority: "high" });
     return performance.now() - start;
   }
 
@@ -362,13 +358,14 @@ export class ClientV2 implements ObjectClient {
     options: RequestOptions,
   ): Promise<boolean[]> {
     const lines = keyLines(keys).map(({ words, count }) =>
-      this.#submit(options, () => new FlagsCall(this.#owner, verb, words, count, options))
+      this.#ask(flagsOf(verb, words, count), options)
     );
     return (await Promise.all(lines)).flat();
   }
 
-  #submit<T>(options: ObjectCallOptions, make: () => ObjectCall<T>): Promise<T> {
-    return this.#refused(options) ?? this.#enqueue(options, make);
+  #ask<T>(query: Query<T>, options: RequestOptions): Promise<T> {
+    return this.#refused(options) ??
+      this.#enqueue(options, () => new QueryCall(this.#owner, query, options));
   }
 
   /** A rejected promise if no request is accepted; its memory is let go. */

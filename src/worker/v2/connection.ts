@@ -14,7 +14,7 @@ import { printable } from "../reply.ts";
 import { type Answer, parseAnswer, type WorkerHello } from "./answers.ts";
 import { IdTable } from "./id_table.ts";
 import type { ObjectCall } from "./object_call.ts";
-import { PlainCall } from "./query_calls.ts";
+import { plain, QueryCall } from "./query_calls.ts";
 import { RequestLine } from "./request_line.ts";
 import type { Priority } from "./requests.ts";
 
@@ -107,7 +107,7 @@ export class ConnectionV2 extends Connection {
   }
 
   protected override quit(): Promise<unknown> {
-    return this.hello === null ? super.quit() : this.ask(new PlainCall("QUIT", ""));
+    return this.hello === null ? super.quit() : this.ask(new QueryCall(null, plain("QUIT", "")));
   }
 
   // --- in

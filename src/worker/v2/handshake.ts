@@ -11,7 +11,7 @@ import { replyError } from "../reply_error.ts";
 import { bestName } from "../segment_reference.ts";
 import { parseHello, type WorkerHello } from "./answers.ts";
 import type { ConnectionV2 } from "./connection.ts";
-import { PlainCall } from "./query_calls.ts";
+import { plain, QueryCall } from "./query_calls.ts";
 import { encodeAttachment, helloLine } from "./requests.ts";
 
 /** What a worker answers to HELLO that does not know it, or has another version. */
@@ -50,7 +50,7 @@ export async function sayHello(
 /** Attaches the segment. @throws {ShmError} the worker's reason for refusing. */
 export async function attach(connection: ConnectionV2, { segment }: Handshake): Promise<void> {
   const words = encodeAttachment(bestName(segment), segment.sizeBytes, segment.identity);
-  const refusal = await connection.ask(new PlainCall("ATTACH", words));
+  const { refusal } = await connection.ask(new QueryCall(null, plain("ATTACH", words)));
   if (refusal !== null) throw attachError(refusal, segment, connection.peer);
 }
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Requests that move no bytes: about objects, and about the worker.
+// Requests that move no bytes: about objects, and about the worker. One class, and a function for
+// each kind that says what is asked and what the answer means.
 
+import type { PendingOwner } from "../pending.ts";
+import type { ErrorReply } from "../reply.ts";
+import { replyError } from "../reply_error.ts";
 import {
   type ObjectStat,
   type Page,
@@ -12,231 +16,180 @@ import {
   parseStat,
 } from "./answers.ts";
 import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import type { PendingOwner } from "../pending.ts";
-import type { ErrorReply } from "../reply.ts";
-import { replyError } from "../reply_error.ts";
-import { checkLength } from "./requests.ts";
+import { checkLength, encodeKey, encodeList } from "./requests.ts";
 
-export class StatCall extends ObjectCall<ObjectStat | null> {
-  readonly #key: string;
+/** What is asked, and what the answer means. */
+export interface Query<T> {
+  readonly verb: string;
+  readonly words: string;
+  /** For messages. */
+  readonly what: string;
+  /** What follows "OK "; a Fault is why that cannot be the answer. */
+  readonly accept: (text: string) => T | Fault;
+  /** What an ERROR means; absent: it is thrown. */
+  readonly reject?: (reply: ErrorReply) => T | Error;
+  /** How many objects the answer tells of; default 1. */
+  readonly objects?: number;
+  /** Default true. */
+  readonly retriable?: boolean;
+  /** Whether `prio` may be said; default false. */
+  readonly ranked?: boolean;
+  /** Answered at once by a worker that lives; default false. */
+  readonly immediate?: boolean;
+}
 
-  constructor(owner: PendingOwner, key: string, words: string, options: ObjectCallOptions) {
-    super(owner, words, 0, true, options);
-    this.#key = key;
-  }
+/** Why an answer cannot be one. */
+export class Fault {
+  readonly text: string;
 
-  override get verb(): string {
-    return "STAT";
-  }
-
-  override get what(): string {
-    return `stat ${shownKey(this.#key)}`;
-  }
-
-  override accept(text: string): string | null {
-    const stat = parseStat(text);
-    if (stat === null) return "that says nothing of an object";
-    this.answer(stat);
-    return null;
-  }
-
-  override reject(reply: ErrorReply): void {
-    if (isMiss(reply)) this.answer(null);
-    else super.reject(reply);
+  constructor(text: string) {
+    this.text = text;
   }
 }
 
-/** EXISTS and REMOVE. */
-export class FlagsCall extends ObjectCall<boolean[]> {
-  readonly #verb: "EXISTS" | "REMOVE";
-  readonly #count: number;
+export class QueryCall<T> extends ObjectCall<T> {
+  readonly #query: Query<T>;
 
-  constructor(
-    owner: PendingOwner,
-    verb: "EXISTS" | "REMOVE",
-    words: string,
-    count: number,
-    options: ObjectCallOptions,
-  ) {
-    super(owner, words, 0, true, options);
-    this.#verb = verb;
-    this.#count = count;
+  constructor(owner: PendingOwner | null, query: Query<T>, options: ObjectCallOptions = {}) {
+    super(owner, query.words, 0, true, options);
+    this.#query = query;
+    // Nobody may be there to await QUIT.
+    if (owner === null) this.promise.catch(() => {});
+  }
+
+  override get verb(): string {
+    return this.#query.verb;
+  }
+
+  override get what(): string {
+    return this.#query.what;
   }
 
   override get objects(): number {
-    return this.#count;
+    return this.#query.objects ?? 1;
   }
 
-  override get verb(): string {
-    return this.#verb;
-  }
-
-  override get what(): string {
-    return `${this.#verb.toLowerCase()} ${this.#count} keys`;
-  }
-
-  /** A second REMOVE would say that there had been nothing to remove. */
   override get retriable(): boolean {
-    return this.#verb === "EXISTS";
+    return this.#query.retriable ?? true;
   }
 
   override get ranked(): boolean {
-    return false;
+    return this.#query.ranked ?? false;
+  }
+
+  override get immediate(): boolean {
+    return this.#query.immediate ?? false;
   }
 
   override accept(text: string): string | null {
-    const flags = parseFlags(text, this.#count);
-    if (flags === null) return `${this.#count} keys were asked for`;
-    this.answer(flags);
-    return null;
-  }
-}
-
-export class ContainsCall extends ObjectCall<number> {
-  readonly #count: number;
-
-  constructor(owner: PendingOwner, words: string, count: number, options: ObjectCallOptions) {
-    super(owner, words, 0, true, options);
-    this.#count = count;
-  }
-
-  override get verb(): string {
-    return "CONTAINS";
-  }
-
-  override get what(): string {
-    return `look for ${this.#count} keys`;
-  }
-
-  override get ranked(): boolean {
-    return false;
-  }
-
-  override accept(text: string): string | null {
-    const found = parseNumber(text);
-    if (found === null || found > this.#count) return `${this.#count} keys were asked for`;
-    this.answer(found);
-    return null;
-  }
-}
-
-export class ListCall extends ObjectCall<Page> {
-  readonly #limit: number;
-  readonly #first: boolean;
-
-  /** @param first page of a listing */
-  constructor(
-    owner: PendingOwner,
-    words: string,
-    limit: number,
-    first: boolean,
-    options: ObjectCallOptions,
-  ) {
-    checkLength("list", words.length);
-    super(owner, words, 0, true, options);
-    this.#limit = limit;
-    this.#first = first;
-  }
-
-  /** Another connection does not know the cursor. */
-  override get retriable(): boolean {
-    return this.#first;
-  }
-
-  override get verb(): string {
-    return "LIST";
-  }
-
-  override get what(): string {
-    return "list";
-  }
-
-  override accept(text: string): string | null {
-    const page = parsePage(text);
-    if (page === null) return "that is no list of keys";
-    if (page.keys.length > this.#limit) return `at most ${this.#limit} keys were asked for`;
-    this.answer(page);
+    const answer = this.#query.accept(text);
+    if (answer instanceof Fault) return answer.text;
+    this.answer(answer);
     return null;
   }
 
   override reject(reply: ErrorReply): void {
-    if (reply.code !== "ESTALE") return super.reject(reply);
-    const hint = "Begin the listing again; a worker keeps four listings of a connection";
-    this.refuse(replyError(reply, this.what, {}, hint));
+    const outcome = this.#query.reject?.(reply) ?? replyError(reply, this.what);
+    if (outcome instanceof Error) this.refuse(outcome);
+    else this.answer(outcome);
   }
 }
 
-/** PING and INFO: their answer has `name=value` words. */
-export class FactsCall extends ObjectCall<Readonly<Record<string, string>>> {
-  readonly #verb: "PING" | "INFO";
-
-  constructor(owner: PendingOwner | null, verb: "PING" | "INFO", options: ObjectCallOptions) {
-    super(owner, "", 0, true, { ...options, priority: "high" });
-    this.#verb = verb;
-  }
-
-  override get verb(): string {
-    return this.#verb;
-  }
-
-  override get what(): string {
-    return this.#verb;
-  }
-
-  override get ranked(): boolean {
-    return false;
-  }
-
-  override get immediate(): boolean {
-    return true;
-  }
-
-  override accept(text: string): string | null {
-    const facts = parseFacts(text);
-    if (facts === null) return "that is not what it says of itself";
-    this.answer(facts);
-    return null;
-  }
+/** Null: there is no such object. */
+export function statOf(key: string): Query<{ readonly stat: ObjectStat | null }> {
+  const words = encodeKey(key);
+  checkLength("stat", words.length);
+  const what = `stat ${shownKey(key)}`;
+  return {
+    verb: "STAT",
+    words,
+    what,
+    ranked: true,
+    accept(text) {
+      const stat = parseStat(text);
+      return stat === null ? new Fault("that says nothing of an object") : { stat };
+    },
+    reject: (reply) => isMiss(reply) ? { stat: null } : replyError(reply, what),
+  };
 }
 
-/** ATTACH and QUIT: a refusal is an answer as well, null is OK. */
-export class PlainCall extends ObjectCall<null | ErrorReply> {
-  readonly #verb: "ATTACH" | "QUIT";
+/** @param words `count` keys */
+export function flagsOf(
+  verb: "EXISTS" | "REMOVE",
+  words: string,
+  count: number,
+): Query<boolean[]> {
+  return {
+    verb,
+    words,
+    what: `${verb.toLowerCase()} ${count} keys`,
+    objects: count,
+    // A second REMOVE would say that there had been nothing to remove.
+    retriable: verb === "EXISTS",
+    accept: (text) => parseFlags(text, count) ?? new Fault(`${count} keys were asked for`),
+  };
+}
 
-  constructor(verb: "ATTACH" | "QUIT", words: string) {
-    super(null, words, 0, true, {});
-    this.#verb = verb;
-    // Nobody may be there to await it.
-    this.promise.catch(() => {});
-  }
+/** @param words `count` keys */
+export function containedOf(words: string, count: number): Query<number> {
+  return {
+    verb: "CONTAINS",
+    words,
+    what: `look for ${count} keys`,
+    accept(text) {
+      const found = parseNumber(text);
+      return found === null || found > count ? new Fault(`${count} keys were asked for`) : found;
+    },
+  };
+}
 
-  override get verb(): string {
-    return this.#verb;
-  }
+/** @param cursor null: the first page */
+export function pageOf(limit: number, cursor: string | null, prefix: string): Query<Page> {
+  const words = encodeList(limit, cursor, prefix);
+  checkLength("list", words.length);
+  return {
+    verb: "LIST",
+    words,
+    what: "list",
+    ranked: true,
+    // Another connection does not know the cursor.
+    retriable: cursor === null,
+    accept(text) {
+      const page = parsePage(text);
+      if (page === null) return new Fault("that is no list of keys");
+      return page.keys.length > limit ? new Fault(`at most ${limit} keys were asked for`) : page;
+    },
+    reject(reply) {
+      if (reply.code !== "ESTALE") return replyError(reply, "list");
+      const hint = "Begin the listing again; a worker keeps four listings of a connection";
+      return replyError(reply, "list", {}, hint);
+    },
+  };
+}
 
-  override get what(): string {
-    return this.words === "" ? this.#verb : `${this.#verb} ${this.words}`;
-  }
+/** What the worker says: `name=value` words. */
+export function factsOf(verb: "PING" | "INFO"): Query<Readonly<Record<string, string>>> {
+  return {
+    verb,
+    words: "",
+    what: verb,
+    immediate: true,
+    accept: (text) => parseFacts(text) ?? new Fault("that is not what it says of itself"),
+  };
+}
 
-  override get retriable(): boolean {
-    return false;
-  }
-
-  override get ranked(): boolean {
-    return false;
-  }
-
-  override get immediate(): boolean {
-    return true;
-  }
-
-  override accept(text: string): string | null {
-    if (text !== "") return "nothing was asked";
-    this.answer(null);
-    return null;
-  }
-
-  override reject(reply: ErrorReply): void {
-    this.answer(reply);
-  }
+/** For a refusal is an answer as well; null is OK. */
+export function plain(
+  verb: "ATTACH" | "QUIT",
+  words: string,
+): Query<{ readonly refusal: ErrorReply | null }> {
+  return {
+    verb,
+    words,
+    what: `${verb} ${words}`.trim(),
+    retriable: false,
+    immediate: true,
+    accept: (text) => text === "" ? { refusal: null } : new Fault("nothing was asked"),
+    reject: (refusal) => ({ refusal }),
+  };
 }
