@@ -5,8 +5,7 @@
 // A Set would do, but for garbage collectors that keep generations: a Set that is changed all the
 // time makes itself new tables, and each discarded table refers to the next one and to what was in
 // it. Once one of them counts as old, all that comes after is kept until a full collection, and is
-// copied around meanwhile. This has one array, and forgets what has left;
-// docs/speed_limits.md has what that saves.
+// copied around meanwhile. This has one array, and forgets what has left.
 
 /** One that can be a member, of one Members at a time. */
 export interface Member {
