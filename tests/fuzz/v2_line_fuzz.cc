@@ -113,8 +113,8 @@ uint64_t CheckParse(std::string_view line) {
     HOLDS(attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
   }
   for (const std::string& key : keys) {
-    lmshm::KeyFile file;
-    HOLDS(lmshm::FindKeyFile(key, &file).ok());
+    lmshm::ObjectKey file;
+    HOLDS(lmshm::ParseKey(key, &file).ok());
     HOLDS(file.file_name.size() <= 255 && file.file_name.find('/') == std::string::npos);
     HOLDS(file.file_name.find('\0') == std::string::npos);
     std::string back;

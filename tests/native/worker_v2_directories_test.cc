@@ -185,10 +185,10 @@ TEST(files_stay_open_within_one_bound_for_all_directories) {
       const std::string key = std::to_string(i);
       uint32_t crc = 0;
       memory[0] = static_cast<char>('0' + d);
-      CHECK_OK(stores.back()->Put(key, bytes, {}, {}, &crc));
+      CHECK_OK(stores.back()->Put(Key(key), bytes, {}, {}, &crc));
       lmshm::ObjectInfo info;
       for (int again = 0; again < 3; again++) {
-        CHECK_OK(stores.back()->Get(key, bytes, {}, &info));
+        CHECK_OK(stores.back()->Get(Key(key), bytes, {}, &info));
         CHECK_EQ(memory[0], static_cast<char>('0' + d));  // and not another directory's
       }
     }

@@ -38,7 +38,7 @@ struct DescriptorShares {
   uint64_t directories = 1;   // that are open at one time
   uint64_t listings = 0;      // that wait for their next page
   uint64_t begun = 1;         // requests that have been begun, see EngineLimits
-  uint64_t open_objects = 1;  // of a batch, see OperationContext
+  uint64_t open_objects = 1;  // of a batch, see RequestContext
   uint64_t kept = 0;          // files that may stay open
 };
 

@@ -43,7 +43,7 @@ struct Service {
   Engine* engine = nullptr;            // null: requests are carried out where they are read
   IoMode io = IoMode::kAuto;           // where a request does not say
   Durability sync = Durability::kNone;
-  size_t open_objects = 1;  // see OperationContext
+  size_t open_objects = 1;  // see RequestContext
 
   // See StoresShare.
   template <typename Step>

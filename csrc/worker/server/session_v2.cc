@@ -77,7 +77,7 @@ void SessionV2::HandleTooLong(std::string* answer) {
 }
 
 void SessionV2::Begin(RequestV2 request, std::string* answers) {
-  OperationContext context;
+  RequestContext context;
   context.store = store_.get();
   context.listings = &listings_;
   context.memory = attachment_;

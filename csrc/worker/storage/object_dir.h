@@ -20,6 +20,7 @@
 #include "worker/base/unique_fd.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/file_io.h"
+#include "worker/storage/object_io.h"
 #include "worker/storage/object_path.h"
 
 namespace lmshm {
@@ -75,6 +76,10 @@ class ObjectDir {
   std::string root_;  // real path
   RootNames names_;
   BeneathMethod method_ = BeneathMethod::kWalk;
+  // Of any directory: nothing is known of its file system.
+  StorageFacts facts_;
+  IoCounters counters_;
+  const ObjectIo io_{facts_, &counters_};
 };
 
 }  // namespace lmshm

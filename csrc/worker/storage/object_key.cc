@@ -2,6 +2,7 @@
 #include "worker/storage/object_key.h"
 
 #include <cerrno>
+#include <utility>
 
 #include "worker/base/sha256.h"
 #include "worker/base/text.h"
@@ -68,17 +69,17 @@ Status CheckKey(std::string_view key) {
   return Status::OK();
 }
 
-Status FindKeyFile(std::string_view key, KeyFile* file) {
-  Status status = CheckKey(key);
-  if (!status.ok()) return status;
-  const std::string name = PlainNameOf(key).append(kData);
-  if (IsPlain(key, name)) {
-    *file = {name, std::string()};
-    return Status::OK();
-  }
-  const std::string stem = std::string(kHashPrefix) + Sha256Hex(key);
-  *file = {stem + std::string(kData), stem + std::string(kSidecar)};
-  return Status::OK();
+ObjectKey CheckedKey(std::string_view text) {
+  std::string name = PlainNameOf(text).append(kData);
+  if (IsPlain(text, name)) return {text, std::move(name), std::string()};
+  const std::string stem = std::string(kHashPrefix) + Sha256Hex(text);
+  return {text, stem + std::string(kData), stem + std::string(kSidecar)};
+}
+
+Status ParseKey(std::string_view text, ObjectKey* key) {
+  Status status = CheckKey(text);
+  if (status.ok()) *key = CheckedKey(text);
+  return status;
 }
 
 FileKind ClassifyFile(std::string_view file_name, std::string* key) {
