@@ -648,10 +648,12 @@ test("tiered store: create() makes what a configuration describes, and close() e
       writeQueueSizeBytes: 2 * PAGE,
       blockingTimeoutMs: 2_000,
       durability: "data",
+      maxStorageSizeBytes: 100 * PAGE,
     });
     const store = await TieredStore.create(config);
     assert.equal(store.writeMode, "behind");
     assert.equal(store.hot.segment.name, `/${name}`);
+    assert.equal((await (store.cold as ShmFileConnector).info()).maxBytes, 100 * PAGE);
     for (let i = 0; i < 20; i++) {
       using obj = await store.hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
       obj.bytes.fill(i);
