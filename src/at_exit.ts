@@ -67,8 +67,9 @@ export function waitAtExit(done: () => boolean): boolean {
 }
 
 /**
- * For disposeAll(): remembers something that was opened.
- * @returns forgets it; for when it is closed.
+ * For disposeAll(): remembers something that was opened. Closing it is idempotent, and a second call
+ * waits for the first.
+ * @returns forgets it; for when closing it is over.
  */
 export function rememberOpen(thing: AsyncDisposable): () => void {
   const { things } = openList();
@@ -79,6 +80,7 @@ export function rememberOpen(thing: AsyncDisposable): () => void {
 /**
  * Closes every store and connector and frees every segment that this thread has open, the last one
  * that was opened first; also those that the program opened before it was loaded anew (bun --hot).
+ * Waits for those that are being closed already.
  * To be called at the beginning of a program that is run so, by a Worker before it is terminated, and
  * wherever a program ends by a signal.
  * @throws {AggregateError} of what could not be closed, after all the others were.

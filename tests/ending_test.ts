@@ -11,6 +11,10 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { disposeAll } from "../src/at_exit.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
+import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
+import { TieredStore } from "../src/cache/tiered_store.ts";
+import { createConfig } from "../src/config/config.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { runFixture } from "./support/process.ts";
@@ -81,6 +85,67 @@ test("disposeAll() closes connectors before it frees their segments", LIMIT, asy
     await assert.rejects(connector.put("key", range), shmError("EBADF"));
     await eventually("the worker has ended", () => !processExists(worker));
     await disposeAll();
+  });
+});
+
+/** A store over tiers of its own, or of others, with much that is queued. */
+async function busyStore(dir: TempDir, ownsTiers: boolean): Promise<TieredStore> {
+  const sizeBytes = 64 * 2 ** 20;
+  let store: TieredStore;
+  if (ownsTiers) {
+    store = await TieredStore.create(
+      createConfig({ maxLocalCpuSizeBytes: sizeBytes, storageDir: dir.path, pin: "none" }),
+    );
+  } else {
+    const segment = await ShmSegment.create({ sizeBytes, pin: "none" });
+    const hot = new LocalCpuBackend({ allocator: new TensorMemoryAllocator(segment) });
+    store = new TieredStore({
+      hot,
+      cold: await ShmFileConnector.open({ segment, storageDir: dir.path }),
+    });
+  }
+  for (let i = 0; i < 30; i++) {
+    using obj = store.hot.allocateOrThrow([2 ** 20], "uint8", "BINARY");
+    await store.put(`key${i}`, obj, { mode: "behind" });
+  }
+  return store;
+}
+
+for (const ownsTiers of [true, false]) {
+  for (const how of ["close", "disposeAll"]) {
+    const tiers = ownsTiers ? "its own" : "others'";
+    test(`disposeAll() waits for a store over ${tiers} tiers after ${how}()`, LIMIT, async () => {
+      await withoutLeaks(async () => {
+        using dir = new TempDir();
+        const store = await busyStore(dir, ownsTiers);
+        const closing = how === "close" ? store.close() : disposeAll();
+        await disposeAll();
+        assert.equal(store.stats.queuedObjects, 0);
+        assert.equal(store.stats.written, 30);
+        await closing;
+      });
+    });
+  }
+}
+
+test("disposeAll() waits for a connector and a segment that are being closed", LIMIT, async () => {
+  await withoutLeaks(async () => {
+    using dir = new TempDir();
+    const options = { name: uniqueName("ending"), sizeBytes: 64 * 2 ** 20, pin: "none" } as const;
+    const segment = await ShmSegment.create(options);
+    const connector = await ShmFileConnector.open({ segment, storageDir: dir.path });
+    const putting = connector.put("key", segment.range());
+    const closing = connector.close();
+    await disposeAll();
+    assert.ok(segment.closed);
+    await Promise.all([putting, closing]);
+    const again = await ShmSegment.create(options);
+    const freeing = again.free();
+    let free = false;
+    void freeing.then(() => free = true);
+    await disposeAll();
+    assert.ok(free);
+    assert.equal(ShmSegment.nameState(options.name), "free");
   });
 });
 

@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { holdAll } from "../src/memory/hold_all.ts";
+import { partOf } from "../src/memory/part_of_range.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorLayout } from "../src/memory/tensor_layout.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
@@ -40,4 +41,36 @@ test("holdAll() holds nothing when one of the ranges cannot be held", () =>
     assert.throws(() => holdAll([alive, freed], "test"), shmError("EFREED"));
     alive.refCountDown();
     await segment.free();
+  }));
+
+test("a part of a range is held through the range; a segment's parts share one hold", () =>
+  withoutLeaks(async () => {
+    await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
+    const pool = new TensorMemoryAllocator(segment.range(0, 1 << 19));
+    const obj = pool.allocateLayout(LAYOUT)!;
+    const part = partOf(partOf(obj, 1000, 2000), 10, 20);
+    assert.deepEqual([part.segment, part.offset, part.byteLength], [
+      segment,
+      obj.offset + 1010,
+      20,
+    ]);
+    const release = holdAll([part, partOf(segment.range(1 << 19, 10), 0, 5)], "test parts");
+    assert.throws(() => obj.refCountDown(), shmError("EBUSY", /test parts/));
+    await assert.rejects(segment.free(), shmError("EBUSY"));
+    release();
+    obj.refCountDown();
+    assert.throws(() => part.hold("late"), shmError("EFREED"));
+    assert.equal(partOf(segment.range(8, 8), 4, 4).hold, segment.holdRange);
+  }));
+
+test("an object of a pool within an object keeps both", () =>
+  withoutLeaks(async () => {
+    await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
+    const outer = new TensorMemoryAllocator(segment).allocateOrThrow([1 << 19], "uint8", "BINARY");
+    const inner = new TensorMemoryAllocator(outer).allocateLayout(LAYOUT)!;
+    const release = inner.hold("test inner");
+    assert.throws(() => outer.refCountDown(), shmError("EBUSY", /test inner/));
+    release();
+    inner.refCountDown();
+    outer.refCountDown();
   }));

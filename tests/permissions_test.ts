@@ -3,8 +3,10 @@
 // Deno with no more permissions than the README says that are needed, and with fewer.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
+import { useSegmentBackend } from "../src/native/backend.ts";
 import { runFixture } from "./support/process.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
 
@@ -75,6 +77,48 @@ test(
     }
   },
 );
+
+test("it is enough for maxBytes where others' temporaries are", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  // Whether the process lives cannot be seen with these permissions.
+  const temporary = `.k.data.${process.pid}.0123456789abcdef.tmp`;
+  writeFileSync(dir.file(temporary), "x");
+  const ended = await runFixture("round_trip.ts", [dir.path, "", `${2 ** 20}`], {
+    env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.deepEqual(readdirSync(dir.path).sort(), [temporary, "k.data"]);
+});
+
+test("--allow-ffi with a list of paths is said to be too little", {
+  skip,
+  timeout: 60_000,
+}, async () => {
+  const { spawned } = documented();
+  using dir = new TempDir();
+  const { path } = useSegmentBackend("liblmshm");
+  useSegmentBackend(undefined);
+  for (
+    const [backend, said] of [
+      // It is loaded, and what is needed next is more than loading.
+      ["liblmshm", /ShmError: view memory: Deno does not allow.*\(EPERM\)[^]*bare --allow-ffi/],
+      ["libc", /ShmError: load library: Deno does not allow.*\(EPERM\)[^]*--allow-ffi/],
+    ] as const
+  ) {
+    const others = spawned.filter((word) => word !== "--allow-ffi");
+    const ended = await runFixture("round_trip.ts", [dir.path], {
+      env: { LMSHM_BACKEND: backend, LMSHM_LIBRARY: "" },
+      denoPermissions: ["--no-prompt", `--allow-ffi=${path}`, ...others],
+    });
+    assert.notEqual(ended.code, 0, backend);
+    assert.match(ended.stderr, said);
+  }
+});
 
 test("a connection that is refused names its flag", { skip, timeout: 60_000 }, async () => {
   const { connected } = documented();

@@ -15,14 +15,18 @@ import {
 } from "node:fs";
 import { test } from "node:test";
 import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
-import { ShmSegment } from "../src/memory/segment.ts";
+import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
+import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
+import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { CacheEngineKey } from "../src/keys/key.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
 } from "../src/connector/shm_file_connector.ts";
+import { collectGarbage } from "./support/gc.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
+import { warningsOf } from "./support/warnings.ts";
 import {
   ScriptedWorker,
   shmError,
@@ -199,6 +203,40 @@ conformance("get() returns the part of a longer range that the object fills", as
   assert.ok(tail.subarray(1000).every((byte) => byte === 0xa5));
   const nothing = await connector.get("short", segment.range(8 * MIB, 0)).catch((error) => error);
   assert.ok(shmError("EMSGSIZE")(nothing), "also at the very end of the segment");
+});
+
+conformance("a part that get() returns keeps the object that it is a part of", async (s) => {
+  const { connector, segment } = s;
+  const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
+  const data = pattern(2 * MIB - 5000, 1);
+  segment.bytes(0, data.length).set(data);
+  await connector.put("short", segment.range(0, data.length));
+  const into = pool.allocateOrThrow([2 * MIB], "uint8", "BINARY");
+  const loads = [
+    () => connector.get("short", into),
+    async () => (await connector.load("short", into))!.range,
+    async () => (await connector.batchedGet(["short"], [into]))[0],
+  ];
+  for (const [index, load] of loads.entries()) {
+    const part = (await load())!;
+    assert.deepEqual([part.offset, part.byteLength], [into.offset, data.length]);
+    const release = part.hold("somebody's copy");
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /somebody's copy/));
+    release();
+    const putting = connector.put(`copy${index}`, part);
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /put copy|write copy/));
+    await putting;
+    // And as what is loaded into.
+    const getting = connector.get(`copy${index}`, part);
+    assert.throws(() => into.refCountDown(), shmError("EBUSY", /get copy/));
+    assert.equal((await getting)?.byteLength, data.length);
+    assert.deepEqual(segment.bytes(part.offset, part.byteLength).slice(), data);
+  }
+  assert.equal(into.inFlight, 0);
+  const part = (await connector.get("short", into))!;
+  into.refCountDown();
+  await assert.rejects(connector.put("late", part), shmError("EFREED"));
+  assert.equal(await connector.exists("late"), false);
 });
 
 conformance("get() refuses an object longer than the range, naming both sizes", async (s) => {
@@ -569,6 +607,70 @@ conformance("get() without a range takes memory from the option allocate", async
   room = false;
   assert.equal(await other.get("k"), null);
   assert.deepEqual(asked, [77, 77]);
+});
+
+conformance("get() without a range returns the memory object itself, truncated", async (s) => {
+  const { segment } = s;
+  const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
+  const given: TensorMemoryObj[] = [];
+  const allocate = () => {
+    given.push(pool.allocateOrThrow([2, 1, 256, 64], "half"));
+    return given.at(-1)!;
+  };
+  await using other = await ShmFileConnector.open({ ...s.options, allocate });
+  const token = 2 * 64 * 2;
+  segment.bytes(0, 100 * token).fill(7);
+  await other.put("partial", segment.range(0, 100 * token));
+  const got = await other.get("partial");
+  assert.equal(got, given[0]);
+  assert.equal(given[0]!.numTokens, 100);
+  given[0]!.refCountDown();
+  assert.equal(pool.stats().liveObjects, 0);
+});
+
+conformance("memory of get() without a range lives as long as what it returns", async (s) => {
+  const { segment } = s;
+  const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
+  // Of 7 bytes there is no whole number of tokens.
+  const allocate = () => pool.allocateOrThrow([2, 1, 256, 64], "half");
+  await using other = await ShmFileConnector.open({ ...s.options, allocate });
+  segment.bytes(0, 7).fill(7);
+  await other.put("odd", segment.range(0, 7));
+  const got = (await other.get("odd"))!;
+  assert.equal(got.byteLength, 7);
+  (() => void pool.allocateOrThrow([4096], "uint8", "BINARY"))();
+  await collectGarbage(() => pool.stats().leakedObjects > 0);
+  assert.equal(pool.stats().leakedObjects, 1, "the one that nobody has");
+  assert.equal(pool.stats().liveObjects, 1);
+  const release = got.hold("test");
+  const dispose = () => (got as ShmRange & Disposable)[Symbol.dispose]();
+  assert.throws(dispose, shmError("EBUSY", /test/));
+  release();
+  dispose();
+  assert.equal(pool.stats().liveObjects, 0);
+  assert.throws(() => got.hold("late"), shmError("EFREED"));
+});
+
+conformance("what fails when memory is given back hides no other failure", async (s, mode) => {
+  if (mode.protocol === 1) return; // no different there
+  const { segment } = s;
+  let range: ShmRange = segment.range(MIB, 10);
+  const allocate = () => ({
+    ...range,
+    [Symbol.dispose]: () => {
+      throw new Error("dispose failed");
+    },
+  });
+  await using other = await ShmFileConnector.open({ ...s.options, allocate });
+  await other.put("k", segment.range(0, 77));
+  const warned = await warningsOf(async () => {
+    await assert.rejects(other.get("k"), shmError("EMSGSIZE"));
+    range = { ...range, hold: () => undefined as never };
+    await assert.rejects(other.get("k"), /hold\(\) must give a function/);
+    range = { ...range, segment: {} as never };
+    await assert.rejects(other.get("k"), TypeError);
+  });
+  assert.ok(warned.length > 0 && warned.every((one) => /dispose failed/.test(one)), `${warned}`);
 });
 
 conformance(

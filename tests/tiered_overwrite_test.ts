@@ -437,6 +437,89 @@ tiered("a put that finds no room in the queue has changed nothing", async (scene
   held.open();
 }, { maxQueuedObjects: 1 });
 
+tiered("what is cleared up after failures takes its room in the queue", async (scene) => {
+  const { store, cold, pool } = scene;
+  const held = gate();
+  cold.before = (call) => {
+    if (call.startsWith("put bad")) throw new ShmError("full", { code: "ENOSPC", operation: call });
+  };
+  const remove = cold.remove.bind(cold);
+  cold.remove = async (key) => {
+    await held.wait();
+    return await remove(key);
+  };
+  for (let i = 0; i < 3; i++) await put(scene, `bad${i}`, i, "behind");
+  await eventually("all have failed", () => store.stats.writeErrors === 3);
+  assert.equal(store.stats.queuedObjects, 3);
+  assert.equal(store.stats.queuedBytes, 3 * PAGE);
+  using late = newChunk(scene, 9);
+  const options = { mode: "behind", timeoutMs: 20 } as const;
+  await assert.rejects(store.put("good", late, options), shmError("ETIMEDOUT", /3 objects of 3/));
+  assert.equal(pool.stats().liveObjects, 4);
+  const next = put(scene, "good", 7, "behind");
+  held.open();
+  await next;
+  await assert.rejects(store.flush(), shmError("ENOSPC"));
+  assert.equal(cold.objects.get("good")?.[0], 7);
+  assert.equal(store.stats.queuedObjects + store.stats.queuedBytes, 0);
+}, { maxQueuedObjects: 3 });
+
+/** Has a put behind of 1 wait for room while `later` changes the key, and then gives it room. */
+async function whileQueueIsFull(scene: Scene, later: () => Promise<unknown>[]): Promise<void> {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = (call) => call === "put other" ? held.wait() : undefined;
+  await put(scene, "other", 9, "behind");
+  const first = put(scene, "k", 1, "behind");
+  const rest = later();
+  // Time for what comes later to overtake.
+  await sleep(20);
+  assert.equal(store.stats.waitingPuts > 0, true);
+  held.open();
+  await Promise.all([first, ...rest]);
+  await store.flush();
+}
+
+tiered("a put through does not overtake a put behind that waits for room", async (scene) => {
+  await whileQueueIsFull(scene, () => [put(scene, "k", 2, "through")]);
+  assert.equal(await got(scene, "k"), 2);
+  assert.equal(scene.cold.objects.get("k")?.[0], 2);
+}, { maxQueuedObjects: 1 });
+
+tiered("a removal does not overtake a put behind that waits for room", async (scene) => {
+  await whileQueueIsFull(scene, () => [scene.store.remove("k")]);
+  assert.equal(await got(scene, "k"), null);
+  assert.ok(!scene.cold.objects.has("k"));
+}, { maxQueuedObjects: 1 });
+
+tiered("changes of all kinds keep their order while the queue is full", async (scene) => {
+  await whileQueueIsFull(scene, () => [
+    scene.store.remove("k"),
+    put(scene, "k", 3, "behind"),
+    put(scene, "k", 4, "through"),
+    put(scene, "k", 5, "behind"),
+    put(scene, "k", 6, "through"),
+  ]);
+  assert.equal(await got(scene, "k"), 6);
+  assert.equal(scene.cold.objects.get("k")?.[0], 6);
+}, { maxQueuedObjects: 1 });
+
+tiered("who gives up waiting for room lets the next change of the key go on", async (scene) => {
+  const { store, cold } = scene;
+  const held = gate();
+  cold.before = (call) => call === "put other" ? held.wait() : undefined;
+  await put(scene, "other", 9, "behind");
+  const abort = new AbortController();
+  using obj = newChunk(scene, 1);
+  const waits = store.put("k", obj, { mode: "behind", signal: abort.signal });
+  const next = put(scene, "k", 2, "through");
+  abort.abort(new Error("changed my mind"));
+  await assert.rejects(waits, /changed my mind/);
+  await next;
+  assert.equal(await got(scene, "k"), 2);
+  held.open();
+}, { maxQueuedObjects: 1 });
+
 tiered(
   "a pool that is full of the old object takes the new one when it is released",
   async (scene) => {

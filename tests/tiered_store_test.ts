@@ -489,6 +489,86 @@ tiered("close() has a limit, and names what it gave up", async (scene) => {
   await eventually("it is over", () => store.stats.queuedObjects === 0);
 }, { closeTimeoutMs: 50, writeConcurrency: 1 });
 
+tiered(
+  "what close() gave up is not in the pool: the store decides, always the same",
+  async (scene) => {
+    const { store, cold, hot } = scene;
+    const keys = ["failed", "stuck", "queued"];
+    for (const key of keys) await put(scene, key, 1);
+    const [writing, removing] = [gate(), gate()];
+    cold.before = async (call) => {
+      if (call === "put stuck") await writing.wait();
+      if (call.startsWith("put")) throw new ShmError("broken", { code: "EIO", operation: call });
+    };
+    const removed: unknown[] = [];
+    cold.remove = (key) => {
+      removed.push(key);
+      return removing.wait().then(() => false);
+    };
+    for (const key of keys) await put(scene, key, 2, "behind");
+    await assert.rejects(store.close(), shmError("EIO", /3 objects were not stored/));
+    const next = new TieredStore({ hot, cold });
+    const looks = async () => {
+      const objs = await next.batchedGet(keys, CHUNK);
+      return objs.map((obj) => {
+        using found = obj!;
+        return found.bytes[0];
+      });
+    };
+    assert.deepEqual(await looks(), [1, 1, 1]);
+    hot.clear();
+    assert.deepEqual(await looks(), [1, 1, 1]);
+    writing.open();
+    removing.open();
+    await eventually("it is over", () => store.stats.queuedObjects === 0);
+    assert.deepEqual(removed, ["failed"], "nothing is begun after close()");
+    await next.close();
+  },
+  { closeTimeoutMs: 50, writeConcurrency: 1 },
+);
+
+for (const mode of ["through", "behind"] as const) {
+  tiered(`a put ${mode} ends though its object was released too often`, async (scene) => {
+    const { store, hot, cold } = scene;
+    const held = gate();
+    cold.before = held.wait;
+    const obj = newChunk(scene, 1);
+    obj.pin();
+    const putting = store.put("k", obj, { mode });
+    await eventually("it is written", () => cold.active === 1);
+    // Those of the store and of the pool as well.
+    while (obj.refCount > 0) obj.refCountDown();
+    held.open();
+    await putting;
+    await store.flush();
+    assert.equal(cold.objects.get("k")?.[0], 1);
+    assert.equal(store.stats.queuedObjects, 0);
+    hot.remove("k");
+    while (obj.refCount > 0) obj.refCountDown();
+    if (obj.valid) obj.unpin();
+  });
+}
+
+tiered("close() waits for a removal that waits for an earlier change of its key", async (scene) => {
+  const { store, cold } = scene;
+  const [writing, removing] = [gate(), gate()];
+  cold.before = (call) => call === "put k" ? writing.wait() : undefined;
+  const remove = cold.remove.bind(cold);
+  cold.remove = (key) => removing.wait().then(() => remove(key));
+  const putting = put(scene, "k", 1, "through");
+  const removed = store.remove("k");
+  let closed = false;
+  const closing = store.close().then(() => closed = true);
+  writing.open();
+  await putting;
+  await sleep(10);
+  assert.equal(closed, false);
+  removing.open();
+  await closing;
+  assert.equal(await removed, true);
+  assert.ok(!cold.objects.has("k"));
+});
+
 tiered("remove() takes the object from pool, queue, store and loads", async (scene) => {
   const { store, cold, hot } = scene;
   const held = gate();

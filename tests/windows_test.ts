@@ -102,6 +102,38 @@ windowTest("addresses are not used again while a buffer may have them", (native)
   assert.ok(kept.every((byte) => byte === 0));
 });
 
+windowTest(
+  "what is around a buffer that escaped is used again, and the buffer's own is not",
+  (native) => {
+    const windows = new Windows({ ...LIMITS, reservedBytes: 256 * PAGE });
+    const escaped: Uint8Array[] = [];
+    for (let i = 0; i < 2000; i++) {
+      const window = windows.open(native, i % 100 * PAGE, PAGE);
+      assert.ok(window !== null, `there is none after ${i}`);
+      bytesOf(window, PAGE).fill(1);
+      assert.ok(window.close(i % 15 !== 0));
+      if (i % 15 === 0) escaped.push(bytesOf(window, PAGE).fill(2));
+    }
+    assert.ok(escaped.every((bytes) => bytes.every((byte) => byte === 2)));
+  },
+);
+
+windowTest("a window that the system refuses costs nothing", (native) => {
+  const windows = new Windows({ ...LIMITS, reservedBytes: LIMITS.slabBytes });
+  let refused = 0;
+  const refusing = Object.create(native, {
+    mapWindow: { value: () => refused++ < 0 },
+    reserveWindow: { value: native.reserveWindow.bind(native) },
+    facts: { value: native.facts },
+  }) as NativeSegment;
+  const before = open(windows, native, 0, PAGE);
+  for (let i = 0; i < 100; i++) assert.equal(windows.open(refusing, 0, PAGE), null);
+  assert.equal(refused, 100);
+  const after = open(windows, native, PAGE, PAGE);
+  assert.equal(after.address - before.address, BigInt(PAGE));
+  for (const window of [before, after]) assert.ok(window.close(true));
+});
+
 windowTest("there are so many windows and so much address space, and no more", (native) => {
   const few = new Windows({ ...LIMITS, maxWindows: 3 });
   const three = [0, 1, 2].map((page) => open(few, native, page * PAGE, PAGE));

@@ -683,9 +683,12 @@ function keyText(key: Key): string {
   throw new TypeError(`a key is a string or a CacheEngineKey, got ${describe(key)}`);
 }
 
-/** Gives up one reference, if need be when the I/O is over that goes on without one of its own. */
+/**
+ * Gives up one reference, if need be when the I/O is over that goes on without one of its own. Nothing
+ * is left to give up where somebody released too often.
+ */
 export function release(obj: TensorMemoryObj): void {
-  if (!obj.valid) return;
+  if (!obj.valid || obj.refCount === 0) return;
   if (obj.refCount === 1 && obj.inFlight > 0) obj.onceIdle(() => release(obj));
   else obj.refCountDown();
 }

@@ -215,7 +215,8 @@ export class TieredStore implements AsyncDisposable {
    *
    * After a failure: through, the store has the object before or this one, and get() asks it. Behind,
    * once onError was called: the object before is removed from the store, and this one stays in the
-   * pool for as long as there is room; if that fails, too, get() gives what the store has.
+   * pool for as long as there is room; if that fails, too, or close() runs out of time before, the
+   * pool lets go of it, and get() gives what the store has.
    * @throws {TypeError} for an object of another pool.
    * @throws {ShmError} what the connector throws; EEXIST for an object that the pool has under another
    *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and
@@ -325,8 +326,10 @@ export class TieredStore implements AsyncDisposable {
     this.#begin("remove", options);
     const text = keyText(key);
     const deadline = deadlineOf(options);
-    const turn = await this.#turn("remove", text, deadline);
-    const removing = this.#track(this.#remove(text, turn, options.priority));
+    const turn = this.#turn("remove", text, deadline);
+    const removing = this.#track(turn.then((turn) => this.#remove(text, turn, options.priority)));
+    removing.catch(() => {});
+    await turn;
     // It goes on when its caller has gone: only then is it known what the store has.
     const { leftMs: limitMs = Infinity, signal } = deadline;
     return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
@@ -386,7 +389,7 @@ export class TieredStore implements AsyncDisposable {
    * @throws {ShmError} with what was accepted behind and not stored, and not reported by flush().
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close().finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -395,7 +398,6 @@ export class TieredStore implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    this.#notOpen();
     const end = performance.now() + this.#closeTimeoutMs;
     const leftMs = () => Math.max(1, end - performance.now());
     await this.#queue.close(leftMs());

@@ -28,7 +28,7 @@ export interface TieredStoreOptions {
   cold: RemoteConnector;
   /** For puts that say nothing else; default "through". */
   writeMode?: WriteMode | undefined;
-  /** Objects that are queued or being written; default 1024. A put behind waits for room. */
+  /** Objects that are queued, being written or cleared up; default 1024. A put behind waits for room. */
   maxQueuedObjects?: number | undefined;
   /** Bytes of those; default 256 MiB. A larger object goes alone. */
   maxQueuedBytes?: number | undefined;
@@ -78,7 +78,7 @@ export interface TieredStoreStats {
   readonly sharedLoads: number;
   /** Loads that go on now. */
   readonly loading: number;
-  /** Objects queued or being written behind, and their bytes. */
+  /** Objects queued, being written behind, or cleared up after a failure, and their bytes. */
   readonly queuedObjects: number;
   readonly queuedBytes: number;
   /** Puts that wait for room in the queue now, and that ever had to. */

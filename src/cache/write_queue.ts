@@ -4,9 +4,9 @@
 // which they came; those of different keys do not wait for each other. There are two kinds:
 //
 // - Objects that are stored later (add()). The queue holds a reference to each, is bounded by number
-//   and bytes, and whoever adds to a full one waits. An object that was accepted is stored, made
-//   needless by a later change of its key, or reported as failed; none is forgotten. From then on it
-//   is what the key has: find().
+//   and bytes, and whoever adds to a full one waits, and keeps its place before later changes of the
+//   key. An object that was accepted is stored, made needless by a later change of its key, or
+//   reported as failed; none is forgotten. From then on it is what the key has: find().
 // - What its caller waits for (enter()): storing an object at once, and removing one. It changes
 //   what the key has when it is done, not before. A queued object that it makes needless is held
 //   back meanwhile, and stored after all if the change fails.
@@ -42,7 +42,7 @@ export interface WriteQueueOptions {
   readonly invalidate: (key: string) => Promise<boolean>;
   /** What the key has is what the store has. Must not throw. */
   readonly unknown: (key: string) => void;
-  /** Objects that are queued or being written. */
+  /** Objects that are queued, being written, or cleared up after a failure. */
   readonly maxObjects: number;
   /** Bytes of those; a larger object goes alone. */
   readonly maxBytes: number;
@@ -86,6 +86,11 @@ interface Waiter {
   readonly start: () => void;
 }
 
+/** Where an object goes that waits for room. What comes after it waits, too. */
+interface Place {
+  readonly kept: true;
+}
+
 type Change = QueuedWrite | Waiter;
 
 /** The changes of one key. */
@@ -94,8 +99,8 @@ interface Lane {
   running: Change | null;
   /** Held back: needless if `running` is done. */
   covered: QueuedWrite | null;
-  /** In order. */
-  waiting: Change[];
+  /** In the order of the calls. */
+  waiting: (Change | Place)[];
   /** Those who wait for the end of `running`. */
   ended: PromiseWithResolvers<void> | null;
 }
@@ -114,8 +119,8 @@ export class WriteQueue {
   /** In order of arrival. */
   readonly #queued = new Set<QueuedWrite>();
   readonly #writing = new Set<QueuedWrite>();
-  /** What follows after failures. */
-  readonly #clearing = new Set<Promise<void>>();
+  /** What follows after failures, and its end. */
+  readonly #clearing = new Map<QueuedWrite, Promise<void>>();
   readonly #room = new AllocationQueue<true>();
   #bytes = 0;
   #written = 0;
@@ -125,14 +130,16 @@ export class WriteQueue {
   /** Not reported by flush() or close() yet. */
   #failures: Failure[] = [];
   #unreported = 0;
+  /** The time to close is over: what is told of a key is told. */
+  #ended = false;
 
   constructor(options: WriteQueueOptions) {
     this.#options = options;
   }
 
-  /** Objects that are queued or being written. */
+  /** Objects that are queued, being written, or cleared up after a failure. */
   get size(): number {
-    return this.#queued.size + this.#writing.size;
+    return this.#queued.size + this.#writing.size + this.#clearing.size;
   }
 
   /** Bytes of those. */
@@ -189,14 +196,22 @@ export class WriteQueue {
     signal?.throwIfAborted();
     // While it waits, its caller may have released it.
     obj.refCountUp();
+    const lane = this.#laneOf(key);
+    const place: Place = { kept: true };
+    lane.waiting.push(place);
     try {
-      if (this.#room.size === 0 && this.#accept(key, obj) !== null) return;
+      if (this.#room.size === 0 && this.#accept(lane, place, obj) !== null) return;
       this.#waits++;
-      await this.#room.wait(() => this.#accept(key, obj), {
+      await this.#room.wait(() => this.#accept(lane, place, obj), {
         timeoutMs,
         signal,
         expired: () => this.#noRoom(key, timeoutMs),
       });
+    } catch (error) {
+      lane.waiting = lane.waiting.filter((other) => other !== place);
+      this.#advance(lane);
+      this.#pump();
+      throw error;
     } finally {
       release(obj);
     }
@@ -256,8 +271,9 @@ export class WriteQueue {
   }
 
   /**
-   * Turns away who waits, and ends what is accepted: within `timeoutMs`, else it counts as failed.
-   * What is being written then keeps its memory until that is over. Nothing may be added any more.
+   * Turns away who waits, and ends what is accepted: within `timeoutMs`, else it counts as failed, and
+   * its key has what the store has. What is being written then keeps its memory until that is over;
+   * nothing is invalidated any more. Nothing may be added any more.
    */
   async close(timeoutMs: number): Promise<void> {
     this.#room.rejectAll(
@@ -267,41 +283,44 @@ export class WriteQueue {
       }),
     );
     const end = performance.now() + timeoutMs;
-    if (await settlesWithin(this.settled(), timeoutMs)) {
-      await settlesWithin(Promise.all(this.#clearing), end - performance.now());
-      return;
-    }
-    for (const write of [...this.#queued]) {
-      this.#drop(write);
+    const stored = await settlesWithin(this.settled(), timeoutMs);
+    if (stored) await settlesWithin(Promise.all(this.#clearing.values()), end - performance.now());
+    this.#ended = true;
+    const late = [...this.#queued, ...this.#writing, ...this.#clearing.keys()];
+    for (const write of [...this.#queued]) this.#drop(write);
+    for (const write of late) {
       this.#failed(write, this.#late(timeoutMs));
+      this.#options.unknown(write.key);
     }
-    for (const write of this.#writing) this.#failed(write, this.#late(timeoutMs));
   }
 
-  #accept(key: string, obj: TensorMemoryObj): true | null {
+  #accept(lane: Lane, place: Place, obj: TensorMemoryObj): true | null {
     const bytes = obj.physicalSizeBytes;
     const { maxObjects, maxBytes } = this.#options;
     const fits = this.size < maxObjects && (this.#bytes === 0 || this.#bytes + bytes <= maxBytes);
     if (!fits) return null;
     obj.refCountUp();
     this.#bytes += bytes;
-    const lane = this.#laneOf(key);
-    const last = lane.waiting.at(-1);
-    if (last !== undefined && isWrite(last)) {
-      const older = last.obj;
-      this.#bytes -= last.bytes;
-      last.obj = obj;
-      last.bytes = bytes;
+    const { key, waiting } = lane;
+    const index = waiting.indexOf(place);
+    const before = waiting[index - 1];
+    if (before !== undefined && isWrite(before)) {
+      waiting.splice(index, 1);
+      const older = before.obj;
+      this.#bytes -= before.bytes;
+      before.obj = obj;
+      before.bytes = bytes;
       this.#replaced++;
       release(older);
     } else {
       const { promise, resolve } = Promise.withResolvers<void>();
       const finish = resolve;
       const write: QueuedWrite = { key, obj, bytes, done: promise, finish, reported: false };
-      lane.waiting.push(write);
+      waiting[index] = write;
       this.#queued.add(write);
     }
     this.#options.accepted(key, obj);
+    this.#advance(lane);
     this.#pump();
     return true;
   }
@@ -321,11 +340,11 @@ export class WriteQueue {
     const [first, second] = lane.waiting;
     if (first === undefined) {
       this.#lanes.delete(lane.key);
-    } else if (!isWrite(first)) {
+    } else if (isWaiter(first)) {
       lane.waiting.shift();
       lane.running = first;
       first.start();
-    } else if (second !== undefined && !isWrite(second)) {
+    } else if (isWrite(first) && second !== undefined && isWaiter(second)) {
       lane.waiting.splice(0, 2);
       lane.covered = first;
       lane.running = second;
@@ -375,29 +394,28 @@ export class WriteQueue {
       failure = { error };
     }
     this.#writing.delete(write);
-    this.#bytes -= write.bytes;
     if (failure === null) {
       this.#end(lane, true);
+      this.#letGo(write);
     } else {
       this.#failed(write, failure.error);
-      const clearing = this.#clear(lane, writing).finally(() => this.#clearing.delete(clearing));
-      this.#clearing.add(clearing);
+      this.#clearing.set(write, this.#clear(lane, write, writing));
     }
-    release(obj);
     write.finish();
-    this.#room.wake();
     this.#pump();
   }
 
-  /** After a failure: an older object must not come back. Until that is sure, the key has this one. */
-  async #clear(lane: Lane, writing: Writing): Promise<void> {
-    const { obj } = lane.running as QueuedWrite;
-    obj.refCountUp();
+  /**
+   * After a failure: an older object must not come back. Until that is sure, the key has this one,
+   * which takes its room in the queue.
+   */
+  async #clear(lane: Lane, write: QueuedWrite, writing: Writing): Promise<void> {
     await writing.quiet();
-    const cleared = await this.#options.invalidate(lane.key);
+    const cleared = !this.#ended && await this.#options.invalidate(lane.key);
+    this.#clearing.delete(write);
     this.#end(lane, true);
-    if (!cleared && this.find(lane.key) === null) this.#options.unknown(lane.key);
-    release(obj);
+    if (!cleared && !this.#ended && this.find(lane.key) === null) this.#options.unknown(lane.key);
+    this.#letGo(write);
   }
 
   #drop(write: QueuedWrite): void {
@@ -410,9 +428,14 @@ export class WriteQueue {
 
   #forget(write: QueuedWrite): void {
     this.#queued.delete(write);
+    this.#letGo(write);
+    write.finish();
+  }
+
+  /** The queue has done with the object: there is room again. */
+  #letGo(write: QueuedWrite): void {
     this.#bytes -= write.bytes;
     release(write.obj);
-    write.finish();
     this.#room.wake();
   }
 
@@ -452,6 +475,10 @@ export class WriteQueue {
   }
 }
 
-function isWrite(change: Change): change is QueuedWrite {
+function isWrite(change: Change | Place): change is QueuedWrite {
   return "obj" in change;
+}
+
+function isWaiter(change: Change | Place): change is Waiter {
+  return "start" in change;
 }

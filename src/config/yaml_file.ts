@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Node, parseDocument, type YAMLMap } from "yaml";
 import { errnoName, ShmError } from "../errors.ts";
+import { throwIfRefused } from "../permission.ts";
 import type { Entry } from "./entries.ts";
 import { configError, show } from "./problems.ts";
 import type { Section } from "./settings.ts";
@@ -22,6 +23,7 @@ export function readYamlFile(file: string, because: string): Entry[] {
   try {
     bytes = readFileSync(file);
   } catch (cause) {
+    throwIfRefused(cause, `reading ${file}`, "read configuration");
     const { code, errno } = cause as NodeJS.ErrnoException;
     const number = errno === undefined ? undefined : Math.abs(errno);
     throw new ShmError(`cannot read ${file}, which ${because} names`, {

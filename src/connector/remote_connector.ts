@@ -96,8 +96,8 @@ export interface RemoteConnector extends AsyncDisposable {
 
   /**
    * Loads the object into the beginning of `into`.
-   * @returns the part of `into` that holds it, or null on a miss; `into` is undefined then, and
-   *   likewise when the call fails.
+   * @returns the part of `into` that has it, or null on a miss; what `into` has is undefined then, and
+   *   likewise when the call fails. Whoever holds the part holds `into`.
    * @throws {ShmError} EMSGSIZE when the object is longer than `into`.
    */
   get(key: Key, into?: ShmRange, options?: CallOptions): Promise<ShmRange | null>;

@@ -12,6 +12,7 @@ import { ShmError } from "../errors.ts";
 import { checkCallOptions, checkRange, describe } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { holdAll, takeHold } from "../memory/hold_all.ts";
+import { partOf } from "../memory/part_of_range.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import type { ObjectClient, RequestOptions, WorkerInfo } from "../worker/object_client.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
@@ -22,7 +23,7 @@ import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
 import { Deadline } from "./limit.ts";
 import { openWorker } from "./open_worker.ts";
-import { disposeOf, OwnRange } from "./watched_range.ts";
+import { OwnRange } from "./watched_range.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,
@@ -63,7 +64,7 @@ function segmentName(segment: ShmSegment): string {
 
 /** The first `byteLength` bytes of a range. */
 function headOf(range: ShmRange, byteLength: number): ShmRange {
-  return byteLength === range.byteLength ? range : range.segment.range(range.offset, byteLength);
+  return byteLength === range.byteLength ? range : partOf(range, 0, byteLength);
 }
 
 /** See the file's head. Made by open() or fromConfig(). */
@@ -75,7 +76,7 @@ export class ShmFileConnector implements RemoteConnector {
   readonly mode: "pipe" | "unix" | "tcp";
   readonly #client: ObjectClient;
   readonly #settings: ShmFileSettings;
-  readonly #forget: () => void;
+  readonly #notOpen: () => void;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
   #inFlight = 0;
@@ -96,7 +97,7 @@ export class ShmFileConnector implements RemoteConnector {
     finalize(this, "segment", "storageDir");
     this.#settings = settings;
     this.#client = client;
-    this.#forget = rememberOpen(this);
+    this.#notOpen = rememberOpen(this);
   }
 
   /**
@@ -173,8 +174,10 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /**
-   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`; what it gave
-   * is disposed of on a miss, where it can be. Null also when it gave none.
+   * As RemoteConnector.get(). Without `into`, memory comes from the option `allocate`, and is the
+   * caller's to dispose of. What it gave is returned itself, a memory object truncated to the object's
+   * length; where that cannot be, a part, which is disposed of in its place. On a miss it is disposed
+   * of, where it can be. Null also when it gave none.
    */
   async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
     return (await this.load(key, into, options))?.range ?? null;
@@ -306,7 +309,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** See RemoteConnector; calls in flight have closeTimeoutMs. Never rejects. */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#close().finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -315,7 +318,6 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async #close(): Promise<void> {
-    this.#forget();
     const { closeTimeoutMs } = this.#settings.limits;
     const start = performance.now();
     const { promise: idle, resolve } = Promise.withResolvers<void>();
@@ -459,19 +461,14 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** Loads into memory of our own, which is given back on a miss and on a failure. */
   async #fill(key: string, into: ShmRange, call: Call): Promise<LoadedObject | null> {
-    try {
-      this.#checkRange("get", into);
-    } catch (error) {
-      disposeOf(into);
-      throw error;
-    }
     const own = new OwnRange(into);
     let loaded: LoadedObject | null = null;
     let release: (() => void) | undefined;
     try {
+      this.#checkRange("get", into);
       release = own.hold(`get ${shown(key)}`);
       const found = await this.#loadInto(key, own, call);
-      loaded = found && { ...found, range: headOf(into, found.range.byteLength) };
+      if (found !== null) loaded = { ...found, range: own.head(found.range.byteLength) };
       return loaded;
     } finally {
       release?.();

@@ -65,7 +65,10 @@ export interface ShmFileConnectorOptions {
    * a miss. Default true, where the worker can.
    */
   checksum?: boolean | undefined;
-  /** Memory for get() without a range; null: none is free. Called with the object's length. */
+  /**
+   * Memory for get() without a range, which returns it, or a part that is disposed of like it; null:
+   * none is free. Called with the object's length.
+   */
   allocate?: ((byteLength: number) => ShmRange | null) | undefined;
   /** Requests that the worker has not answered; default 64. */
   maxInFlight?: number | undefined;

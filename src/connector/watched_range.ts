@@ -4,7 +4,10 @@
 // it for a while, and these say when it is not any more.
 
 import { callFenced } from "../fence.ts";
+import { ShmError } from "../errors.ts";
 import { takeHold } from "../memory/hold_all.ts";
+import { MemoryObj } from "../memory/memory_obj.ts";
+import { partOf } from "../memory/part_of_range.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
 
 export class WatchedRange implements ShmRange {
@@ -70,19 +73,35 @@ export class OwnRange extends WatchedRange {
     this.#own = range;
   }
 
-  /** Nobody wants it: disposes of it, now or as soon as the last hold is released. */
+  /**
+   * The first `byteLength` bytes, for the caller of the load, who owns them from now on: what was
+   * allocated, if it has that length or is a memory object that can be truncated to it; else a part,
+   * which is disposed of in its place.
+   */
+  head(byteLength: number): ShmRange {
+    const own = this.#own;
+    if (own.byteLength === byteLength) return own;
+    if (own instanceof MemoryObj) {
+      try {
+        return own.truncateBytes(byteLength);
+      } catch (error) {
+        if (error instanceof ShmError) throw error;
+        // No number of tokens has that length.
+      }
+    }
+    const part = partOf(own, 0, byteLength);
+    if (!(Symbol.dispose in own)) return part;
+    return Object.freeze({ ...part, [Symbol.dispose]: () => disposeOf(own) });
+  }
+
+  /** Nobody wants it: disposes of it, now or as soon as the last hold is released. Never throws. */
   discard(): void {
-    let late = false;
-    this.whenQuiet(() => {
-      // Whoever releases the last hold is not to blame for what goes wrong.
-      if (late) callFenced("Symbol.dispose of a range", disposeOf, this.#own);
-      else disposeOf(this.#own);
-    });
-    late = true;
+    // Neither the load nor whoever releases the last hold is to blame for what goes wrong.
+    this.whenQuiet(() => callFenced("Symbol.dispose of a range", disposeOf, this.#own));
   }
 }
 
 /** Gives a range back to where it came from, if it is of a kind that can be. */
-export function disposeOf(range: ShmRange): void {
+function disposeOf(range: ShmRange): void {
   (range as Partial<Disposable>)[Symbol.dispose]?.();
 }

@@ -8,6 +8,7 @@ import { checkChoice, checkInteger, checkKnownOptions, describe } from "../argum
 import { finalize } from "../internal.ts";
 import { MemoryFormat } from "../memory/memory_format.ts";
 import { MemoryObj } from "../memory/memory_obj.ts";
+import { partOf } from "../memory/part_of_range.ts";
 import type { ShmRange } from "../memory/segment.ts";
 import { type Place, planCopies, type PlannedCopy } from "./kv_plan.ts";
 import { DeviceBuffer, type DeviceMemory, DeviceRange } from "./memory.ts";
@@ -283,10 +284,5 @@ function atLeastOne(what: string, count: number): number {
 /** The part of a chunk that a copy touches; held through the chunk itself. */
 function chunkRange(chunk: ShmRange, copy: PlannedCopy): ShmRange {
   const { chunkOffset, chunkPitch, widthBytes, rows } = copy;
-  return {
-    segment: chunk.segment,
-    offset: chunk.offset + chunkOffset,
-    byteLength: chunkPitch * (rows - 1) + widthBytes,
-    hold: (reason) => chunk.hold(reason),
-  };
+  return partOf(chunk, chunkOffset, chunkPitch * (rows - 1) + widthBytes);
 }

@@ -92,7 +92,7 @@ export function checkAlign(name: string, value: unknown): number {
 export function rangeOf(range: unknown): Located {
   const whole = range instanceof ShmSegment;
   const given = whole ? range.range() : (range ?? {}) as ShmRange;
-  if (!(given.segment instanceof ShmSegment)) {
+  if (!(given.segment instanceof ShmSegment) || typeof given.hold !== "function") {
     throw new TypeError(`an allocator needs a ShmSegment or a ShmRange, got ${describe(range)}`);
   }
   return locate(given);

@@ -24,6 +24,7 @@ import {
 import { checkInteger } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { type Member, Members } from "../members.ts";
+import { takeHold } from "./hold_all.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
@@ -113,7 +114,8 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   #recoveredObjects = 0;
 
   /**
-   * @param range the memory: a segment, or a part of one that stays allocated as long as this.
+   * @param range the memory: a segment, or a part of one that stays allocated as long as this. I/O
+   *   that uses an object of this pool holds it.
    * @throws {RangeError} when not even one aligned byte is in it.
    */
   constructor(range: ShmSegment | ShmRange, options: PoolOptions) {
@@ -136,7 +138,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
         return segment.closed;
       },
       makeView: (chunk) => viewForOwner(segment, chunk.offset, chunk.layout.byteLength),
-      hold: (reason) => segment.hold(reason),
+      hold: (reason) => takeHold(range, reason),
       release: (obj, chunk) => {
         this.#registry?.unregister(obj);
         this.#takeBack(chunk as PooledChunk<Place>);

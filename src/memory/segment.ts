@@ -312,8 +312,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #windowed = new Members<Windowed>();
   #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
-  /** Takes it off the lists of what is open. */
-  readonly #leaveLists: (() => void)[] = [];
+  /** It is no longer open: for when closing it is over, as disposeAll() waits for that. */
+  readonly #notOpen: () => void;
+  readonly #notAtExit: () => void;
   #viewsMade = false;
   #closing: Promise<void> | undefined;
   #closed = false;
@@ -346,8 +347,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.#lookUp = (name) => backend.nameIdentity(name);
     this.holdRange = (reason) => this.hold(reason);
     Object.freeze(this);
-    this.#leaveLists.push(rememberOpen(this));
-    if (facts.owner) this.#leaveLists.push(onExit(() => abandon(this)));
+    this.#notOpen = rememberOpen(this);
+    this.#notAtExit = facts.owner ? onExit(() => abandon(this)) : () => {};
   }
 
   /**
@@ -542,7 +543,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    this.#closing = this.#native.close(this.#viewsMade);
+    this.#closing = this.#native.close(this.#viewsMade).finally(this.#notOpen);
     return this.#closing;
   }
 
@@ -551,6 +552,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     if (this.#closing) return;
     this.#beginClose();
     this.#closing = Promise.resolve();
+    this.#notOpen();
     this.#native.closeSync(this.#viewsMade);
   }
 
@@ -637,7 +639,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       );
     }
     this.#closed = true;
-    for (const leave of this.#leaveLists) leave();
+    this.#notAtExit();
     for (const { view } of this.#windowed) view?.revoke();
     for (const { buffer } of this.#given) {
       const found = buffer.deref();

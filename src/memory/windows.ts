@@ -9,8 +9,9 @@
 //
 // That only works if the addresses do not come to mean another array too soon. They are cut from
 // slabs of reserved address space, in order, and a slab is used again only when all of it has been
-// taken back and `reservedBytes` of others were reserved since, the oldest first. A slab in which a
-// buffer escaped is never used again. No slab is given back to the system.
+// taken back and `reservedBytes` of others were reserved since, the oldest first. What a buffer has
+// that escaped is lost, and what is around it in the slab is used again. No address is given back to
+// the system: when all of `reservedBytes` is lost there are no windows any more.
 //
 // Address space costs nothing, but each window is a mapping, of which a process has 65,530
 // (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`.
@@ -34,8 +35,15 @@ export const LIMITS: WindowLimits = {
 
 /** Where huge pages can begin. */
 const HUGE_BYTES = 2 ** 21;
+/** A part of a slab between two that are lost is used again if it is at least this part of one. */
+const LEAST_OF_SLAB = 1 / 256;
 
 /** Addresses fit into 48 bits, so they are plain numbers here. */
+interface Addresses {
+  readonly at: number;
+  readonly bytes: number;
+}
+
 interface Slab {
   readonly base: number;
   readonly bytes: number;
@@ -43,14 +51,13 @@ interface Slab {
   cut: number;
   /** Windows that are open. */
   open: number;
-  spoiled: boolean;
+  /** Parts of it that are never used again. */
+  readonly lost: Addresses[];
 }
 
 /** Where a window goes: whole pages of the segment, and whole pages of a slab. */
-interface Cut {
+interface Cut extends Addresses {
   readonly slab: Slab;
-  readonly at: number;
-  readonly bytes: number;
 }
 
 export interface Window {
@@ -98,9 +105,7 @@ export class Windows {
     if (cut === null) return null;
     const { slab, at } = cut;
     if (!native.mapWindow(first, bytes, BigInt(at))) {
-      // What is there now is not known.
-      slab.spoiled = true;
-      this.#current = null;
+      this.#takeBack(native, cut);
       return null;
     }
     slab.open++;
@@ -115,9 +120,15 @@ export class Windows {
     slab.open--;
     this.#open--;
     const gone = native.reserveWindow(BigInt(at), bytes) !== null;
-    if (!gone || !quiet) slab.spoiled = true;
+    if (!gone || !quiet) slab.lost.push({ at, bytes });
     this.#retire(native, slab);
     return gone;
+  }
+
+  /** Nothing was mapped there, but something may have been unmapped. */
+  #takeBack(native: NativeSegment, { slab, at, bytes }: Cut): void {
+    if (native.reserveWindow(BigInt(at), bytes) === null) slab.lost.push({ at, bytes });
+    else slab.cut = at - slab.base;
   }
 
   /** @param unit where the file can be mapped: addresses and offsets differ by a multiple of it. */
@@ -143,22 +154,34 @@ export class Windows {
       const base = native.reserveWindow(0n, wanted);
       if (base !== null) {
         this.#reservedBytes += wanted;
-        return { base: Number(base), bytes: wanted, cut: 0, open: 0, spoiled: false };
+        return newSlab(Number(base), wanted);
       }
     }
     const oldest = this.#idle.findIndex((slab) => slab.bytes >= bytes);
     if (oldest < 0) return null;
-    const slab = this.#idle.splice(oldest, 1)[0]!;
-    slab.cut = 0;
-    return slab;
+    return this.#idle.splice(oldest, 1)[0]!;
   }
 
   /** Nothing more is cut from it; once all of it was taken back, it can be used again. */
   #retire(native: NativeSegment, slab: Slab): void {
-    if (slab === this.#current || slab.open > 0 || slab.spoiled) return;
-    // What came late has taken memory, which goes now.
-    if (native.reserveWindow(BigInt(slab.base), slab.bytes) !== null) this.#idle.push(slab);
+    if (slab === this.#current || slab.open > 0) return;
+    let base = slab.base;
+    const end = { at: slab.base + slab.bytes, bytes: 0 };
+    for (const { at, bytes } of [...slab.lost.sort((a, b) => a.at - b.at), end]) {
+      this.#useAgain(native, base, at - base);
+      base = at + bytes;
+    }
   }
+
+  #useAgain(native: NativeSegment, base: number, bytes: number): void {
+    if (bytes === 0 || bytes < LEAST_OF_SLAB * this.#limits.slabBytes) return;
+    // What came late has taken memory, which goes now.
+    if (native.reserveWindow(BigInt(base), bytes) !== null) this.#idle.push(newSlab(base, bytes));
+  }
+}
+
+function newSlab(base: number, bytes: number): Slab {
+  return { base, bytes, cut: 0, open: 0, lost: [] };
 }
 
 /** Those of this thread. */

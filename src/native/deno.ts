@@ -2,6 +2,7 @@
 //
 // Deno.dlopen in the shape of ffi.ts. Bun loads this module too: it names Deno only when it is used.
 
+import { throwIfRefused } from "../permission.ts";
 import type { Ffi } from "./ffi.ts";
 import type { CType, Functions, SymbolTable } from "./symbols.ts";
 
@@ -13,6 +14,17 @@ const NAMES = {
   bytes: "buffer",
   void: "void",
 } as const satisfies Record<CType, Deno.NativeResultType>;
+
+/** What Deno allows with a bare --allow-ffi only: one with a list of paths opens libraries. */
+function withPointers<T>(use: () => T): T {
+  try {
+    return use();
+  } catch (error) {
+    const hint = "Run it with a bare --allow-ffi, without a list of paths: views are pointers";
+    throwIfRefused(error, "using pointers", "view memory", hint);
+    throw error;
+  }
+}
 
 function pointer(address: bigint): Deno.PointerObject {
   const made = Deno.UnsafePointer.create(address);
@@ -31,7 +43,7 @@ export const denoFfi: Ffi = {
     }
     return Deno.dlopen(path, symbols).symbols as unknown as Functions<T>;
   },
-  addressOf: (bytes) => Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)),
+  addressOf: (bytes) => withPointers(() => Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes))),
   arrayBuffer: (address, byteLength) =>
-    Deno.UnsafePointerView.getArrayBuffer(pointer(address), byteLength),
+    withPointers(() => Deno.UnsafePointerView.getArrayBuffer(pointer(address), byteLength)),
 };

@@ -9,6 +9,7 @@ import { readFileSync, statfsSync } from "node:fs";
 import process from "node:process";
 import { onExit } from "../at_exit.ts";
 import { errnoName, ShmError } from "../errors.ts";
+import { throwIfRefused } from "../permission.ts";
 import type {
   NameState,
   NativeSegment,
@@ -744,7 +745,7 @@ function availableMemoryBytes(): number {
   }
 }
 
-/** @throws {ShmError} ELIBBAD where the C library cannot be reached either. */
+/** @throws {ShmError} ELIBBAD where the C library cannot be reached either; EPERM: Deno refuses it. */
 export function openLibc(reason: string): SegmentBackend {
   const failures: string[] = [];
   for (const path of ["libc.so.6", "libc.so"]) {
@@ -753,6 +754,7 @@ export function openLibc(reason: string): SegmentBackend {
       const shm = openShm(path);
       return new LibcBackend(path, reason, { ...base, ...shm });
     } catch (error) {
+      throwIfRefused(error, `loading ${path}`, "load library");
       failures.push(error instanceof Error ? error.message : String(error));
     }
   }

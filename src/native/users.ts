@@ -5,6 +5,7 @@
 // neither runtime tells the second.
 
 import type { Socket } from "node:net";
+import { throwIfRefused } from "../permission.ts";
 import { ffi } from "./ffi.ts";
 import { LIBC_SYMBOLS } from "./symbols.ts";
 
@@ -17,7 +18,8 @@ const UCRED_BYTES = 12;
 function open() {
   try {
     return ffi.open("libc.so.6", { geteuid, getsockopt });
-  } catch {
+  } catch (error) {
+    throwIfRefused(error, "loading the C library", "look up user");
     return ffi.open("libc.so", { geteuid, getsockopt });
   }
 }

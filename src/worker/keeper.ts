@@ -193,7 +193,8 @@ export class Keeper<C extends KeptConnection> {
           const [connection, worker] = await this.#connect();
           if (this.#ended || !connection.open) {
             connection.discard(closedError("connect"));
-            continue;
+            if (this.#ended) return;
+            throw lostAtOnce();
           }
           this.#connection = connection;
           this.#away = false;
@@ -258,6 +259,14 @@ function isTransient(error: unknown): boolean {
   // A Unix socket that is not there yet: the worker is about to be started again.
   return TRANSIENT.has(error.code) ||
     (error.code === "ENOENT" && error.operation === "connect to worker");
+}
+
+function lostAtOnce(): ShmError {
+  return new ShmError("the worker closed the connection as soon as it was made", {
+    code: "ECONNRESET",
+    operation: "connect to worker",
+    hint: "Look at the worker's log",
+  });
 }
 
 /** Of a client that was closed. */

@@ -3,6 +3,7 @@
 // A connector whose store is a Map, for tests of what is in front of connectors: calls can be held
 // back, and made to fail. It holds ranges while it uses them, as real ones do.
 
+import { partOf } from "../../src/memory/part_of_range.ts";
 import type { ShmRange } from "../../src/memory/segment.ts";
 import { ShmError } from "../../src/errors.ts";
 import { type Metadata, metadataOf, NO_METADATA } from "../../src/connector/chunk_metadata.ts";
@@ -53,7 +54,7 @@ export class MemoryConnector implements RemoteConnector {
         throw new ShmError("too long", { code: "EMSGSIZE", operation: "get" });
       }
       into!.segment.bytes(into!.offset, bytes.length).set(bytes);
-      const range = into!.segment.range(into!.offset, bytes.length);
+      const range = partOf(into!, 0, bytes.length);
       return { range, metadata: this.#metadataOf(key), crc32c: null };
     });
   }
