@@ -17,7 +17,7 @@ import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
 import type { ObjectClient, RequestOptions, WorkerInfo } from "../worker/object_client.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
-import { unsupported } from "../worker/v1/directory.ts";
+import { unsupported } from "../worker/v1/unsupported.ts";
 import { isLayout, type Metadata, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";

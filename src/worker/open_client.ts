@@ -8,7 +8,7 @@ import { GRACE_MS } from "./limits.ts";
 import type { ClientOptions, ObjectClient } from "./object_client.ts";
 import { settlesWithin } from "../wait.ts";
 import { ClientV1 } from "./v1/client.ts";
-import { unsupported } from "./v1/directory.ts";
+import { unsupported } from "./v1/unsupported.ts";
 import { ClientV2 } from "./v2/client.ts";
 import { ConnectionV2 } from "./v2/connection.ts";
 import { sayHello } from "./v2/handshake.ts";

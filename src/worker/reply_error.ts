@@ -7,7 +7,8 @@ import { errnoNumber } from "./errno_text.ts";
 import type { ErrorReply } from "./reply.ts";
 
 const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "Free space in the storage directory's file system",
+  ENOSPC: "Free space in the storage directory's file system, or raise maxBytes (the worker's " +
+    "--max-bytes)",
   EDQUOT: "The disk quota of the user that runs the worker is used up",
   EACCES: "Check the permissions of the directory, and that it is below the worker's --root",
   EROFS: "The storage directory's file system is mounted read-only",

@@ -36,8 +36,9 @@ import type { OkReply, Reply } from "../reply.ts";
 import { replyError } from "../reply_error.ts";
 import { bestName, mustLeadToSegment } from "../segment_reference.ts";
 import { SharedRelease } from "../shared_release.ts";
-import { type Facts, StorageDirectory, unsupported } from "./directory.ts";
+import { type Facts, StorageDirectory } from "./directory.ts";
 import { lineOf } from "./requests.ts";
+import { unsupported } from "./unsupported.ts";
 
 /** How often get() tries an object that is replaced under it. */
 const GET_ATTEMPTS = 4;
@@ -124,16 +125,17 @@ export class ClientV1 implements ObjectClient {
   async get(transfer: GetTransfer): Promise<StoredObject | null> {
     const { key, byteLength, release } = transfer;
     const shared = new SharedRelease(release);
+    const left = sharedLimit(transfer);
     try {
       for (let attempt = 0; attempt < GET_ATTEMPTS; attempt++) {
-        const before = await this.#directory.facts(nameOf(key), transfer);
+        const before = await this.#directory.facts(nameOf(key), left());
         if (before !== null && before.byteLength > byteLength) throw tooLong(transfer, before);
         // Also when it is empty now: a worker that writes in place may have begun only just.
-        const length = await this.#read({ ...transfer, release: shared.take() });
+        const length = await this.#read({ ...left(), release: shared.take() });
         if (length === null) return null;
         if (before !== null && length !== before.byteLength) continue;
         if (length < byteLength) return found(length);
-        const after = await this.#directory.facts(nameOf(key), transfer);
+        const after = await this.#directory.facts(nameOf(key), left());
         // If there is nothing here before and after, the directory is not here.
         if (isSame(before, after)) return found(length);
       }

@@ -12,6 +12,7 @@ import { ShmError } from "../../errors.ts";
 import { fileError, isMissing } from "../../file_error.ts";
 import { fileNameToKey } from "../../keys/key_file.ts";
 import { within } from "../../wait.ts";
+import { unsupported } from "./unsupported.ts";
 import type { ObjectListOptions, RequestOptions } from "../object_client.ts";
 
 /** What tells one state of an object from another. */
@@ -25,15 +26,6 @@ export interface Facts {
 /** What st_blocks counts. */
 const BLOCK_BYTES = 512;
 const PAGE_KEYS = 1_000;
-
-/** What version 1 cannot do. */
-export function unsupported(what: string, operation: string, hint?: string): ShmError {
-  return new ShmError(`${what} needs protocol version 2, and the worker speaks version 1`, {
-    code: "ENOTSUP",
-    operation,
-    hint: hint ?? "Use lmshm-worker with --root, or do without it",
-  });
-}
 
 export class StorageDirectory {
   readonly #path: string;
