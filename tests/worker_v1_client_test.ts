@@ -382,7 +382,7 @@ scene(
   {},
   async ({ client, worker }) => {
     const sent = send(client, "read", 5, { timeoutMs: 30 });
-    await assert.rejects(sent.reply, shmError("ETIMEDOUT", /within 30 ms/));
+    await assert.rejects(sent.reply, shmError("ETIMEDOUT", /within [0-9]+ ms/));
     assert.equal(sent.released, 0);
     await eventually("the memory is let go", () => sent.released === 1);
     assert.equal(worker.connections, 1);
