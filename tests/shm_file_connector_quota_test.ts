@@ -221,3 +221,20 @@ scene("lmshm.max_storage_size of extra_config is the limit, in GB", async (s) =>
     await assert.rejects(s.open({ maxBytes }), /RangeError: maxBytes/);
   }
 });
+
+scene("info() counts requests, bytes, hits and misses, and how long requests took", async (s) => {
+  const connector = await s.open({ maxBytes: 64 * BLOCK });
+  const range = s.segment.range(0, BLOCK);
+  for (const key of ["a", "b", "c"]) await connector.put(key, range);
+  assert.ok(await connector.get("a", range));
+  assert.equal(await connector.get("none", range), null);
+  const { verbs, hits, misses, dirObjects, threads } = await connector.info();
+  assert.deepEqual([hits, misses, dirObjects], [1, 1, 3]);
+  assert.ok(threads! > 0);
+  const put = verbs["put"]!;
+  assert.deepEqual([put.requests, put.errors, put.bytes], [3, 0, 3 * BLOCK]);
+  assert.equal(put.latency.at(-1)?.leUs, Infinity);
+  assert.equal(put.latency.at(-1)?.count, 3);
+  assert.ok(put.latencySumUs > 0);
+  assert.ok(put.latency.every(({ count }, index) => count >= (put.latency[index - 1]?.count ?? 0)));
+});

@@ -206,7 +206,7 @@ objectScene(
       case "INFO":
         return `${id} OK io=auto direct=no direct_reason=no%20such%20thing threads=4 ` +
           "max_bytes=1073741824 later_word=5 list_requests=2 put_requests=9 put_errors=1 " +
-          "put_bytes=4096 put_latency_us=100:5,1000:8,inf:9";
+          "put_bytes=4096 put_latency_us=100:5,1000:8,inf:9 put_latency_us_sum=2345 used_bytes=7";
     }
     return undefined;
   }),
@@ -232,6 +232,7 @@ objectScene(
       directReason: "no such thing",
       threads: 4,
       maxBytes: 1 << 30,
+      usedBytes: 7,
       laterWord: 5,
       verbs: {
         put: {
@@ -243,8 +244,9 @@ objectScene(
             { leUs: 1_000, count: 8 },
             { leUs: Infinity, count: 9 },
           ],
+          latencySumUs: 2_345,
         },
-        list: { requests: 2, errors: 0, bytes: 0, latency: [] },
+        list: { requests: 2, errors: 0, bytes: 0, latency: [], latencySumUs: 0 },
       },
     });
     assert.ok(await client.ping() >= 0);

@@ -14,9 +14,12 @@ export interface LatencyBucket {
 export interface VerbInfo {
   readonly requests: number;
   readonly errors: number;
+  /** That were moved: 0 for verbs that move none. */
   readonly bytes: number;
   /** Cumulative, as OpenMetrics has them. */
   readonly latency: readonly LatencyBucket[];
+  /** Of all requests together, in microseconds. */
+  readonly latencySumUs: number;
 }
 
 /** A member that the worker does not tell of is undefined. */
@@ -58,7 +61,14 @@ export interface WorkerInfo {
   readonly evictedBytes?: number;
   readonly hits?: number;
   readonly misses?: number;
+  /** What killed writers left, and was removed. */
   readonly staleTemporaries?: number;
+  readonly staleKeys?: number;
+  /** 1: all that was there when the worker started is counted. */
+  readonly counted?: number;
+  /** Bytes of memory for the account. */
+  readonly indexBytes?: number;
+  /** That are open. */
   readonly directories?: number;
   /** Of this connector's directory alone. */
   readonly dirUsedBytes?: number;
@@ -69,8 +79,8 @@ export interface WorkerInfo {
   readonly [word: string]: unknown;
 }
 
-const OF_VERB =
-  /^(attach|put|get|stat|exists|contains|remove|list|ping|info|cancel)_(requests|errors|bytes|latency_us)$/;
+const OF_VERB = /^([a-z]+)_(requests|errors|bytes|latency_us|latency_us_sum)$/;
+const NOTHING: VerbInfo = { requests: 0, errors: 0, bytes: 0, latency: [], latencySumUs: 0 };
 const NUMBER = /^(?:0|[1-9][0-9]{0,15})$/;
 
 /** @param words as the worker said them */
@@ -81,14 +91,23 @@ export function workerInfo(
   const info: Record<string, unknown> = {};
   const verbs: Record<string, { -readonly [K in keyof VerbInfo]: VerbInfo[K] }> = {};
   for (const [word, text] of Object.entries(words)) {
-    const [, verb, count] = OF_VERB.exec(word) ?? [];
-    if (verb === undefined) {
+    const [, verb, of] = OF_VERB.exec(word) ?? [];
+    // "used_bytes" is of no verb.
+    if (verb === undefined || !(`${verb}_requests` in words)) {
       info[word.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())] = valueOf(text);
       continue;
     }
-    const of = verbs[verb] ??= { requests: 0, errors: 0, bytes: 0, latency: [] };
-    if (count === "latency_us") of.latency = bucketsOf(text);
-    else of[count as "requests" | "errors" | "bytes"] = Number(text);
+    const counts = verbs[verb] ??= { ...NOTHING };
+    switch (of) {
+      case "latency_us":
+        counts.latency = bucketsOf(text);
+        break;
+      case "latency_us_sum":
+        counts.latencySumUs = Number(text);
+        break;
+      default:
+        counts[of as "requests" | "errors" | "bytes"] = Number(text);
+    }
   }
   return { ...info, worker, verbs };
 }
