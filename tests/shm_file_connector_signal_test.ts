@@ -83,6 +83,12 @@ const CALLS: readonly Call[] = [
       store.batchedGet(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal }),
   },
   {
+    name: "batchedLoad",
+    waitsFor: /^[0-9]+ GET /,
+    run: (store, segment, signal) =>
+      store.batchedLoad(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal }),
+  },
+  {
     name: "batchedContains",
     waitsFor: /^[0-9]+ CONTAINS /,
     run: (store, _segment, signal) => store.batchedContains(["a", "b"], { signal }),

@@ -327,6 +327,10 @@ conformance("stat() and load() tell what was stored with an object", async (s, m
   assert.deepEqual([loaded?.range.offset, loaded?.range.byteLength], [100, 9]);
   assert.equal(loaded!.crc32c, stat!.crc32c);
   assert.deepEqual(loaded!.metadata, stat!.metadata);
+  const both = [segment.range(200, 50), segment.range(300, 50)];
+  const batch = await connector.batchedLoad(["k", "none"], both);
+  assert.deepEqual([batch[0]?.range.offset, batch[0]?.range.byteLength, batch[1]], [200, 9, null]);
+  assert.deepEqual([batch[0]!.crc32c, batch[0]!.metadata], [stat!.crc32c, stat!.metadata]);
   await connector.put("k", segment.range(0, 5), { priority: "low" });
   assert.deepEqual((await connector.stat("k"))?.metadata, {}, "replaced with the object");
   // Somebody else's file has none.

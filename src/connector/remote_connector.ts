@@ -139,6 +139,13 @@ export interface RemoteConnector extends AsyncDisposable {
     options?: CallOptions,
   ): Promise<(ShmRange | null)[]>;
 
+  /** batchedGet() with what was stored beside the bytes of each. */
+  batchedLoad(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<(LoadedObject | null)[]>;
+
   /** put() of each key, with pieces and errors as batchedGet() has them. */
   batchedPut(
     keys: readonly Key[],

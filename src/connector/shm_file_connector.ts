@@ -14,7 +14,12 @@ import { finalize } from "../internal.ts";
 import { holdAll, takeHold } from "../memory/hold_all.ts";
 import { partOf } from "../memory/part_of_range.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
-import type { ObjectClient, RequestOptions, WorkerInfo } from "../worker/object_client.ts";
+import type {
+  ObjectClient,
+  RequestOptions,
+  StoredObject,
+  WorkerInfo,
+} from "../worker/object_client.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { settlesWithin } from "../worker/transport.ts";
 import { unsupported } from "../worker/v1/unsupported.ts";
@@ -271,7 +276,27 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
     checkPairs("batchedGet", keys, into);
-    return await this.#call("batchedGet", options, async (call) => {
+    const loaded = await this.#batchedLoad("batchedGet", keys, into, options);
+    return loaded.map((one) => one?.range ?? null);
+  }
+
+  /** As RemoteConnector.batchedLoad(). */
+  async batchedLoad(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<(LoadedObject | null)[]> {
+    checkPairs("batchedLoad", keys, into);
+    return await this.#batchedLoad("batchedLoad", keys, into, options);
+  }
+
+  async #batchedLoad(
+    operation: string,
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions,
+  ): Promise<(LoadedObject | null)[]> {
+    return await this.#call(operation, options, async (call) => {
       const pieces = await inPieces(
         keys.length,
         (from, to) => this.#loadPiece(keys.slice(from, to), into.slice(from, to), call),
@@ -368,18 +393,18 @@ export class ShmFileConnector implements RemoteConnector {
 
   async #loadInto(key: string, into: ShmRange, call: Call): Promise<LoadedObject | null> {
     const { ioMode: io, checksum: verify } = this.#settings;
-    const found = await this.#client.get({
-      key,
-      offset: offsetOf(into),
-      byteLength: into.byteLength,
-      release: takeHold(into, `get ${shown(key)}`),
-      ...limitsOf(call),
-      verify,
-      io,
-    });
-    if (found === null) return null;
-    const { byteLength, attributes: metadata, crc32c } = found;
-    return { range: headOf(into, byteLength), metadata, crc32c };
+    return loadedInto(
+      into,
+      await this.#client.get({
+        key,
+        offset: offsetOf(into),
+        byteLength: into.byteLength,
+        release: takeHold(into, `get ${shown(key)}`),
+        ...limitsOf(call),
+        verify,
+        io,
+      }),
+    );
   }
 
   /** @throws the first error, after all have ended. */
@@ -387,7 +412,7 @@ export class ShmFileConnector implements RemoteConnector {
     keys: readonly Key[],
     into: readonly ShmRange[],
     call: Call,
-  ): Promise<(ShmRange | null)[]> {
+  ): Promise<(LoadedObject | null)[]> {
     const texts = keys.map(keyText);
     for (const range of into) this.#checkRange("batchedGet", range);
     this.#counts.gets += texts.length;
@@ -403,24 +428,24 @@ export class ShmFileConnector implements RemoteConnector {
       verify,
       io,
     });
-    const loaded: (ShmRange | null)[] = [];
+    const all: (LoadedObject | null)[] = [];
     const failures: unknown[] = [];
     for (let i = 0; i < found.length; i++) {
       const one = found[i]!;
-      let range: ShmRange | null = null;
+      let loaded: LoadedObject | null = null;
       if (one instanceof Failed) {
         if (!this.#countMismatch(one.error)) {
           failures.push(one.error);
           continue;
         }
-      } else if (one !== null) {
-        range = headOf(into[i]!, one.byteLength);
+      } else {
+        loaded = loadedInto(into[i]!, one);
       }
-      this.#countLoaded(range);
-      loaded.push(range);
+      this.#countLoaded(loaded?.range ?? null);
+      all.push(loaded);
     }
     if (failures.length > 0) throw failures[0];
-    return loaded;
+    return all;
   }
 
   /** Wrong data is no data; it is counted. @returns whether the error says that it is wrong. */
@@ -560,6 +585,13 @@ export class ShmFileConnector implements RemoteConnector {
       hint: "Open a new one",
     });
   }
+}
+
+/** `found` is at the beginning of `into`. */
+function loadedInto(into: ShmRange, found: StoredObject | null): LoadedObject | null {
+  if (found === null) return null;
+  const { byteLength, attributes: metadata, crc32c } = found;
+  return { range: headOf(into, byteLength), metadata, crc32c };
 }
 
 /** An empty range may begin where the segment ends. */

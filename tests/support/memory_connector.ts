@@ -6,6 +6,7 @@
 import { partOf } from "../../src/memory/part_of_range.ts";
 import type { ShmRange } from "../../src/memory/segment.ts";
 import { ShmError } from "../../src/errors.ts";
+import { outcomesOf, valuesOf } from "../../src/worker/outcome.ts";
 import { type Metadata, metadataOf, NO_METADATA } from "../../src/connector/chunk_metadata.ts";
 import type { Key } from "../../src/keys/key.ts";
 import type {
@@ -28,6 +29,8 @@ export class MemoryConnector implements RemoteConnector {
   /** Calls that use a range now, and the most at once. */
   active = 0;
   mostActive = 0;
+  /** How many objects each batch had. */
+  readonly batches: number[] = [];
   /** Called with "get a" or "put a" before bytes move; may wait, may throw. */
   before: (call: string) => Promise<void> | void = () => {};
   /** Likewise, when they have moved. */
@@ -96,12 +99,35 @@ export class MemoryConnector implements RemoteConnector {
     return Promise.resolve(this.objects.delete(`${key}`));
   }
 
-  batchedGet(keys: readonly Key[], into: readonly ShmRange[]): Promise<(ShmRange | null)[]> {
-    return Promise.all(keys.map((key, i) => this.get(key, into[i])));
+  async batchedGet(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<(ShmRange | null)[]> {
+    const loaded = await this.batchedLoad(keys, into, options);
+    return loaded.map((one) => one?.range ?? null);
   }
 
-  async batchedPut(keys: readonly Key[], ranges: readonly ShmRange[]): Promise<void> {
-    await Promise.all(keys.map((key, i) => this.put(key, ranges[i]!)));
+  async batchedLoad(
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<(LoadedObject | null)[]> {
+    this.batches.push(keys.length);
+    return valuesOf(
+      await outcomesOf(keys.length, keys.length, (i) => this.load(keys[i]!, into[i], options)),
+    );
+  }
+
+  async batchedPut(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<void> {
+    this.batches.push(keys.length);
+    valuesOf(
+      await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, ranges[i]!, options)),
+    );
   }
 
   batchedContains(keys: readonly Key[]): Promise<number> {
