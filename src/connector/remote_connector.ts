@@ -10,6 +10,7 @@ import type { Key } from "../keys/key.ts";
 
 export type { Priority };
 
+/** What every call takes. */
 export interface CallOptions {
   /** Rejects the call with the signal's reason. Its memory stays held until nobody uses it. */
   signal?: AbortSignal | undefined;
@@ -24,6 +25,7 @@ export const CALL_OPTIONS: readonly string[] = Object.keys(
   { signal: 0, timeoutMs: 0, priority: 0 } satisfies Record<keyof CallOptions, 0>,
 );
 
+/** What put() takes. */
 export interface StoreOptions extends CallOptions {
   /**
    * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
@@ -42,6 +44,7 @@ export const STORE_OPTIONS: readonly string[] = [
 
 /** What a store knows of an object without reading it. */
 export interface ObjectStat {
+  /** Its length. */
   readonly byteLength: number;
   /** When it was stored, in milliseconds since 1970. */
   readonly mtimeMs: number;
@@ -57,11 +60,13 @@ export interface ObjectStat {
 export interface LoadedObject {
   /** Exactly the object's bytes. */
   readonly range: ShmRange;
+  /** What was stored with it; empty where the store keeps none. */
   readonly metadata: Metadata;
+  /** CRC-32C of its bytes; null where none was stored. */
   readonly crc32c: number | null;
 }
 
-/** timeoutMs counts for each page of keys, some hundred, that is waited for. */
+/** What list() takes. timeoutMs counts for each page of keys, some hundred, that is waited for. */
 export interface ListOptions extends CallOptions {
   /** Only keys that begin so. */
   prefix?: string | undefined;
@@ -69,7 +74,9 @@ export interface ListOptions extends CallOptions {
 
 /** Counted since the connector was opened. */
 export interface ConnectorStats {
+  /** Objects that were stored. */
   readonly puts: number;
+  /** Objects that were asked for. */
   readonly gets: number;
   /** Gets that found the object. */
   readonly hits: number;
@@ -77,7 +84,9 @@ export interface ConnectorStats {
   readonly misses: number;
   /** Gets that found something else than was stored: its length, key or checksum do not match. */
   readonly mismatches: number;
+  /** Bytes that were stored. */
   readonly bytesPut: number;
+  /** Bytes that were loaded. */
   readonly bytesGot: number;
   /** Workers that replaced a lost one. */
   readonly restarts: number;
@@ -90,8 +99,10 @@ export interface ConnectorStats {
  * put replaces the whole object or fails. Everything else that can go wrong is a ShmError.
  */
 export interface RemoteConnector extends AsyncDisposable {
+  /** What was counted, as it is now. */
   readonly stats: ConnectorStats;
 
+  /** Whether there is an object. */
   exists(key: Key, options?: CallOptions): Promise<boolean>;
 
   /**
@@ -125,7 +136,7 @@ export interface RemoteConnector extends AsyncDisposable {
   /** All keys of list(). */
   listAll(options?: ListOptions): Promise<string[]>;
 
-  /** @returns whether there was an object. */
+  /** Removes the object. @returns whether there was one. */
   remove(key: Key, options?: CallOptions): Promise<boolean>;
 
   /**

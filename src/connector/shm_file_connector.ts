@@ -74,6 +74,7 @@ function headOf(range: ShmRange, byteLength: number): ShmRange {
 
 /** See the file's head. Made by open() or fromConfig(). */
 export class ShmFileConnector implements RemoteConnector {
+  /** The memory that objects are moved from and to. */
   readonly segment: ShmSegment;
   /** As the worker sees it: absolute, or below its root. */
   readonly storageDir: string;
@@ -133,6 +134,7 @@ export class ShmFileConnector implements RemoteConnector {
     } as ShmFileConnectorOptions);
   }
 
+  /** What was counted, as it is now. */
   get stats(): ConnectorStats {
     return { ...this.#counts, restarts: this.#client.restarts, inFlight: this.#inFlight };
   }
@@ -163,6 +165,7 @@ export class ShmFileConnector implements RemoteConnector {
     return await this.#call("info", options, (call) => this.#client.info(limitsOf(call)));
   }
 
+  /** As RemoteConnector.exists(). */
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
     const keys = [keyText(key)];
     const found = await this.#call(
@@ -173,6 +176,7 @@ export class ShmFileConnector implements RemoteConnector {
     return found[0]!;
   }
 
+  /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
     const text = keyText(key);
     return await this.#call("stat", options, (call) => this.#stat(text, call));
@@ -209,6 +213,7 @@ export class ShmFileConnector implements RemoteConnector {
     }
   }
 
+  /** As RemoteConnector.put(). */
   async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
     const text = keyText(key);
     this.#checkRange("put", range);
@@ -231,6 +236,7 @@ export class ShmFileConnector implements RemoteConnector {
     }
   }
 
+  /** As RemoteConnector.list(). */
   list(options: ListOptions = {}): AsyncGenerator<string, void, undefined> {
     const { prefix = "", ...rest } = options;
     if (typeof prefix !== "string") {
@@ -254,12 +260,14 @@ export class ShmFileConnector implements RemoteConnector {
     }
   }
 
+  /** As RemoteConnector.listAll(). */
   async listAll(options: ListOptions = {}): Promise<string[]> {
     const listed: string[] = [];
     for await (const key of this.list(options)) listed.push(key);
     return listed;
   }
 
+  /** As RemoteConnector.remove(). */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
     const keys = [keyText(key)];
     const removed = await this.#call(
@@ -270,6 +278,7 @@ export class ShmFileConnector implements RemoteConnector {
     return removed[0]!;
   }
 
+  /** As RemoteConnector.batchedGet(). */
   async batchedGet(
     keys: readonly Key[],
     into: readonly ShmRange[],
@@ -305,6 +314,7 @@ export class ShmFileConnector implements RemoteConnector {
     });
   }
 
+  /** As RemoteConnector.batchedPut(). */
   async batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
@@ -319,6 +329,7 @@ export class ShmFileConnector implements RemoteConnector {
     });
   }
 
+  /** As RemoteConnector.batchedContains(). */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
     const texts = keys.map(keyText);
     return await this.#call(
@@ -328,6 +339,7 @@ export class ShmFileConnector implements RemoteConnector {
     );
   }
 
+  /** As RemoteConnector.ping(). */
   async ping(options: CallOptions = {}): Promise<number> {
     return await this.#call("ping", options, (call) => this.#client.ping(limitsOf(call)));
   }
@@ -338,6 +350,7 @@ export class ShmFileConnector implements RemoteConnector {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

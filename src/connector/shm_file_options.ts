@@ -19,6 +19,7 @@ import { checkKnown } from "../nearest.ts";
 /** Version of the worker's protocol; "auto": 2 where the worker has it. */
 export type ProtocolChoice = "auto" | 1 | 2;
 
+/** What a ShmFileConnector is made of. */
 export interface ShmFileConnectorOptions {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */
   segment: ShmSegment;

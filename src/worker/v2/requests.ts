@@ -27,6 +27,7 @@ import { MAX_LINE_BYTES, printable } from "../reply.ts";
 export type IoMode = "auto" | "direct" | "cached";
 /** What is on the disk when a put is answered: nothing need be, the bytes, the name as well. */
 export type Durability = "none" | "data" | "full";
+/** What goes first: what somebody waits for, what is usual, or what can wait. */
 export type Priority = "high" | "normal" | "low";
 export type Attributes = Readonly<Record<string, string | Uint8Array>>;
 
