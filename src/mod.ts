@@ -75,11 +75,11 @@ export type {
   RemoteConnector,
   StoreOptions,
 } from "./connector/remote_connector.ts";
-export type { DirectoryQuotaStats } from "./connector/directory_quota.ts";
 export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
 export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
-export type { StoreSettings } from "./connector/shm_file_sources.ts";
-export type { Durability, IoMode } from "./worker/protocol_v2.ts";
+export type { ConnectorSource, StoreSettings } from "./connector/shm_file_sources.ts";
+export type { Durability, IoMode } from "./worker/object_client.ts";
+export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
 export {
   type AllocateOptions,
   type CachePolicyName,

@@ -33,86 +33,83 @@ function throwing(range: ShmRange): ShmRange {
 }
 
 for (const protocol of [1, 2] as const) {
-  for (const maxBytes of [undefined, 2 ** 20]) {
-    const limited = maxBytes === undefined ? "" : ", limited";
-    test(
-      `a release that throws becomes a warning, and calls go on (version ${protocol}${limited})`,
-      { timeout: 60_000 },
-      () =>
-        withoutWorkers(async () => {
-          await using stack = new AsyncDisposableStack();
-          const dir = stack.use(new TempDir());
-          const segment = stack.use(
-            await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
+  test(
+    `a release that throws becomes a warning, and calls go on (version ${protocol})`,
+    { timeout: 60_000 },
+    () =>
+      withoutWorkers(async () => {
+        await using stack = new AsyncDisposableStack();
+        const dir = stack.use(new TempDir());
+        const segment = stack.use(
+          await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
+        );
+        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const store = await ShmFileConnector.open(options);
+        const [a, b, c] = [0, 1, 2].map((page) => segment.range(page * PAGE, PAGE));
+        segment.bytes(0, PAGE).fill(1);
+        const warnings = await warningsOf(async () => {
+          await store.put("a", throwing(a!));
+          await store.batchedPut(["b", "c"], [throwing(a!), a!]);
+          assert.ok(await store.get("a", throwing(b!)));
+          const found = await store.batchedGet(["b", "none", "c"], [c!, throwing(b!), b!]);
+          assert.deepEqual(found.map((one) => one?.byteLength), [PAGE, undefined, PAGE]);
+          // One signal for all: who is told later is told all the same.
+          const controller = new AbortController();
+          const { signal } = controller;
+          const calls = [throwing(a!), a!, b!].map((range, i) =>
+            store.put(`late-${i}`, range, { signal })
           );
-          const options = { segment, storageDir: dir.file("kv"), protocol, maxBytes };
-          const store = await ShmFileConnector.open(options);
-          const [a, b, c] = [0, 1, 2].map((page) => segment.range(page * PAGE, PAGE));
-          segment.bytes(0, PAGE).fill(1);
-          const warnings = await warningsOf(async () => {
-            await store.put("a", throwing(a!));
-            await store.batchedPut(["b", "c"], [throwing(a!), a!]);
-            assert.ok(await store.get("a", throwing(b!)));
-            const found = await store.batchedGet(["b", "none", "c"], [c!, throwing(b!), b!]);
-            assert.deepEqual(found.map((one) => one?.byteLength), [PAGE, undefined, PAGE]);
-            // One signal for all: who is told later is told all the same.
-            const controller = new AbortController();
-            const { signal } = controller;
-            const calls = [throwing(a!), a!, b!].map((range, i) =>
-              store.put(`late ${i}`, range, { signal })
-            );
-            controller.abort(new Error("enough"));
-            const ended = await Promise.allSettled(calls);
-            assert.ok(
-              ended.every((one) => one.status === "fulfilled" || /enough/.test(one.reason)),
-            );
-            await store.put("a", a!);
-            assert.equal(await store.exists("a"), true);
-            await eventually("nothing is in flight", () => store.stats.inFlight === 0);
-          });
-          assert.ok(warnings.length >= 5, warnings.join("\n"));
-          assert.ok(warnings.every((warning) => warning === END), warnings.join("\n"));
-          assert.deepEqual(await warningsOf(() => store.close()), []);
-        }),
-    );
+          controller.abort(new Error("enough"));
+          const ended = await Promise.allSettled(calls);
+          assert.ok(
+            ended.every((one) => one.status === "fulfilled" || /enough/.test(one.reason)),
+          );
+          await store.put("a", a!);
+          assert.equal(await store.exists("a"), true);
+          await eventually("nothing is in flight", () => store.stats.inFlight === 0);
+        });
+        assert.ok(warnings.length >= 5, warnings.join("\n"));
+        assert.ok(warnings.every((warning) => warning === END), warnings.join("\n"));
+        assert.deepEqual(await warningsOf(() => store.close()), []);
+      }),
+  );
 
-    test(
-      `a hold() that gives no function fails its own call (version ${protocol}${limited})`,
-      { timeout: 60_000 },
-      () =>
-        withoutWorkers(async () => {
-          await using stack = new AsyncDisposableStack();
-          const dir = stack.use(new TempDir());
-          const segment = stack.use(
-            await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
-          );
-          const options = { segment, storageDir: dir.file("kv"), protocol, maxBytes };
-          const store = await ShmFileConnector.open(options);
-          const [a, b] = [segment.range(0, PAGE), segment.range(PAGE, PAGE)];
-          const wrong = [
-            ownRange(a, () => undefined),
-            ownRange(a, () => Promise.resolve(() => {})),
-            ownRange(a, () => {
-              throw new TypeError("hold() must give nothing at all");
-            }),
-          ];
-          const fault = { name: "TypeError", message: /hold\(\) must give/ };
-          for (const range of wrong) {
-            const others = [store.put("x", b), store.put("y", b)];
-            await assert.rejects(store.put("k", range), fault);
-            await assert.rejects(store.get("k", range), fault);
-            await assert.rejects(store.batchedPut(["k", "l"], [b, range]), fault);
-            await assert.rejects(store.batchedGet(["x", "y"], [b, range]), fault);
-            await Promise.all(others);
-          }
-          assert.equal(store.stats.inFlight, 0);
-          await store.put("k", a);
-          assert.ok(await store.get("k", b));
-          await store.close();
-          await segment.free();
-        }),
-    );
-  }
+  test(
+    `a hold() that gives no function fails its own call (version ${protocol})`,
+    { timeout: 60_000 },
+    () =>
+      withoutWorkers(async () => {
+        await using stack = new AsyncDisposableStack();
+        const dir = stack.use(new TempDir());
+        const segment = stack.use(
+          await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
+        );
+        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const store = await ShmFileConnector.open(options);
+        const [a, b] = [segment.range(0, PAGE), segment.range(PAGE, PAGE)];
+        const wrong = [
+          ownRange(a, () => undefined),
+          ownRange(a, () => Promise.resolve(() => {})),
+          ownRange(a, () => {
+            throw new TypeError("hold() must give nothing at all");
+          }),
+        ];
+        const fault = { name: "TypeError", message: /hold\(\) must give/ };
+        for (const range of wrong) {
+          const others = [store.put("x", b), store.put("y", b)];
+          await assert.rejects(store.put("k", range), fault);
+          await assert.rejects(store.get("k", range), fault);
+          await assert.rejects(store.batchedPut(["k", "l"], [b, range]), fault);
+          await assert.rejects(store.batchedGet(["x", "y"], [b, range]), fault);
+          await Promise.all(others);
+        }
+        assert.equal(store.stats.inFlight, 0);
+        await store.put("k", a);
+        assert.ok(await store.get("k", b));
+        await store.close();
+        await segment.free();
+      }),
+  );
 
   test(
     `memory of the option allocate that fails concerns its call alone (version ${protocol})`,

@@ -103,7 +103,7 @@ test("lmshm verify --input sends files through, in rounds when the pool is small
   });
 });
 
-test("lmshm verify --worker-addr goes through a running worker and a named segment", async () => {
+test("lmshm verify --worker-address goes through a running worker and a named segment", async () => {
   await inDirectory(async (directory) => {
     const socket = join(directory, "worker.sock");
     const storage = join(directory, "kv");
@@ -116,7 +116,7 @@ test("lmshm verify --worker-addr goes through a running worker and a named segme
       const ended = await cli(
         "verify",
         ...SMALL,
-        ...["--worker-addr", `unix:${socket}`, "--storage-dir", storage, "--json"],
+        ...["--worker-address", `unix:${socket}`, "--storage-dir", storage, "--json"],
       );
       assert.equal(ended.code, 0, ended.stdout + ended.stderr);
       const report = JSON.parse(ended.stdout);
@@ -184,7 +184,7 @@ test("lmshm tells what is wrong with a command line, with exit status 2", async 
     [["verify", "--size", "big"], /--size takes a size such as .*"big"/],
     [["verify", "--in-flight", "0"], /--in-flight takes an integer from 1 to 64, got "0"/],
     [["verify", "--pin", "perhaps"], /--pin takes auto, require or none, got "perhaps"/],
-    [["verify", "--worker-addr", "/s", "--worker-binary", "/b"], /choose/],
+    [["verify", "--worker-address", "/s", "--worker-binary", "/b"], /choose/],
   ];
   for (const [args, message] of cases) {
     const ended = await cli(...args);
@@ -201,7 +201,7 @@ test("lmshm tells what could not be done, with exit status 1", async () => {
   const worker = await cli("verify", ...SMALL, "--worker-binary", "/nonexistent/worker");
   assert.equal(worker.code, 1);
   assert.match(worker.stderr, /\/nonexistent\/worker/);
-  const address = await cli("verify", ...SMALL, "--worker-addr", "/nonexistent/socket");
+  const address = await cli("verify", ...SMALL, "--worker-address", "/nonexistent/socket");
   assert.equal(address.code, 1);
   assert.match(address.stderr, /\/nonexistent\/socket/);
 });
@@ -210,7 +210,7 @@ test("lmshm --help and --version answer", async () => {
   const help = await cli("--help");
   assert.equal(help.code, 0);
   assert.match(help.stdout, /Usage: lmshm COMMAND/);
-  assert.match((await cli("verify", "--help")).stdout, /--worker-addr ADDR/);
+  assert.match((await cli("verify", "--help")).stdout, /--worker-address A/);
   assert.equal((await cli("--version")).stdout, `lmshm ${version}\n`);
   assert.equal((await cli()).code, 2);
 });

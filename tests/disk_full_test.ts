@@ -70,7 +70,7 @@ for (const protocol of [1, 2] as const) {
       await assert.rejects(connector.put("k3", segment.range(0, size)), full);
       await assert.rejects(connector.put("k1", segment.range(0, 2 * size)), full);
       await assert.rejects(connector.put("k4", segment.range(0, 2 * MIB)), full);
-      assert.deepEqual((await connector.list()).sort(), ["k0", "k1", "k2"]);
+      assert.deepEqual((await connector.listAll()).sort(), ["k0", "k1", "k2"]);
       assert.deepEqual(readdirSync(disk.path).length, 3, "no temporary is left");
       for (let index = 0; index < 3; index++) {
         const found = await connector.get(`k${index}`, segment.range(2 * MIB, MIB));
@@ -112,7 +112,7 @@ for (const protocol of [1, 2] as const) {
       });
       assert.ok(missing.length >= count / 2 - 2 && missing.length < count, `${missing.length}`);
       assert.equal(store.stats.writeErrors, missing.length);
-      assert.equal((await cold.list()).length, count - missing.length);
+      assert.equal((await cold.listAll()).length, count - missing.length);
       const check = async () => {
         for (let index = 0; index < count; index++) {
           using obj = await store.get(`k${index}`, CHUNK);
@@ -121,12 +121,12 @@ for (const protocol of [1, 2] as const) {
       };
       await check();
       // Room again: what was told to be missing is put once more, from the pool.
-      for (const key of await cold.list()) await store.cold.remove(key);
+      for (const key of await cold.listAll()) await store.cold.remove(key);
       for (const key of missing.slice(0, 4)) {
         using obj = hot.get(key)!;
         await store.put(key, obj, { mode: "through" });
       }
-      assert.deepEqual((await cold.list()).sort(), missing.slice(0, 4).sort());
+      assert.deepEqual((await cold.listAll()).sort(), missing.slice(0, 4).sort());
       await check();
       await store.close();
     }));

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { CacheEngineKey, KEY_DTYPES, LayerCacheEngineKey, parseCacheKey } from "../src/keys/key.ts";
-import { fileNameToKey, keyFile, keyToFileName, sidecarOf } from "../src/keys/key_file.ts";
+import { fileNameToKey, keyFile, keyToFileName } from "../src/keys/key_file.ts";
 import { shmError } from "./support/assertions.ts";
 
 const fields = {
@@ -164,7 +164,6 @@ test("fileNameToKey() gives the key back, or names the file that has it", () => 
   for (const key of TRICKY) {
     const { fileName, sidecarName } = keyFile(key);
     assert.equal(fileNameToKey(fileName), sidecarName === null ? key : null, key);
-    assert.equal(sidecarOf(fileName), sidecarName);
     if (sidecarName !== null) hashed++;
   }
   // -SEP- three times, a replacement character, a hash's look, four too long names.

@@ -89,7 +89,7 @@ for (const protocol of [1, 2] as const) {
     }
     const keys = [0, 1, 2, 3, 4].map(keyOf);
     assert.equal(await s.store.batchedContains(keys), 4);
-    assert.deepEqual((await s.cold.list()).sort(), keys.slice(0, 4).sort());
+    assert.deepEqual((await s.cold.listAll()).sort(), keys.slice(0, 4).sort());
     const found = await s.store.batchedGet(keys, CHUNK);
     assert.deepEqual(found.map((obj) => obj?.shape.join() ?? null), [
       ...["2,1,8,128", "2,1,8,128", "2,1,8,128", "2,1,3,128"],

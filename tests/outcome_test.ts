@@ -4,8 +4,6 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ShmSegment } from "../src/memory/segment.ts";
-import { heldOutcomes } from "../src/connector/object_transport.ts";
 import { Failed, outcomesOf, valuesOf } from "../src/worker/outcome.ts";
 import { sleep } from "./support/worker.ts";
 
@@ -34,38 +32,4 @@ test("outcomesOf() begins in order, so many at a time, and keeps what fails apar
     throw new Error("at once");
   });
   assert.match(String((thrown as Failed).error), /at once/);
-});
-
-test("heldOutcomes() holds all memory first, until all have ended", async () => {
-  await using segment = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
-  const range = segment.range(0, 8);
-  let held = 0;
-  const counted = {
-    ...range,
-    hold: () => {
-      held++;
-      return () => void held--;
-    },
-  };
-  const seen: number[] = [];
-  await heldOutcomes([counted, counted, range], "test", async () => {
-    seen.push(held);
-    await sleep(1);
-  });
-  assert.deepEqual(seen, [2, 2, 2]);
-  assert.equal(held, 0);
-  const freed = {
-    ...range,
-    hold: () => {
-      throw new Error("it was freed");
-    },
-  };
-  let begun = false;
-  const work = () => {
-    begun = true;
-    return Promise.resolve();
-  };
-  await assert.rejects(heldOutcomes([counted, freed], "test", work), /it was freed/);
-  assert.equal(begun, false);
-  assert.equal(held, 0);
 });

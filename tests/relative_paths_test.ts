@@ -136,7 +136,7 @@ test("errors name the full path", TIMEOUT, () =>
       ShmFileConnector.open({
         segment,
         storageDir: "kv",
-        workerAddr: "localhost:1",
+        workerAddress: "localhost:1",
         secretFile: "secret",
       }),
       shmError("ENOENT", named("secret")),

@@ -110,7 +110,7 @@ function makeScene(stack: AsyncDisposableStack, protocol: 1 | 2, way: Way): Scen
         // A worker takes its time to start on a busy machine.
         ...{ maxRestarts: 100, restartPauseMs: 100 },
       };
-      if (way !== "spawned") options.workerAddr = address;
+      if (way !== "spawned") options.workerAddress = address;
       return stack.use(await ShmFileConnector.open(options));
     },
     theirsAreUntouched() {
@@ -353,7 +353,7 @@ test("a worker of version 1 alone is not believed when the name leads elsewhere"
       ShmFileConnector.open({
         segment: ours,
         storageDir: dir.path,
-        workerAddr: worker.path,
+        workerAddress: worker.path,
         onWorkerLost: () => losses++,
       });
     const connector = await open();
@@ -407,7 +407,7 @@ for (const protocol of [1, 2] as const) {
       const exited = once(child, "exit");
       try {
         await Promise.race([once(child.stdout, "data"), exited]);
-        const options = { segment, storageDir: dir.path, workerAddr: listen, protocol };
+        const options = { segment, storageDir: dir.path, workerAddress: listen, protocol };
         await assert.rejects(
           ShmFileConnector.open(options),
           shmError("ESTALE", /different \/dev\/shm.*share it between the containers/),

@@ -45,8 +45,7 @@ test("memory of get() without a range goes back when the worker is done, not bef
       await ShmFileConnector.open({
         segment,
         storageDir: dir.file("elsewhere"),
-        storageVisible: false,
-        workerAddr: worker.path,
+        workerAddress: worker.path,
         protocol: 2,
         allocate: (byteLength) => {
           const obj = pool.tryAllocate(byteLength);

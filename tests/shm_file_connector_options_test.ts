@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "nod
 import { relative } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
+import { createConfig } from "../src/config/config.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { nearest } from "../src/nearest.ts";
@@ -32,7 +33,7 @@ function scene(name: string, body: (segment: ShmSegment, dir: TempDir) => Promis
 }
 
 test("nearest() finds the name that was meant, and none for a stranger", () => {
-  const known = ["storageDir", "workerAddr", "secret", "maxInFlight"];
+  const known = ["storageDir", "workerAddress", "secret", "maxInFlight"];
   assert.equal(nearest("storageDri", known), "storageDir");
   assert.equal(nearest("storage_dir", known), "storageDir");
   assert.equal(nearest("STORAGEDIR", known), "storageDir");
@@ -57,7 +58,8 @@ scene("calls name an option that there is not", async (segment, dir) => {
     /^TypeError: batchedGet has no/,
   );
   await assert.rejects(connector.stat("k", wrong), named);
-  await assert.rejects(connector.list({ ...wrong, prefix: "k" }), named);
+  assert.throws(() => connector.list({ ...wrong, prefix: "k" }), named);
+  await assert.rejects(connector.listAll({ ...wrong, prefix: "k" }), named);
   await assert.rejects(connector.remove("k", wrong), named);
   await assert.rejects(
     connector.get("k", range, { metadata: { a: "1" } } as object),
@@ -76,8 +78,8 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
   const open = (options: Record<string, unknown>) =>
     ShmFileConnector.open({ segment, storageDir: dir.path, ...options } as unknown as Options);
   await assert.rejects(
-    open({ workerAdr: "x" }),
-    /no option "workerAdr"; did you mean "workerAddr"/,
+    open({ workerAdress: "x" }),
+    /no option "workerAdress"; did you mean "workerAddress"/,
   );
   await assert.rejects(open({ colour: "x" }), /no option "colour"; it has segment, storageDir/);
   const wrong: [Record<string, unknown>, RegExp][] = [
@@ -88,8 +90,8 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
     [{ storageDir: "/a\nb" }, /control character/],
     [{ workerBinary: 7 }, /workerBinary must be a path, got 7/],
     [{ workerArgs: "--log-level info" }, /workerArgs must be an array/],
-    [{ workerAddr: "nowhere" }, /"host:port"/],
-    [{ workerAddr: 9800 }, /must be a string/],
+    [{ workerAddress: "nowhere" }, /"host:port"/],
+    [{ workerAddress: 9800 }, /must be a string/],
     [{ maxInFlight: 0 }, /maxInFlight must be an integer from 1/],
     [{ maxInFlightBytes: 1.5 }, /maxInFlightBytes/],
     [{ ioTimeoutMs: -1 }, /ioTimeoutMs/],
@@ -97,17 +99,17 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
     [{ closeTimeoutMs: "5" }, /closeTimeoutMs must be a number/],
     [{ maxRestarts: -1 }, /maxRestarts/],
     [{ onLog: "stderr" }, /onLog must be a function/],
-    [{ storageVisible: "yes" }, /storageVisible must be a boolean/],
+    [{ maxBytes: 4095 }, /maxBytes must be an integer from 4096/],
     [{ protocol: 3 }, /protocol must be "auto", 1 or 2, got 3/],
     [{ protocol: "2" }, /protocol must be/],
     [{ ioMode: "fast" }, /ioMode must be one of "auto", "direct", "cached", got "fast"/],
     [{ durability: true }, /durability must be one of "none", "data", "full", got true/],
     [{ checksum: "crc32c" }, /checksum must be a boolean/],
     [{ secret: "0123456789abcdef" }, /secret is for a worker at "host:port"/],
-    [{ workerAddr: "/w", secretFile: "/s" }, /checks the user instead/],
-    [{ workerAddr: "h:1", secret: "short" }, /16 to 1,024/],
-    [{ workerAddr: "h:1", secret: "0123456789abcdef", secretFile: "/s" }, /exclude each other/],
-    [{ workerAddr: "h:1", workerBinary: "/w" }, /workerBinary is for a worker that is started/],
+    [{ workerAddress: "/w", secretFile: "/s" }, /checks the user instead/],
+    [{ workerAddress: "h:1", secret: "short" }, /16 to 1,024/],
+    [{ workerAddress: "h:1", secret: "0123456789abcdef", secretFile: "/s" }, /exclude each other/],
+    [{ workerAddress: "h:1", workerBinary: "/w" }, /workerBinary is for a worker that is started/],
   ];
   for (const [options, pattern] of wrong) {
     await assert.rejects(open(options), (error: unknown) => {
@@ -117,7 +119,7 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
     }, JSON.stringify(options));
   }
   await assert.rejects(
-    open({ workerAddr: "h:1", secretFile: dir.file("none") }),
+    open({ workerAddress: "h:1", secretFile: dir.file("none") }),
     shmError("ENOENT", /read secretFile/),
   );
   await assert.rejects(ShmFileConnector.open(null as unknown as Options), TypeError);
@@ -175,7 +177,7 @@ scene("open() refuses a segment that was freed", async (segment, dir) => {
 scene("open() needs a named segment for a running worker", async (_segment, dir) => {
   await using anonymous = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
   await assert.rejects(
-    ShmFileConnector.open({ segment: anonymous, storageDir: dir.path, workerAddr: "/w" }),
+    ShmFileConnector.open({ segment: anonymous, storageDir: dir.path, workerAddress: "/w" }),
     /create the segment with a name/,
   );
 });
@@ -205,7 +207,7 @@ scene(
     mkdirSync(storageDir);
     const before = process.env["LMSHM_SECRET"];
     await using worker = await startWorker("127.0.0.1:0", storageDir, [], { LMSHM_SECRET: secret });
-    const options = { segment, storageDir, workerAddr: worker.address };
+    const options = { segment, storageDir, workerAddress: worker.address };
     const works = async (more: Partial<Options>) => {
       await using connector = await ShmFileConnector.open({ ...options, ...more });
       await connector.put("k", segment.range(0, 10));
@@ -243,13 +245,13 @@ test("optionsFromUrl() understands LMCache's URLs and ours", () => {
   });
   assert.deepEqual(said(optionsFromUrl("shmfile://127.0.0.1:9800/data/a%20b?shm_name=kv")), {
     storageDir: "/data/a b",
-    workerAddr: "127.0.0.1:9800",
+    workerAddress: "127.0.0.1:9800",
     shmName: "/kv",
   });
-  assert.deepEqual(optionsFromUrl("shmfile://[::1]:9800/d").options.workerAddr, "[::1]:9800");
+  assert.deepEqual(optionsFromUrl("shmfile://[::1]:9800/d").options.workerAddress, "[::1]:9800");
   assert.deepEqual(said(optionsFromUrl("shmfile:///d?worker_addr=unix:/run/w.sock")), {
     storageDir: "/d",
-    workerAddr: "unix:/run/w.sock",
+    workerAddress: "unix:/run/w.sock",
     shmName: null,
   });
 });
@@ -303,7 +305,7 @@ test("optionsFromExtra() takes LMCache's keys, and passes over those of its othe
     })),
     {
       storageDir: "/d",
-      workerAddr: "127.0.0.1:9800",
+      workerAddress: "127.0.0.1:9800",
       secretFile: "/s",
       durability: "full",
       ioMode: "direct",
@@ -335,31 +337,45 @@ test("optionsFromExtra() names a misspelled key, a missing one and a wrong value
   );
 });
 
-scene("fromUrl() and fromConfig() open what they describe", async (segment, dir) => {
-  const storageDir = dir.file("my store");
-  const name = segment.name!;
-  const binary = locateWorker();
-  const url = `shmfile://${encodeURI(storageDir)}?shm_name=${name}&worker_bin=${encodeURI(binary)}`;
-  {
-    await using connector = await ShmFileConnector.fromUrl(url, { segment });
-    assert.equal(connector.storageDir, storageDir);
-    await connector.put("k", segment.range(0, 10));
-  }
-  await using worker = await startWorker(dir.file("w.sock"), storageDir);
-  const extra = {
-    "shmfs.storage_dir": storageDir,
-    "shmfs.worker_addr": worker.address,
-    "shm_name": name.slice(1),
-  };
-  await using connector = await ShmFileConnector.fromConfig(extra, { segment });
-  assert.equal(connector.mode, "unix");
-  assert.equal(await connector.exists("k"), true);
-  await assert.rejects(
-    ShmFileConnector.fromConfig({ ...extra, "shm_name": "/other" }, { segment }),
-    /shm_name is "\/other", but the segment is "\/lmshm-test-options/,
-  );
-  await assert.rejects(
-    ShmFileConnector.fromUrl(`shmfile://${encodeURI(storageDir)}?shm_name=/other`, { segment }),
-    RangeError,
-  );
-});
+scene(
+  "fromConfig() opens what a URL, an extra_config or a configuration describes",
+  async (segment, dir) => {
+    const storageDir = dir.file("my store");
+    const name = segment.name!;
+    const binary = locateWorker();
+    const url = `shmfile://${encodeURI(storageDir)}?shm_name=${name}&worker_bin=${
+      encodeURI(binary)
+    }`;
+    {
+      await using connector = await ShmFileConnector.fromConfig(url, { segment });
+      assert.equal(connector.storageDir, storageDir);
+      await connector.put("k", segment.range(0, 10));
+    }
+    await using worker = await startWorker(dir.file("w.sock"), storageDir);
+    const extra = {
+      "shmfs.storage_dir": storageDir,
+      "shmfs.worker_addr": worker.address,
+      "shm_name": name.slice(1),
+    };
+    await using connector = await ShmFileConnector.fromConfig(extra, { segment });
+    assert.equal(connector.mode, "unix");
+    assert.equal(await connector.exists("k"), true);
+    const config = createConfig({ storageDir, workerAddress: worker.address });
+    await using other = await ShmFileConnector.fromConfig(config, { segment });
+    assert.equal(other.mode, "unix");
+    await assert.rejects(
+      ShmFileConnector.fromConfig(7 as unknown as string, { segment }),
+      /takes a configuration or a URL, got 7/,
+    );
+    await assert.rejects(
+      ShmFileConnector.fromConfig({ ...extra, "shm_name": "/other" }, { segment }),
+      /shm_name is "\/other", but the segment is "\/lmshm-test-options/,
+    );
+    await assert.rejects(
+      ShmFileConnector.fromConfig(`shmfile://${encodeURI(storageDir)}?shm_name=/other`, {
+        segment,
+      }),
+      RangeError,
+    );
+  },
+);

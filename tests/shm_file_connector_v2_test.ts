@@ -8,23 +8,22 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   statSync,
   utimesSync,
-  watch,
   writeFileSync,
 } from "node:fs";
 import { test } from "node:test";
+import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import {
   ShmFileConnector,
   type ShmFileConnectorOptions,
 } from "../src/connector/shm_file_connector.ts";
-import { fileNameToKey, sidecarOf } from "../src/keys/key_file.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import {
-  eventually,
   ScriptedWorker,
   shmError,
   startWorker,
@@ -137,91 +136,125 @@ scene("a file that somebody damaged is a miss that is counted, never wrong data"
   assert.equal((await connector.get("bit", into))?.byteLength, 5000);
 });
 
-scene("a directory that cannot be seen from here has everything but existsSync()", async (s) => {
-  const workerAddr = await s.listen(s.store);
-  const connector = await s.open({ workerAddr, storageVisible: false });
-  assert.equal(connector.protocol, 2, "both mean the same directory");
-  assert.equal(connector.storageVisible, false);
-  assert.deepEqual(readdirSync(s.store), [], "the question has left nothing");
+scene("nothing is looked at by path: the directory may be elsewhere by now", async (s) => {
+  const workerAddress = await s.listen(s.dir.path);
+  const connector = await s.open({ workerAddress });
+  assert.equal(connector.protocol, 2);
+  assert.deepEqual(readdirSync(s.store), [], "opening leaves nothing");
+  const moved = s.dir.file("moved");
+  renameSync(s.store, moved);
   const long = "z".repeat(3000);
   s.segment.bytes(0, 10).fill(5);
   await connector.batchedPut(["a/b", long], [s.segment.range(0, 10), s.segment.range(0, 10)]);
-  assert.deepEqual((await connector.list()).sort(), ["a/b", long]);
-  assert.deepEqual(await connector.list({ prefix: "a" }), ["a/b"]);
+  assert.deepEqual((await connector.listAll()).sort(), ["a/b", long]);
+  assert.deepEqual(await connector.listAll({ prefix: "a" }), ["a/b"]);
   assert.equal(await connector.batchedContains(["a/b", long, "none"]), 2);
   assert.equal((await connector.stat(long))?.byteLength, 10);
   assert.equal(await connector.remove(long), true);
   assert.equal(await connector.remove(long), false);
-  assert.deepEqual(readdirSync(s.store), ["a-SEP-b.data"]);
-  assert.throws(() => connector.existsSync("a/b"), shmError("ENOTSUP", /cannot be seen/));
+  assert.deepEqual(readdirSync(moved), ["a-SEP-b.data"]);
 });
 
 scene("get() without a range asks the worker for the length", async (s) => {
-  const workerAddr = await s.listen(s.store);
+  const workerAddress = await s.listen(s.store);
   const asked: number[] = [];
   const allocate = (byteLength: number) => {
     asked.push(byteLength);
     return s.segment.range(MIB, byteLength);
   };
-  const connector = await s.open({ workerAddr, storageVisible: false, allocate });
+  const connector = await s.open({ workerAddress, allocate });
   await connector.put("k", s.segment.range(0, 77));
   assert.equal((await connector.get("k"))?.byteLength, 77);
   assert.deepEqual(asked, [77]);
 });
 
-scene("protocol 2 keeps keys below the worker's root, wherever that is", async (s) => {
-  mkdirSync(s.dir.file("root"));
-  const workerAddr = await s.listen(s.dir.file("root"));
-  const storageDir = "/lmshm-test-nowhere/store";
-  const connector = await s.open({ workerAddr, storageDir, protocol: 2 });
-  assert.equal(connector.storageVisible, false);
-  await connector.put("k", s.segment.range(0, 10));
-  assert.deepEqual(readdirSync(s.dir.file("root")), ["k.data"]);
-  // What is here by the same name is not what the worker has.
-  const other = await s.open({ workerAddr, protocol: 2 });
-  assert.equal(other.storageVisible, false);
-  assert.equal(await other.exists("k"), true);
-  assert.deepEqual(readdirSync(s.store), []);
+scene("a directory below the worker's root is made, and shared by those who name it", async (s) => {
+  const workerAddress = await s.listen(s.dir.path);
+  const absolute = await s.open({ workerAddress, storageDir: s.dir.file("a/b") });
+  const relative = await s.open({ workerAddress, storageDir: "a/b" });
+  const root = await s.open({ workerAddress, storageDir: s.dir.path });
+  assert.deepEqual([absolute.protocol, relative.protocol, relative.storageDir], [2, 2, "a/b"]);
+  await absolute.put("k", s.segment.range(0, 10));
+  assert.deepEqual(readdirSync(s.dir.file("a/b")), ["k.data"]);
+  assert.equal(statSync(s.dir.file("a/b")).mode & 0o777, 0o700);
+  assert.deepEqual(await relative.listAll(), ["k"]);
+  assert.equal(await root.exists("k"), false);
 });
 
-scene("a directory below the worker's root is reached by paths", async (s) => {
-  const workerAddr = await s.listen(s.dir.path);
-  const connector = await s.open({ workerAddr });
-  assert.equal(connector.protocol, 1);
-  assert.equal(connector.storageVisible, true);
-  await connector.put("k", s.segment.range(0, 10));
-  assert.deepEqual(readdirSync(s.store), ["k.data"]);
+scene("a directory outside the worker's root is refused, and the error says so", async (s) => {
+  const workerAddress = await s.listen(s.store);
+  const outside = { workerAddress, storageDir: s.dir.file("other") };
+  await assert.rejects(s.open(outside), shmError("EXDEV", /worker's --root/));
+  const above = { workerAddress, storageDir: "../other" };
+  await assert.rejects(s.open(above), (error: unknown) => error instanceof ShmError);
   assert.deepEqual(readdirSync(s.dir.path).sort(), ["store", "w.sock"]);
-  assert.equal(await connector.stat("k").then((found) => found?.byteLength), 10);
+});
+
+scene("maxBytes is told to the worker that is started, and refused with another", async (s) => {
+  const workerBinary = s.dir.script(
+    "worker.sh",
+    `printf '%s\\n' "$@" > ${s.dir.file("args")}
+while IFS= read -r line; do
+  case "$line" in
+    HELLO*) echo "OK 2 boot=0123456789abcdef worker=sh/1 xattr=1 window=64" ;;
+    *) echo "\${line%% *} OK" ;;
+  esac
+done`,
+  );
+  await s.open({ workerBinary, maxBytes: 1 << 20, workerArgs: ["--threads", "2"] });
+  const args = readFileSync(s.dir.file("args"), "utf8").trim().split("\n");
+  assert.deepEqual(args.slice(args.indexOf("--max-bytes")), [
+    ...["--max-bytes", "1048576", "--threads", "2"],
+  ]);
+  const workerAddress = await s.listen(s.store);
+  await assert.rejects(
+    s.open({ workerAddress, maxBytes: 1 << 20 }),
+    shmError("ENOTSUP", /--max-bytes 1048576/),
+  );
 });
 
 scene("what version 1 cannot do is refused when it is asked for", async (s) => {
   const worker = s.stack.use(await ScriptedWorker.listen(s.dir, plainWorker(s.segment)));
-  const workerAddr = worker.path;
+  const workerAddress = worker.path;
   const refused: [Partial<ShmFileConnectorOptions>, RegExp][] = [
-    [{ workerAddr, durability: "data" }, /durability "data" needs protocol version 2/],
-    [{ workerAddr, ioMode: "direct" }, /ioMode "direct"/],
-    [{ workerAddr, checksum: true }, /checksum true/],
+    [{ workerAddress, durability: "data" }, /durability "data" needs protocol version 2/],
+    [{ workerAddress, ioMode: "direct" }, /ioMode "direct"/],
+    [{ workerAddress, checksum: true }, /checksum true/],
     [{ protocol: 1, durability: "full" }, /durability "full"/],
+    [{ protocol: 1, maxBytes: 4096 }, /maxBytes 4096/],
   ];
   for (const [options, text] of refused) {
     await assert.rejects(s.open(options), shmError("ENOTSUP", text));
   }
   const asksNothing = { durability: "none", ioMode: "auto", checksum: false } as const;
-  const connector = await s.open({ workerAddr, ...asksNothing });
+  const connector = await s.open({ workerAddress, ...asksNothing });
   assert.equal(connector.protocol, 1);
-  await connector.put("k", s.segment.range(0, 10), { metadata: { note: "not kept" } });
-  assert.deepEqual((await connector.stat("k"))?.metadata, {});
-  await assert.rejects(s.open({ workerAddr, protocol: 2 }), shmError("EPROTONOSUPPORT"));
+  await assert.rejects(
+    connector.put("k", s.segment.range(0, 10), { metadata: { note: "not kept" } }),
+    shmError("ENOTSUP", /metadata needs protocol version 2/),
+  );
+  const pool = new TensorMemoryAllocator(s.segment);
+  using obj = pool.allocate({ shape: [2, 1, 8, 128], dtype: "bfloat16" });
+  await connector.put("k", obj);
+  assert.deepEqual((await connector.stat("k"))?.metadata, {}, "its own layout is not insisted on");
+  await assert.rejects(
+    s.open({ workerAddress, storageDir: "relative" }),
+    shmError("ENOTSUP", /not absolute/),
+  );
+  await assert.rejects(s.open({ workerAddress, protocol: 2 }), shmError("EPROTONOSUPPORT"));
 });
 
-scene("a worker of version 1 is connected to once, since LMCache's serves no second", async (s) => {
-  const worker = s.stack.use(await ScriptedWorker.listen(s.dir, plainWorker(s.segment)));
-  const connector = await s.open({ workerAddr: worker.path });
-  await connector.put("k", s.segment.range(0, 10));
-  assert.equal(worker.connections, 1);
-  assert.ok(!worker.lines.some((line) => line.startsWith("HELLO")), "and asked nothing new");
-});
+scene(
+  "version 1 is spoken on the connection that said HELLO: LMCache's worker serves no second",
+  async (s) => {
+    const worker = s.stack.use(await ScriptedWorker.listen(s.dir, plainWorker(s.segment)));
+    const connector = await s.open({ workerAddress: worker.path });
+    await connector.put("k", s.segment.range(0, 10));
+    assert.equal(worker.connections, 1);
+    const verbs = worker.lines.map((line) => line.split(" ")[0]);
+    assert.deepEqual(verbs, ["HELLO", "IDENTITY", "ATTACH", "WRITE"]);
+  },
+);
 
 scene("a worker that is started and knows version 1 alone is used as it is", async (s) => {
   const workerBinary = s.dir.script(
@@ -264,7 +297,7 @@ scene("what is asked for is what the worker is told", async (s) => {
       const [id, verb, ...words] = line.split(" ");
       if (id === "HELLO") {
         return "OK 2 boot=0123456789abcdef worker=scripted/1 " +
-          "features=batch,cancel,crc32c,xattr window=64";
+          "xattr=1 window=64";
       }
       switch (verb) {
         case "PUT":
@@ -278,7 +311,7 @@ scene("what is asked for is what the worker is told", async (s) => {
     }),
   );
   const told = async (options: Partial<ShmFileConnectorOptions>) => {
-    const connector = await s.open({ workerAddr: worker.path, protocol: 2, ...options });
+    const connector = await s.open({ workerAddress: worker.path, protocol: 2, ...options });
     worker.lines.length = 0;
     await connector.put("k", s.segment.range(0, 8), { priority: "low", metadata: { a: "b c" } });
     await connector.get("k", s.segment.range(0, 8), { priority: "high" });
@@ -312,47 +345,9 @@ scene("keys of more than 16,384 bytes are refused, the longest is stored", async
   const connector = await s.open();
   const range = s.segment.range(0, 10);
   await connector.put("k".repeat(16_384), range);
-  assert.deepEqual(await connector.list(), ["k".repeat(16_384)]);
+  assert.deepEqual(await connector.listAll(), ["k".repeat(16_384)]);
   await assert.rejects(
     connector.put("k".repeat(16_385), range),
     shmError("ENAMETOOLONG", /16385 bytes/),
   );
-});
-
-scene(
-  "what an opening puts into the directory for a moment is nothing that is listed",
-  async (s) => {
-    const address = await s.listen(s.store);
-    const seen = new Set<string>();
-    const watcher = watch(s.store, (_event, name) => {
-      if (name !== null) seen.add(name);
-    });
-    try {
-      for (const protocol of ["auto", 1, 2] as const) {
-        const opened = await s.open({ workerAddr: address, protocol });
-        assert.equal(opened.protocol, protocol === "auto" ? 2 : protocol);
-      }
-      await eventually("a file is seen", () => seen.size > 0);
-    } finally {
-      watcher.close();
-    }
-    for (const name of seen) {
-      assert.ok(
-        fileNameToKey(name) === null && sidecarOf(name) === null,
-        name,
-      );
-    }
-    assert.deepEqual(readdirSync(s.store), []);
-  },
-);
-
-scene("a probe that a killed client left is not listed, in either protocol", async (s) => {
-  const address = await s.listen(s.store);
-  writeFileSync(`${s.store}/.lmshm-probe.1.0123456789abcdef.tmp`, "");
-  writeFileSync(`${s.store}/.lmshm-probe.1.0123456789abcdef.tmp.data`, "");
-  for (const protocol of [1, 2] as const) {
-    const connector = await s.open({ workerAddr: address, protocol });
-    await connector.put("an object", s.segment.range(0, 10));
-    assert.deepEqual(await connector.list(), ["an object"]);
-  }
 });

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SlotSet } from "../src/slot_set.ts";
-import { IdTable } from "../src/worker/id_table.ts";
+import { IdTable } from "../src/worker/v2/id_table.ts";
 import { liveHeapBytes } from "./support/gc.ts";
 
 /** Marsaglia's xorshift. */
@@ -19,7 +19,7 @@ function randomNumbers(seed: number): (limit: number) => number {
   };
 }
 
-test("a SlotSet agrees with a Set", () => {
+test("SlotSet agrees with a Set", () => {
   const random = randomNumbers(7);
   const items = Array.from({ length: 50 }, (_, name) => ({ name, slot: -1 }));
   const members = new SlotSet<typeof items[number]>();
@@ -40,7 +40,7 @@ test("a SlotSet agrees with a Set", () => {
   assert.ok(items.every((item) => !members.delete(item)));
 });
 
-test("a SlotSet may change while it is gone through", () => {
+test("SlotSet may change while it is gone through", () => {
   const members = new SlotSet<{ slot: number }>();
   for (let i = 0; i < 10; i++) members.add({ slot: -1 });
   let seen = 0;

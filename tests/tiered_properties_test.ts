@@ -156,7 +156,7 @@ for (const protocol of [1, 2] as const) {
           fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 60, size: "max" }), once),
           { numRuns: 200 },
         );
-        assert.deepEqual(await cold.list(), []);
+        assert.deepEqual(await cold.listAll(), []);
       }),
   );
 }

@@ -733,7 +733,7 @@ test("tiered store: create() makes what a configuration describes, and close() e
     const store = await TieredStore.create(config);
     assert.equal(store.writeMode, "behind");
     assert.equal(store.hot.segment.name, `/${name}`);
-    assert.equal(store.stats.cold.quota?.maxBytes, 100 * PAGE);
+    assert.equal((await (store.cold as ShmFileConnector).info()).maxBytes, 100 * PAGE);
     for (let i = 0; i < 20; i++) {
       using obj = await store.hot.allocate(CHUNK);
       obj.bytes.fill(i);
@@ -821,7 +821,7 @@ test(
         await store.put(key, obj);
       }
       await store.flush();
-      assert.equal((await cold.list()).length, 100, "six times what the pool holds");
+      assert.equal((await cold.listAll()).length, 100, "six times what the pool holds");
       for (const [i, key] of keys.entries()) {
         using obj = await store.get(key, CHUNK);
         assert.equal(obj?.numTokens, i === 99 ? 5 : 8);

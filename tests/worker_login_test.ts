@@ -15,9 +15,9 @@ import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { ownUser, peerUserOf } from "../src/native/users.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
-import { WorkerClient } from "../src/worker/client.ts";
+import { ClientV1 } from "../src/worker/v1/client.ts";
 import { loginProof } from "../src/worker/login.ts";
-import { ObjectClient } from "../src/worker/object_client.ts";
+import { ClientV2 } from "../src/worker/v2/client.ts";
 import { SocketTransport } from "../src/worker/socket_transport.ts";
 import type { Users } from "../src/worker/stranger.ts";
 import { uniqueName } from "./support/leaks.ts";
@@ -43,16 +43,16 @@ const VERSIONS = [
   {
     protocol: 1,
     open: (path: string, secret: string | null, users?: Users) =>
-      WorkerClient.open(options(path, secret, users)),
+      ClientV1.open(options(path, secret, users)),
     script: willing as Script,
     first: /^IDENTITY /,
   },
   {
     protocol: 2,
     open: (path: string, secret: string | null, users?: Users) =>
-      ObjectClient.open(options(path, secret, users)),
+      ClientV2.open(options(path, secret, users)),
     script: obliging,
-    first: /^HELLO 2$/,
+    first: /^HELLO 2 dir=\/d$/,
   },
 ] as const;
 
@@ -70,7 +70,7 @@ function options(path: string, secret: string | null, users?: Users) {
         identity: "-",
       },
       secret,
-      limitMs: 5_000,
+      directory: "/d",
     },
     limits: {
       maxInFlight: 64,
@@ -237,7 +237,7 @@ for (const { protocol, open, script, first } of VERSIONS) {
         await ShmFileConnector.open({
           segment,
           storageDir,
-          workerAddr: port.address,
+          workerAddress: port.address,
           secret: SECRET,
           protocol,
           restartPauseMs: 5,
@@ -331,10 +331,10 @@ test("a worker of another user is refused by its clients, and refuses them", {
       name: uniqueName("login"),
     });
     stack.defer(() => segment.free());
-    const workerAddr = dir.file("s");
+    const workerAddress = dir.file("s");
     const child: ChildProcess = spawn("setpriv", [
       ...["--reuid=65534", "--regid=65534", "--clear-groups", locateWorker()],
-      ...["--listen", workerAddr, "--root", store],
+      ...["--listen", workerAddress, "--root", store],
     ], { stdio: ["ignore", "pipe", "inherit"] });
     const exited = once(child, "exit");
     stack.defer(async () => {
@@ -346,12 +346,12 @@ test("a worker of another user is refused by its clients, and refuses them", {
     await eventually("it listens", () => said.includes("LISTENING"));
     for (const protocol of [1, 2, "auto"] as const) {
       await assert.rejects(
-        ShmFileConnector.open({ segment, storageDir: store, workerAddr, protocol }),
+        ShmFileConnector.open({ segment, storageDir: store, workerAddress, protocol }),
         shmError("EACCES", /user 65534 listens there, and this is user 0/),
       );
     }
     // Somebody who does not look is told by the worker.
-    const socket = connect({ path: workerAddr });
+    const socket = connect({ path: workerAddress });
     socket.setEncoding("utf8");
     let answer = "";
     socket.on("data", (text) => answer += text);

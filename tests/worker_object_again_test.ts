@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient at moments when there is no connection to go on with: an object that must be asked
+// ClientV2 at moments when there is no connection to go on with: an object that must be asked
 // once more on a connection that was given up already, and a first connection that ends as soon as
 // it is made.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { ObjectClient } from "../src/worker/object_client.ts";
+import type { ClientV2 } from "../src/worker/v2/client.ts";
 import {
   asked,
   isTransfer,
@@ -17,7 +17,7 @@ import {
 } from "./support/object_worker.ts";
 import { ScriptedWorker, shmError, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
-function get(client: ObjectClient, key: string) {
+function get(client: ClientV2, key: string) {
   return send((release) =>
     client.get({ key, offset: 0, byteLength: 10, release, timeoutMs: 20_000 })
   );

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient.putAll() and getAll(): many objects of one caller. What becomes of each, in which lines
+// ClientV2.putAll() and getAll(): many objects of one caller. What becomes of each, in which lines
 // they go, and when their memory is let go, whatever the worker does.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ShmError } from "../src/errors.ts";
-import type {
-  GetBatch,
-  ObjectClient,
-  PutBatch,
-  StoredObject,
-} from "../src/worker/object_client.ts";
+import type { GetBatch, PutBatch, StoredObject } from "../src/worker/object_client.ts";
+import type { ClientV2 } from "../src/worker/v2/client.ts";
 import { Failed, type Outcome } from "../src/worker/outcome.ts";
 import {
   asked,
@@ -38,11 +34,11 @@ const small = (count: number, byteLength = 10): Item[] =>
 
 const placed = (items: readonly Item[]) => items.map((item) => ({ ...item, offset: 0 }));
 
-function getAll(client: ObjectClient, items: readonly Item[], more: Partial<GetBatch> = {}) {
+function getAll(client: ClientV2, items: readonly Item[], more: Partial<GetBatch> = {}) {
   return send((release) => client.getAll({ objects: placed(items), release, ...more }));
 }
 
-function putAll(client: ObjectClient, items: readonly Item[], more: Partial<PutBatch> = {}) {
+function putAll(client: ClientV2, items: readonly Item[], more: Partial<PutBatch> = {}) {
   return send((release) => client.putAll({ objects: placed(items), release, ...more }));
 }
 
@@ -196,20 +192,6 @@ objectScene(
     const wrong = getAll(client, small(2), { io: "fast" as "cached" });
     await assert.rejects(wrong.reply, RangeError);
     assert.equal(wrong.released, 1);
-  },
-);
-
-objectScene(
-  "a worker without batches is asked for each object",
-  scripted(() => undefined, { features: "crc32c,xattr" }),
-  {},
-  async ({ client, worker }) => {
-    const sent = getAll(client, small(5), { io: "direct" });
-    assert.equal((await sent.reply).length, 5);
-    for (const line of worker.lines.filter(isTransfer)) assert.match(line, /GET k[0-9]+ 0 10$/);
-    const durable = putAll(client, small(2), { sync: "full" });
-    await assert.rejects(durable.reply, shmError("ENOTSUP"));
-    assert.deepEqual([sent.released, durable.released], [1, 1]);
   },
 );
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient against workers that answer as a script tells them: what is sent when and in which
+// ClientV2 against workers that answer as a script tells them: what is sent when and in which
 // lines, and who gets which answer. worker_object_faults_test.ts has what goes wrong.
 
 import assert from "node:assert/strict";
@@ -18,17 +18,18 @@ import {
   send,
   willing,
 } from "./support/object_worker.ts";
-import type { GetTransfer, ObjectClient, PutTransfer } from "../src/worker/object_client.ts";
+import type { GetTransfer, PutTransfer } from "../src/worker/object_client.ts";
+import type { ClientV2 } from "../src/worker/v2/client.ts";
 import { SocketTransport } from "../src/worker/socket_transport.ts";
 import { eventually, ScriptedWorker, shmError, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 1 << 20;
 
-function put(client: ObjectClient, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
+function put(client: ClientV2, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
   return send((release) => client.put({ key, offset: 0, byteLength, release, ...more }));
 }
 
-function get(client: ObjectClient, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
+function get(client: ClientV2, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
   return send((release) => client.get({ key, offset: 0, byteLength, release, ...more }));
 }
 
@@ -36,10 +37,12 @@ const numbers = (count: number) => Array.from({ length: count }, (_, index) => i
 
 objectScene("open() says HELLO and ATTACH, and knows the worker", obliging, {}, async (s) => {
   assert.deepEqual(s.worker.lines, ["HELLO 2", `1 ATTACH /kv ${1n << 40n} -`]);
-  assert.equal(s.client.facts.boot, BOOT);
-  assert.equal(s.client.facts.worker, "scripted/1");
-  assert.ok(s.client.facts.features.has("batch"));
-  assert.equal(s.client.facts.window, 1_024);
+  assert.deepEqual(s.client.hello, {
+    boot: BOOT,
+    worker: "scripted/1",
+    xattr: true,
+    window: 1_024,
+  });
   assert.equal(s.client.pid, null);
   await s.client.close();
   assert.match(s.worker.lines.at(-1)!, /^[0-9]+ QUIT$/);
@@ -112,29 +115,6 @@ objectScene("large objects go alone, and a line does not get too long", obliging
   const counts = worker.lines.filter(isTransfer).map((line) => asked(line).objects.length);
   assert.deepEqual(counts, [4, 4], "no line moves more than a megabyte");
 });
-
-objectScene(
-  "a worker without batches gets single requests and no word that it does not know",
-  scripted(() => undefined, { features: "crc32c,xattr" }),
-  {},
-  async ({ client, worker }) => {
-    const all = [
-      ...numbers(20).map((index) =>
-        put(client, `k${index}`, index, { io: "direct", sync: "none" })
-      ),
-      ...numbers(20).map((index) => get(client, `k${index}`, index, { priority: "low" })),
-    ];
-    await Promise.all(all.map((sent) => sent.reply));
-    const lines = worker.lines.filter(isTransfer);
-    assert.equal(lines.length, 40);
-    for (const line of lines) assert.match(line, /^[0-9]+ (PUT|GET) k[0-9]+ 0 [0-9]+$/);
-    assert.equal(await client.contains(["a", "b"]), 2);
-    assert.match(worker.lines.at(-1)!, /^[0-9]+ EXISTS a b$/);
-    const durable = put(client, "k", 1, { sync: "full" });
-    await assert.rejects(durable.reply, shmError("ENOTSUP", /sync=full/));
-    assert.equal(durable.released, 1);
-  },
-);
 
 test(
   "requests of one turn leave in one write",
@@ -224,7 +204,9 @@ objectScene(
       case "CONTAINS":
         return `${id} OK 1`;
       case "INFO":
-        return `${id} OK io=auto direct=no direct_reason=no%20such%20thing`;
+        return `${id} OK io=auto direct=no direct_reason=no%20such%20thing threads=4 ` +
+          "max_bytes=1073741824 later_word=5 list_requests=2 put_requests=9 put_errors=1 " +
+          "put_bytes=4096 put_latency_us=100:5,1000:8,inf:9 put_latency_us_sum=2345 used_bytes=7";
     }
     return undefined;
   }),
@@ -244,9 +226,28 @@ objectScene(
     assert.equal(await client.contains(["a", "b"], { priority: "high" }), 1);
     assert.match(worker.lines.at(-1)!, /CONTAINS a b$/);
     assert.deepEqual(await client.info(), {
+      worker: "scripted/1",
       io: "auto",
       direct: "no",
-      direct_reason: "no such thing",
+      directReason: "no such thing",
+      threads: 4,
+      maxBytes: 1 << 30,
+      usedBytes: 7,
+      laterWord: 5,
+      verbs: {
+        put: {
+          requests: 9,
+          errors: 1,
+          bytes: 4_096,
+          latency: [
+            { leUs: 100, count: 5 },
+            { leUs: 1_000, count: 8 },
+            { leUs: Infinity, count: 9 },
+          ],
+          latencySumUs: 2_345,
+        },
+        list: { requests: 2, errors: 0, bytes: 0, latency: [], latencySumUs: 0 },
+      },
     });
     assert.ok(await client.ping() >= 0);
     assert.deepEqual(await client.exists([]), []);
@@ -566,7 +567,6 @@ test(
         const answer of [
           "ERROR unknown command: HELLO",
           "ERROR EPROTONOSUPPORT HELLO 2: only 3",
-          "ERROR EINVAL HELLO 2: no --root",
           "OK",
           "OK 3 boot=00000000000000aa",
           "OK 2 boot=xyz",
@@ -584,6 +584,9 @@ test(
           ["ERROR EACCES not authenticated: prove first", "EACCES", /LMSHM_SECRET/],
           ["ERROR EACCES this worker serves user 0 only", "EACCES", /one user/],
           ["ERROR EAGAIN 64 clients are connected already", "EAGAIN", /64 clients/],
+          ["ERROR EXDEV HELLO 2: /x is outside the root /y", "EXDEV", /worker's --root/],
+          ["ERROR ELOOP HELLO 2: /y/link", "ELOOP", /symbolic link/],
+          ["ERROR EMFILE HELLO 2: 64 directories", "EMFILE", /ulimit/],
         ] as const
       ) {
         hello = answer;

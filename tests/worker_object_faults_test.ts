@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient with workers that refuse, break the protocol, are slow, hang or die, and with callers
+// ClientV2 with workers that refuse, break the protocol, are slow, hang or die, and with callers
 // who give up. What matters is who gets which answer, and when memory is let go.
 
 import assert from "node:assert/strict";
@@ -8,7 +8,6 @@ import { test } from "node:test";
 import {
   asked,
   BOOT,
-  FEATURES,
   helloAnswer,
   isTransfer,
   objectScene,
@@ -19,7 +18,8 @@ import {
   willing,
 } from "./support/object_worker.ts";
 import { ShmError } from "../src/errors.ts";
-import type { GetTransfer, ObjectClient, PutTransfer } from "../src/worker/object_client.ts";
+import type { GetTransfer, PutTransfer } from "../src/worker/object_client.ts";
+import type { ClientV2 } from "../src/worker/v2/client.ts";
 import {
   eventually,
   type Peer,
@@ -32,11 +32,11 @@ import {
 
 const MIB = 1 << 20;
 
-function put(client: ObjectClient, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
+function put(client: ClientV2, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
   return send((release) => client.put({ key, offset: 0, byteLength, release, ...more }));
 }
 
-function get(client: ObjectClient, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
+function get(client: ClientV2, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
   return send((release) => client.get({ key, offset: 0, byteLength, release, ...more }));
 }
 
@@ -309,33 +309,26 @@ test(
     }),
 );
 
-for (
-  const [what, hello] of [
-    ["does not know CANCEL", { features: "batch" }],
-    ["has a window of 1", { features: FEATURES, window: 1 }],
-  ] as const
-) {
-  test(
-    `a worker that ${what} is not sent it`,
-    { timeout: 60_000 },
-    () =>
-      withoutWorkers(async () => {
-        using dir = new TempDir();
-        const { held, script, answer } = patient(hello);
-        await using worker = await ScriptedWorker.listen(dir, script);
-        const client = await openObjectClient(worker.path);
-        const sent = get(client, "k", MIB, { timeoutMs: 30 });
-        await assert.rejects(sent.reply, shmError("ETIMEDOUT", /get k was not done within 30 ms/));
-        await sleep(30);
-        assert.equal(sent.released, 0);
-        assert.ok(!worker.lines.some((line) => line.includes("CANCEL")));
-        answer(0);
-        await eventually("the memory is let go", () => sent.released === 1);
-        assert.equal(held.length, 1);
-        await client.close();
-      }),
-  );
-}
+test(
+  "a worker with a window of 1 is not sent CANCEL",
+  { timeout: 60_000 },
+  () =>
+    withoutWorkers(async () => {
+      using dir = new TempDir();
+      const { held, script, answer } = patient({ window: 1 });
+      await using worker = await ScriptedWorker.listen(dir, script);
+      const client = await openObjectClient(worker.path);
+      const sent = get(client, "k", MIB, { timeoutMs: 30 });
+      await assert.rejects(sent.reply, shmError("ETIMEDOUT", /get k was not done within 30 ms/));
+      await sleep(30);
+      assert.equal(sent.released, 0);
+      assert.ok(!worker.lines.some((line) => line.includes("CANCEL")));
+      answer(0);
+      await eventually("the memory is let go", () => sent.released === 1);
+      assert.equal(held.length, 1);
+      await client.close();
+    }),
+);
 
 test("timeoutMs answers the caller, and counts while the request waits, too", {
   timeout: 60_000,
@@ -491,7 +484,7 @@ objectScene(
     assert.deepEqual(all.map((sent) => sent.released), [1, 1]);
     assert.equal((await get(client, "c", 7).reply)!.byteLength, 7);
     assert.equal(client.restarts, 1);
-    assert.equal(client.facts.boot, "00000000000000bb");
+    assert.equal(client.hello.boot, "00000000000000bb");
     assert.equal(worker.connections, 3);
     assert.equal(lost.length, 2);
   },

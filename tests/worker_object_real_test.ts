@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient with the real worker, as a child process and over a socket: real bytes, real files,
+// ClientV2 with the real worker, as a child process and over a socket: real bytes, real files,
 // real signals.
 
 import assert from "node:assert/strict";
@@ -10,7 +10,7 @@ import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { parseWorkerAddress } from "../src/worker/address.ts";
-import { ObjectClient } from "../src/worker/object_client.ts";
+import { ClientV2 } from "../src/worker/v2/client.ts";
 import { SocketTransport } from "../src/worker/socket_transport.ts";
 import { SpawnTransport } from "../src/worker/spawn_transport.ts";
 import type { OpenTransport } from "../src/worker/transport.ts";
@@ -34,8 +34,8 @@ function open(
   transport: OpenTransport,
   segment: ShmSegment,
   secret: string | null = null,
-): Promise<ObjectClient> {
-  return ObjectClient.open({
+): Promise<ClientV2> {
+  return ClientV2.open({
     open: transport,
     handshake: {
       segment: {
@@ -46,7 +46,7 @@ function open(
         identity: segment.identity,
       },
       secret,
-      limitMs: 20_000,
+      directory: "",
     },
     limits: {
       maxInFlight: 64,
@@ -71,7 +71,7 @@ function spawned(segment: ShmSegment, args: readonly string[]): OpenTransport {
 interface Scene {
   readonly dir: TempDir;
   readonly segment: ShmSegment;
-  readonly client: ObjectClient;
+  readonly client: ClientV2;
 }
 
 function scene(name: string, body: (scene: Scene) => Promise<void>): void {
@@ -126,7 +126,7 @@ scene(
       const { byteLength, copy, offset } = objects[index]!;
       assert.equal(one!.byteLength, byteLength);
       assert.equal(one!.crc32c, stored[index]!.crc32c);
-      if (client.facts.features.has("xattr")) {
+      if (client.keepsMetadata) {
         assert.deepEqual(one!.attributes, { shape: `${index},2`, note: "a b" });
       }
       const view = segment.bytes(offset, byteLength + 1).subarray(0, byteLength);
@@ -187,7 +187,7 @@ scene("a thousand small objects of one turn, hits, misses and objects too long",
 });
 
 scene("objects with long attributes outgrow a line and still all come", async ({ client }) => {
-  if (!client.facts.features.has("xattr")) return;
+  if (!client.keepsMetadata) return;
   // Coded they are three times as long: 64 of them do not fit into one answer.
   const attributes = { a: "\u20ac".repeat(500) };
   const all = numbers(64);
@@ -206,7 +206,7 @@ scene("objects with long attributes outgrow a line and still all come", async ({
 
 scene("a file that was changed is told from what was stored", async ({ client, dir }) => {
   await client.put({ key: "k", offset: 0, byteLength: 5_000, release });
-  if (!client.facts.features.has("xattr")) return;
+  if (!client.keepsMetadata) return;
   truncateSync(dir.file("k.data"), 4_000);
   await assert.rejects(
     client.get({ key: "k", offset: 0, byteLength: 5_000, release }),
@@ -221,7 +221,7 @@ scene("a file that was changed is told from what was stored", async ({ client, d
 scene("a worker that is killed in mid-flight is replaced, and nothing is lost", async (s) => {
   const { client, segment } = s;
   segment.bytes(0, 32 * MIB).fill(9);
-  const boot = client.facts.boot;
+  const boot = client.hello.boot;
   for (let round = 0; round < 3; round++) {
     const pid = client.pid!;
     const all = [
@@ -245,7 +245,7 @@ scene("a worker that is killed in mid-flight is replaced, and nothing is lost", 
     await client.ping();
   }
   assert.equal(client.restarts, 3);
-  assert.notEqual(client.facts.boot, boot);
+  assert.notEqual(client.hello.boot, boot);
   assert.equal(client.outstanding, 0);
 });
 
@@ -283,7 +283,7 @@ test(
       try {
         await assert.rejects(
           open(spawned(segment, []), segment),
-          shmError("EPROTONOSUPPORT", /HELLO 2/),
+          shmError("EINVAL", /start it with --root/),
         );
       } finally {
         await segment.free();
@@ -321,7 +321,7 @@ for (const listen of ["unix", "tcp"] as const) {
             10,
           );
           assert.deepEqual([...segment.bytes(20, 10)], numbers(10).map(() => 3));
-          assert.equal(one.facts.boot, two.facts.boot);
+          assert.equal(one.hello.boot, two.hello.boot);
           if (secret !== null) {
             await assert.rejects(open(transport, segment, "0123456789abcdeX"), shmError("EACCES"));
             await assert.rejects(open(transport, segment), shmError("EACCES", /secret/));

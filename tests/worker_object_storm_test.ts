@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient in a storm: a worker that answers in any order, refuses at random, breaks the
+// ClientV2 in a storm: a worker that answers in any order, refuses at random, breaks the
 // protocol and drops connections, and callers who give up at random. Whatever happens, every caller
 // gets one answer, its own, and memory is let go once, and never while a worker may still use it.
 

@@ -6,68 +6,37 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatWorkerAddress, parseWorkerAddress } from "../src/worker/address.ts";
 import { codeFromMessage, errnoNumber } from "../src/worker/errno_text.ts";
-import { Fifo } from "../src/worker/fifo.ts";
 import { LineSplitter } from "../src/worker/line_splitter.ts";
 import { describeLog, LogTail } from "../src/worker/log_tail.ts";
-import {
-  checkSecret,
-  encodeAttach,
-  encodePing,
-  encodeQuit,
-  encodeRead,
-  encodeWrite,
-  MAX_LINE_BYTES,
-  parseReply,
-} from "../src/worker/protocol.ts";
+import { checkSecret } from "../src/worker/login.ts";
+import { MAX_LINE_BYTES, parseReply } from "../src/worker/reply.ts";
 import { RestartLimiter } from "../src/worker/restart_limiter.ts";
+import { lineOf } from "../src/worker/v1/requests.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
-test("encodeAttach(), encodeWrite() and encodeRead() write the numbers as they are", () => {
-  const top = 0xffff_ffff_ffff_ffffn;
+test("lineOf() writes words and numbers as they are", () => {
+  assert.equal(lineOf("PING"), "PING\n");
   assert.equal(
-    encodeAttach({ name: "/kv", sizeBytes: 4096n, baseAddress: 140_000_000_000_000n }),
-    "ATTACH /kv 4096 140000000000000\n",
+    lineOf("WRITE", "/d/\u00e9\u{1f600}.data", 0xffff_ffff_ffff_ffffn, 0),
+    "WRITE /d/\u00e9\u{1f600}.data 18446744073709551615 0\n",
   );
-  assert.equal(
-    encodeWrite({ path: "/d/a b.data", address: top, byteLength: 0n }),
-    "WRITE /d/a b.data 18446744073709551615 0\n",
-  );
-  assert.equal(
-    encodeRead({
-      path: "/d/\u00e9\u{1f600}.data",
-      address: 9_007_199_254_740_993n,
-      byteLength: 1n,
-    }),
-    "READ /d/\u00e9\u{1f600}.data 9007199254740993 1\n",
-  );
-  assert.equal(encodePing(), "PING\n");
-  assert.equal(encodeQuit(), "QUIT\n");
 });
 
-test("encodeWrite() refuses what would become another line or another path", () => {
-  const good = { path: "/d/a.data", address: 0n, byteLength: 0n };
+test("lineOf() refuses what would become another line or another path", () => {
   for (
-    const path of ["", "/a\nQUIT", "/a\r", "/a\0b", "/a\u0085b", "/a\x7f", " /a", "/a ", "\ud800"]
+    const path of ["", "/a\nQUIT", "/a\r", "/a\0b", "/a\u0085b", "/a\x7f", "/a b", "/a ", "\ud800"]
   ) {
-    assert.throws(() => encodeWrite({ ...good, path }), RangeError, JSON.stringify(path));
+    assert.throws(() => lineOf("WRITE", path, 0n, 0), RangeError, JSON.stringify(path));
   }
-  for (const address of [-1n, 2n ** 64n]) {
-    assert.throws(() => encodeWrite({ ...good, address }), RangeError);
-  }
-  assert.throws(() => encodeWrite({ ...good, byteLength: 1 as unknown as bigint }), TypeError);
 });
 
-test("encodeRead() keeps a line within 64 KiB of UTF-8", () => {
-  const fixed = "READ / 0 0\n".length;
-  const fits = `/${"x".repeat(MAX_LINE_BYTES - fixed)}`;
-  assert.equal(encodeRead({ path: fits, address: 0n, byteLength: 0n }).length, MAX_LINE_BYTES);
-  assert.throws(
-    () => encodeRead({ path: `${fits}x`, address: 0n, byteLength: 0n }),
-    /65537 bytes/,
-  );
+test("lineOf() keeps a line within 64 KiB of UTF-8", () => {
+  const fits = `/${"x".repeat(MAX_LINE_BYTES - "READ / 0 0\n".length)}`;
+  assert.equal(lineOf("READ", fits, 0n, 0).length, MAX_LINE_BYTES);
+  assert.throws(() => lineOf("READ", `${fits}x`, 0n, 0), /65537 bytes/);
   const wide = `/${"\u20ac".repeat(MAX_LINE_BYTES / 3)}`;
-  assert.throws(() => encodeRead({ path: wide, address: 0n, byteLength: 0n }), RangeError);
+  assert.throws(() => lineOf("READ", wide, 0n, 0), RangeError);
 });
 
 test("checkSecret() refuses an unusable secret and does not repeat it", () => {
@@ -193,28 +162,6 @@ test("parseWorkerAddress() names the fault and the accepted forms", () => {
   for (const text of [...wrong, `/${"x".repeat(107)}`, "/a\0b"]) {
     assert.throws(() => parseWorkerAddress(text), /"host:port", "\[::1\]:port"/, text);
   }
-});
-
-test("Fifo keeps the order through pushes, shifts and prepends", () => {
-  const fifo = new Fifo<number>();
-  const model: number[] = [];
-  for (let step = 0; step < 5_000; step++) {
-    if (step % 7 < 4) {
-      fifo.push(step);
-      model.push(step);
-    } else if (step % 97 === 5) {
-      const items = Array.from({ length: step % 60 }, (_, i) => step - i);
-      fifo.prepend(items);
-      model.unshift(...items);
-    } else {
-      assert.equal(fifo.peek(), model[0]);
-      assert.equal(fifo.shift(), model.shift());
-    }
-    assert.equal(fifo.size, model.length);
-  }
-  assert.deepEqual([...fifo], model);
-  assert.deepEqual(fifo.takeAll(), model);
-  assert.equal(fifo.shift(), undefined);
 });
 
 test("LogTail keeps the last 20 lines, cuts long ones, and hands out each once", () => {

@@ -18,9 +18,9 @@ import {
   parseStat,
   parseStored,
   splitItems,
-} from "../src/worker/answers_v2.ts";
+} from "../src/worker/v2/answers.ts";
 import { decodeWord, encodeWord } from "../src/worker/percent.ts";
-import { MAX_LINE_BYTES } from "../src/worker/protocol.ts";
+import { MAX_LINE_BYTES } from "../src/worker/reply.ts";
 import {
   checkLength,
   type Durability,
@@ -36,7 +36,7 @@ import {
   putOptions,
   requestLine,
   type RequestWords,
-} from "../src/worker/protocol_v2.ts";
+} from "../src/worker/v2/requests.ts";
 
 const GOLDEN = new URL("./golden/v2_requests.tsv", import.meta.url);
 
@@ -384,17 +384,17 @@ test("parseFlags(), parseNumber(), parsePage() and parseFacts() take what they k
 
 test("parseHello() ignores what it does not know and wants a boot id", () => {
   const hello = parseHello(
-    "2 boot=3b0fd3e2ac1f9d77 worker=lmshm-worker/0.1.0 features=crc32c,xattr,batch " +
+    "2 boot=3b0fd3e2ac1f9d77 worker=lmshm-worker/0.1.0 xattr=1 " +
       "window=1024 weather=fine",
   );
   assert.deepEqual(hello, {
     boot: "3b0fd3e2ac1f9d77",
     worker: "lmshm-worker/0.1.0",
-    features: new Set(["crc32c", "xattr", "batch"]),
+    xattr: true,
     window: 1024,
   });
   const little = parseHello("2 boot=0000000000000000 later=word");
-  assert.deepEqual(little?.features, new Set());
+  assert.equal(little?.xattr, false);
   assert.equal(little?.window, null);
   for (
     const text of [

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// WorkerClient with child processes that cannot be started, die, hang, or talk too much. Shell
+// ClientV1 with child processes that cannot be started, die, hang, or talk too much. Shell
 // scripts play the worker; shm_file_connector_*_test.ts have the real one.
 
 import assert from "node:assert/strict";
@@ -10,7 +10,8 @@ import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { locateWorker } from "../src/native/locate.ts";
-import { WorkerClient, type WorkerLimits } from "../src/worker/client.ts";
+import type { WorkerLimits } from "../src/worker/limits.ts";
+import { ClientV1 } from "../src/worker/v1/client.ts";
 import { SpawnTransport } from "../src/worker/spawn_transport.ts";
 import { fixtureCommand, runFixture } from "./support/process.ts";
 import {
@@ -31,9 +32,9 @@ function openClient(
   binary: string,
   limits: Partial<WorkerLimits> = {},
   watch: Watch = { log: [], lost: [] },
-): Promise<WorkerClient> {
+): Promise<ClientV1> {
   const options = { binary, args: [], passFd: null, onLog: (line: string) => watch.log.push(line) };
-  return WorkerClient.open({
+  return ClientV1.open({
     open: (handlers) => new SpawnTransport(options, handlers),
     handshake: {
       segment: {
@@ -44,7 +45,7 @@ function openClient(
         identity: "-",
       },
       secret: null,
-      limitMs: limits.controlTimeoutMs ?? 10_000,
+      directory: "/",
     },
     limits: {
       maxInFlight: 64,
@@ -77,10 +78,8 @@ done`,
   );
 }
 
-async function read(client: WorkerClient, byteLength: number, release = () => {}) {
-  const reply = await client.read({ path: "/x.data", address: 4096n, byteLength, release });
-  assert.ok(reply.ok);
-  return reply.count;
+async function put(client: ClientV1, byteLength: number, release = () => {}) {
+  return (await client.put({ key: "x", offset: 0, byteLength, release })).byteLength;
 }
 
 test(
@@ -93,7 +92,7 @@ test(
       const pid = client.pid!;
       assert.ok(processExists(pid));
       const sizes = Array.from({ length: 100 }, (_, index) => index);
-      assert.deepEqual(await Promise.all(sizes.map((size) => read(client, size))), sizes);
+      assert.deepEqual(await Promise.all(sizes.map((size) => put(client, size))), sizes);
       await client.close();
       assert.ok(!processExists(pid));
     }),
@@ -164,7 +163,7 @@ test("a worker that fills stderr is not blocked by it, and its log is bounded", 
       'head -c 1000000 /dev/zero | tr "\\\\0" x >&2; echo >&2; echo "line $1" >&2; echo "OK $1"';
     const watch: Watch = { log: [], lost: [] };
     await using client = await openClient(worker(dir, spam), {}, watch);
-    assert.deepEqual(await Promise.all([1, 2, 3].map((size) => read(client, size))), [1, 2, 3]);
+    assert.deepEqual(await Promise.all([1, 2, 3].map((size) => put(client, size))), [1, 2, 3]);
     await eventually("the log has come", () => watch.log.includes("line 3"));
     assert.ok(watch.log.every((line) => line.length <= 500));
     assert.equal(watch.log.filter((line) => line.startsWith("line")).length, 3);
@@ -183,7 +182,7 @@ test("a worker that dies is replaced, and requests in flight are sent again", {
     let released = 0;
     const release = () => void released++;
     const sizes = [1, 2, 3, 4];
-    const counts = await Promise.all(sizes.map((size) => read(client, size, release)));
+    const counts = await Promise.all(sizes.map((size) => put(client, size, release)));
     assert.deepEqual(counts, sizes);
     assert.equal(released, 4, "each was let go once");
     assert.notEqual(client.pid, first);
@@ -202,7 +201,7 @@ test(
       await using client = await openClient(worker(dir, last), {
         restarts: { max: 50, windowMs: 60_000, pauseMs: 1 },
       });
-      for (let size = 1; size <= 5; size++) assert.equal(await read(client, size), size);
+      for (let size = 1; size <= 5; size++) assert.equal(await put(client, size), size);
       assert.equal(readFileSync(dir.file("served"), "utf8"), "1\n2\n3\n4\n5\n");
     }),
 );
@@ -219,7 +218,7 @@ test(
       });
       const failures: unknown[] = [];
       for (let call = 0; call < 10; call++) {
-        await read(client, 1).catch((error) => failures.push(error));
+        await put(client, 1).catch((error) => failures.push(error));
       }
       assert.equal(failures.length, 10);
       assert.ok(shmError("EWORKER", /disk on fire/)(failures[0]));
@@ -238,7 +237,7 @@ test(
       await using client = await openClient(worker(dir, "exit 1"), {
         restarts: { max: 0, windowMs: 60_000, pauseMs: 5 },
       });
-      await assert.rejects(read(client, 1), shmError("EWORKER", /must not be replaced/));
+      await assert.rejects(put(client, 1), shmError("EWORKER", /must not be replaced/));
       await assert.rejects(client.ping(), shmError("EWORKER", /must not be replaced/));
     }),
 );
@@ -253,9 +252,9 @@ test(
       await using client = await openClient(worker(dir, hang), { ioTimeoutMs: 200 });
       const pid = client.pid!;
       let aliveAtRelease: boolean | null = null;
-      const hung = read(client, 1, () => aliveAtRelease = processExists(pid));
-      const other = read(client, 2);
-      await assert.rejects(hung, shmError("ETIMEDOUT", /READ \/x\.data within 201 ms/));
+      const hung = put(client, 1, () => aliveAtRelease = processExists(pid));
+      const other = put(client, 2);
+      await assert.rejects(hung, shmError("ETIMEDOUT", /WRITE \/x\.data within 201 ms/));
       assert.equal(await other, 2, "sent again to the next worker");
       await eventually("the memory is let go", () => aliveAtRelease !== null);
       assert.equal(aliveAtRelease, false);
@@ -271,9 +270,9 @@ test(
       await using client = await openClient(worker(dir, 'echo "OK $1"'), { ioTimeoutMs: 200 });
       const pid = client.pid!;
       process.kill(pid, "SIGSTOP");
-      await assert.rejects(read(client, 1), shmError("ETIMEDOUT"));
+      await assert.rejects(put(client, 1), shmError("ETIMEDOUT"));
       await eventually("it is gone", () => !processExists(pid));
-      assert.equal(await read(client, 2), 2);
+      assert.equal(await put(client, 2), 2);
     }),
 );
 

@@ -50,10 +50,8 @@
 #include "worker/server/server.h"
 #include "worker/server/session.h"
 #include "worker/storage/beneath.h"
-#include "worker/storage/key_store.h"
-#include "worker/storage/leftovers.h"
+#include "worker/storage/directories.h"
 #include "worker/storage/object_dir.h"
-#include "worker/storage/storage_facts.h"
 
 namespace {
 
@@ -68,8 +66,6 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kSendPatience(30);
 constexpr std::chrono::seconds kAnnouncePatience(10);
-// Nobody takes that long from creating a file to locking it.
-constexpr std::chrono::seconds kLeftoverAge(60);
 
 // Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
 bool OpenMissingStandardDescriptors() {
@@ -138,6 +134,7 @@ Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorSha
   for (const lmshm::ListenAddress& address : options.listen)
     needs.logins |= secret && address.tcp();
   needs.threads = options.io_threads;
+  needs.directories = !options.root.empty();
   Status status = lmshm::ShareDescriptors(needs, shares);
   if (!status.ok()) return status;
   lmshm::WakeUp::SetLimit(shares->wakes);
@@ -150,29 +147,23 @@ Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorSha
   return status;
 }
 
-// What version 2 of the protocol needs: a directory to keep keys in.
-Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects, uint64_t may_stay_open,
-                std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
+// What version 2 of the protocol needs: directories to keep keys in.
+Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
+                       const lmshm::DescriptorShares& shares,
+                       std::unique_ptr<lmshm::Directories>* directories, Service* service) {
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(objects.root_fd());
-  const lmshm::Leftovers left = lmshm::RemoveLeftovers(objects.root_fd(), kLeftoverAge);
-  if (left.temporaries + left.sidecars > 0) {
-    Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
-                             " temporaries, " + std::to_string(left.sidecars) +
-                             " keys without an object");
-  }
-  lmshm::KeptFilesRules kept;
-  kept.limit = std::min(options.keep_open, may_stay_open);
-  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);
-  service->keys = keys->get();
-  Log(LogLevel::kInfo,
-      "version 2: boot " + service->boot_id + ", checksums by " + lmshm::Crc32cMethod() + ", " +
-          (facts.attributes ? "with" : "without (the file system has none)") + " attributes");
-  Log(LogLevel::kInfo, "io: " + std::string(lmshm::IoModeName(options.io)) +
-                           ", sync: " + std::string(lmshm::DurabilityName(options.durability)) +
-                           ", past the page cache: " + lmshm::DescribeDirect(facts));
-  return status;
+  Log(LogLevel::kInfo, "version 2: boot " + service->boot_id + ", checksums by " +
+                           lmshm::Crc32cMethod() +
+                           ", io: " + std::string(lmshm::IoModeName(options.io)) +
+                           ", sync: " + std::string(lmshm::DurabilityName(options.durability)));
+  lmshm::Directories::Limits limits;
+  limits.directories = shares.directories;
+  limits.listings = shares.listings;
+  limits.kept.limit = std::min(options.keep_open, shares.kept);
+  *directories = std::make_unique<lmshm::Directories>(objects, limits);
+  service->directories = directories->get();
+  return (*directories)->Start();
 }
 
 Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret) {
@@ -305,15 +296,15 @@ int main(int argc, char** argv) {
   service.kernel_boot = kernel_boot;
   service.parent = parent.get();
   service.cancel = &shutdown;
-  std::unique_ptr<lmshm::KeyStore> keys;
-  status = OpenKeys(options, *objects, shares.kept, &keys, &service);
+  std::unique_ptr<lmshm::Directories> directories;
+  status = OpenDirectories(options, *objects, shares, &directories, &service);
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
   service.open_objects = shares.open_objects;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
-  if (keys != nullptr) {
+  if (directories != nullptr) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;

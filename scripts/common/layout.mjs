@@ -19,6 +19,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "at_exit.ts": [],
   "internal.ts": [],
   "permission.ts": ["errors.ts"],
+  "file_error.ts": ["errors.ts", "permission.ts"],
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts"],
@@ -30,12 +31,17 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "internal.ts", "permission.ts"],
     ...["native", "memory"],
   ],
-  worker: ["errors.ts", "wait.ts", "slot_set.ts", "fence.ts", "permission.ts"],
   keys: ["errors.ts", "nearest.ts", "arguments.ts"],
+  // Version 1 knows files: it needs their names.
+  worker: [
+    ...["errors.ts", "slot_set.ts", "fence.ts", "permission.ts", "file_error.ts", "wait.ts"],
+    "keys",
+  ],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["permission.ts", "wait.ts", "config", "memory", "worker", "keys", "native/locate.ts"],
+    ...["permission.ts", "wait.ts", "file_error.ts", "config", "memory", "worker", "keys"],
+    ...["native/locate.ts"],
     ...["native/users.ts"],
   ],
   cache: [

@@ -159,7 +159,7 @@ export class TieredStore implements AsyncDisposable {
    * store over both, which owns them: close() closes them, too.
    * @param options signal and onProgress of the pool's making, and limits as the constructor takes
    *   them.
-   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.create(). Nothing is left
+   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.fromConfig(). Nothing is left
    *   behind then.
    */
   static async create(
@@ -169,7 +169,7 @@ export class TieredStore implements AsyncDisposable {
     const { signal, onProgress, ...others } = options;
     await using stack = new AsyncDisposableStack();
     const hot = stack.use(await LocalCpuBackend.create(settings, { signal, onProgress }));
-    const cold = stack.use(await ShmFileConnector.create(settings, { segment: hot.segment }));
+    const cold = stack.use(await ShmFileConnector.fromConfig(settings, { segment: hot.segment }));
     const store = new TieredStore({
       hot,
       cold,
@@ -577,7 +577,7 @@ export class TieredStore implements AsyncDisposable {
       const stored = await this.cold.stat(key, { priority });
       return stored && this.#checked(key, stored.metadata, stored.byteLength, layout);
     } catch (error) {
-      // A worker of version 1 whose directory cannot be seen from here.
+      // A worker of version 1 whose directory is not here.
       if (!(error instanceof ShmError) || error.code !== "ENOTSUP") throw error;
       return await this.cold.exists(key, { priority }) ? layout : null;
     }

@@ -20,6 +20,7 @@ import {
   TensorLayout,
   type TensorMemoryObj,
   TieredStore,
+  type WorkerInfo,
 } from "../mod.ts";
 import { type LmshmConfig } from "../config/mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
@@ -64,11 +65,6 @@ function expect(holds: boolean, what: string): void {
   if (!holds) throw new Fault(what);
 }
 
-/** Whether list() and remove() work: the worker does it, or this process. */
-function canList({ protocol, storageVisible }: ShmFileConnector): boolean {
-  return protocol === 2 || storageVisible;
-}
-
 /** A chunk of the configured number of tokens, of about CHUNK_BYTES. */
 function chunkLayout(tokens: number): TensorLayout {
   const hidden = Math.max(1, Math.min(HIDDEN, Math.floor(CHUNK_BYTES / 4 / tokens)));
@@ -79,36 +75,48 @@ function chunkLayout(tokens: number): TensorLayout {
   });
 }
 
-type WorkerInfo = Readonly<Record<string, string>>;
+/** Whether list() and remove() work: the worker does it, or the directory is here. */
+async function canList({ protocol, storageDir }: ShmFileConnector): Promise<boolean> {
+  return protocol === 2 || await stat(storageDir).then(() => true, () => false);
+}
+
+/** Null: a worker of version 1 cannot be asked. */
+async function infoOf(cold: ShmFileConnector, limit: CallOptions): Promise<WorkerInfo | null> {
+  return cold.protocol === 1 ? null : await cold.info(limit);
+}
 
 /** How the worker does it, in a line. */
-function effectiveMode(cold: ShmFileConnector, info: WorkerInfo, config: LmshmConfig): string {
-  const { direct } = info;
-  const io = config.ioMode === "auto" ? info["io"] : config.ioMode;
-  const durability = config.durability === "none" ? info["sync"] : config.durability;
+function effectiveMode(
+  cold: ShmFileConnector,
+  info: WorkerInfo | null,
+  config: LmshmConfig,
+): string {
+  const { direct, directReason = "no reason given" } = info ?? {};
+  const io = config.ioMode === "auto" ? info?.io : config.ioMode;
+  const durability = config.durability === "none" ? info?.sync : config.durability;
   const facts = [
     `protocol ${cold.protocol}`,
     io === undefined ? "" : `io ${io}`,
     direct === undefined
       ? ""
       : direct === "no"
-      ? `direct I/O impossible (${info["direct_reason"] ?? "no reason given"})`
+      ? `direct I/O impossible (${directReason})`
       : `direct I/O possible (aligned to ${direct})`,
     durability === undefined ? "" : `durability ${durability}`,
     cold.keepsMetadata ? "metadata kept" : "metadata not kept",
-    cold.storageVisible ? "" : "directory not seen from here",
   ];
   return facts.filter((fact) => fact !== "").join(", ");
 }
 
-/** Which way the objects went between two times; null where the worker does not count. */
-function waysTaken(before: WorkerInfo, after: WorkerInfo): string | null {
-  const names = ["puts_direct", "puts_cached", "gets_direct", "gets_cached"];
-  if (names.some((name) => before[name] === undefined || after[name] === undefined)) return null;
-  const counts = names.map((name) => `${Number(after[name]) - Number(before[name])}`);
-  return `puts: ${counts[0]} direct, ${counts[1]} cached; gets: ${counts[2]} direct, ${
-    counts[3]
-  } cached`;
+/** Which way the objects went between two times; null where the worker does not tell. */
+function waysTaken(before: WorkerInfo | null, after: WorkerInfo | null): string | null {
+  if (before === null || after === null) return null;
+  const names = ["putsDirect", "putsCached", "getsDirect", "getsCached"] as const;
+  const [putsDirect, putsCached, getsDirect, getsCached] = names.map((name) =>
+    (after[name] ?? 0) - (before[name] ?? 0)
+  );
+  return `puts: ${putsDirect} direct, ${putsCached} cached; gets: ${getsDirect} direct, ` +
+    `${getsCached} cached`;
 }
 
 /** One run. A step that fails ends it; what was made is removed all the same. */
@@ -127,7 +135,7 @@ export class ConfigurationCheck {
   readonly #data: Uint8Array[] = [];
   readonly #keys: CacheEngineKey[] = [];
   /** When the check began. */
-  #info: WorkerInfo = {};
+  #info: WorkerInfo | null = null;
 
   constructor(config: LmshmConfig, signal: AbortSignal, onStep: (step: CheckStep) => void) {
     this.#config = config;
@@ -196,12 +204,12 @@ export class ConfigurationCheck {
     }
     let opened: ShmFileConnector | undefined;
     await this.#step("connect the worker", async () => {
-      const cold = await ShmFileConnector.create(config, { segment });
+      const cold = await ShmFileConnector.fromConfig(config, { segment });
       this.#cleanup.push(() => cold.close());
       opened = cold;
       const limit = { signal: this.#signal, timeoutMs: config.blockingTimeoutMs };
       await cold.ping(limit);
-      this.#info = await cold.workerInfo(limit);
+      this.#info = await infoOf(cold, limit);
       const mode = effectiveMode(cold, this.#info, config);
       this.notes.push(`the worker: ${mode}`);
       return { detail: `${config.workerAddress ?? "started, over pipes"}; ${storageDir}; ${mode}` };
@@ -278,7 +286,7 @@ export class ConfigurationCheck {
     });
     await this.#metadataStep(hot, cold, store, limit);
     await this.#checkPool(hot, store);
-    const ways = waysTaken(this.#info, await cold.workerInfo(limit));
+    const ways = waysTaken(this.#info, await infoOf(cold, limit));
     if (ways !== null) this.notes.push(`objects went through the worker so: ${ways}`);
     await this.#removeStep(store, cold);
   }
@@ -365,12 +373,12 @@ export class ConfigurationCheck {
   }
 
   async #listStep(cold: ShmFileConnector, expected: number): Promise<void> {
-    if (!canList(cold)) {
-      this.#untried("list", "the worker's directory cannot be seen from here");
+    if (!await canList(cold)) {
+      this.#untried("list", "the worker speaks version 1, and its directory is not here");
       return;
     }
     await this.#step("list", async () => {
-      const listed = new Set(await cold.list({ prefix: this.#model, signal: this.#signal }));
+      const listed = new Set(await cold.listAll({ prefix: this.#model, signal: this.#signal }));
       const missing = this.#keys.filter((key) => !listed.has(key.toString()));
       expect(missing.length === 0, `${missing.length} keys are not listed: ${missing[0]}`);
       expect(listed.size === expected, `${listed.size} keys are listed, not ${expected}`);
@@ -379,11 +387,9 @@ export class ConfigurationCheck {
   }
 
   async #removeStep(store: TieredStore, cold: ShmFileConnector): Promise<void> {
-    if (!canList(cold)) {
-      this.#untried(
-        "remove",
-        `the worker's directory cannot be seen from here; remove ${this.#model}* there`,
-      );
+    if (!await canList(cold)) {
+      const why = "the worker speaks version 1, and its directory is not here";
+      this.#untried("remove", `${why}; remove ${this.#model}* there`);
       return;
     }
     await this.#step("remove", async () => {
@@ -391,7 +397,7 @@ export class ConfigurationCheck {
         expect(await store.remove(key, { signal: this.#signal }), `${key} was not there`);
         expect(!await store.contains(key, { signal: this.#signal }), `${key} is still there`);
       }
-      const left = await cold.list({ prefix: this.#model, signal: this.#signal });
+      const left = await cold.listAll({ prefix: this.#model, signal: this.#signal });
       expect(left.length === 0, `${left.length} keys are still listed: ${left[0]}`);
       return { objects: this.#keys.length };
     });
@@ -423,7 +429,7 @@ export class ConfigurationCheck {
   }
 
   async #removeAll(cold: ShmFileConnector): Promise<void> {
-    if (!canList(cold)) return;
+    if (!await canList(cold)) return;
     for (const key of this.#keys) await cold.remove(key);
   }
 

@@ -152,7 +152,9 @@ export class Verification {
         return Promise.resolve();
       });
     } finally {
-      if (this.#options.storageDir !== null) await this.#removeAll(keys);
+      // A worker of version 1 cannot, where its directory is not here.
+      const { connector, storageDir } = this.#options;
+      if (connector.protocol === 2 || storageDir !== null) await this.#removeAll(keys);
     }
   }
 

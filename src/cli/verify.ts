@@ -41,7 +41,7 @@ What goes through:
   --chunk-size SIZE    bytes of a chunk (default 33554432, LMCache's usual 2 x 32 x 256 x 1024 bf16)
 Where it goes:
   --storage-dir DIR    directory for the files (default: a new one below /var/tmp)
-  --worker-addr ADDR   a running worker: host:port, unix:/path or /path (default: start one)
+  --worker-address A   a running worker: host:port, unix:/path or /path (default: start one)
   --secret-file FILE   the secret of a TCP worker
   --worker-binary FILE the worker to start
   --shm-name NAME      name of the segment (default: anonymous, or lmshm-verify-PID with an address)
@@ -57,7 +57,7 @@ interface Settings {
   totalBytes: number;
   chunkBytes: number;
   storageDir: string | undefined;
-  workerAddr: string | undefined;
+  workerAddress: string | undefined;
   workerBinary: string | undefined;
   secretFile: string | undefined;
   shmName: string | undefined;
@@ -85,7 +85,7 @@ function settings(args: string[]): Settings {
     size: { type: "string" },
     "chunk-size": { type: "string" },
     "storage-dir": { type: "string" },
-    "worker-addr": { type: "string" },
+    "worker-address": { type: "string" },
     "worker-binary": { type: "string" },
     "secret-file": { type: "string" },
     "shm-name": { type: "string" },
@@ -100,9 +100,9 @@ function settings(args: string[]): Settings {
   if (pin !== "auto" && pin !== "require" && pin !== "none") {
     throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);
   }
-  if (values["worker-addr"] && values["worker-binary"]) {
+  if (values["worker-address"] && values["worker-binary"]) {
     throw new UsageError(
-      "--worker-addr connects to a worker and --worker-binary starts one: choose",
+      "--worker-address connects to a worker and --worker-binary starts one: choose",
     );
   }
   if (values.input && values.size) {
@@ -113,7 +113,7 @@ function settings(args: string[]): Settings {
     totalBytes: size("size", TOTAL_BYTES),
     chunkBytes: size("chunk-size", CHUNK_BYTES),
     storageDir: values["storage-dir"],
-    workerAddr: values["worker-addr"],
+    workerAddress: values["worker-address"],
     workerBinary: values["worker-binary"],
     secretFile: values["secret-file"],
     shmName: values["shm-name"],
@@ -188,7 +188,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       alignedChunk,
       Math.min(wanted.poolBytes, chunks.length * alignedChunk),
     );
-    const name = wanted.shmName ?? (wanted.workerAddr ? `lmshm-verify-${process.pid}` : null);
+    const name = wanted.shmName ?? (wanted.workerAddress ? `lmshm-verify-${process.pid}` : null);
 
     const started = performance.now();
     const allocating = progress(sizeBytes);
@@ -205,7 +205,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     const connector = await ShmFileConnector.open({
       segment,
       storageDir: directory,
-      workerAddr: wanted.workerAddr,
+      workerAddress: wanted.workerAddress,
       workerBinary: wanted.workerBinary,
       secretFile: wanted.secretFile,
     });
@@ -216,7 +216,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     const where = segment.name ?? "anonymous";
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
-    say(`worker   ${wanted.workerAddr ?? "started, over pipes"}`);
+    say(`worker   ${wanted.workerAddress ?? "started, over pipes"}`);
     say(`storage  ${directory}`);
     say(
       `data     ${chunks.length} chunks, ${formatBytes(bytes)}, ${
@@ -234,7 +234,8 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       bytes: sizeBytes,
     };
     const inRounds = rounds(chunks, sizeBytes);
-    const checksFiles = connector.storageVisible;
+    // A worker that runs already may have its directories elsewhere.
+    const checksFiles = connector.mode === "pipe";
     const bar = progress(bytes * (checksFiles ? 6 : 5));
     const show = (step: Step) => {
       bar.end();
@@ -270,7 +271,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       runtime: runtime.name,
       library: segment.libraryPath,
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
-      worker: wanted.workerAddr ?? "spawned",
+      worker: wanted.workerAddress ?? "spawned",
       storageDir: directory,
     });
     say("");

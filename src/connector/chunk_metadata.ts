@@ -47,6 +47,13 @@ export function layoutMetadata(layout: TensorLayout): Metadata {
   return metadata;
 }
 
+/** Whether there is nothing in it but a layout, or not even that. */
+export function isLayout(metadata: Metadata): boolean {
+  return Object.keys(metadata).every((name) =>
+    name === "shape" || name === "dtype" || name === "format"
+  );
+}
+
 /**
  * What to store with the bytes of `range`: what the caller says, and the layout if it has one,
  * which wins where they disagree.

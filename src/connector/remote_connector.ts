@@ -4,9 +4,8 @@
 // between the store and ranges of a shared segment; a connector never gives bytes to JavaScript.
 
 import type { ShmRange } from "../memory/segment.ts";
-import type { Priority } from "../worker/protocol_v2.ts";
+import type { Priority } from "../worker/object_client.ts";
 import type { Metadata } from "./chunk_metadata.ts";
-import type { DirectoryQuotaStats } from "./directory_quota.ts";
 import type { Key } from "../keys/key.ts";
 
 export type { Priority };
@@ -67,7 +66,7 @@ export interface LoadedObject {
   readonly crc32c: number | null;
 }
 
-/** What list() takes. */
+/** What list() takes. timeoutMs counts for each page of keys, some hundred, that is waited for. */
 export interface ListOptions extends CallOptions {
   /** Only keys that begin so. */
   prefix?: string | undefined;
@@ -93,8 +92,6 @@ export interface ConnectorStats {
   readonly restarts: number;
   /** Calls that have not ended, those included that wait for their turn. */
   readonly inFlight: number;
-  /** Of the storage directory; null: it has no limit, or there is none. */
-  readonly quota: DirectoryQuotaStats | null;
 }
 
 /**
@@ -107,9 +104,6 @@ export interface RemoteConnector extends AsyncDisposable {
 
   /** Whether there is an object. */
   exists(key: Key, options?: CallOptions): Promise<boolean>;
-
-  /** exists() that blocks the event loop. */
-  existsSync(key: Key): boolean;
 
   /**
    * Loads the object into the beginning of `into`.
@@ -131,8 +125,16 @@ export interface RemoteConnector extends AsyncDisposable {
   /** Stores the bytes of `range`; they must not change until it has resolved. */
   put(key: Key, range: ShmRange, options?: StoreOptions): Promise<void>;
 
-  /** All keys, in no order. Objects that come or go meanwhile may or may not be listed. */
-  list(options?: ListOptions): Promise<string[]>;
+  /**
+   * All keys, in no order, as they are asked for: `for await (const key of connector.list())`, which
+   * may be left early. Objects that come or go meanwhile may or may not be listed.
+   * @throws {ShmError} ESTALE when the store cannot go on with it, because the worker was replaced
+   *   meanwhile: begin again.
+   */
+  list(options?: ListOptions): AsyncIterable<string>;
+
+  /** All keys of list(). */
+  listAll(options?: ListOptions): Promise<string[]>;
 
   /** Removes the object. @returns whether there was one. */
   remove(key: Key, options?: CallOptions): Promise<boolean>;

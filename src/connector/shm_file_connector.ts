@@ -4,31 +4,29 @@
 // to a shared segment. JavaScript sees keys, offsets and lengths only. A drop-in for LMCache's
 // connector of the same name: same files, same configuration, any worker.
 //
-// How a request is put to the worker is a transport's business, one for each version of the
-// protocol; open_transport.ts chooses. Here is what is the same for all: who may call when, what is
-// counted, what the directory may hold, where memory comes from.
+// How a request is put to the worker is its client's business (worker/). Here is what comes before:
+// who may call when, what is counted, where memory comes from.
 
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import { checkCallOptions, checkRange, describe } from "../arguments.ts";
 import { finalize } from "../internal.ts";
-import { takeHold } from "../memory/hold_all.ts";
+import { holdAll, takeHold } from "../memory/hold_all.ts";
 import { partOf } from "../memory/part_of_range.ts";
 import { placeOf, type ShmRange, ShmSegment } from "../memory/segment.ts";
+import type {
+  ObjectClient,
+  RequestOptions,
+  StoredObject,
+  WorkerInfo,
+} from "../worker/object_client.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { type Metadata, metadataOf } from "./chunk_metadata.ts";
-import { DirectoryQuota, type Reservation } from "./directory_quota.ts";
+import { unsupported } from "../worker/v1/unsupported.ts";
+import { isLayout, type Metadata, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
-import { type KeyFile, keyFile } from "../keys/key_file.ts";
+import { keyText } from "../keys/key_file.ts";
 import { Deadline, settlesWithin } from "../wait.ts";
-import {
-  type FoundObject,
-  heldOutcomes,
-  type ObjectTransport,
-  shownKey,
-  type TransportCall,
-} from "./object_transport.ts";
-import { openTransport } from "./open_transport.ts";
+import { openWorker } from "./open_worker.ts";
 import { OwnRange } from "./watched_range.ts";
 import {
   CALL_OPTIONS,
@@ -37,6 +35,7 @@ import {
   type ListOptions,
   type LoadedObject,
   type ObjectStat,
+  type Priority,
   type RemoteConnector,
   STORE_OPTIONS,
   type StoreOptions,
@@ -46,27 +45,16 @@ import {
   type ShmFileConnectorOptions,
   type ShmFileSettings,
 } from "./shm_file_options.ts";
-import {
-  checkShmName,
-  type NamedOptions,
-  optionsFromConfig,
-  optionsFromExtra,
-  optionsFromUrl,
-  type StoreSettings,
-} from "./shm_file_sources.ts";
-import { StorageDirectory } from "./storage_directory.ts";
-import { unseen } from "./transport_v1.ts";
+import { checkShmName, type ConnectorSource, optionsFrom } from "./shm_file_sources.ts";
 
 export type { ShmFileConnectorOptions };
 
 /** Options beside those that a URL or a configuration names. */
 export type OtherOptions = Omit<
   ShmFileConnectorOptions,
-  "storageDir" | "workerBinary" | "workerAddr"
+  "storageDir" | "workerBinary" | "workerAddress"
 >;
 
-/** Until the storage directory is counted: some million files. */
-const QUOTA_OPEN_MS = 600_000;
 /** Objects of a batch that are looked at in one go: less than a millisecond. */
 const PIECE_OBJECTS = 1024;
 /** While one is answered, the next ones are sent. */
@@ -83,20 +71,16 @@ function headOf(range: ShmRange, byteLength: number): ShmRange {
   return byteLength === range.byteLength ? range : partOf(range, 0, byteLength);
 }
 
-/** See the file's head. Made by open(), create(), fromUrl() or fromConfig(). */
+/** See the file's head. Made by open() or fromConfig(). */
 export class ShmFileConnector implements RemoteConnector {
   /** The memory that objects are moved from and to. */
   readonly segment: ShmSegment;
-  /** Absolute. */
+  /** As the worker sees it: absolute, or below its root. */
   readonly storageDir: string;
   /** How the worker is reached. */
   readonly mode: "pipe" | "unix" | "tcp";
-  /** Whether this process sees the worker's directory: existsSync() and maxBytes need that. */
-  readonly storageVisible: boolean;
-  readonly #transport: ObjectTransport;
-  readonly #directory: StorageDirectory;
+  readonly #client: ObjectClient;
   readonly #settings: ShmFileSettings;
-  readonly #quota: DirectoryQuota | null;
   readonly #notOpen: () => void;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
@@ -111,68 +95,36 @@ export class ShmFileConnector implements RemoteConnector {
     bytesGot: 0,
   };
 
-  private constructor(
-    settings: ShmFileSettings,
-    transport: ObjectTransport,
-    storageVisible: boolean,
-    quota: DirectoryQuota | null,
-  ) {
+  private constructor(settings: ShmFileSettings, client: ObjectClient) {
     this.segment = settings.segment;
     this.storageDir = settings.storageDir;
     this.mode = settings.address?.kind ?? "pipe";
-    this.storageVisible = storageVisible;
     finalize(this, "segment", "storageDir");
     this.#settings = settings;
-    this.#transport = transport;
-    this.#quota = quota;
-    this.#directory = new StorageDirectory(settings.storageDir);
+    this.#client = client;
     this.#notOpen = rememberOpen(this);
   }
 
   /**
-   * Starts a worker, or connects to the one at workerAddr, and has it attach the segment. Close the
+   * Starts a worker, or connects to the one at workerAddress, and has it attach the segment. Close the
    * connector before the segment is freed.
    * @throws {TypeError | RangeError} naming the option at fault; {ShmError} ENOENT, EACCES, ENOEXEC
-   *   (the program cannot be run), ECONNREFUSED, ETIMEDOUT, EACCES (secret), the worker's reason for
-   *   not attaching, EPROTONOSUPPORT: it has not the version that was asked for, or ENOTSUP:
-   *   maxBytes for a directory that cannot be seen from here, or an option that needs version 2.
+   *   (the program cannot be run), ECONNREFUSED, ETIMEDOUT, EACCES (secret), EXDEV (storageDir is
+   *   outside the worker's root), the worker's reason for not attaching, EPROTONOSUPPORT: it has not
+   *   the version that was asked for, or ENOTSUP: maxBytes with workerAddress, or an option that
+   *   needs version 2.
    */
   static async open(options: ShmFileConnectorOptions): Promise<ShmFileConnector> {
     const settings = checkOptions(options);
-    if (settings.address === null) await new StorageDirectory(settings.storageDir).create();
-    const { transport, visible } = await openTransport(settings);
-    try {
-      const quota = await openQuota(settings, visible);
-      return new ShmFileConnector(settings, transport, visible, quota);
-    } catch (error) {
-      await transport.close(settings.limits.closeTimeoutMs);
-      throw error;
-    }
+    return new ShmFileConnector(settings, await openWorker(settings));
   }
 
-  /** open() by `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path]`. */
-  static async fromUrl(url: string, others: OtherOptions): Promise<ShmFileConnector> {
-    return await ShmFileConnector.#openNamed(optionsFromUrl(url), others);
-  }
-
-  /** open() by LMCache's extra_config: shmfs.storage_dir, shmfs.worker_addr and so on. */
+  /** open() by a configuration or a URL; what `others` says wins. */
   static async fromConfig(
-    extraConfig: Readonly<Record<string, unknown>>,
+    source: ConnectorSource,
     others: OtherOptions,
   ): Promise<ShmFileConnector> {
-    return await ShmFileConnector.#openNamed(optionsFromExtra(extraConfig), others);
-  }
-
-  /** open() by a configuration, such as loadConfig() gives. */
-  static async create(settings: StoreSettings, others: OtherOptions): Promise<ShmFileConnector> {
-    return await ShmFileConnector.#openNamed(optionsFromConfig(settings), others);
-  }
-
-  /** What `others` says wins. */
-  static async #openNamed(
-    { options, shmName }: NamedOptions,
-    others: OtherOptions,
-  ): Promise<ShmFileConnector> {
+    const { options, shmName } = optionsFrom(source);
     checkShmName(shmName, others.segment);
     const said = Object.entries(others).filter(([, value]) => value !== undefined);
     return await ShmFileConnector.open({
@@ -183,27 +135,17 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** What was counted, as it is now. */
   get stats(): ConnectorStats {
-    return {
-      ...this.#counts,
-      restarts: this.#transport.restarts,
-      inFlight: this.#inFlight,
-      quota: this.#quota?.stats ?? null,
-    };
+    return { ...this.#counts, restarts: this.#client.restarts, inFlight: this.#inFlight };
   }
 
   /** Process id of the worker that was started here; null for others and while there is none. */
   get workerPid(): number | null {
-    return this.#transport.pid;
-  }
-
-  /** Whether the worker is lmshm-worker; others write in place and know no paths with spaces. */
-  get workerExtended(): boolean {
-    return this.#transport.extended;
+    return this.#client.pid;
   }
 
   /** The version of the worker's protocol that is spoken. */
   get protocol(): 1 | 2 {
-    return this.#transport.protocol;
+    return this.#client.protocol;
   }
 
   /**
@@ -211,35 +153,32 @@ export class ShmFileConnector implements RemoteConnector {
    * has extended attributes.
    */
   get keepsMetadata(): boolean {
-    return this.#transport.keepsMetadata;
+    return this.#client.keepsMetadata;
   }
 
   /**
-   * What the worker says of itself and its directory, by name, such as `io`: which way objects go.
-   * Empty with version 1.
+   * What the worker says of itself and its directory, such as `io`: which way objects go.
+   * @throws {ShmError} ENOTSUP with version 1.
    */
-  async workerInfo(options: CallOptions = {}): Promise<Readonly<Record<string, string>>> {
-    return await this.#call("ask worker", options, (call) => this.#transport.info(call));
+  async info(options: CallOptions = {}): Promise<WorkerInfo> {
+    return await this.#call("info", options, (call) => this.#client.info(limitsOf(call)));
   }
 
   /** As RemoteConnector.exists(). */
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const file = keyFile(key);
-    return await this.#call("exists", options, (call) => this.#transport.exists(file, call));
+    const keys = [keyText(key)];
+    const found = await this.#call(
+      "exists",
+      options,
+      (call) => this.#client.exists(keys, limitsOf(call)),
+    );
+    return found[0]!;
   }
 
   /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
-    const file = keyFile(key);
-    return await this.#call("stat", options, (call) => this.#transport.stat(file, call));
-  }
-
-  /** As RemoteConnector.existsSync(). */
-  existsSync(key: Key): boolean {
-    const file = keyFile(key);
-    this.#mustBeOpen("exists");
-    if (!this.storageVisible) throw unseen("existsSync", this.storageDir);
-    return this.#directory.existsSync(file.fileName);
+    const text = keyText(key);
+    return await this.#call("stat", options, (call) => this.#stat(text, call));
   }
 
   /**
@@ -254,19 +193,19 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As get(). */
   async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
-    const file = keyFile(key);
+    const text = keyText(key);
     if (into !== undefined) this.#checkRange("get", into);
     const call = this.#enter("get", options);
     this.#counts.gets++;
     try {
       const loaded = into === undefined
-        ? await this.#loadAllocated(file, call)
-        : loadedInto(into, await this.#transport.load(file, into, call));
-      this.#countLoaded(file, loaded?.range ?? null);
+        ? await this.#loadAllocated(text, call)
+        : await this.#loadInto(text, into, call);
+      this.#countLoaded(loaded?.range ?? null);
       return loaded;
     } catch (error) {
       if (!this.#countMismatch(error)) throw error;
-      this.#countLoaded(file, null);
+      this.#countLoaded(null);
       return null;
     } finally {
       this.#leave();
@@ -275,12 +214,21 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.put(). */
   async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
-    const file = keyFile(key);
+    const text = keyText(key);
     this.#checkRange("put", range);
-    const metadata = metadataOf(range, options.metadata);
+    if (options.metadata !== undefined) this.#mustKeep(options.metadata);
+    const attributes = metadataOf(range, options.metadata);
     const call = this.#enter("put", options, STORE_OPTIONS);
     try {
-      await this.#store(file, range, metadata, call);
+      await this.#client.put({
+        key: text,
+        offset: offsetOf(range),
+        byteLength: range.byteLength,
+        release: takeHold(range, `put ${shown(text)}`),
+        ...limitsOf(call),
+        attributes,
+        ...this.#putOptions(),
+      });
       this.#countStored(range);
     } finally {
       this.#leave();
@@ -288,22 +236,45 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /** As RemoteConnector.list(). */
-  async list(options: ListOptions = {}): Promise<string[]> {
+  list(options: ListOptions = {}): AsyncGenerator<string, void, undefined> {
     const { prefix = "", ...rest } = options;
     if (typeof prefix !== "string") {
       throw new TypeError(`prefix must be a string, got ${describe(prefix)}`);
     }
-    return await this.#call("list", rest, (call) => this.#transport.list(prefix, call));
+    this.#enter("list", rest);
+    this.#leave();
+    return this.#list(prefix, rest);
+  }
+
+  async *#list(prefix: string, options: CallOptions): AsyncGenerator<string, void, undefined> {
+    const pages = this.#client.list({ prefix, ...options });
+    try {
+      for (;;) {
+        const page = await this.#call("list", options, () => pages.next());
+        if (page.done) return;
+        yield* page.value;
+      }
+    } finally {
+      await pages.return();
+    }
+  }
+
+  /** As RemoteConnector.listAll(). */
+  async listAll(options: ListOptions = {}): Promise<string[]> {
+    const listed: string[] = [];
+    for await (const key of this.list(options)) listed.push(key);
+    return listed;
   }
 
   /** As RemoteConnector.remove(). */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const file = keyFile(key);
-    return await this.#call("remove", options, async (call) => {
-      const removed = await this.#transport.remove(file, call);
-      this.#quota?.removed(file.fileName);
-      return removed;
-    });
+    const keys = [keyText(key)];
+    const removed = await this.#call(
+      "remove",
+      options,
+      (call) => this.#client.remove(keys, limitsOf(call)),
+    );
+    return removed[0]!;
   }
 
   /** As RemoteConnector.batchedGet(). */
@@ -312,7 +283,8 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
-    const loaded = await this.batchedLoad(keys, into, options);
+    checkPairs("batchedGet", keys, into);
+    const loaded = await this.#batchedLoad("batchedGet", keys, into, options);
     return loaded.map((one) => one?.range ?? null);
   }
 
@@ -322,8 +294,17 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<(LoadedObject | null)[]> {
-    checkPairs("batchedGet", keys, into);
-    return await this.#call("batchedGet", options, async (call) => {
+    checkPairs("batchedLoad", keys, into);
+    return await this.#batchedLoad("batchedLoad", keys, into, options);
+  }
+
+  async #batchedLoad(
+    operation: string,
+    keys: readonly Key[],
+    into: readonly ShmRange[],
+    options: CallOptions,
+  ): Promise<(LoadedObject | null)[]> {
+    return await this.#call(operation, options, async (call) => {
       const pieces = await inPieces(
         keys.length,
         (from, to) => this.#loadPiece(keys.slice(from, to), into.slice(from, to), call),
@@ -349,17 +330,17 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.batchedContains(). */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
-    const files = keys.map(keyFile);
+    const texts = keys.map(keyText);
     return await this.#call(
       "batchedContains",
       options,
-      async (call) => files.length === 0 ? 0 : await this.#transport.contains(files, call),
+      (call) => this.#client.contains(texts, limitsOf(call)),
     );
   }
 
   /** As RemoteConnector.ping(). */
   async ping(options: CallOptions = {}): Promise<number> {
-    return await this.#call("ping", options, (call) => this.#transport.ping(call));
+    return await this.#call("ping", options, (call) => this.#client.ping(limitsOf(call)));
   }
 
   /** See RemoteConnector; calls in flight have closeTimeoutMs. Never rejects. */
@@ -379,13 +360,13 @@ export class ShmFileConnector implements RemoteConnector {
     const { promise: idle, resolve } = Promise.withResolvers<void>();
     this.#onIdle = resolve;
     if (this.#inFlight > 0) await settlesWithin(idle, closeTimeoutMs);
-    await this.#transport.close(closeTimeoutMs - (performance.now() - start));
+    await this.#client.close(closeTimeoutMs - (performance.now() - start));
   }
 
   async #call<T>(
     operation: string,
     options: CallOptions,
-    work: (call: TransportCall) => Promise<T>,
+    work: (call: Call) => Promise<T>,
   ): Promise<T> {
     const call = this.#enter(operation, options);
     try {
@@ -400,7 +381,7 @@ export class ShmFileConnector implements RemoteConnector {
     operation: string,
     options: CallOptions,
     known: readonly string[] = CALL_OPTIONS,
-  ): TransportCall {
+  ): Call {
     this.#mustBeOpen(operation);
     checkCallOptions(operation, options, known);
     const call = callOf(options);
@@ -415,16 +396,50 @@ export class ShmFileConnector implements RemoteConnector {
 
   // --- load
 
+  async #stat(key: string, call: Call): Promise<ObjectStat | null> {
+    const found = await this.#client.stat(key, limitsOf(call));
+    if (found === null) return null;
+    const { byteLength, mtimeMs, diskBytes, crc32c, attributes: metadata } = found;
+    return { byteLength, mtimeMs, diskBytes, crc32c, metadata };
+  }
+
+  async #loadInto(key: string, into: ShmRange, call: Call): Promise<LoadedObject | null> {
+    const { ioMode: io, checksum: verify } = this.#settings;
+    return loadedInto(
+      into,
+      await this.#client.get({
+        key,
+        offset: offsetOf(into),
+        byteLength: into.byteLength,
+        release: takeHold(into, `get ${shown(key)}`),
+        ...limitsOf(call),
+        verify,
+        io,
+      }),
+    );
+  }
+
   /** @throws the first error, after all have ended. */
   async #loadPiece(
     keys: readonly Key[],
     into: readonly ShmRange[],
-    call: TransportCall,
+    call: Call,
   ): Promise<(LoadedObject | null)[]> {
-    const files = keys.map((key) => keyFile(key));
+    const texts = keys.map(keyText);
     for (const range of into) this.#checkRange("batchedGet", range);
-    this.#counts.gets += files.length;
-    const found = await this.#transport.loadAll(files, into, call);
+    this.#counts.gets += texts.length;
+    const { ioMode: io, checksum: verify } = this.#settings;
+    const found = await this.#client.getAll({
+      objects: into.map((range, i) => ({
+        key: texts[i]!,
+        offset: offsetOf(range),
+        byteLength: range.byteLength,
+      })),
+      release: holdAll(into, `get ${texts.length} objects`),
+      ...limitsOf(call),
+      verify,
+      io,
+    });
     const all: (LoadedObject | null)[] = [];
     const failures: unknown[] = [];
     for (let i = 0; i < found.length; i++) {
@@ -438,7 +453,7 @@ export class ShmFileConnector implements RemoteConnector {
       } else {
         loaded = loadedInto(into[i]!, one);
       }
-      this.#countLoaded(files[i]!, loaded?.range ?? null);
+      this.#countLoaded(loaded?.range ?? null);
       all.push(loaded);
     }
     if (failures.length > 0) throw failures[0];
@@ -452,28 +467,27 @@ export class ShmFileConnector implements RemoteConnector {
     return true;
   }
 
-  #countLoaded(file: KeyFile, range: ShmRange | null): void {
+  #countLoaded(range: ShmRange | null): void {
     if (range === null) {
       this.#counts.misses++;
       return;
     }
-    this.#quota?.touch(file.fileName);
     this.#counts.hits++;
     this.#counts.bytesGot += range.byteLength;
   }
 
-  async #loadAllocated(file: KeyFile, call: TransportCall): Promise<LoadedObject | null> {
+  async #loadAllocated(key: string, call: Call): Promise<LoadedObject | null> {
     const { allocate } = this.#settings;
     if (allocate === undefined) {
       throw new TypeError("get() without a range needs the connector's option allocate");
     }
     for (let attempt = 1;; attempt++) {
-      const facts = await this.#transport.stat(file, call);
+      const facts = await this.#stat(key, call);
       if (facts === null) return null;
       const into = allocate(facts.byteLength);
       if (into === null) return null;
       try {
-        return await this.#fill(file, into, call);
+        return await this.#fill(key, into, call);
       } catch (error) {
         // A longer one has taken its place.
         const grown = error instanceof ShmError && error.code === "EMSGSIZE";
@@ -483,15 +497,15 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /** Loads into memory of our own, which is given back on a miss and on a failure. */
-  async #fill(file: KeyFile, into: ShmRange, call: TransportCall): Promise<LoadedObject | null> {
+  async #fill(key: string, into: ShmRange, call: Call): Promise<LoadedObject | null> {
     const own = new OwnRange(into);
     let loaded: LoadedObject | null = null;
     let release: (() => void) | undefined;
     try {
       this.#checkRange("get", into);
-      release = own.hold(`get ${shownKey(file)}`);
-      const found = await this.#transport.load(file, own, call);
-      if (found !== null) loaded = loadedAs(own.head(found.byteLength), found);
+      release = own.hold(`get ${shown(key)}`);
+      const found = await this.#loadInto(key, own, call);
+      if (found !== null) loaded = { ...found, range: own.head(found.range.byteLength) };
       return loaded;
     } finally {
       release?.();
@@ -505,18 +519,21 @@ export class ShmFileConnector implements RemoteConnector {
   async #storePiece(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    call: TransportCall,
+    call: Call,
   ): Promise<void> {
-    const files = keys.map((key) => keyFile(key));
+    const texts = keys.map(keyText);
     for (const range of ranges) this.#checkRange("batchedPut", range);
-    const metadata = ranges.map((range) => metadataOf(range));
-    const stored = this.#quota === null
-      ? await this.#transport.putAll(files, ranges, metadata, call)
-      : await heldOutcomes(
-        ranges,
-        `put ${files.length} objects`,
-        (i) => this.#store(files[i]!, ranges[i]!, metadata[i]!, call),
-      );
+    const stored = await this.#client.putAll({
+      objects: ranges.map((range, i) => ({
+        key: texts[i]!,
+        offset: offsetOf(range),
+        byteLength: range.byteLength,
+        attributes: metadataOf(range),
+      })),
+      release: holdAll(ranges, `put ${texts.length} objects`),
+      ...limitsOf(call),
+      ...this.#putOptions(),
+    });
     const failures: unknown[] = [];
     for (let i = 0; i < stored.length; i++) {
       const one = stored[i];
@@ -526,72 +543,14 @@ export class ShmFileConnector implements RemoteConnector {
     if (failures.length > 0) throw failures[0];
   }
 
+  #putOptions() {
+    const { ioMode: io, durability: sync, checksum } = this.#settings;
+    return { io, sync, checksum };
+  }
+
   #countStored(range: ShmRange): void {
     this.#counts.puts++;
     this.#counts.bytesPut += range.byteLength;
-  }
-
-  /** Writes an object, within the directory's limit if it has one. */
-  async #store(
-    file: KeyFile,
-    range: ShmRange,
-    metadata: Metadata,
-    call: TransportCall,
-  ): Promise<void> {
-    if (this.#quota === null) {
-      return await this.#transport.put(file, range, metadata, call);
-    }
-    const release = takeHold(range, `put ${shownKey(file)}`);
-    try {
-      await this.#storeLimited(this.#quota, file, range, metadata, call);
-    } finally {
-      release();
-    }
-  }
-
-  async #storeLimited(
-    quota: DirectoryQuota,
-    file: KeyFile,
-    range: ShmRange,
-    metadata: Metadata,
-    call: TransportCall,
-  ): Promise<void> {
-    const room = await this.#makeRoom(quota, file, range.byteLength, call);
-    // Whether this call waits for it or has given up: the room is taken until the worker is done.
-    let counted: Promise<void> | null = null;
-    const onOver = () => {
-      counted = room.commit();
-      counted.catch(() => {});
-    };
-    const settle = async () => {
-      if (counted !== null) await this.#inTime(counted, "count object", call);
-    };
-    try {
-      await this.#transport.put(file, range, metadata, call, onOver);
-    } catch (error) {
-      await settle().catch(() => {});
-      throw error;
-    }
-    await settle();
-  }
-
-  async #makeRoom(
-    quota: DirectoryQuota,
-    file: KeyFile,
-    byteLength: number,
-    call: TransportCall,
-  ): Promise<Reservation> {
-    const reserving = quota.reserve(file.fileName, byteLength, this.keepsMetadata);
-    try {
-      return await this.#inTime(reserving, "make room in the storage directory", call);
-    } catch (error) {
-      reserving.then((room) => room.cancel(), () => {});
-      throw error;
-    }
-  }
-
-  #inTime<T>(work: Promise<T>, what: string, { deadline }: TransportCall): Promise<T> {
-    return deadline.wait(work, what, this.#settings.limits.controlTimeoutMs);
   }
 
   // --- checks
@@ -621,6 +580,15 @@ export class ShmFileConnector implements RemoteConnector {
     );
   }
 
+  /**
+   * @throws {ShmError} ENOTSUP: what the caller wants to be kept would be lost. A layout is stored as
+   *   far as the store can.
+   */
+  #mustKeep(metadata: Metadata): void {
+    if (this.protocol === 2 || isLayout(metadata)) return;
+    throw unsupported("metadata", "put");
+  }
+
   #mustBeOpen(operation: string): void {
     if (this.#closing === undefined) return;
     throw new ShmError("the connector is closed", {
@@ -632,12 +600,20 @@ export class ShmFileConnector implements RemoteConnector {
 }
 
 /** `found` is at the beginning of `into`. */
-function loadedInto(into: ShmRange, found: FoundObject | null): LoadedObject | null {
-  return found === null ? null : loadedAs(headOf(into, found.byteLength), found);
+function loadedInto(into: ShmRange, found: StoredObject | null): LoadedObject | null {
+  if (found === null) return null;
+  const { byteLength, attributes: metadata, crc32c } = found;
+  return { range: headOf(into, byteLength), metadata, crc32c };
 }
 
-function loadedAs(range: ShmRange, { metadata, crc32c }: FoundObject): LoadedObject {
-  return { range, metadata, crc32c };
+/** An empty range may begin where the segment ends. */
+function offsetOf(range: ShmRange): number {
+  return range.byteLength === 0 ? 0 : range.offset;
+}
+
+/** The part of a key that a message shows. */
+function shown(key: string): string {
+  return key.length > 120 ? `${key.slice(0, 120)}...` : key;
 }
 
 /**
@@ -664,10 +640,21 @@ async function inPieces<T>(
   return valuesOf(outcomes);
 }
 
-/** What most calls say. */
-const PLAIN_CALL: TransportCall = { deadline: Deadline.NONE, priority: undefined };
+/** One call: its limits, and its place among others. */
+interface Call {
+  readonly deadline: Deadline;
+  readonly priority: Priority | undefined;
+}
 
-function callOf({ timeoutMs, signal, priority }: CallOptions): TransportCall {
+/** What is left of it. */
+function limitsOf({ deadline, priority }: Call): RequestOptions {
+  return { signal: deadline.signal, timeoutMs: deadline.leftMs, priority };
+}
+
+/** What most calls say. */
+const PLAIN_CALL: Call = { deadline: Deadline.NONE, priority: undefined };
+
+function callOf({ timeoutMs, signal, priority }: CallOptions): Call {
   if (timeoutMs === undefined && signal === undefined && priority === undefined) return PLAIN_CALL;
   checkPriority(priority);
   return { deadline: new Deadline(timeoutMs ?? Infinity, signal ?? undefined), priority };
@@ -677,28 +664,6 @@ function checkPriority(priority: unknown): void {
   if (priority === undefined || priority === "high" || priority === "normal") return;
   if (priority === "low") return;
   throw new TypeError(`priority must be "high", "normal" or "low", got ${describe(priority)}`);
-}
-
-/** Null when there is no limit. */
-async function openQuota(
-  { storageDir, maxBytes }: ShmFileSettings,
-  visible: boolean,
-): Promise<DirectoryQuota | null> {
-  if (maxBytes === undefined) return null;
-  if (!visible) {
-    throw new ShmError(
-      `maxBytes is ${maxBytes}, and ${storageDir} of the worker cannot be seen from here, so ` +
-        "nothing in it can be counted or removed",
-      {
-        code: "ENOTSUP",
-        operation: "limit the storage directory",
-        hint: "Mount the directory at the same path here, or leave maxBytes out",
-        details: { maxBytes, storageDir },
-      },
-    );
-  }
-  const opening = DirectoryQuota.open(storageDir, { maxBytes });
-  return await new Deadline(QUOTA_OPEN_MS).wait(opening, "count objects", QUOTA_OPEN_MS);
 }
 
 function checkPairs(operation: string, keys: readonly Key[], ranges: readonly ShmRange[]): void {

@@ -10,10 +10,10 @@ import { ShmError } from "../errors.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { locateWorker } from "../native/locate.ts";
 import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../worker/address.ts";
-import type { WorkerLimits } from "../worker/client.ts";
-import { checkSecret } from "../worker/protocol.ts";
-import type { Durability, IoMode } from "../worker/protocol_v2.ts";
-import { fileError } from "./storage_directory.ts";
+import type { WorkerLimits } from "../worker/limits.ts";
+import { checkSecret } from "../worker/login.ts";
+import type { Durability, IoMode } from "../worker/object_client.ts";
+import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
 import { MAX_TIMER_MS } from "../wait.ts";
 
@@ -25,8 +25,9 @@ export interface ShmFileConnectorOptions {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */
   segment: ShmSegment;
   /**
-   * One file for each key is kept here. Relative to the current directory. Created with mode 0700
-   * where it is missing, if the worker is started here.
+   * One file for each key is kept here. Made with mode 0700 where it is missing. Of a worker that is
+   * started here it is the --root, and relative to the current directory. Of one that runs already
+   * it is a directory in its --root, as that worker sees it: relative means below the root.
    */
   storageDir: string;
   /**
@@ -37,35 +38,26 @@ export interface ShmFileConnectorOptions {
   /** Further arguments for the worker that is started, e.g. ["--log-level", "info"]. */
   workerArgs?: readonly string[] | undefined;
   /** A running worker: "host:port", "[::1]:port", "unix:/path", "/path". Starts none then. */
-  workerAddr?: string | undefined;
+  workerAddress?: string | undefined;
   /** For a TCP worker; default: secretFile, else the variable LMSHM_SECRET. */
   secret?: string | undefined;
   /** A file that holds the secret, with or without a line feed at its end. */
   secretFile?: string | undefined;
   /**
-   * Whether storageDir is the worker's here too. Default: yes for a worker that is started here; a
-   * running one is asked to find a file that is made for the question.
-   */
-  storageVisible?: boolean | undefined;
-  /**
-   * What the objects may take of the disk together; default: no limit. Those that were used longest
-   * ago are removed to make room. Every process that uses the directory needs the same limit, and
-   * has to see it: see storageVisible. Several together may exceed it by what each writes before it
-   * looks at what the others wrote, which it does after a second, and sooner when it has written a
-   * sixteenth of the limit; but not within 16 ms, nor ten times what it takes to read the directory.
-   * What is being written is never removed, so a batch that is larger than the limit may fail with
-   * ENOSPC in part.
+   * For a worker that is started here: what the objects may take of the disk together; default: no
+   * limit. Those that were used longest ago are removed to make room; a put that cannot fit is
+   * ENOSPC. A running worker was given its limit when it was started (--max-bytes).
    */
   maxBytes?: number | undefined;
   /**
-   * Default "auto". With version 2 the directory need not be seen from here, metadata is kept, and
-   * checksums are verified; workers other than lmshm-worker have version 1 alone. With 2, objects
-   * are directly below the worker's --root, whatever storageDir says.
+   * Default "auto": version 2, or 1 where the worker has no other, such as LMCache's. Version 1 keeps
+   * neither metadata nor checksums, and needs storageDir at the same path here for list(), remove()
+   * and stat().
    */
   protocol?: ProtocolChoice | undefined;
   /**
-   * Default: as the worker was started ("auto"). This option and the next two need version 2: with
-   * a worker that has version 1 alone open() refuses them, unless they ask for nothing.
+   * Default: as the worker was started ("auto"). With a worker that has version 1 alone open()
+   * refuses this option and the next two, unless they ask for nothing.
    */
   ioMode?: IoMode | undefined;
   /** Default: as the worker was started ("none"). */
@@ -94,7 +86,7 @@ export interface ShmFileConnectorOptions {
   closeTimeoutMs?: number | undefined;
   /**
    * How often a lost worker is started again within restartWindowMs; default 5. A worker at
-   * workerAddr starts without us: so often a call tries to connect to it before it fails with
+   * workerAddress starts without us: so often a call tries to connect to it before it fails with
    * EWORKER. While it is away each call tries once, so that it is used again as soon as it is back.
    * 0: a lost worker stays lost.
    */
@@ -117,10 +109,9 @@ const OPTION_NAMES = [
   "storageDir",
   "workerBinary",
   "workerArgs",
-  "workerAddr",
+  "workerAddress",
   "secret",
   "secretFile",
-  "storageVisible",
   "maxBytes",
   "protocol",
   "ioMode",
@@ -143,7 +134,7 @@ const OPTION_NAMES = [
 /** What the options mean. */
 export interface ShmFileSettings {
   readonly segment: ShmSegment;
-  /** Absolute. */
+  /** Absolute, or below the root of the worker at `address`. */
   readonly storageDir: string;
   /** Absolute; null: none is started. */
   readonly workerBinary: string | null;
@@ -153,7 +144,6 @@ export interface ShmFileSettings {
   /** Null: a worker is started. */
   readonly address: WorkerAddress | null;
   readonly secret: string | null;
-  readonly storageVisible: boolean | undefined;
   readonly maxBytes: number | undefined;
   readonly protocol: ProtocolChoice;
   /** Undefined, like the next two: it was not said. */
@@ -211,7 +201,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     throw new TypeError(`ShmFileConnector takes an options object, got ${describe(options)}`);
   }
   checkKnown("ShmFileConnector", "option", Object.keys(options), OPTION_NAMES);
-  const { segment, workerArgs = [], workerAddr } = options;
+  const { segment, workerArgs = [], workerAddress } = options;
   if (!(segment instanceof ShmSegment)) {
     throw new TypeError(`segment must be a ShmSegment, got ${describe(segment)}`);
   }
@@ -219,36 +209,33 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   if (!Array.isArray(workerArgs) || workerArgs.some((arg) => typeof arg !== "string")) {
     throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);
   }
-  for (const name of ["storageVisible", "checksum"] as const) {
-    checkType(name, options[name], "boolean");
-  }
+  checkType("checksum", options.checksum, "boolean");
   for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
     checkType(name, options[name], "function");
   }
-  const address = workerAddr === undefined ? null : parseWorkerAddress(workerAddr);
+  const address = workerAddress === undefined ? null : parseWorkerAddress(workerAddress);
   if (address !== null) {
     for (const name of ["workerBinary", "workerArgs", "onLog"] as const) {
       if (options[name] === undefined) continue;
-      throw new TypeError(`${name} is for a worker that is started here, and workerAddr is given`);
+      throw new TypeError(
+        `${name} is for a worker that is started here, and workerAddress is given`,
+      );
     }
     if (segment.name === null) {
       throw new TypeError(
         "an anonymous segment can be attached only by a worker that is started here, and " +
-          `workerAddr is ${JSON.stringify(workerAddr)}; create the segment with a name`,
+          `workerAddress is ${JSON.stringify(workerAddress)}; create the segment with a name`,
       );
     }
   }
   return {
     segment,
-    storageDir: resolve(checkPath("storageDir", options.storageDir)),
+    storageDir: checkDirectory(options.storageDir, address),
     workerArgs,
     workerCwd: workerArgs.length === 0 ? undefined : currentDirectory(),
     address,
     secret: findSecret(options, address),
-    storageVisible: options.storageVisible,
-    maxBytes: options.maxBytes === undefined
-      ? undefined
-      : checkInteger("maxBytes", options.maxBytes, MIN_QUOTA_BYTES),
+    maxBytes: checkMaxBytes(options.maxBytes, address),
     protocol: checkProtocol(options.protocol),
     ioMode: choiceOf("ioMode", options.ioMode, ["auto", "direct", "cached"]),
     durability: choiceOf("durability", options.durability, ["none", "data", "full"]),
@@ -261,6 +248,27 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     // Last: what is wrong with the other options is told even where no worker is built.
     workerBinary: address === null ? findWorker(options.workerBinary) : null,
   };
+}
+
+/** A worker that runs already may see its directories where this process does not. */
+function checkDirectory(storageDir: string, address: WorkerAddress | null): string {
+  const path = checkPath("storageDir", storageDir);
+  return address === null || path.startsWith("/") ? resolve(path) : path;
+}
+
+function checkMaxBytes(
+  maxBytes: number | undefined,
+  address: WorkerAddress | null,
+): number | undefined {
+  if (maxBytes === undefined) return undefined;
+  checkInteger("maxBytes", maxBytes, MIN_QUOTA_BYTES);
+  if (address === null) return maxBytes;
+  throw new ShmError(`maxBytes is ${maxBytes}, and the worker runs already`, {
+    code: "ENOTSUP",
+    operation: "open connector",
+    hint: `Start it with --max-bytes ${maxBytes}, and leave maxBytes out here`,
+    details: { maxBytes, workerAddress: formatWorkerAddress(address) },
+  });
 }
 
 /** Once: a worker that is started again, from wherever, is the same one. */

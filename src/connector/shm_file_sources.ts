@@ -3,6 +3,7 @@
 // Where a connector's options come from if not from code: a configuration, LMCache's extra_config,
 // a URL. What those mean is decided in config/; here it is only put into the options' words.
 
+import { describe } from "../arguments.ts";
 import { configFromExtra, type LmshmConfig } from "../config/config.ts";
 import { parseRemoteUrl } from "../config/remote_url.ts";
 import type { ShmSegment } from "../memory/segment.ts";
@@ -48,7 +49,7 @@ export function optionsFromConfig(settings: StoreSettings): NamedOptions {
     options: {
       storageDir,
       // As in LMCache, an address wins over a program to start.
-      workerAddr: workerAddress ?? undefined,
+      workerAddress: workerAddress ?? undefined,
       workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
       secretFile: secretFile ?? undefined,
       maxBytes: maxBytes ?? undefined,
@@ -62,6 +63,25 @@ export function optionsFromConfig(settings: StoreSettings): NamedOptions {
 }
 
 /**
+ * What opens a connector if not options: a configuration such as loadConfig() gives, LMCache's
+ * extra_config (shmfs.storage_dir, shmfs.worker_addr and so on), or a URL,
+ * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`.
+ */
+export type ConnectorSource = StoreSettings | Readonly<Record<string, unknown>> | string;
+
+/** @throws as the function for what it is. */
+export function optionsFrom(source: ConnectorSource): NamedOptions {
+  if (typeof source === "string") return optionsFromUrl(source);
+  if (typeof source !== "object" || source === null) {
+    throw new TypeError(`fromConfig() takes a configuration or a URL, got ${describe(source)}`);
+  }
+  // Names of extra_config have a dot in them.
+  return "storageDir" in source
+    ? optionsFromConfig(source as StoreSettings)
+    : optionsFromExtra(source);
+}
+
+/**
  * The same of LMCache's extra_config alone.
  * @throws {ShmError} ECONFIG for keys and values, as loadConfig().
  */
@@ -70,11 +90,10 @@ export function optionsFromExtra(extra: Readonly<Record<string, unknown>>): Name
 }
 
 /**
- * The same of `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`.
+ * The same of a URL.
  * @throws {RangeError} saying what is wrong with it.
  */
 export function optionsFromUrl(text: string): NamedOptions {
-  if (typeof text !== "string") throw new TypeError(`the URL must be a string, got ${text}`);
   const parts = parseRemoteUrl(text);
   if (typeof parts === "string") {
     throw new RangeError(`connector URL ${JSON.stringify(text.slice(0, 200))} ${parts}`);
@@ -83,7 +102,7 @@ export function optionsFromUrl(text: string): NamedOptions {
   return {
     options: {
       storageDir,
-      workerAddr: workerAddress ?? undefined,
+      workerAddress: workerAddress ?? undefined,
       workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
     },
     shmName,

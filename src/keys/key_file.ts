@@ -9,15 +9,10 @@
 // - A key that no file name or protocol line can carry (control characters, half a surrogate pair,
 //   more than 16,384 bytes), and the empty one, is refused.
 //
-// So two different keys never share a file, and a directory can be listed. The one exception is the
-// probe: an object for a moment, by which a client finds out whether its directory is the worker's.
-// It is never listed, and what a client that died has left of it is removed as a temporary is.
-//
-// Pure functions, but for probeKey().
+// So two different keys never share a file, and a directory can be listed. Pure functions.
 
 import { Buffer } from "node:buffer";
-import { createHash, randomBytes } from "node:crypto";
-import process from "node:process";
+import { createHash } from "node:crypto";
 import { describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 import { CacheEngineKey, type Key } from "./key.ts";
@@ -28,10 +23,6 @@ const MIDDLE = "SEP";
 const DATA = ".data";
 const SIDECAR = ".key";
 const HASHED = /^sha256-[0-9a-f]{64}$/;
-/** Also in csrc/worker/storage/temporary_name.h. */
-const PROBE = /^\.lmshm-probe\.\d+\.[0-9a-f]{16}\.tmp$/;
-/** Of a temporary or a probe, with the number of the process that made it. */
-const TEMPORARY = /^\..+\.(\d+)\.[0-9a-f]{16}\.tmp$/;
 /** NAME_MAX of every Linux file system that matters. */
 const MAX_NAME_BYTES = 255;
 /** A longer key could not be listed by a worker: coded, it must fit into a line. */
@@ -156,45 +147,15 @@ export function keyToFileName(key: Key): string {
 
 /**
  * The key whose object has this file name; null when the name is not an object's, or when it is a
- * hash and the key is in the file sidecarOf(fileName).
+ * hash and the key is in the file beside it.
  */
 export function fileNameToKey(fileName: string): string | null {
   if (!fileName.endsWith(DATA)) return null;
   const key = plainKey(fileName);
-  if (PROBE.test(key)) return null;
   try {
     const file = keyFile(key);
     return file.fileName === fileName && file.sidecarName === null ? key : null;
   } catch {
     return null;
   }
-}
-
-/** The name of a file that is there for a moment only, made by this process: of a temporary. */
-export function temporaryName(stem: string): string {
-  return `.${stem}.${process.pid}.${randomBytes(8).toString("hex")}.tmp`;
-}
-
-/** The key of a probe that nobody else has. */
-export function probeKey(): string {
-  return temporaryName("lmshm-probe");
-}
-
-/** Which process made the temporary or probe of this name; null when it is neither. */
-export function temporaryMaker(fileName: string): number | null {
-  const key = fileName.endsWith(DATA) ? fileName.slice(0, -DATA.length) : "";
-  const found = TEMPORARY.exec(PROBE.test(key) ? key : fileName);
-  return found === null ? null : Number(found[1]);
-}
-
-/** The name of the object that a file of this name would hold the key of; null when it is none. */
-export function objectOfSidecar(fileName: string): string | null {
-  const stem = fileName.slice(0, -SIDECAR.length);
-  return fileName.endsWith(SIDECAR) && HASHED.test(stem) ? stem + DATA : null;
-}
-
-/** The name of the file that holds the key of a hashed object; null when `fileName` is none. */
-export function sidecarOf(fileName: string): string | null {
-  const stem = fileName.slice(0, -DATA.length);
-  return fileName.endsWith(DATA) && HASHED.test(stem) ? stem + SIDECAR : null;
 }

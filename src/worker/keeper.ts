@@ -6,7 +6,6 @@
 
 import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
-import type { SlotSet } from "../slot_set.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
 import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
@@ -83,9 +82,12 @@ export class Keeper<C extends KeptConnection> {
     return this.#ended;
   }
 
-  /** Makes the first connection. @throws {ShmError} the reason why not; nothing is left then. */
-  async start(): Promise<void> {
-    const [connection, worker] = await this.#connect();
+  /**
+   * Makes the first connection, or takes the one that there is.
+   * @throws {ShmError} the reason why not; nothing is left then.
+   */
+  async start(first?: C): Promise<void> {
+    const [connection, worker] = await this.#connect(first);
     // One that was lost since is replaced when somebody needs it, as a later one would be.
     if (connection.open) this.#connection = connection;
     this.#worker = worker;
@@ -144,7 +146,7 @@ export class Keeper<C extends KeptConnection> {
    * @param idle nothing is outstanding, nor will be.
    */
   async end(
-    outstanding: SlotSet<Pending<unknown>>,
+    outstanding: Iterable<Pending<unknown>>,
     idle: () => boolean,
     timeoutMs: number,
   ): Promise<void> {
@@ -164,8 +166,7 @@ export class Keeper<C extends KeptConnection> {
     await this.until(() => idle() && this.#live.size === 0, GRACE_MS);
   }
 
-  async #connect(): Promise<[C, string | null]> {
-    const connection = this.#owner.make();
+  async #connect(connection: C = this.#owner.make()): Promise<[C, string | null]> {
     this.#live.add(connection);
     try {
       await connection.ready;

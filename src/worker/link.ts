@@ -9,7 +9,7 @@
 import { ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { LineSplitter } from "./line_splitter.ts";
-import { MAX_LINE_BYTES } from "./protocol.ts";
+import { MAX_LINE_BYTES } from "./reply.ts";
 import type { OpenTransport, Transport } from "./transport.ts";
 
 export interface LinkOwner {
@@ -94,8 +94,8 @@ export class Link {
     return this.#state === "open";
   }
 
-  /** Why nothing more will be answered; null: it may be. */
-  get ended(): ShmError | null {
+  /** Why nothing that is written now will be answered; null: it may be. */
+  get fault(): ShmError | null {
     return this.#state === "open" || this.#state === "closing" ? null : this.#error;
   }
 

@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
-import { encodeChallenge, encodeProof, type ErrorReply, type Reply } from "./protocol.ts";
+import type { ErrorReply, Reply } from "./reply.ts";
 import { replyError } from "./reply_error.ts";
 
 /** Sends a line of the beginning of a connection, and resolves with the answer to it. */
@@ -17,6 +17,16 @@ export type Ask = (what: string, line: string) => Promise<Reply>;
 export type ProofOf = "client" | "worker";
 
 const DIGITS = /^[0-9a-f]{64}$/;
+
+/** Throws a RangeError, without the secret in it, unless a worker can accept `secret`. */
+export function checkSecret(secret: string): void {
+  if (!/^[\x21-\x7e]{16,1024}$/.test(secret)) {
+    throw new RangeError(
+      `a secret has 16 to 1,024 printable ASCII characters without spaces; this one has ` +
+        `${secret.length} characters`,
+    );
+  }
+}
 
 /** What one end proves: 64 hexadecimal digits. The nonces as they were said. */
 export function loginProof(
@@ -37,13 +47,13 @@ export function loginProof(
  */
 export async function logIn(ask: Ask, secret: string, peer: string): Promise<void> {
   const clientNonce = randomBytes(32).toString("hex");
-  const challenge = await ask("CHALLENGE", encodeChallenge(clientNonce));
+  const challenge = await ask("CHALLENGE", `CHALLENGE ${clientNonce}\n`);
   if (!challenge.ok) throw refusalError(challenge, peer);
   const workerNonce = challenge.text;
   if (!DIGITS.test(workerNonce)) throw impostorError(peer);
 
   const proof = loginProof("client", secret, clientNonce, workerNonce);
-  const answer = await ask("PROVE", encodeProof(proof));
+  const answer = await ask("PROVE", `PROVE ${proof}\n`);
   if (!answer.ok) throw refusalError(answer, peer);
   const expected = Buffer.from(loginProof("worker", secret, clientNonce, workerNonce));
   const given = Buffer.from(answer.text);

@@ -4,10 +4,11 @@
 
 import { type ErrorDetails, knownCode, ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
-import type { ErrorReply } from "./protocol.ts";
+import type { ErrorReply } from "./reply.ts";
 
 const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "Free space in the storage directory's file system",
+  ENOSPC: "Free space in the storage directory's file system, or raise maxBytes (the worker's " +
+    "--max-bytes)",
   EDQUOT: "The disk quota of the user that runs the worker is used up",
   EACCES: "Check the permissions of the directory, and that it is below the worker's --root",
   EROFS: "The storage directory's file system is mounted read-only",
@@ -46,15 +47,4 @@ export function replyError(
 
 function withoutPrefix(text: string, prefix: string): string {
   return text.startsWith(prefix) ? text.slice(prefix.length) : text;
-}
-
-/** An option that a worker does not know and must not pass over. */
-export function unsupported(option: string, operation: string): ShmError {
-  const errno = errnoNumber("ENOTSUP");
-  return new ShmError(`the worker does not know ${option}`, {
-    code: "ENOTSUP",
-    operation,
-    ...(errno === undefined ? {} : { errno }),
-    hint: "Use a newer lmshm-worker, or leave the option out",
-  });
 }

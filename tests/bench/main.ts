@@ -21,6 +21,7 @@ import { smallBenchmark } from "./data_plane/small_bench.ts";
 import { latencyBenchmark } from "./data_plane/latency_bench.ts";
 import { loadBenchmark } from "./data_plane/load_bench.ts";
 import { busyBenchmark } from "./data_plane/busy_bench.ts";
+import { directoryBenchmark } from "./data_plane/directory_bench.ts";
 import { growthBenchmark } from "./data_plane/growth_bench.ts";
 import { tieredBenchmark } from "./data_plane/tiered_bench.ts";
 import { noCopyBenchmark } from "./data_plane/no_copy_bench.ts";
@@ -49,6 +50,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   noCopyBenchmark,
   largeBenchmark,
   growthBenchmark,
+  directoryBenchmark,
   tieredBenchmark,
 ];
 

@@ -12,6 +12,7 @@
 #include "worker/process/descriptors.h"
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
+#include "worker/storage/directories.h"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 
@@ -28,6 +29,7 @@ DescriptorNeeds Needs(uint64_t limit) {
   needs.usual_clients = 64;
   needs.threads = 4;
   needs.logins = true;
+  needs.directories = true;
   return needs;
 }
 
@@ -53,6 +55,8 @@ TEST(where_there_are_many_everybody_has_all) {
   CHECK_EQ(shares.wakes, 64u);
   CHECK_EQ(shares.logins, lmshm::kMaxPendingLogins);
   CHECK_EQ(shares.lingering, lmshm::kMaxLingering);
+  CHECK_EQ(shares.directories, lmshm::kMaxDirectories);
+  CHECK_EQ(shares.listings, 64 * lmshm::KeyListings::kMost);
   CHECK_EQ(shares.open_objects, 4u);
   CHECK_EQ(shares.begun, 68u);
   CHECK(shares.kept > 8192);
@@ -68,15 +72,17 @@ TEST(what_is_shared_out_is_never_more_than_there_is) {
       const uint64_t requests = std::min<uint64_t>(threads, 4);
       DescriptorShares shares;
       if (!ShareDescriptors(needs, &shares).ok()) {
-        CHECK(limit < needs.own + 4 + 2 + 16 + 3 * requests + listeners);
+        CHECK(limit < needs.own + 4 + 2 + 1 + 2 + 16 + 3 * requests + listeners);
         continue;
       }
       CHECK(shares.clients >= listeners && shares.clients <= 64);
       CHECK(shares.begun >= 1 && shares.open_objects >= 1);
       CHECK(shares.logins >= 16 && shares.logins <= std::max<uint64_t>(16, limit / 8));
       CHECK(shares.lingering >= 2);
+      CHECK(shares.directories >= 1 && shares.listings >= 2);
       CHECK(needs.own + shares.clients + shares.logins + shares.lingering + shares.wakes +
-                3 * requests + (shares.begun - requests) * shares.open_objects + shares.kept <=
+                shares.directories + shares.listings + 3 * requests +
+                (shares.begun - requests) * shares.open_objects + shares.kept <=
             limit);
       // Nothing is kept from the usual clients for the sake of what is only convenient.
       if (shares.clients < 64) CHECK_EQ(shares.kept + shares.wakes, 0u);
@@ -87,18 +93,18 @@ TEST(what_is_shared_out_is_never_more_than_there_is) {
 TEST(clients_that_were_asked_for_are_served_or_refused_at_the_start) {
   DescriptorNeeds needs = Needs(100);
   needs.logins = false;
-  needs.clients = 74;
+  needs.clients = 71;
   DescriptorShares shares;
   CHECK_OK(ShareDescriptors(needs, &shares));
-  CHECK_EQ(shares.clients, 74u);
-  needs.clients = 75;
+  CHECK_EQ(shares.clients, 71u);
+  needs.clients = 72;
   const lmshm::Status status = ShareDescriptors(needs, &shares);
   CHECK_EQ(status.number(), EMFILE);
-  CHECK_CONTAINS(status.text(), "--max-clients 75 needs 101 descriptors");
+  CHECK_CONTAINS(status.text(), "--max-clients 72 needs 101 descriptors");
   CHECK_CONTAINS(status.text(), "may have 100");
-  CHECK_CONTAINS(status.text(), "at most --max-clients 74");
+  CHECK_CONTAINS(status.text(), "at most --max-clients 71");
   needs.logins = true;
-  CHECK_CONTAINS(ShareDescriptors(needs, &shares).text(), "at most --max-clients 58");
+  CHECK_CONTAINS(ShareDescriptors(needs, &shares).text(), "at most --max-clients 55");
   needs.logins = false;
   needs.sockets = false;  // a pipe takes none
   needs.clients.reset();

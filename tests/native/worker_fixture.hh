@@ -20,6 +20,8 @@
 #include <string>
 #include <vector>
 
+#include "worker/storage/object_key.h"
+#include "worker/storage/storage_facts.h"
 #include "worker_check.hh"
 
 // A new directory below `parent`, or below the temporary directory.
@@ -108,6 +110,19 @@ class TestSegment {
   int fd_ = -1;
   char* data_ = nullptr;
 };
+
+// Refers to `text`.
+inline lmshm::ObjectKey Key(std::string_view text) {
+  lmshm::ObjectKey key;
+  REQUIRE(lmshm::ParseKey(text, &key).ok());
+  return key;
+}
+
+inline lmshm::StorageFacts FactsOf(int dir_fd) {
+  lmshm::StorageFacts facts;
+  REQUIRE_EQ(lmshm::ProbeStorage(dir_fd, &facts), 0);
+  return facts;
+}
 
 inline std::string ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

@@ -61,7 +61,7 @@ class Store {
   explicit Store(const std::string& path)
       : fd_(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)) {
     REQUIRE(fd_.valid());
-    facts = lmshm::ProbeStorage(fd_.get());
+    facts = FactsOf(fd_.get());
     Make();
   }
 
@@ -133,7 +133,7 @@ void RoundTrip(const Store& store, TestSegment* segment, size_t offset, size_t s
   segment->FillPattern(static_cast<unsigned>(size % 251));
   const std::string before = segment->Bytes(offset, size);
   uint32_t crc = 0;
-  CHECK_OK(store->Put("k", {segment->data() + offset, size}, {{"a", "b"}}, options, &crc));
+  CHECK_OK(store->Put(Key("k"), {segment->data() + offset, size}, {{"a", "b"}}, options, &crc));
   CHECK_EQ(crc, options.checksum ? CrcOf(before) : 0u);
   CHECK(ReadFile(path) == before);
   struct stat st;
@@ -143,7 +143,7 @@ void RoundTrip(const Store& store, TestSegment* segment, size_t offset, size_t s
   segment->FillPattern(static_cast<unsigned>(size % 251) + 1);
   const std::string beyond = segment->Bytes(offset + size, 4096);
   ObjectInfo info;
-  CHECK_OK(store->Get("k", {segment->data() + offset, size + 4096}, options, &info));
+  CHECK_OK(store->Get(Key("k"), {segment->data() + offset, size + 4096}, options, &info));
   CHECK_EQ(info.length, size);
   CHECK(segment->Bytes(offset, size) == before);
   CHECK(segment->Bytes(offset + size, 4096) == beyond);
@@ -202,12 +202,12 @@ TEST(objects_of_any_size_go_past_the_page_cache) {
   }
   CHECK(parallel.asked_parts > 1);
   CHECK(parallel.asked_at_once > 1);
-  CHECK_EQ(store->counters().puts_direct, count);
-  CHECK_EQ(store->counters().gets_direct, count);
-  CHECK_EQ(store->counters().put_bytes, bytes);
-  CHECK_EQ(store->counters().got_bytes, bytes);
-  CHECK_EQ(store->counters().puts_cached, 0u);
-  CHECK_EQ(store->counters().fallbacks(), 0u);
+  CHECK_EQ(store->share().counters.puts_direct, count);
+  CHECK_EQ(store->share().counters.gets_direct, count);
+  CHECK_EQ(store->share().counters.put_bytes, bytes);
+  CHECK_EQ(store->share().counters.got_bytes, bytes);
+  CHECK_EQ(store->share().counters.puts_cached, 0u);
+  CHECK_EQ(store->share().counters.fallbacks(), 0u);
   CHECK_EQ(dir.Names().size(), 1u);
 }
 
@@ -223,10 +223,10 @@ TEST(small_objects_and_cached_ones_go_through_the_page_cache) {
     RoundTrip(store, &segment, 7, size, Options(IoMode::kCached, &parallel), dir / "k.data");
     RoundTrip(store, &segment, 0, size, Options(IoMode::kAuto, &parallel, false), dir / "k.data");
   }
-  CHECK_EQ(store->counters().puts_cached, 12u);
-  CHECK_EQ(store->counters().gets_cached, 12u);
-  CHECK_EQ(store->counters().puts_direct, 0u);
-  CHECK_EQ(store->counters().fallbacks(), 0u);
+  CHECK_EQ(store->share().counters.puts_cached, 12u);
+  CHECK_EQ(store->share().counters.gets_cached, 12u);
+  CHECK_EQ(store->share().counters.puts_direct, 0u);
+  CHECK_EQ(store->share().counters.fallbacks(), 0u);
 }
 
 TEST(auto_goes_past_the_page_cache_only_with_what_must_reach_the_disk) {
@@ -239,9 +239,9 @@ TEST(auto_goes_past_the_page_cache_only_with_what_must_reach_the_disk) {
     options.durability = durability;
     RoundTrip(store, &segment, 0, 2 * kMiB, options, dir / "k.data");
   }
-  CHECK_EQ(store->counters().puts_cached, 1u);
-  CHECK_EQ(store->counters().puts_direct, 2u);
-  CHECK_EQ(store->counters().gets_cached, 3u);
+  CHECK_EQ(store->share().counters.puts_cached, 1u);
+  CHECK_EQ(store->share().counters.puts_direct, 2u);
+  CHECK_EQ(store->share().counters.gets_cached, 3u);
 }
 
 TEST(unaligned_memory_goes_through_the_page_cache_and_is_counted) {
@@ -250,10 +250,10 @@ TEST(unaligned_memory_goes_through_the_page_cache_and_is_counted) {
   NEEDS_DIRECT(store);
   TestSegment segment(4 * kMiB);
   RoundTrip(store, &segment, 1, 2 * kMiB, Options(IoMode::kDirect), dir / "k.data");
-  CHECK_EQ(store->counters().puts_cached, 1u);
-  CHECK_EQ(store->counters().gets_cached, 1u);
-  CHECK_EQ(store->counters().fallbacks(), 2u);
-  CHECK_STARTS(store->counters().fallback_reason(), "memory that is no multiple of ");
+  CHECK_EQ(store->share().counters.puts_cached, 1u);
+  CHECK_EQ(store->share().counters.gets_cached, 1u);
+  CHECK_EQ(store->share().counters.fallbacks(), 2u);
+  CHECK_STARTS(store->share().counters.fallback_reason(), "memory that is no multiple of ");
 }
 
 TEST(a_file_system_without_it_is_counted) {
@@ -263,9 +263,9 @@ TEST(a_file_system_without_it_is_counted) {
     const Store store(path);
     TestSegment segment(4 * kMiB);
     RoundTrip(store, &segment, 0, 2 * kMiB, Options(IoMode::kDirect), path + "/k.data");
-    CHECK_EQ(store->counters().fallbacks(), 2u);
-    CHECK_EQ(store->counters().fallback_reason(), store.facts.direct_reason);
-    CHECK_EQ(store->counters().gets_cached, 1u);
+    CHECK_EQ(store->share().counters.fallbacks(), 2u);
+    CHECK_EQ(store->share().counters.fallback_reason(), store.facts.direct_reason);
+    CHECK_EQ(store->share().counters.gets_cached, 1u);
   }
   std::filesystem::remove_all(path);
 }
@@ -281,13 +281,13 @@ TEST(a_refusal_when_it_comes_to_it_falls_back) {
   TestSegment segment(8 * kMiB);
   TestParallel parallel;
   RoundTrip(store, &segment, 1, 3 * kMiB + 5, Options(IoMode::kDirect, &parallel), dir / "k.data");
-  if (store->counters().fallbacks() == 0) {
+  if (store->share().counters.fallbacks() == 0) {
     SKIP("this " + store.facts.file_system + " does by itself what O_DIRECT cannot");
   }
-  CHECK_EQ(store->counters().fallbacks(), 2u);
-  CHECK_EQ(store->counters().fallback_reason(), "reading with O_DIRECT: EINVAL");
-  CHECK_EQ(store->counters().puts_cached, 1u);
-  CHECK_EQ(store->counters().puts_direct, 0u);
+  CHECK_EQ(store->share().counters.fallbacks(), 2u);
+  CHECK_EQ(store->share().counters.fallback_reason(), "reading with O_DIRECT: EINVAL");
+  CHECK_EQ(store->share().counters.puts_cached, 1u);
+  CHECK_EQ(store->share().counters.puts_direct, 0u);
   CHECK_EQ(dir.Names().size(), 1u);
 }
 
@@ -297,27 +297,28 @@ TEST(a_segment_that_is_cut_is_an_error_in_every_mode) {
   TestSegment segment(8 * kMiB);
   TestParallel parallel;
   const SharedBytes all = {segment.data(), segment.size()};
-  CHECK_OK(store->Put("old", all, {}, Options(IoMode::kCached), nullptr));
+  CHECK_OK(store->Put(Key("old"), all, {}, Options(IoMode::kCached), nullptr));
   REQUIRE_EQ(ftruncate(segment.fd(), 5 * kMiB + 4096), 0);
   for (const IoMode io : {IoMode::kDirect, IoMode::kCached}) {
     for (lmshm::Parallel* const help :
          {static_cast<lmshm::Parallel*>(nullptr), static_cast<lmshm::Parallel*>(&parallel)}) {
       for (const bool checksum : {true, false}) {
         const TransferOptions options = Options(io, help, checksum);
-        CHECK_EQ(store->Put("new", all, {}, options, nullptr).number(), EFAULT);
+        CHECK_EQ(store->Put(Key("new"), all, {}, options, nullptr).number(), EFAULT);
         ObjectInfo info;
-        CHECK_EQ(store->Get("old", all, options, &info).number(), EFAULT);
+        CHECK_EQ(store->Get(Key("old"), all, options, &info).number(), EFAULT);
       }
     }
   }
   // The small ones, too.
-  CHECK_OK(store->Put("old", {segment.data(), 100000}, {}, Options(IoMode::kAuto), nullptr));
+  CHECK_OK(store->Put(Key("old"), {segment.data(), 100000}, {}, Options(IoMode::kAuto), nullptr));
   REQUIRE_EQ(ftruncate(segment.fd(), 50000), 0);
   ObjectInfo info;
   for (const bool checksum : {true, false}) {
     const TransferOptions options = Options(IoMode::kAuto, nullptr, checksum);
-    CHECK_EQ(store->Get("old", {segment.data(), 100000}, options, &info).number(), EFAULT);
-    CHECK_EQ(store->Put("new", {segment.data(), 100000}, {}, options, nullptr).number(), EFAULT);
+    CHECK_EQ(store->Get(Key("old"), {segment.data(), 100000}, options, &info).number(), EFAULT);
+    CHECK_EQ(store->Put(Key("new"), {segment.data(), 100000}, {}, options, nullptr).number(),
+             EFAULT);
   }
   CHECK_EQ(dir.Names().size(), 1u);
 }
@@ -330,7 +331,7 @@ TEST(a_transfer_is_cancelled_between_pieces) {
   const std::string before = segment.Bytes(0, segment.size());
   TestParallel parallel;
   const SharedBytes all = {segment.data(), segment.size()};
-  CHECK_OK(store->Put("k", all, {}, Options(IoMode::kCached), nullptr));
+  CHECK_OK(store->Put(Key("k"), all, {}, Options(IoMode::kCached), nullptr));
   segment.FillPattern(4);
   for (const IoMode io : {IoMode::kDirect, IoMode::kCached}) {
     for (lmshm::Parallel* const help :
@@ -339,10 +340,10 @@ TEST(a_transfer_is_cancelled_between_pieces) {
         TransferOptions options = Options(io, help);
         const CancelAfter put(times), get(times);
         options.cancel = &put;
-        CHECK_EQ(store->Put("k", all, {}, options, nullptr).number(), ECANCELED);
+        CHECK_EQ(store->Put(Key("k"), all, {}, options, nullptr).number(), ECANCELED);
         options.cancel = &get;
         ObjectInfo info;
-        CHECK_EQ(store->Get("k", all, options, &info).number(), ECANCELED);
+        CHECK_EQ(store->Get(Key("k"), all, options, &info).number(), ECANCELED);
       }
     }
   }
@@ -362,7 +363,7 @@ TEST(durability_is_what_was_asked_for) {
       synced.clear();
       TransferOptions options = Options(IoMode::kAuto);
       options.durability = durability;
-      CHECK_OK(store->Put(key, {segment.data(), 4096}, {}, options, nullptr));
+      CHECK_OK(store->Put(Key(key), {segment.data(), 4096}, {}, options, nullptr));
       const size_t names = objects;
       objects = dir.Names().size();
       if (durability == Durability::kNone) {
@@ -434,10 +435,11 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         options.durability = durability;
         const std::string key = mode == IoMode::kCached ? "cached" : "direct";
         size_t turns = 0;
-        ObjectPut put(*store.operator->(), key, {segment.data(), kSize}, {{"a", "b"}}, options);
+        ObjectPut put(*store.operator->(), Key(key), {segment.data(), kSize}, {{"a", "b"}},
+                      options);
         for (bool done = false; !done; turns++) {
           // Of an object that is not complete nobody sees anything.
-          CHECK_EQ(store->Get(key, {segment.data(), 0}, options, nullptr).number(), ENOENT);
+          CHECK_EQ(store->Get(Key(key), {segment.data(), 0}, options, nullptr).number(), ENOENT);
           Turn turn(&parallel);
           REQUIRE(put.Go(&turn, &done).ok());
         }
@@ -449,7 +451,7 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         ObjectInfo info;
         std::unique_ptr<ObjectGet> rest;
         Turn first(&parallel);
-        CHECK_OK(store->BeginGet(key, {segment.data(), kSize}, options, &first, &info, &rest));
+        CHECK_OK(store->BeginGet(Key(key), {segment.data(), kSize}, options, &first, &info, &rest));
         REQUIRE(rest != nullptr);
         turns = 1;
         for (bool done = false; !done; turns++) {
@@ -462,7 +464,7 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         CHECK_EQ(info.attributes.size(), 1u);
         CHECK(segment.Bytes(0, kSize) == before);
         bool removed = false;
-        CHECK_OK(store->Remove(key, &removed));
+        CHECK_OK(store->Remove(Key(key), &removed));
         CHECK(removed);
       }
     }
@@ -482,7 +484,7 @@ TEST(what_is_left_in_the_middle_leaves_nothing_behind) {
     store.Make();
     bool done = true;
     {
-      ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, TransferOptions());
+      ObjectPut put(*store.operator->(), Key("k"), {segment.data(), kSize}, {}, TransferOptions());
       Turn turn(&parallel);
       CHECK_OK(put.Go(&turn, &done));
       CHECK(!done);
@@ -493,7 +495,7 @@ TEST(what_is_left_in_the_middle_leaves_nothing_behind) {
     CancelAfter cancel(6);
     TransferOptions options;
     options.cancel = &cancel;
-    ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, options);
+    ObjectPut put(*store.operator->(), Key("k"), {segment.data(), kSize}, {}, options);
     Status status;
     for (done = false; !done;) {
       Turn turn(&parallel);
@@ -519,7 +521,7 @@ TEST(a_file_that_changes_between_two_turns_is_noticed) {
     ObjectInfo got;
     std::unique_ptr<ObjectGet> rest;
     Turn first(&parallel);
-    CHECK_OK(store->BeginGet("k", space, TransferOptions(), &first, &got, &rest));
+    CHECK_OK(store->BeginGet(Key("k"), space, TransferOptions(), &first, &got, &rest));
     CHECK(rest != nullptr);
     meanwhile();
     bool done = rest == nullptr;
@@ -530,11 +532,11 @@ TEST(a_file_that_changes_between_two_turns_is_noticed) {
     }
     return end;
   };
-  CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+  CHECK_OK(store->Put(Key("k"), {segment.data(), kSize}, {}, TransferOptions(), nullptr));
   // Who has begun to read the old one gets it.
   const Status replaced = get([&] {
     memset(segment.data(), 'n', kSize);
-    CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+    CHECK_OK(store->Put(Key("k"), {segment.data(), kSize}, {}, TransferOptions(), nullptr));
   });
   CHECK_OK(replaced);
   CHECK(segment.Bytes(kSize, kSize) == old_bytes);

@@ -36,6 +36,14 @@ void MakeOld(const std::string& path) {
   REQUIRE_EQ(utimensat(AT_FDCWD, path.c_str(), old, 0), 0);
 }
 
+bool Until(const std::function<bool()>& test) {
+  for (int i = 0; i < 4000; i++) {
+    if (test()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
 bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 }  // namespace
@@ -56,11 +64,13 @@ TEST(a_temporary_of_a_writer_that_was_killed_is_removed) {
   char byte;
   REQUIRE_EQ(read(ready[0], &byte, 1), 1);
   REQUIRE_EQ(dir.Names().size(), 1u);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 0u);  // it lives, and holds its lock
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries,
+           0u);  // it lives, and holds its lock
   REQUIRE_EQ(kill(child, SIGKILL), 0);
   REQUIRE_EQ(waitpid(child, nullptr, 0), child);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
+           0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK(dir.Names().empty());
   close(ready[0]);
   close(ready[1]);
@@ -89,24 +99,25 @@ TEST(only_temporaries_are_removed) {
   REQUIRE_EQ(mkfifo((dir / ".f.1.0123456789abcdef.tmp").c_str(), 0600), 0);
   WriteFile(dir / ".object.data.123.0123456789abcdef.tmp", "x");
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK_EQ(dir.Names().size(), std::size(kept) + 3);
 }
 
 TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
-  lmshm::KeyListing listing(store);
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
+  lmshm::OpenListings open(4);
+  lmshm::KeyListings listing(store, &open);
   TestSegment segment(4096);
   const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
   // Like a probe, and an object as any other.
   const std::string object = ".lmshm-probe.123.x.0123456789abcdef.tmp";
   const lmshm::SharedBytes bytes = {segment.data(), 100};
-  CHECK_OK(store.Put(probe, bytes, {}, TransferOptions(), nullptr));
-  CHECK_OK(store.Put(object, bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(probe), bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(object), bytes, {}, TransferOptions(), nullptr));
   bool there = false;
-  CHECK_OK(store.Exists(probe, &there));
+  CHECK_OK(store.Exists(Key(probe), &there));
   CHECK(there);
   lmshm::ListRequest request;
   request.limit = 10;
@@ -115,9 +126,10 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   CHECK_OK(listing.List(request, nullptr, &page));
   REQUIRE_EQ(page.keys.size(), 1u);
   CHECK_EQ(page.keys[0], object);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
-  CHECK_OK(store.Exists(probe, &there));
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
+           0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
+  CHECK_OK(store.Exists(Key(probe), &there));
   CHECK(!there);
   CHECK(Exists(dir / (object + ".data")));
 }
@@ -125,25 +137,26 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
 TEST(a_sidecar_without_an_object_is_removed) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k'), other(300, 'o');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
-  CHECK_OK(store.Put(other, {segment.data(), 100}, {}, TransferOptions(), nullptr));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
+  CHECK_OK(store.Put(Key(other), {segment.data(), 100}, {}, TransferOptions(), nullptr));
   WriteFile(dir / names.sidecar_name, key);
   WriteFile(dir / "not-ours.key", key);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).sidecars, 0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).sidecars, 0u);  // too young
   {
     lmshm::Sidecar storing(fd.get(), names.sidecar_name, names.file_name);
     CHECK_EQ(storing.Store(key, false), 0);
-    CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // somebody is about to publish
+    CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars,
+             0u);  // somebody is about to publish
     WriteFile(dir / names.file_name, "x");
     CHECK_EQ(storing.Confirm(key, false), 0);
   }
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // it has an object
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars, 0u);  // it has an object
   REQUIRE_EQ(unlink((dir / names.file_name).c_str()), 0);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars, 1u);
   CHECK(!Exists(dir / names.sidecar_name));
   CHECK_EQ(dir.Names().size(), 3u);
 }
@@ -151,19 +164,20 @@ TEST(a_sidecar_without_an_object_is_removed) {
 TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   WriteFile(dir / names.sidecar_name, key);
   REQUIRE_EQ(mkdir((dir / names.file_name).c_str(), 0700), 0);
-  CHECK_EQ(store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr).number(), EISDIR);
+  CHECK_EQ(store.Put(Key(key), {segment.data(), 100}, {}, TransferOptions(), nullptr).number(),
+           EISDIR);
   CHECK(!Exists(dir / names.sidecar_name));
   WriteFile(dir / names.sidecar_name, key);
   REQUIRE_EQ(rmdir((dir / names.file_name).c_str()), 0);
   bool removed = true;
-  CHECK_OK(store.Remove(key, &removed));
+  CHECK_OK(store.Remove(Key(key), &removed));
   CHECK(!removed);
   CHECK(dir.Names().empty());
 }
@@ -172,11 +186,11 @@ TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
 TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(fd.get());
+  const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   std::atomic<bool> over{false};
   std::thread collector([&] {
     while (!over) lmshm::Sidecar(fd.get(), names.sidecar_name, names.file_name).RemoveOrphan();
@@ -185,13 +199,14 @@ TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
   const KeyStore store(fd.get(), facts);
   for (int round = 0; round < 300; round++) {
     bool removed;
-    const lmshm::Status put = store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr);
+    const lmshm::Status put =
+        store.Put(Key(key), {segment.data(), 100}, {}, TransferOptions(), nullptr);
     if (!put.ok()) {
       wrong = put.ToString();
     } else if (!Exists(dir / names.sidecar_name)) {
       wrong = "an object without its sidecar";
     }
-    const lmshm::Status remove = store.Remove(key, &removed);
+    const lmshm::Status remove = store.Remove(Key(key), &removed);
     if (!remove.ok()) wrong = remove.ToString();
   }
   over = true;
@@ -238,14 +253,14 @@ TEST(publishing_without_a_name_replaces_and_refuses_as_with_one) {
 TEST(a_put_that_fails_leaves_no_sidecar) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   REQUIRE_EQ(mkdir((dir / names.file_name).c_str(), 0700), 0);
   const lmshm::SharedBytes bytes = {segment.data(), 100};
-  CHECK_EQ(store.Put(key, bytes, {}, TransferOptions(), nullptr).number(), EISDIR);
+  CHECK_EQ(store.Put(Key(key), bytes, {}, TransferOptions(), nullptr).number(), EISDIR);
   REQUIRE_EQ(rmdir((dir / names.file_name).c_str()), 0);
   CHECK(dir.Names().empty());
 
@@ -255,7 +270,7 @@ TEST(a_put_that_fails_leaves_no_sidecar) {
     CHECK_EQ(ReadFile(dir / names.sidecar_name), key);
   }  // and no object has appeared
   CHECK(dir.Names().empty());
-  CHECK_OK(store.Put(key, bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(key), bytes, {}, TransferOptions(), nullptr));
   CHECK_EQ(dir.Names().size(), 2u);
 }
 
@@ -263,11 +278,11 @@ TEST(a_put_that_fails_leaves_no_sidecar) {
 TEST(an_object_and_its_sidecar_come_and_go_together) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(fd.get());
+  const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   for (int round = 0; round < 40; round++) {
     std::vector<std::thread> threads;
     std::string wrong[4];
@@ -276,9 +291,9 @@ TEST(an_object_and_its_sidecar_come_and_go_together) {
         const KeyStore store(fd.get(), facts);  // as other processes have their own
         for (int i = 0; i < 5; i++) {
           bool removed;
-          const lmshm::Status status =
-              t % 2 == 0 ? store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr)
-                         : store.Remove(key, &removed);
+          const lmshm::Status status = t % 2 == 0 ? store.Put(Key(key), {segment.data(), 100}, {},
+                                                              TransferOptions(), nullptr)
+                                                  : store.Remove(Key(key), &removed);
           if (!status.ok()) wrong[t] = status.ToString();
         }
       });
@@ -308,14 +323,30 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   setup.arguments = {"--root", dir.path(), "--log-level", "info", "--io", "direct", "--sync=data"};
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
-  CHECK(!Exists(dead));
-  CHECK(!Exists(probe));
-  CHECK(!Exists(sidecar));
+  CHECK(Until([&] { return !Exists(dead) && !Exists(probe) && !Exists(sidecar); }));
   CHECK(Exists(young));
   CHECK(Exists(locked));
+  CHECK_EQ(worker.client().Call("1 QUIT"), "1 OK");
+  CHECK_EQ(worker.Wait(), 0);
   const std::string log = worker.Errors();
   CHECK_CONTAINS(log, "removed what dead writers left: 2 temporaries, 1 keys without an object");
-  CHECK_CONTAINS(log, "io: direct, sync: data, past the page cache: ");
+  CHECK_CONTAINS(log, "io: direct, sync: data");
+  CHECK_CONTAINS(log, "past the page cache: ");
+}
+
+TEST(a_directory_that_is_opened_is_rid_of_what_dead_ones_left) {
+  const TempDir dir;
+  REQUIRE_EQ(mkdir((dir / "sub").c_str(), 0700), 0);
+  const std::string dead = dir / "sub/.a.data.123.0123456789abcdef.tmp";
+  WriteFile(dead, "x");
+  MakeOld(dead);
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  CHECK_EQ(worker.client().Call("PING"), "OK");
+  CHECK(Exists(dead));
+  CHECK_STARTS(worker.client().Call("HELLO 2 dir=sub"), "OK 2 ");
+  CHECK(Until([&] { return !Exists(dead); }));
 }
 
 CHECK_MAIN

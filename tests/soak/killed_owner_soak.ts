@@ -96,15 +96,12 @@ async function killIn(
   return { pid: child.pid!, workerKilled };
 }
 
-/**
- * Every object is a whole value of its key; what is being written has another name. What a program
- * asked with whether it sees the worker's directory is no object, and is collected later.
- */
+/** Every object is a whole value of its key; what is being written has another name. */
 function checkFiles(directory: string): void {
   const numbers = new Map<string, number>();
   for (let key = 0; key < KEYS; key++) numbers.set(keyFile(keyNameOf(key)).fileName, key);
   for (const name of readdirSync(directory)) {
-    if (!name.endsWith(".data") || /^\.?lmshm-probe\./.test(name)) continue;
+    if (!name.endsWith(".data")) continue;
     const key = numbers.get(name);
     if (key === undefined) throw new Error(`a file ${name}`);
     let bytes: Buffer;
@@ -122,12 +119,12 @@ function checkFiles(directory: string): void {
 async function nextProgram(
   name: string,
   storageDir: string,
-  workerAddr: string | undefined,
+  workerAddress: string | undefined,
 ): Promise<void> {
   await using segment = await ShmSegment.create({ name, sizeBytes: 2 * MIB, pin: "none" });
-  await using connector = await ShmFileConnector.open({ segment, storageDir, workerAddr });
+  await using connector = await ShmFileConnector.open({ segment, storageDir, workerAddress });
   const known = new Map(Array.from({ length: KEYS }, (_, key) => [keyNameOf(key), key]));
-  for (const text of await connector.list()) {
+  for (const text of await connector.listAll()) {
     const key = known.get(text);
     if (key === undefined) throw new Error(`a listing has ${text}`);
     const found = await connector.get(text, segment.range(0, MIB));
@@ -167,10 +164,10 @@ export async function killedOwnerSoak(options: KilledOwnerOptions): Promise<Kill
   for (let many = 0; !isOver(many); many++) {
     const step = STEPS[many % STEPS.length]!;
     const name = uniqueName("owner");
-    const workerAddr = dice.chance(0.5) ? worker.address("unix") : undefined;
+    const workerAddress = dice.chance(0.5) ? worker.address("unix") : undefined;
     const where = `seed ${seed}, kill ${many} in ${step}`;
     try {
-      const args = [name, storageDir, workerAddr ?? "", String(many + 1)];
+      const args = [name, storageDir, workerAddress ?? "", String(many + 1)];
       const killed = await killIn(step, dice, args);
       if (killed.workerKilled) workersKilled++;
       kills[step]++;
@@ -185,7 +182,7 @@ export async function killedOwnerSoak(options: KilledOwnerOptions): Promise<Kill
       states[state] = (states[state] ?? 0) + 1;
       longestMs = Math.max(longestMs, performance.now() - diedAt);
       checkFiles(storageDir);
-      await nextProgram(name, storageDir, workerAddr);
+      await nextProgram(name, storageDir, workerAddress);
       checkShm(name, killed.pid);
     } catch (error) {
       throw new Error(`${where}: ${error}`, { cause: error });

@@ -44,7 +44,10 @@ export interface Sharing {
   readonly name: string;
   /** Of the users, the first in Bun, the second in Deno, and so on. */
   readonly protocols: readonly (1 | 2)[];
-  /** Whether one worker listens that the odd users go to; the others start their own. */
+  /**
+   * Whether one worker listens that the odd users go to; the others start their own. Where there is a
+   * limit, all go to it.
+   */
   readonly listens: boolean;
   readonly maxBytes: number | null;
   /** Whether the programs are killed, too. */
@@ -57,9 +60,9 @@ export const SHARINGS: readonly Sharing[] = [
   { name: "one listens", protocols: [2, 2], listens: true, maxBytes: null, kills: false },
   { name: "a limit", protocols: [2, 2], listens: false, maxBytes: 2 << 20, kills: false },
   {
-    name: "a limit, version 1",
+    name: "a limit, one listens to both versions",
     protocols: [1, 2],
-    listens: false,
+    listens: true,
     maxBytes: 2 << 20,
     kills: false,
   },
@@ -122,7 +125,9 @@ export async function sharedDirectorySoak(
   await putStable(storageDir);
   let worker: RawWorker | null = null;
   if (sharing.listens) {
-    worker = stack.use(new RawWorker(storageDir, join(path, "w"), ["--log-level", "error"]));
+    const limit = sharing.maxBytes === null ? [] : ["--max-bytes", String(sharing.maxBytes)];
+    const args = ["--log-level", "error", ...limit];
+    worker = stack.use(new RawWorker(storageDir, join(path, "w"), args));
     await worker.start();
   }
   const dice = new Dice(seed);
@@ -139,7 +144,9 @@ export async function sharedDirectorySoak(
         seed: seed + turn * 1000,
         storageDir,
         protocol,
-        workerAddr: number % 2 === 1 && worker !== null ? worker.address("unix") : null,
+        workerAddress: worker !== null && (number % 2 === 1 || sharing.maxBytes !== null)
+          ? worker.address("unix")
+          : null,
         maxBytes: sharing.maxBytes,
         milliseconds,
         killsWorker: true,
@@ -214,7 +221,7 @@ function checkFiles(directory: string, sharing: Sharing): void {
 async function checkAtRest(storageDir: string, sharing: Sharing): Promise<void> {
   await using segment = await ShmSegment.create({ sizeBytes: 2 << 20, pin: "none" });
   await using connector = await ShmFileConnector.open({ segment, storageDir });
-  const listed = (await connector.list()).toSorted();
+  const listed = (await connector.listAll()).toSorted();
   const files = readdirSync(storageDir).filter((name) => name.endsWith(".data"));
   if (listed.length !== files.length) {
     throw new Error(`${sharing.name}: ${listed.length} keys are listed, of ${files.length} files`);

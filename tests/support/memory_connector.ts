@@ -38,15 +38,11 @@ export class MemoryConnector implements RemoteConnector {
 
   get stats(): ConnectorStats {
     const zero = { puts: 0, gets: 0, hits: 0, misses: 0, mismatches: 0, bytesPut: 0, bytesGot: 0 };
-    return { ...zero, restarts: 0, inFlight: this.active, quota: null };
+    return { ...zero, restarts: 0, inFlight: this.active };
   }
 
   exists(key: Key): Promise<boolean> {
-    return Promise.resolve(this.existsSync(key));
-  }
-
-  existsSync(key: Key): boolean {
-    return this.objects.has(`${key}`);
+    return Promise.resolve(this.objects.has(`${key}`));
   }
 
   async get(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<ShmRange | null> {
@@ -89,7 +85,11 @@ export class MemoryConnector implements RemoteConnector {
     });
   }
 
-  list(): Promise<string[]> {
+  async *list(): AsyncGenerator<string, void, undefined> {
+    yield* await this.listAll();
+  }
+
+  listAll(): Promise<string[]> {
     return Promise.resolve([...this.objects.keys()]);
   }
 
@@ -131,7 +131,7 @@ export class MemoryConnector implements RemoteConnector {
   }
 
   batchedContains(keys: readonly Key[]): Promise<number> {
-    const missing = keys.findIndex((key) => !this.existsSync(key));
+    const missing = keys.findIndex((key) => !this.objects.has(`${key}`));
     return Promise.resolve(missing < 0 ? keys.length : missing);
   }
 

@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ObjectClient with a stand-in that speaks protocol version 2 as a script tells it.
+// ClientV2 with a stand-in that speaks protocol version 2 as a script tells it.
 
 import { test } from "node:test";
 import type { ShmError } from "../../src/errors.ts";
-import { ObjectClient } from "../../src/worker/object_client.ts";
+import { ClientV2 } from "../../src/worker/v2/client.ts";
 import type { WorkerLimits } from "../../src/worker/limits.ts";
 import { SocketTransport } from "../../src/worker/socket_transport.ts";
 import { type Script, ScriptedWorker, TempDir, withoutWorkers } from "./worker.ts";
 
 export const BOOT = "00000000000000aa";
-export const FEATURES = "crc32c,xattr,batch,cancel";
 
 export interface Hello {
   readonly boot?: string;
-  readonly features?: string;
+  readonly xattr?: 0 | 1;
   readonly window?: number;
 }
 
 export function helloAnswer(
-  { boot = BOOT, features = FEATURES, window = 1024 }: Hello = {},
+  { boot = BOOT, xattr = 1, window = 1024 }: Hello = {},
 ): string {
-  return `OK 2 boot=${boot} worker=scripted/1 features=${features} window=${window}`;
+  return `OK 2 boot=${boot} worker=scripted/1 xattr=${xattr} window=${window}`;
 }
 
 /** "7 GET a 0 5 ; b 5 5" taken apart. */
@@ -87,10 +86,10 @@ export interface OpenOptions {
   readonly transport?: typeof SocketTransport;
 }
 
-export function openObjectClient(path: string, options: OpenOptions = {}): Promise<ObjectClient> {
+export function openObjectClient(path: string, options: OpenOptions = {}): Promise<ClientV2> {
   const { limits = {}, secret = null, onLost, transport = SocketTransport } = options;
   const address = { kind: "unix", path } as const;
-  return ObjectClient.open({
+  return ClientV2.open({
     open: (handlers) => new transport({ address, connectTimeoutMs: 5_000 }, handlers),
     handshake: {
       segment: {
@@ -101,7 +100,7 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
         identity: "-",
       },
       secret,
-      limitMs: 5_000,
+      directory: "",
     },
     limits: {
       maxInFlight: 64,
@@ -118,7 +117,7 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
 
 export interface ObjectScene {
   readonly worker: ScriptedWorker;
-  readonly client: ObjectClient;
+  readonly client: ClientV2;
   /** Losses that the client reported. */
   readonly lost: Error[];
 }

@@ -10,6 +10,7 @@
 
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
+#include "worker/storage/directories.h"
 
 namespace lmshm {
 
@@ -26,6 +27,7 @@ constexpr uint64_t kLeastLingering = 2;
 constexpr uint64_t kLeastLogins = 16;
 // More than that only if they are not more than this part of all.
 constexpr uint64_t kLoginsPart = 8;
+constexpr uint64_t kLeastListings = 2;
 
 }  // namespace
 
@@ -33,7 +35,10 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   const uint64_t requests = std::min(needs.threads, kLeastRequests);
   shares->lingering = needs.sockets ? kLeastLingering : 0;
   shares->logins = needs.logins ? kLeastLogins : 0;
-  const uint64_t least = needs.own + kSpare + shares->lingering + shares->logins + requests * kEach;
+  const uint64_t roots = needs.directories ? 1 : 0;
+  shares->listings = needs.directories ? kLeastListings : 0;
+  const uint64_t least = needs.own + kSpare + roots + shares->listings + shares->lingering +
+                         shares->logins + requests * kEach;
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
@@ -66,6 +71,17 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
     const uint64_t more_lingering = std::min(kMaxLingering - kLeastLingering, left / 4);
     shares->lingering += more_lingering;
     left -= more_lingering;
+  }
+
+  if (needs.directories) {
+    const uint64_t more_directories = std::min(kMaxDirectories - 1, left / 4);
+    shares->directories += more_directories;
+    left -= more_directories;
+    const uint64_t more_listings =
+        std::min({kMaxListings - kLeastListings,
+                  shares->clients * KeyListings::kMost - kLeastListings, left / 4});
+    shares->listings += more_listings;
+    left -= more_listings;
   }
 
   const uint64_t more_requests = std::min(needs.threads - requests, left / kEach);

@@ -29,8 +29,13 @@ bool IsImmediate(Verb verb) {
 
 }  // namespace
 
-SessionV2::SessionV2(const Service& service, std::string peer, Pipeline* pipeline)
-    : service_(service), peer_(std::move(peer)), pipeline_(pipeline), listing_(*service.keys) {}
+SessionV2::SessionV2(const Service& service, std::string peer, Directories::Store store,
+                     Pipeline* pipeline)
+    : service_(service),
+      peer_(std::move(peer)),
+      store_(std::move(store)),
+      pipeline_(pipeline),
+      listings_(*store_, &service.directories->listings()) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
   Next next = Next::kContinue;
@@ -72,9 +77,9 @@ void SessionV2::HandleTooLong(std::string* answer) {
 }
 
 void SessionV2::Begin(RequestV2 request, std::string* answers) {
-  OperationContext context;
-  context.store = service_.keys;
-  context.listing = &listing_;
+  RequestContext context;
+  context.store = store_.get();
+  context.listings = &listings_;
   context.memory = attachment_;
   context.cancel = service_.cancel;
   context.parallel = service_.engine;
@@ -105,7 +110,7 @@ Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* 
       *result = pipeline_ != nullptr && pipeline_->Cancel(request.number) ? " 1" : " 0";
       return Status::OK();
     case Verb::kInfo:
-      *result = DescribeService(service_);
+      *result = DescribeService(service_, *store_);
       return Status::OK();
     default:
       return Status::Error(EINVAL, "not answered at once");

@@ -12,16 +12,16 @@
 
 #include "worker/base/crc32c.h"
 #include "worker/base/text.h"
+#include "worker/storage/file_io.h"
 #include "worker/storage/object_record.h"
 #include "worker/storage/object_transfer.h"
+#include "worker/storage/object_write.h"
 #include "worker/storage/sidecar.h"
-#include "worker/storage/storage_error.h"
 
 namespace lmshm {
 
 namespace {
 
-constexpr size_t kShownKeyBytes = 200;
 constexpr std::chrono::milliseconds kDescriptorWait(10);
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
@@ -33,28 +33,19 @@ std::string LengthMismatch(uint64_t now, const std::string& stored) {
   return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
 }
 
-StorageFacts OnlyAttributes(bool attributes) {
-  StorageFacts facts;
-  facts.attributes = attributes;
-  facts.direct_reason = "it was not tried";
-  return facts;
-}
-
 }  // namespace
 
-KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept)
-    : root_fd_(root_fd),
+KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<StoresShare> share)
+    : dir_fd_(dir_fd),
       facts_(facts),
-      kept_files_(root_fd, facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
-      io_(facts_, &counters_) {}
-
-KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
-
-std::string KeyStore::Action(const char* verb, std::string_view key) {
-  std::string action = std::string(verb) + " ";
-  AppendPrintable(key, kShownKeyBytes, &action);
-  return action;
+      share_(std::move(share)),
+      keeps_files_(facts.tells_changes && facts.attributes),
+      io_(facts_, &share_->counters) {
+  struct stat st;
+  if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
 }
+
+KeyStore::~KeyStore() { share_->kept_files.DropDirectory(dir_fd_); }
 
 Status KeyStore::Changed(const std::string& action) {
   return Mismatch(action, "the file changed while it was read");
@@ -65,7 +56,7 @@ uint64_t KeyStore::MtimeMs(const struct stat& st) {
   return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
 }
 
-Status KeyStore::Put(std::string_view key, SharedBytes data,
+Status KeyStore::Put(const ObjectKey& key, SharedBytes data,
                      const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
   ObjectPut put(*this, key, data, attributes, options);
@@ -75,17 +66,16 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   return status;
 }
 
-bool KeyStore::Patience::TryAgain(const Status& status) {
+bool Patience::TryAgain(const Status& status) {
   const int error = status.number();
   // This process has none left, or the whole system has.
   const bool no_descriptor = error == EMFILE || error == ENFILE;
   bool again = false;
   if (left_ > 1) {
-    again = no_descriptor
-                ? store_.kept_files_.DropAll(before_)
-                : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
+    again = no_descriptor ? files_.DropAll(before_)
+                          : (error == ENOSPC || error == EDQUOT) && files_.DropGone(before_);
   }
-  before_ = store_.kept_files_.let_go();
+  before_ = files_.let_go();
   if (again) {
     left_--;
   } else if (no_descriptor && waits_ > 0) {
@@ -98,15 +88,14 @@ bool KeyStore::Patience::TryAgain(const Status& status) {
 
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
 // doing harm, reading them fails, and whoever calls fstat() checks it.
-Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
-                      UniqueFd* fd) const {
-  return WithSpareRoom([&] {
+Status KeyStore::Open(const ObjectKey& key, const char* verb, UniqueFd* fd) const {
+  return share_->WithSpareRoom([&] {
     int got;
     do {
-      got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
+      got = openat(dir_fd_, key.file_name.c_str(), kOpenFlags);
     } while (got < 0 && errno == EINTR);
-    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
-    if (got < 0) return ExplainStorage(errno, Action(verb, key));
+    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, ActionOn(verb, key.text));
+    if (got < 0) return ExplainStorage(errno, ActionOn(verb, key.text));
     fd->Reset(got);
     return Status::OK();
   });
@@ -120,7 +109,7 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
     stored->mismatch = "its record is larger than any that this worker would store";
     return Status::OK();
   }
-  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
+  if (error != 0) return ExplainStorage(error, ActionOn(verb, key) + ": read attributes");
   if (text.empty()) return Status::OK();
   ObjectRecord record;
   if (!ParseRecord(text, &record)) {
@@ -138,46 +127,46 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
   return Status::OK();
 }
 
-Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+Status KeyStore::Get(const ObjectKey& key, SharedBytes space, const TransferOptions& options,
                      ObjectInfo* info) const {
   std::unique_ptr<ObjectGet> rest;
   return BeginGet(key, space, options, nullptr, info, &rest);
 }
 
-Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOptions& options,
                           Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
-  if (const KeptFiles::File kept = kept_files_.Find(names.file_name)) {
-    if (kept->length <= space.size) return GetKept(*kept, key, space, options, info);
+  if (const KeptFiles::File kept = share_->kept_files.Find(dir_fd_, key.file_name)) {
+    if (kept->length <= space.size) return GetKept(*kept, key.text, space, options, info);
   }
   UniqueFd fd;
-  status = Open(key, names, "get", &fd);
+  Status status = Open(key, "get", &fd);
   if (!status.ok()) return status;
   std::optional<FileState> state;
-  if (kept_files_.Wants(names.file_name)) state = kept_files_.Look(fd.get());
+  if (keeps_files_ && share_->kept_files.Wants(dir_fd_, key.file_name)) {
+    state = share_->kept_files.Look(fd.get(), device_);
+  }
   Stored stored;
-  status = ReadStored(fd.get(), key, "get", &stored);
+  status = ReadStored(fd.get(), key.text, "get", &stored);
   if (!status.ok()) return status;
 
   const bool small = stored.has_length && stored.mismatch.empty() &&
                      stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
   if (small) {
     info->length = stored.length;
-    status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
+    status = GetSmall(fd.get(), key.text, {space.address, stored.length}, options, stored.crc32c);
     if (status.ok() && state.has_value()) {
       auto kept = std::make_shared<KeptFile>();
-      kept->name = std::move(names.file_name);
+      kept->dir_fd = dir_fd_;
+      kept->name = std::move(key.file_name);
       kept->fd = std::move(fd);
       kept->state = *state;
       kept->length = stored.length;
       kept->crc32c = stored.crc32c;
       kept->attributes = stored.attributes;
-      kept_files_.Keep(std::move(kept));
+      share_->kept_files.Keep(std::move(kept));
     }
   } else {
-    const std::string action = Action("get", key);
+    const std::string action = ActionOn("get", key.text);
     struct stat st;
     if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, action);
     status = CheckObjectType(st.st_mode, action);
@@ -193,7 +182,7 @@ Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const Transfe
                                          std::to_string(space.size) + ": " + action);
     }
     const SharedBytes target = {space.address, info->length};
-    auto get = std::make_unique<ObjectGet>(*this, key, std::move(fd), target, options,
+    auto get = std::make_unique<ObjectGet>(*this, key.text, std::move(fd), target, options,
                                            std::move(stored), st);
     bool done;
     status = get->Go(turn, &done, info);
@@ -219,15 +208,15 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
                           std::optional<uint32_t> stored_crc) const {
   Moved moved;
   const int error = io_.ReadSmall(fd, target, options.checksum && stored_crc.has_value(), &moved);
-  if (error != 0) return ExplainStorage(error, Action("get", key));
+  if (error != 0) return ExplainStorage(error, ActionOn("get", key));
   if (moved.bytes != target.size) {
     struct stat st;
     const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved.bytes;
-    if (now == target.size) return Changed(Action("get", key));
-    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
+    if (now == target.size) return Changed(ActionOn("get", key));
+    return Mismatch(ActionOn("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) counters_.CountGet(target.size, moved.direct);
+  if (status.ok()) share_->counters.CountGet(target.size, moved.direct);
   return status;
 }
 
@@ -235,23 +224,20 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
 Status KeyStore::CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
                           std::optional<uint32_t> stored_crc) const {
   if (!options.checksum || !stored_crc.has_value() || crc == *stored_crc) return Status::OK();
-  return Mismatch(Action("get", key), "its checksum is " + Crc32cHex(crc) +
-                                          ", and it was stored with " + Crc32cHex(*stored_crc));
+  return Mismatch(ActionOn("get", key), "its checksum is " + Crc32cHex(crc) +
+                                            ", and it was stored with " + Crc32cHex(*stored_crc));
 }
 
-Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
+Status KeyStore::Stat(const ObjectKey& key, ObjectInfo* info) const {
   UniqueFd fd;
-  status = Open(key, names, "stat", &fd);
+  Status status = Open(key, "stat", &fd);
   if (!status.ok()) return status;
   struct stat st;
-  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, Action("stat", key));
-  status = CheckObjectType(st.st_mode, Action("stat", key));
+  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, ActionOn("stat", key.text));
+  status = CheckObjectType(st.st_mode, ActionOn("stat", key.text));
   if (!status.ok()) return status;
   Stored stored;
-  status = ReadStored(fd.get(), key, "stat", &stored);
+  status = ReadStored(fd.get(), key.text, "stat", &stored);
   if (!status.ok()) return status;
   info->length = static_cast<uint64_t>(st.st_size);
   info->mtime_ms = MtimeMs(st);
@@ -261,42 +247,36 @@ Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
   return status;
 }
 
-Status KeyStore::Exists(std::string_view key, bool* exists) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
+Status KeyStore::Exists(const ObjectKey& key, bool* exists) const {
   struct stat st;
   *exists = false;
-  if (fstatat(root_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+  if (fstatat(dir_fd_, key.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
     *exists = S_ISREG(st.st_mode);
   } else if (errno != ENOENT) {
-    return ExplainStorage(errno, Action("look for", key));
+    return ExplainStorage(errno, ActionOn("look for", key.text));
   }
   return Status::OK();
 }
 
-Status KeyStore::Remove(std::string_view key, bool* removed) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
-  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
+Status KeyStore::Remove(const ObjectKey& key, bool* removed) const {
+  Sidecar sidecar(dir_fd_, key.sidecar_name, key.file_name);
   sidecar.LockForRemoval();
-  status = Exists(key, removed);
+  Status status = Exists(key, removed);
   if (!status.ok()) return status;
-  if (*removed && unlinkat(root_fd_, names.file_name.c_str(), 0) != 0) {
-    if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
+  if (*removed && unlinkat(dir_fd_, key.file_name.c_str(), 0) != 0) {
+    if (errno != ENOENT) return ExplainStorage(errno, ActionOn("remove", key.text));
     *removed = false;  // somebody else was faster
   }
-  kept_files_.Drop(names.file_name);
+  share_->kept_files.Drop(dir_fd_, key.file_name);
   const int error = sidecar.Remove();
-  if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
+  if (error != 0) return ExplainStorage(error, ActionOn("remove the sidecar of", key.text));
   return Status::OK();
 }
 
 Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
   const auto belongs = [&](const std::string& candidate) {
-    KeyFile names;
-    return FindKeyFile(candidate, &names).ok() && names.file_name == file_name;
+    ObjectKey of;
+    return ParseKey(candidate, &of).ok() && of.file_name == file_name;
   };
   const auto failed = [&](int error) {
     // What is lacking for the moment does not mean that there is no key.
@@ -304,10 +284,10 @@ Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) con
     return ExplainStorage(lacking ? error : ENOENT, "find the key of " + Printable(file_name));
   };
   std::string found;
-  int error = ReadSidecar(root_fd_, SidecarOf(file_name), &found);
+  int error = ReadSidecar(dir_fd_, SidecarOf(file_name), &found);
   if (error == EMFILE || error == ENFILE) return failed(error);
   if (!belongs(found)) {
-    const UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    const UniqueFd fd(openat(dir_fd_, file_name.c_str(), kOpenFlags));
     if (!fd.valid()) return failed(errno);
     std::string text;
     ObjectRecord record;

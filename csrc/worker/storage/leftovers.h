@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstddef>
 
+#include "worker/base/cancel.h"
+
 namespace lmshm {
 
 struct Leftovers {
@@ -19,8 +21,9 @@ struct Leftovers {
 // Removes those of the directory `dir_fd` (may be O_PATH) that nobody holds a lock on and nobody
 // wrote to for `age`. The age is for the moment between a file's creation and its lock, and for
 // clients that write sidecars without a lock. Returns how many were removed. What cannot be read or
-// removed is left, and what is not reached in two seconds.
-Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age);
+// removed is left, and so is the rest once `cancel` (may be null) says so. Reads all of the
+// directory, which may take seconds.
+Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelCheck* cancel);
 
 }  // namespace lmshm
 

@@ -4,24 +4,26 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "worker/base/text.h"
-#include "worker/storage/atomic_file.h"
-#include "worker/storage/storage_error.h"
+#include "worker/storage/file_io.h"
+#include "worker/storage/object_write.h"
 
 namespace lmshm {
 
 namespace {
 
 Status CheckType(mode_t mode, std::string_view verb, std::string_view path) {
-  return CheckObjectType(mode, std::string(verb) + " " + Printable(path));
+  return CheckObjectType(mode, ActionOn(verb, path));
 }
 
 Status Explain(int error, std::string_view verb, std::string_view path) {
-  return ExplainStorage(error, std::string(verb) + " " + Printable(path));
+  return ExplainStorage(error, ActionOn(verb, path));
 }
 
 std::string RealPath(const std::string& path) {
@@ -86,7 +88,6 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
-  const std::string& name = object.name;
 
   // A trusted client's directory may be a symbolic link: "/." makes open() look behind it.
   UniqueFd dir;
@@ -97,28 +98,14 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   }
   if (error != 0) return Explain(error, "open directory of", path);
 
-  // The rename would replace a symbolic link, a FIFO or a device rather than follow it. That is
-  // safe, but replacing what is no object is not what anybody asked for.
-  struct stat st;
-  if (fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
-    status = CheckType(st.st_mode, "write", path);
-    if (!status.ok()) return status;
-  } else if (errno != ENOENT) {
-    return Explain(errno, "look at", path);
-  }
-
-  AtomicFile file;
-  error = file.Create(dir.get(), name);
-  if (error != 0) return Explain(error, "create temporary file for", path);
-  error = file.Reserve(0, data.size);
-  if (error != 0) {
-    return Explain(error, "reserve " + std::to_string(data.size) + " bytes for", path);
-  }
-  error = WriteFully(file.fd(), data, cancel);
-  if (error != 0) return Explain(error, "write", path);
-  error = file.Publish();
-  if (error != 0) return Explain(error, "publish", path);
-  return Status::OK();
+  TransferOptions options;
+  options.io = IoMode::kCached;
+  options.checksum = false;
+  options.cancel = cancel;
+  ObjectWrite write(dir.get(), object.name, io_, data, options, "write", path);
+  bool done;
+  status = write.Go(nullptr, &done);
+  return status.ok() ? write.Publish() : status;
 }
 
 Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
@@ -140,6 +127,36 @@ Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelChec
   error = ReadFully(file.get(), data, cancel, done);
   if (error != 0) return Explain(error, "read", path);
   return Status::OK();
+}
+
+Status ObjectDir::OpenDirectory(std::string_view path, UniqueFd* fd) const {
+  std::string below;
+  Status status = names_.Directory(path, &below);
+  if (!status.ok()) return status;
+  constexpr int kFlags = O_PATH | O_DIRECTORY;
+  int error = OpenBeneath(root_fd_.get(), below, kFlags, method_, fd);
+  if (error == ENOENT) error = MakeDirectories(below, fd);
+  if (error != 0) return Explain(error, "open directory", path.empty() ? root_ : path);
+  return status;
+}
+
+// Step by step from the root, each in the one before, which is held.
+int ObjectDir::MakeDirectories(std::string_view path, UniqueFd* fd) const {
+  UniqueFd held;
+  int at = root_fd_.get();
+  while (!path.empty()) {
+    const size_t slash = std::min(path.find('/'), path.size());
+    const std::string name(path.substr(0, slash));
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    if (mkdirat(at, name.c_str(), 0700) != 0 && errno != EEXIST) return errno;
+    UniqueFd opened;
+    const int error = OpenBeneath(at, name, O_PATH | O_DIRECTORY, method_, &opened);
+    if (error != 0) return error;
+    held = std::move(opened);
+    at = held.get();
+  }
+  *fd = std::move(held);
+  return 0;
 }
 
 std::string ObjectDir::Describe() const {

@@ -20,6 +20,7 @@
 #include "worker/base/unique_fd.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/file_io.h"
+#include "worker/storage/object_io.h"
 #include "worker/storage/object_path.h"
 
 namespace lmshm {
@@ -51,6 +52,13 @@ class ObjectDir {
   Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
               uint64_t* done) const;
 
+  // Opens (O_PATH) the directory at `path`, "" being the root, and makes what is missing of it, for
+  // its user alone (mode 0700). Only where it is confined. Errors, beside those of
+  // RootNames::Directory():
+  //   ELOOP   a symbolic link is in the way    ENOTDIR  a file is
+  //   others  of the system call that failed
+  Status OpenDirectory(std::string_view path, UniqueFd* fd) const;
+
   // What paths are resolved with, in words, for logs.
   std::string Describe() const;
 
@@ -62,11 +70,16 @@ class ObjectDir {
   Status Split(std::string_view path, ObjectPath* object) const;
   // Returns 0 or an errno value; the last component is never followed.
   int Open(const std::string& path, int flags, UniqueFd* fd) const;
+  int MakeDirectories(std::string_view path, UniqueFd* fd) const;
 
   UniqueFd root_fd_;  // not valid: not confined
   std::string root_;  // real path
   RootNames names_;
   BeneathMethod method_ = BeneathMethod::kWalk;
+  // Of any directory: nothing is known of its file system.
+  StorageFacts facts_;
+  IoCounters counters_;
+  const ObjectIo io_{facts_, &counters_};
 };
 
 }  // namespace lmshm

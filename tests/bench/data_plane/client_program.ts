@@ -97,7 +97,7 @@ class Client {
   }
 }
 
-async function main([workerAddr = "", storageDir = ""]: readonly string[]): Promise<void> {
+async function main([workerAddress = "", storageDir = ""]: readonly string[]): Promise<void> {
   // Ctrl-C reaches all of a terminal's processes. The segment goes by its exit hook.
   for (const [signal, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] as const) {
     process.once(signal, () => process.exit(128 + number));
@@ -105,7 +105,7 @@ async function main([workerAddr = "", storageDir = ""]: readonly string[]): Prom
   const sizeBytes = LARGE.count * LARGE.bytes + SMALL.count * SMALL.bytes;
   const name = `lmshm-bench-${process.pid}-client`;
   await using segment = await ShmSegment.create({ sizeBytes, name });
-  await using connector = await ShmFileConnector.open({ segment, storageDir, workerAddr });
+  await using connector = await ShmFileConnector.open({ segment, storageDir, workerAddress });
   const client = new Client(connector);
   await client.prepare();
   console.log("ready");

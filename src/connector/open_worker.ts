@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From a connector's settings to a client of its worker, which is started here or runs already.
+
+import { lstat, mkdir } from "node:fs/promises";
+import { ShmError } from "../errors.ts";
+import { fileError } from "../file_error.ts";
+import type { ShmSegment } from "../memory/segment.ts";
+import { ownUser, peerUserOf } from "../native/users.ts";
+import type { ObjectClient } from "../worker/object_client.ts";
+import { openClient } from "../worker/open_client.ts";
+import type { SegmentReference } from "../worker/segment_reference.ts";
+import { SocketTransport } from "../worker/socket_transport.ts";
+import { SpawnTransport } from "../worker/spawn_transport.ts";
+import type { OpenTransport } from "../worker/transport.ts";
+import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
+
+/** The child's number of the segment's descriptor; stdio has 0 to 2. */
+const CHILD_SEGMENT_FD = 3;
+
+/** Errors as ShmFileConnector.open(). Nothing is left behind by a failure. */
+export async function openWorker(settings: ShmFileSettings): Promise<ObjectClient> {
+  const { segment, secret, limits, onWorkerLost: onLost, protocol, storageDir } = settings;
+  const starts = settings.address === null;
+  const reference = referTo(segment, starts);
+  if (starts) await makeDirectory(storageDir);
+  return await openClient({
+    open: transportOf(settings),
+    handshake: { segment: reference, secret, directory: storageDir },
+    limits,
+    onLost,
+    protocol,
+    beyondVersion1: beyondVersion1(settings),
+  });
+}
+
+/** Connects to the worker that the settings name, or starts it. */
+function transportOf(settings: ShmFileSettings): OpenTransport {
+  const { address, connectTimeoutMs, segment, storageDir, workerArgs, maxBytes, onLog } = settings;
+  if (address !== null) {
+    const users = { own: ownUser, peerOf: peerUserOf };
+    return (handlers) => new SocketTransport({ address, connectTimeoutMs, users }, handlers);
+  }
+  const binary = settings.workerBinary!;
+  const cwd = settings.workerCwd;
+  const passFd = segment.fd;
+  const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
+  const quota = maxBytes === undefined ? [] : ["--max-bytes", `${maxBytes}`];
+  const args = ["--root", storageDir, ...grant, ...quota, ...workerArgs];
+  return (handlers) => {
+    // The number of a descriptor that was closed may be another file's by now.
+    mustBeOpen(segment, "start worker");
+    return new SpawnTransport({ binary, args, cwd, passFd, onLog }, handlers);
+  };
+}
+
+/** @param spawned the worker is started here, and inherits the descriptor */
+function referTo(segment: ShmSegment, spawned: boolean): SegmentReference {
+  const { name, fd, identity, address: baseAddress } = segment;
+  const descriptor = spawned && fd !== null ? `fd:${CHILD_SEGMENT_FD}` : null;
+  if (name === null && descriptor === null) {
+    throw new TypeError("the segment has neither a name nor a descriptor that a worker can attach");
+  }
+  return {
+    name,
+    descriptor,
+    sizeBytes: BigInt(segment.sizeBytes),
+    baseAddress,
+    identity,
+    lookUpName: () => segment.lookUpName(),
+  };
+}
+
+/** What was asked for that version 1 cannot do: nobody shall believe in it. */
+function beyondVersion1(settings: ShmFileSettings): string | null {
+  const { ioMode, durability, checksum, maxBytes } = settings;
+  if (ioMode !== undefined && ioMode !== "auto") return `ioMode "${ioMode}"`;
+  if (durability !== undefined && durability !== "none") return `durability "${durability}"`;
+  if (checksum === true) return "checksum true";
+  return maxBytes === undefined ? null : `maxBytes ${maxBytes}`;
+}
+
+/** The worker's root, and the directories above it, where they are missing; for its user alone. */
+async function makeDirectory(path: string): Promise<void> {
+  const noDirectory = () =>
+    new ShmError(`${path} is no directory`, {
+      code: "ENOTDIR",
+      operation: "open storage directory",
+      hint: "Name a directory, or one that can be made",
+      details: { path },
+    });
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    if ((cause as { code?: unknown }).code === "EEXIST") throw noDirectory();
+    throw fileError(cause, "create storage directory", path);
+  }
+  const found = await lstat(`${path}/.`).catch((cause) => {
+    throw fileError(cause, "open storage directory", path);
+  });
+  if (!found.isDirectory()) throw noDirectory();
+}
