@@ -11,7 +11,7 @@
 #include "worker/base/log.h"
 #include "worker/base/percent.h"
 #include "worker/base/text.h"
-#include "worker/protocol/answer_v2.h"
+#include "worker/protocol/answer.h"
 #include "worker/storage/object_transfer.h"
 
 namespace lmshm {
@@ -204,11 +204,7 @@ bool RequestTask::Go(std::string* answers) {
     set_begun();
     return false;
   }
-  if (status.ok()) {
-    AppendOk(id(), result, answers);
-  } else {
-    AppendError(id(), status, answers);
-  }
+  AppendAnswer(id(), status, result, answers);
   if (LogEnabled(LogLevel::kDebug)) {
     Log(LogLevel::kDebug, peer_ + ": " + std::to_string(id()) + " " +
                               std::string(VerbName(request_.verb)) + " -> " +

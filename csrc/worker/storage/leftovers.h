@@ -9,7 +9,7 @@
 #include <chrono>
 #include <cstddef>
 
-#include "worker/base/cancel.h"
+#include "worker/base/work.h"
 
 namespace lmshm {
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/temporary_name.h"
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
+
+#include "worker/base/random.h"
 
 namespace lmshm {
 
@@ -29,11 +29,7 @@ std::string Stem(const std::string& name) {
 
 uint64_t RandomNumber() {
   uint64_t random;
-  long got;  // by number: glibc has had the function only since 2.25
-  do {
-    got = syscall(SYS_getrandom, &random, sizeof random, 0);
-  } while (got < 0 && errno == EINTR);
-  if (got == static_cast<long>(sizeof random)) return random;
+  if (FillRandom(&random, sizeof random) == 0) return random;
   struct timespec now;  // exclusive creation bears with it
   clock_gettime(CLOCK_REALTIME, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000000007u + static_cast<uint64_t>(now.tv_nsec);
