@@ -80,9 +80,8 @@ Status Session::Hello(std::string_view words, std::string* result) {
     status = pipeline_->Open();
     if (!status.ok()) return status;
   }
-  const bool attributes = store->has_attributes();
   *result = " 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
-            " features=batch,cancel,crc32c" + (attributes ? ",xattr xattr=1" : " xattr=0") +
+            (store->has_attributes() ? " xattr=1" : " xattr=0") +
             " window=" + std::to_string(kWindow);
   v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), std::move(store), pipeline_);
   return Status::OK();

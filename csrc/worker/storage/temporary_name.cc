@@ -16,7 +16,6 @@ namespace {
 
 constexpr size_t kRandomDigits = 16;
 constexpr std::string_view kTail = ".tmp";
-constexpr std::string_view kProbe = ".lmshm-probe.";
 
 // The first bytes of `name`, at most 64, that do not end in the middle of a UTF-8 character: there
 // are file systems that refuse such a name.
@@ -64,12 +63,6 @@ bool IsTemporaryName(std::string_view name) {
   name.remove_suffix(1);
   if (digits("0123456789") == 0) return false;
   return name.size() >= 3 && name.front() == '.' && name.back() == '.';
-}
-
-bool IsProbeKey(std::string_view key) {
-  if (key.substr(0, kProbe.size()) != kProbe || !IsTemporaryName(key)) return false;
-  return key.find_first_not_of("0123456789", kProbe.size()) ==
-         key.size() - kTail.size() - kRandomDigits - 1;
 }
 
 }  // namespace lmshm
