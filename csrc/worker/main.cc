@@ -29,11 +29,11 @@
 #include <vector>
 
 #include "include/lmshm.h"
-#include "worker/base/boot_id.h"
 #include "worker/base/crc32c.h"
 #include "worker/base/figures.h"
 #include "worker/base/heap.h"
 #include "worker/base/log.h"
+#include "worker/base/random.h"
 #include "worker/base/shutdown.h"
 #include "worker/base/wake_up.h"
 #include "worker/execution/engine.h"
@@ -48,7 +48,7 @@
 #include "worker/process/sandbox.h"
 #include "worker/server/connection.h"
 #include "worker/server/server.h"
-#include "worker/server/session.h"
+#include "worker/server/service.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/directories.h"
 #include "worker/storage/object_dir.h"
@@ -151,7 +151,7 @@ Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorSha
 Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
                        const lmshm::DescriptorShares& shares,
                        std::unique_ptr<lmshm::Directories>* directories, Service* service) {
-  Status status = lmshm::MakeBootId(&service->boot_id);
+  Status status = lmshm::RandomDigits(16, "choose a boot id", &service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
   Log(LogLevel::kInfo, "version 2: boot " + service->boot_id + ", checksums by " +
                            lmshm::Crc32cMethod() +

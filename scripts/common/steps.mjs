@@ -131,11 +131,22 @@ async function nativeTools() {
   return { tools, env: { CC: system.cc, CXX: system.cxx } };
 }
 
-/** The system's compiler must have nothing to say, about the optimized build too. */
+/**
+ * The system's compiler must have nothing to say, about the optimized build too; and clang nothing
+ * about the worker's locks, where it is there.
+ */
 async function warnings() {
   const { tools, env } = await nativeTools();
   const defines = { LMSHM_WERROR: "ON" };
   await buildPreset(tools, "dev", { folder: "warnings", defines, env });
+  const clang = which("clang++-19") ?? which("clang++");
+  if (!clang) return say("no clang++: the worker's locks are not checked");
+  const sources = findFiles(["csrc/worker"], /\.cc$/).map((path) => join(root, path));
+  const flags = ["-std=c++20", "-D_GNU_SOURCE", "-fsyntax-only", "-Wthread-safety", "-Werror"];
+  const include = ["-I", join(root, "csrc"), "-I", join(root, "csrc", "include")];
+  const log = join(root, "build", "logs", "thread-safety.log");
+  const status = await run(clang, [...flags, ...include, ...sources], { log });
+  if (status !== 0) throw new Failure(`clang finds locks that are not held: see ${log}`);
 }
 
 /** @param {"asan" | "tsan"} preset */

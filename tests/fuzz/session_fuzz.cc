@@ -24,6 +24,7 @@
 #include <string_view>
 
 #include "worker/base/log.h"
+#include "worker/protocol/answer.h"
 #include "worker/protocol/line_reader.h"
 #include "worker/server/session.h"
 
@@ -135,7 +136,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         session.HandleTooLong(&answer);
       } else {
         HOLDS(line.size() <= lmshm::kMaxLineBytes);
-        ended = session.Handle(line, &answer) != lmshm::Session::Next::kContinue;
+        ended = session.Handle(line, &answer) != lmshm::AfterAnswer::kContinue;
       }
       CheckAnswer(answer);
       answers++;

@@ -23,8 +23,9 @@
 
 #include "worker/base/log.h"
 #include "worker/base/percent.h"
+#include "worker/protocol/answer.h"
 #include "worker/protocol/line_reader.h"
-#include "worker/server/dialogue.h"
+#include "worker/server/session.h"
 
 namespace {
 
@@ -145,10 +146,10 @@ void CheckAnswer(std::string_view answer, uint64_t id) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static World world;
-  lmshm::Dialogue dialogue(world.service, "fuzz");
+  lmshm::Session session(world.service, "fuzz");
   std::string answer;
-  dialogue.Handle("HELLO 2", &answer);
-  dialogue.Handle("1 ATTACH fd:100 65536 -", &answer);
+  session.Handle("HELLO 2", &answer);
+  session.Handle("1 ATTACH fd:100 65536 -", &answer);
 
   std::string_view input(reinterpret_cast<const char*>(data), size);
   while (!input.empty()) {
@@ -158,9 +159,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (line.size() > lmshm::kMaxLineBytes) continue;
     const uint64_t id = CheckParse(line);
     answer.clear();
-    const lmshm::Conversation::Next next = dialogue.Handle(line, &answer);
+    const lmshm::AfterAnswer next = session.Handle(line, &answer);
     CheckAnswer(answer, id);
-    if (next != lmshm::Conversation::Next::kContinue) break;
+    if (next != lmshm::AfterAnswer::kContinue) break;
   }
   world.Check();
   return 0;

@@ -490,14 +490,14 @@ TEST(kept_files_give_way_when_the_system_has_no_descriptors_and_then_it_is_waite
     Store store(Lax(256));
     CHECK(store.Put("a", "x").ok());
     store.Keep("a", "x");
-    CHECK_EQ(store.keys->kept_files().size(), 1u);
+    CHECK_EQ(store.keys->share().kept_files.size(), 1u);
     int tries = 0;
     const auto fail_twice = [&] {
       return ++tries > 2 ? lmshm::Status::OK() : lmshm::Status::Error(error, "none left");
     };
-    CHECK_OK(store.keys->WithSpareRoom(fail_twice));
+    CHECK_OK(store.keys->share().WithSpareRoom(fail_twice));
     CHECK_EQ(tries, 3);
-    CHECK_EQ(store.keys->kept_files().size(), 0u);
+    CHECK_EQ(store.keys->share().kept_files.size(), 0u);
   }
 }
 

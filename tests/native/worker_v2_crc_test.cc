@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "worker/base/crc32c.h"
-#include "worker/memory/fault_guard.h"
+#include "worker/memory/shared_bytes.h"
 #include "worker/storage/file_io.h"
 #include "worker_fixture.hh"
 

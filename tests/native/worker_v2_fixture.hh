@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "worker/server/dialogue.h"
+#include "worker/protocol/answer.h"
+#include "worker/server/session.h"
 #include "worker_fixture.hh"
 
 enum class Attributes { kDetect, kNone };
@@ -52,12 +53,12 @@ class TalkV2 {
     service_.objects = objects_.get();
     service_.directories = directories_.get();
     service_.boot_id = "0123456789abcdef";
-    session_ = std::make_unique<lmshm::Dialogue>(service_, "test");
+    session_ = std::make_unique<lmshm::Session>(service_, "test");
   }
 
   // Another client of the same worker, in the same directory.
   explicit TalkV2(TalkV2* other) : service_(other->service_) {
-    session_ = std::make_unique<lmshm::Dialogue>(service_, "another");
+    session_ = std::make_unique<lmshm::Session>(service_, "another");
   }
 
   // One line, without its '\n'; it is checked to be one.
@@ -81,18 +82,18 @@ class TalkV2 {
              "1 OK");
   }
 
-  lmshm::Dialogue& dialogue() { return *session_; }
+  lmshm::Session& session() { return *session_; }
   lmshm::Service& service() { return service_; }
 
   TempDir root;
   bool has_attributes = false;
-  lmshm::Conversation::Next next = lmshm::Conversation::Next::kContinue;
+  lmshm::AfterAnswer next = lmshm::AfterAnswer::kContinue;
 
  private:
   std::unique_ptr<lmshm::ObjectDir> objects_;
   std::unique_ptr<lmshm::Directories> directories_;
   lmshm::Service service_;
-  std::unique_ptr<lmshm::Dialogue> session_;
+  std::unique_ptr<lmshm::Session> session_;
 };
 
 inline std::vector<std::string> SplitWords(const std::string& text) {

@@ -177,8 +177,8 @@ TEST(of_a_large_object_few_parts_are_planned_at_a_time) {
             dir / "k.data");
   CHECK_EQ(parallel.most_parts, 64u);
   CHECK_EQ(parallel.asked_parts, 3u);  // the get has room for more
-  CHECK_EQ(store->counters().puts_direct, 1u);
-  CHECK_EQ(store->counters().gets_direct, 1u);
+  CHECK_EQ(store->share().counters.puts_direct, 1u);
+  CHECK_EQ(store->share().counters.gets_direct, 1u);
 }
 
 TEST(objects_of_any_size_go_past_the_page_cache) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What may be left in a directory by writers that died or failed, or that met others: temporaries,
-// probes, and sidecars without an object.
+// and sidecars without an object.
 #include <sys/file.h>
 #include <sys/wait.h>
 
@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "worker/storage/atomic_file.h"
-#include "worker/storage/key_listing.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/leftovers.h"
 #include "worker/storage/sidecar.h"
@@ -101,37 +100,6 @@ TEST(only_temporaries_are_removed) {
   const lmshm::UniqueFd fd = OpenDirectory(dir);
   CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK_EQ(dir.Names().size(), std::size(kept) + 3);
-}
-
-TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
-  const TempDir dir;
-  const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), FactsOf(fd.get()));
-  lmshm::OpenListings open(4);
-  lmshm::KeyListings listing(store, &open);
-  TestSegment segment(4096);
-  const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
-  // Like a probe, and an object as any other.
-  const std::string object = ".lmshm-probe.123.x.0123456789abcdef.tmp";
-  const lmshm::SharedBytes bytes = {segment.data(), 100};
-  CHECK_OK(store.Put(Key(probe), bytes, {}, TransferOptions(), nullptr));
-  CHECK_OK(store.Put(Key(object), bytes, {}, TransferOptions(), nullptr));
-  bool there = false;
-  CHECK_OK(store.Exists(Key(probe), &there));
-  CHECK(there);
-  lmshm::ListRequest request;
-  request.limit = 10;
-  request.max_bytes = 4096;
-  lmshm::ListPage page;
-  CHECK_OK(listing.List(request, nullptr, &page));
-  REQUIRE_EQ(page.keys.size(), 1u);
-  CHECK_EQ(page.keys[0], object);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
-           0u);  // too young
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
-  CHECK_OK(store.Exists(Key(probe), &there));
-  CHECK(!there);
-  CHECK(Exists(dir / (object + ".data")));
 }
 
 TEST(a_sidecar_without_an_object_is_removed) {
@@ -312,10 +280,9 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   const std::string dead = dir / ".a.data.123.0123456789abcdef.tmp";
   const std::string young = dir / ".b.data.123.0123456789abcdef.tmp";
   const std::string locked = dir / ".c.data.123.0123456789abcdef.tmp";
-  const std::string probe = dir / ".lmshm-probe.123.0123456789abcdef.tmp.data";
   const std::string sidecar = dir / ("sha256-" + std::string(64, '0') + ".key");
-  for (const std::string& path : {dead, young, locked, probe, sidecar}) WriteFile(path, "x");
-  for (const std::string& path : {dead, probe, sidecar}) MakeOld(path);
+  for (const std::string& path : {dead, young, locked, sidecar}) WriteFile(path, "x");
+  for (const std::string& path : {dead, sidecar}) MakeOld(path);
   MakeOld(locked);
   const lmshm::UniqueFd holder(open(locked.c_str(), O_RDONLY | O_CLOEXEC));
   REQUIRE_EQ(flock(holder.get(), LOCK_EX | LOCK_NB), 0);
@@ -323,13 +290,13 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   setup.arguments = {"--root", dir.path(), "--log-level", "info", "--io", "direct", "--sync=data"};
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
-  CHECK(Until([&] { return !Exists(dead) && !Exists(probe) && !Exists(sidecar); }));
+  CHECK(Until([&] { return !Exists(dead) && !Exists(sidecar); }));
   CHECK(Exists(young));
   CHECK(Exists(locked));
   CHECK_EQ(worker.client().Call("1 QUIT"), "1 OK");
   CHECK_EQ(worker.Wait(), 0);
   const std::string log = worker.Errors();
-  CHECK_CONTAINS(log, "removed what dead writers left: 2 temporaries, 1 keys without an object");
+  CHECK_CONTAINS(log, "removed what dead writers left: 1 temporaries, 1 keys without an object");
   CHECK_CONTAINS(log, "io: direct, sync: data");
   CHECK_CONTAINS(log, "past the page cache: ");
 }

@@ -24,16 +24,19 @@ constexpr size_t kAnyClientBytes = 1 * kMiB;
 // What may stay: heaps that are not empty, and code that has run meanwhile.
 constexpr size_t kLeftBytes = 6 * kMiB;
 
-// Resident memory of a process.
-size_t ResidentBytes(pid_t pid) {
+size_t StatusBytes(pid_t pid, const char* what) {
   std::ifstream in("/proc/" + std::to_string(pid) + "/status");
   for (std::string word; in >> word;) {
     size_t kib;
-    if (word == "VmRSS:" && in >> kib) return kib * 1024;
+    if (word == what && in >> kib) return kib * 1024;
   }
-  check::Fail(__FILE__, __LINE__, "no VmRSS");
+  check::Fail(__FILE__, __LINE__, std::string("no ") + what);
   return 0;
 }
+
+// Resident memory of a process, and the most that it was.
+size_t ResidentBytes(pid_t pid) { return StatusBytes(pid, "VmRSS:"); }
+size_t MostResidentBytes(pid_t pid) { return StatusBytes(pid, "VmHWM:"); }
 
 // One line of about kLine bytes.
 using Flood = std::function<std::string(uint64_t id)>;
@@ -169,6 +172,35 @@ TEST(eight_clients_hold_eight_times_that) {
 TEST(many_clients_share_a_bound) {
   NEEDS_REAL_MEMORY();
   CheckFlood(40, Attributes);
+}
+
+TEST(a_batch_of_gets_holds_no_more_of_its_answers_than_it_can_tell) {
+  NEEDS_REAL_MEMORY();
+  TestSegment segment(kMiB);
+  const Running running;
+  LineClient client = ConnectUnix(running.socket);
+  const std::string hello = client.Call("HELLO 2");
+  if (hello.find("xattr=1") == std::string::npos) SKIP("no extended attributes here");
+  CHECK_EQ(client.Call("1 ATTACH " + segment.name() + " " + std::to_string(segment.size()) + " -"),
+           "1 OK");
+  // As much as ext4 takes.
+  std::string attributes;
+  for (int i = 0; i < 10; i++) {
+    attributes += " a" + std::to_string(i) + "=" + std::string(350, 'x');
+  }
+  std::string gets;
+  for (int i = 0; i < 1024; i++) {
+    const std::string key = "k" + std::to_string(i);
+    REQUIRE_EQ(client.Call("2 PUT " + key + " 0 10 crc=0" + attributes), "2 OK 10");
+    gets += (i == 0 ? " " : " ; ") + key + " 0 10";
+  }
+  const size_t before = MostResidentBytes(running.worker->pid());
+  for (int i = 0; i < 4; i++) {
+    CHECK(client.Call("3 GET" + gets).find(" ; -EOVERFLOW") != std::string::npos);
+  }
+  const size_t more = MostResidentBytes(running.worker->pid()) - before;
+  std::cout << "# " << static_cast<double>(more) / kMiB << " MiB" << std::endl;
+  CHECK(more < 2 * kMiB);
 }
 
 CHECK_MAIN

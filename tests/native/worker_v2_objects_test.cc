@@ -311,10 +311,10 @@ TEST(concurrent_writers_and_readers_see_whole_objects) {
   std::vector<std::thread> threads;
   for (size_t t = 0; t < 4; t++) {
     threads.emplace_back([&, t] {
-      lmshm::Dialogue dialogue(service, "test");
+      lmshm::Session session(service, "test");
       const auto say = [&](const std::string& line) {
         std::string answer;
-        dialogue.Handle(line, &answer);
+        session.Handle(line, &answer);
         return answer;
       };
       say("HELLO 2");

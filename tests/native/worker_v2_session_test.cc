@@ -6,10 +6,10 @@
 #include <fstream>
 #include <string>
 
-#include "worker/base/boot_id.h"
+#include "worker/base/random.h"
 #include "worker_v2_fixture.hh"
 
-using lmshm::Conversation;
+using lmshm::AfterAnswer;
 
 namespace {
 
@@ -24,16 +24,15 @@ TEST(hello_changes_the_version_and_nothing_before_it_does) {
   TalkV2 talk;
   CHECK_STARTS(talk.Say("1 PING"), "ERROR EINVAL unknown command");
   CHECK_EQ(talk.Say("PING"), "OK");
-  const std::string attributes = talk.has_attributes ? ",xattr xattr=1" : " xattr=0";
+  const std::string attributes = talk.has_attributes ? " xattr=1" : " xattr=0";
   CHECK_EQ(talk.Say("HELLO 2"),
-           "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0 features=batch,cancel,crc32c" +
-               attributes + " window=1024");
+           "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0" + attributes + " window=1024");
   CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
   CHECK_STARTS(talk.Say("PING"), "0 ERROR EINVAL ");
   CHECK_STARTS(talk.Say("HELLO 2"), "0 ERROR EINVAL ");
   CHECK_STARTS(talk.Say("2 HELLO 2"), "2 ERROR EINVAL unknown verb");
   CHECK_EQ(talk.Say("3 QUIT"), "3 OK");
-  CHECK(talk.next == Conversation::Next::kQuit);
+  CHECK(talk.next == AfterAnswer::kQuit);
 }
 
 TEST(other_hellos_are_refused_and_leave_version_1) {
@@ -117,7 +116,7 @@ TEST(every_bad_line_is_answered_and_survived) {
   CHECK_STARTS(talk.Say("7 ATTACH fd:3 1 -"), "7 ERROR EACCES ");
   CHECK_EQ(talk.Say("8 PUT x 8192 0 crc=0"), "8 OK 0");  // the segment is still there
   std::string answer;
-  talk.dialogue().HandleTooLong(&answer);
+  talk.session().HandleTooLong(&answer);
   CHECK_STARTS(answer, "0 ERROR E2BIG ");
 }
 
@@ -157,13 +156,13 @@ TEST(an_ending_worker_breaks_off) {
   service.objects = objects.get();
   service.directories = directories.get();
   service.cancel = &stop;
-  lmshm::Dialogue dialogue(service, "test");
+  lmshm::Session session(service, "test");
   std::string answer;
   for (const std::string& line : {std::string("HELLO 2"), "1 ATTACH " + segment.name() + " 8192 -",
                                   std::string("2 PUT k 0 1"), std::string("3 GET there 0 1"),
                                   std::string("4 LIST 1 -"), std::string("5 EXISTS k")}) {
     answer.clear();
-    CHECK(dialogue.Handle(line, &answer) == Conversation::Next::kContinue);
+    CHECK(session.Handle(line, &answer) == AfterAnswer::kContinue);
     if (line[0] > '1' && line[0] <= '9') CHECK_CONTAINS(answer, " ERROR ECANCELED ");
   }
   CHECK_EQ(root.Names().size(), 1u);
@@ -171,8 +170,8 @@ TEST(an_ending_worker_breaks_off) {
 
 TEST(boot_ids_are_16_hex_digits_and_differ) {
   std::string one, two;
-  CHECK_OK(lmshm::MakeBootId(&one));
-  CHECK_OK(lmshm::MakeBootId(&two));
+  CHECK_OK(lmshm::RandomDigits(16, "test", &one));
+  CHECK_OK(lmshm::RandomDigits(16, "test", &two));
   CHECK_EQ(one.size(), 16u);
   CHECK(one.find_first_not_of("0123456789abcdef") == std::string::npos);
   CHECK(one != two);

@@ -16,7 +16,7 @@
 namespace lmshm {
 
 // The checksum of what `crc` is the checksum of (0: nothing), followed by `data`. Reads `data`, so
-// it must be memory that stays: see fault_guard.h for memory that may not.
+// it must be memory that stays: see shared_bytes.h for memory that may not.
 uint32_t Crc32c(uint32_t crc, const void* data, size_t size);
 
 // The same without wide registers, and without the instruction either: for machines without and for

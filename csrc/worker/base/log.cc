@@ -8,10 +8,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
-#include <mutex>
 #include <string>
 #include <utility>
 
+#include "worker/base/mutex.h"
 #include "worker/base/text.h"
 
 namespace lmshm {
@@ -24,8 +24,8 @@ constexpr std::string_view kNames[] = {"error", "warn", "info", "debug"};
 constexpr size_t kMaxTextBytes = 1000;
 
 LogLevel g_level = LogLevel::kWarn;
-std::mutex g_mutex;
-unsigned long g_dropped = 0;  // lines; guarded by g_mutex
+Mutex g_mutex;
+unsigned long g_dropped GUARDED_BY(g_mutex) = 0;  // lines
 
 // True if `line` was taken. A socket (Bun's children have one) can be asked not to block; a pipe
 // with room for one more page, which is what POLLOUT means, takes less than a page at once.
@@ -73,7 +73,7 @@ void Log(LogLevel level, std::string_view text) {
   std::string line = Prefix(level);
   AppendPrintable(text, kMaxTextBytes, &line);
   {
-    const std::lock_guard<std::mutex> lock(g_mutex);
+    const MutexLock lock(&g_mutex);
     if (g_dropped > 0) line += " (" + std::to_string(g_dropped) + " earlier lines dropped)";
     line += '\n';
     if (TryWrite(line)) {

@@ -9,8 +9,8 @@
 #ifndef LMSHM_WORKER_BASE_SHUTDOWN_H_
 #define LMSHM_WORKER_BASE_SHUTDOWN_H_
 
-#include "worker/base/cancel.h"
 #include "worker/base/status.h"
+#include "worker/base/work.h"
 
 namespace lmshm {
 

@@ -37,10 +37,10 @@ Engine::Engine(const EngineLimits& limits)
 
 Engine::~Engine() {
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     ending_ = true;
   }
-  work_.notify_all();
+  work_.SignalAll();
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -53,14 +53,14 @@ Status Engine::Start() {
     if (threads_.empty()) return Status::Error(EAGAIN, text);
     Log(LogLevel::kWarn, text + "; going on with fewer");
   }
-  Lock lock(mutex_);
-  started_.wait(lock, [this] { return nice_.has_value(); });
+  const MutexLock lock(&mutex_);
+  while (!nice_.has_value()) started_.Wait(&mutex_);
   return Status::OK();
 }
 
 void Engine::Wake(size_t threads) {
   threads = std::min(threads, idle_);
-  for (size_t i = 0; i < threads; i++) work_.notify_one();
+  for (size_t i = 0; i < threads; i++) work_.Signal();
 }
 
 void Engine::List(Client* client, size_t level) {
@@ -95,7 +95,7 @@ void Engine::GiveBack(Hand* hand) {
 void Engine::Submit(Client* client, TaskLot* tasks) {
   size_t small = 0;
   size_t large = 0;
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   while (!tasks->empty()) {
     (tasks->front()->small() ? small : large)++;
     Enqueue(client, tasks->pop_front());
@@ -110,12 +110,12 @@ void Engine::Grasp(Client* client, Hand* hand) {
   hand->client = client;
   hand->tasks = hand->lot.size();
   size_t fresh = 0;
-  hand->lot.for_each([&](const Task& task) {
+  for (const Task& task : hand->lot) {
     hand->bytes += task.bytes();
-    if (task.small()) return;
+    if (task.small()) continue;
     hand->large++;
     if (!task.begun()) fresh++;
-  });
+  }
   CountBegun(client, 0, fresh);
   running_ += hand->tasks;
   bytes_ += hand->bytes;
@@ -128,11 +128,11 @@ void Engine::CountBegun(Client* client, size_t before, size_t after) {
   begun_ += after - before;
 }
 
-void Engine::Carry(Hand* hand, Lock* lock) {
+void Engine::Carry(Hand* hand) {
   at_work_.fetch_add(1, std::memory_order_relaxed);
-  lock->unlock();
+  mutex_.Unlock();
   hand->client->RunLot(&hand->lot);
-  lock->lock();
+  mutex_.Lock();
   at_work_.fetch_sub(1, std::memory_order_relaxed);
   running_ -= hand->tasks;
   bytes_ -= hand->bytes;
@@ -140,45 +140,45 @@ void Engine::Carry(Hand* hand, Lock* lock) {
   // Each large one for a thread of its own; with small ones one more is enough to begin with.
   size_t large = 0;
   size_t begun = 0;
-  hand->lot.for_each([&](const Task& task) {
+  for (const Task& task : hand->lot) {
     large += task.small() ? 0 : 1;
     begun += !task.small() && task.begun() ? 1 : 0;
-  });
+  }
   CountBegun(hand->client, hand->large, begun);
   const size_t rest = hand->lot.empty() ? 0 : std::max<size_t>(large, 1);
   if (rest > 0) GiveBack(hand);
   const bool may_begin = begin_wanted_ && begun < hand->large;
   if (bytes_wanted_ && hand->bytes > 0) {
     bytes_wanted_ = false;
-    work_.notify_all();
+    work_.SignalAll();
   } else {
     Wake(std::max<size_t>(rest, (low_wanted_ && hand->low) || may_begin ? 1 : 0));
   }
-  if (--hand->client->lots_ == 0) left_.notify_all();
+  if (--hand->client->lots_ == 0) left_.SignalAll();
 }
 
 bool Engine::RunNow(Client* client, TaskLot* tasks) {
   Hand hand;
   uint64_t bytes = 0;
   bool small = true;
-  tasks->for_each([&](const Task& task) {
+  for (const Task& task : *tasks) {
     bytes += task.bytes();
     small = small && task.small();
-  });
-  Lock lock(mutex_);
+  }
+  const MutexLock lock(&mutex_);
   if (!FitsNow(bytes) || (!small && !CanBegin(*client))) return false;
   for (const Client::Waiting& waiting : client->waiting_) {
     if (!waiting.small.empty() || (!small && !waiting.large.empty())) return false;
   }
   hand.lot.swap(*tasks);
   Grasp(client, &hand);
-  Carry(&hand, &lock);
+  Carry(&hand);
   return true;
 }
 
 bool Engine::Help(Client* client) {
   Hand hand;
-  Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   if (client->Held()) return false;
   for (Client::Waiting& waiting : client->waiting_) {
     if (waiting.small.empty()) continue;
@@ -188,14 +188,14 @@ bool Engine::Help(Client* client) {
     }
     TakeLot(&waiting.small, &hand);
     Grasp(client, &hand);
-    Carry(&hand, &lock);
+    Carry(&hand);
     return true;
   }
   return false;
 }
 
 std::unique_ptr<Task> Engine::Take(Client* client, const Task* task) {
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   const auto level = static_cast<size_t>(task->priority());
   std::unique_ptr<Task> taken = client->waiting_[level].Of(*task).remove(task);
   if (taken != nullptr) queued_.fetch_sub(1, std::memory_order_relaxed);
@@ -204,7 +204,7 @@ std::unique_ptr<Task> Engine::Take(Client* client, const Task* task) {
 }
 
 TaskLot Engine::TakeUnbegun(Client* client) {
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   TaskLot taken;
   for (Client::Waiting& waiting : client->waiting_) {
     waiting.small.MoveUnbegun(&taken);
@@ -215,13 +215,13 @@ TaskLot Engine::TakeUnbegun(Client* client) {
 }
 
 void Engine::Resume() {
-  const Lock lock(mutex_);
-  work_.notify_all();
+  const MutexLock lock(&mutex_);
+  work_.SignalAll();
 }
 
 void Engine::Leave(Client* client) {
-  Lock lock(mutex_);
-  left_.wait(lock, [&] { return client->lots_ == 0; });
+  const MutexLock lock(&mutex_);
+  while (client->lots_ != 0) left_.Wait(&mutex_);
   WantTrim();
   for (size_t level = 0; level < kPriorities; level++) {
     if (!client->waiting_[level].listed) continue;
@@ -326,23 +326,23 @@ bool Engine::Pick(Hand* hand) {
   return false;
 }
 
-bool Engine::JoinHelp(Lock* lock) {
+bool Engine::JoinHelp() {
   for (HelpWanted* const wanted : help_) {
     if (wanted->helpers >= wanted->seats) continue;
     if (wanted->next.load(std::memory_order_relaxed) >= wanted->parts) continue;
     wanted->helpers++;
     at_work_.fetch_add(1, std::memory_order_relaxed);
-    lock->unlock();
+    mutex_.Unlock();
     for (;;) {
       const size_t part = wanted->next.fetch_add(1, std::memory_order_relaxed);
       if (part >= wanted->parts) break;
       (*wanted->part)(part);
       if (queued_.load(std::memory_order_relaxed) > 0) break;  // somebody's turn
     }
-    lock->lock();
+    mutex_.Lock();
     at_work_.fetch_sub(1, std::memory_order_relaxed);
     // With the lock held: the condition variable goes when its owner sees the number.
-    if (--wanted->helpers == 0) wanted->done.notify_one();
+    if (--wanted->helpers == 0) wanted->done.Signal();
     return true;
   }
   return false;
@@ -350,34 +350,34 @@ bool Engine::JoinHelp(Lock* lock) {
 
 void Engine::ThreadMain() {
   const int nice = GiveWay(limits_.nice);
-  Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   nice_ = nice;
-  started_.notify_one();
+  started_.Signal();
   while (!ending_) {
     Hand hand;
     if (Pick(&hand)) {
-      Carry(&hand, &lock);
+      Carry(&hand);
       continue;
     }
-    if (JoinHelp(&lock)) continue;
-    WaitForWork(&lock);
+    if (JoinHelp()) continue;
+    WaitForWork();
   }
 }
 
 // The first thread that has had nothing to do for a moment gives back memory, if much was held.
-void Engine::WaitForWork(Lock* lock) {
+void Engine::WaitForWork() {
   idle_++;
   if (!trim_wanted_.load(std::memory_order_relaxed) || trimming_) {
-    work_.wait(*lock);
+    work_.Wait(&mutex_);
   } else {
     trimming_ = true;
-    const bool quiet = work_.wait_for(*lock, kTrimAfter) == std::cv_status::timeout &&
-                       held_.load(std::memory_order_relaxed) < kMuchMemory;
+    const bool quiet =
+        !work_.WaitFor(&mutex_, kTrimAfter) && held_.load(std::memory_order_relaxed) < kMuchMemory;
     if (quiet) {
       trim_wanted_.store(false);
-      lock->unlock();
+      mutex_.Unlock();
       GiveBackMemory();
-      lock->lock();
+      mutex_.Lock();
     }
     trimming_ = false;
   }
@@ -387,7 +387,7 @@ void Engine::WaitForWork(Lock* lock) {
 void Engine::Hold(size_t bytes) {
   const size_t now = held_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
   if (now < kMuchMemory || trim_wanted_.load(std::memory_order_relaxed)) return;
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   WantTrim();
 }
 
@@ -410,7 +410,7 @@ void Engine::Run(size_t parts, size_t at_once, Pace pace, const std::function<vo
   bool called = false;
   const auto call = [&] {
     wanted.seats--;  // this thread's
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     place = help_.insert(help_.end(), &wanted);
     called = true;
     Wake(wanted.seats);
@@ -429,13 +429,13 @@ void Engine::Run(size_t parts, size_t at_once, Pace pace, const std::function<vo
     may_call = false;
   }
   if (!called) return;
-  Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   help_.erase(place);
-  wanted.done.wait(lock, [&] { return wanted.helpers == 0; });
+  while (wanted.helpers != 0) wanted.done.Wait(&mutex_);
 }
 
 Engine::Counts Engine::counts() const {
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   Counts counts;
   counts.threads = threads_.size();
   counts.nice = nice_.value_or(0);

@@ -7,7 +7,7 @@
 // whose turn it is: one large task, or a lot of small ones, which cost less to hand out together.
 // Lower priorities are passed over eight times at most, so nothing starves.
 //
-// A large task is carried out in turns (turn.h): while others wait it comes back after each, to the
+// A large task is carried out in turns (work.h): while others wait it comes back after each, to the
 // front of its client's queue, and the next client has its turn. Of what has been begun and waits
 // there is at most one task for each client, or as many as there are threads, so that little is
 // held meanwhile.
@@ -23,20 +23,18 @@
 #define LMSHM_WORKER_EXECUTION_ENGINE_H_
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
 
-#include "worker/base/parallel.h"
-#include "worker/base/priority.h"
+#include "worker/base/mutex.h"
 #include "worker/base/status.h"
+#include "worker/base/work.h"
 #include "worker/execution/task.h"
 
 namespace lmshm {
@@ -148,9 +146,9 @@ class Engine : public Parallel {
     const std::function<void(size_t)>* part = nullptr;
     size_t parts = 0;
     size_t seats = 0;             // for helpers
-    size_t helpers = 0;           // at work
+    size_t helpers = 0;           // at work; guarded by the engine's lock, as `seats` is
     std::atomic<size_t> next{0};  // part
-    std::condition_variable done;
+    CondVar done;
   };
   // What one thread has in hand.
   struct Hand {
@@ -161,59 +159,63 @@ class Engine : public Parallel {
     uint64_t bytes = 0;
     bool low = false;
   };
-  using Lock = std::unique_lock<std::mutex>;
-
   enum class Picked { kOne, kNone, kNoBytes, kTooManyLow };
 
   void ThreadMain();
-  bool Pick(Hand* hand);
-  Picked PickLevel(size_t level, Hand* hand);
-  void TakeLot(TaskLot* queue, Hand* hand);
-  void Grasp(Client* client, Hand* hand);
+  bool Pick(Hand* hand) REQUIRES(mutex_);
+  Picked PickLevel(size_t level, Hand* hand) REQUIRES(mutex_);
+  void TakeLot(TaskLot* queue, Hand* hand) REQUIRES(mutex_);
+  void Grasp(Client* client, Hand* hand) REQUIRES(mutex_);
   // Runs what is in hand, with the lock released meanwhile.
-  void Carry(Hand* hand, Lock* lock);
-  bool JoinHelp(Lock* lock);
-  void Enqueue(Client* client, std::unique_ptr<Task> task);
-  void GiveBack(Hand* hand);
-  void List(Client* client, size_t level);
-  bool CanBegin(const Client& client) const;
-  TaskLot* NextOf(Client* client, size_t level);
-  void CountBegun(Client* client, size_t before, size_t after);
-  bool Fits(uint64_t bytes) const;
+  void Carry(Hand* hand) REQUIRES(mutex_);
+  bool JoinHelp() REQUIRES(mutex_);
+  void Enqueue(Client* client, std::unique_ptr<Task> task) REQUIRES(mutex_);
+  void GiveBack(Hand* hand) REQUIRES(mutex_);
+  void List(Client* client, size_t level) REQUIRES(mutex_);
+  bool CanBegin(const Client& client) const REQUIRES(mutex_);
+  TaskLot* NextOf(Client* client, size_t level) REQUIRES(mutex_);
+  void CountBegun(Client* client, size_t before, size_t after) REQUIRES(mutex_);
+  bool Fits(uint64_t bytes) const REQUIRES(mutex_);
   // The same for a client's own thread, which nobody has given a turn.
-  bool FitsNow(uint64_t bytes) const { return bytes == 0 || (!bytes_short_ && Fits(bytes)); }
-  void Wake(size_t threads);
-  void WaitForWork(Lock* lock);
-  void WantTrim();
+  bool FitsNow(uint64_t bytes) const REQUIRES(mutex_) {
+    return bytes == 0 || (!bytes_short_ && Fits(bytes));
+  }
+  void Wake(size_t threads) REQUIRES(mutex_);
+  void WaitForWork() REQUIRES(mutex_);
+  void WantTrim() REQUIRES(mutex_);
 
   const EngineLimits limits_;
   const size_t cpus_;
   const size_t low_limit_;  // lots of low priority at a time: one thread is kept for the others
   std::vector<std::thread> threads_;
 
-  mutable std::mutex mutex_;  // guards all below, and Client's private members
-  std::condition_variable work_;
-  std::condition_variable left_;
-  std::condition_variable started_;
-  std::optional<int> nice_;  // of the threads, once one runs
-  std::deque<Client*> turns_[kPriorities];
-  size_t passed_over_[kPriorities] = {};
-  std::list<HelpWanted*> help_;
+  mutable Mutex mutex_;  // guards Client's private members, too
+  CondVar work_;
+  CondVar left_;
+  CondVar started_;
+  std::optional<int> nice_ GUARDED_BY(mutex_);  // of the threads, once one runs
+  std::deque<Client*> turns_[kPriorities] GUARDED_BY(mutex_);
+  size_t passed_over_[kPriorities] GUARDED_BY(mutex_) = {};
+  std::list<HelpWanted*> help_ GUARDED_BY(mutex_);
   std::atomic<size_t> queued_{0};   // written under the lock
   std::atomic<size_t> at_work_{0};  // threads, clients' own among them; as above
   std::atomic<size_t> held_{0};
   std::atomic<bool> trim_wanted_{false};  // what is freed is to be given back to the system soon
-  size_t running_ = 0;
-  uint64_t bytes_ = 0;
-  size_t low_lots_ = 0;
-  size_t begun_ = 0;           // of all clients
-  bool begin_wanted_ = false;  // something waits until another task is finished
-  size_t idle_ = 0;            // threads
-  bool trimming_ = false;      // one of them sees to it that freed memory is given back
-  bool bytes_wanted_ = false;  // something waits until others have moved theirs
-  bool bytes_short_ = false;   // as above, and its turn has come: what comes later must not pass it
-  bool low_wanted_ = false;    // something waits because of low_limit_
-  bool ending_ = false;
+  size_t running_ GUARDED_BY(mutex_) = 0;
+  uint64_t bytes_ GUARDED_BY(mutex_) = 0;
+  size_t low_lots_ GUARDED_BY(mutex_) = 0;
+  size_t begun_ GUARDED_BY(mutex_) = 0;  // of all clients
+  // Something waits until another task is finished.
+  bool begin_wanted_ GUARDED_BY(mutex_) = false;
+  size_t idle_ GUARDED_BY(mutex_) = 0;  // threads
+  // One of them sees to it that freed memory is given back.
+  bool trimming_ GUARDED_BY(mutex_) = false;
+  // Something waits until others have moved theirs; its turn has come, and what comes later must
+  // not pass it.
+  bool bytes_wanted_ GUARDED_BY(mutex_) = false;
+  bool bytes_short_ GUARDED_BY(mutex_) = false;
+  bool low_wanted_ GUARDED_BY(mutex_) = false;  // something waits because of low_limit_
+  bool ending_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace lmshm

@@ -41,13 +41,13 @@ void Pipeline::Close() {
 }
 
 bool Pipeline::Has(uint64_t id) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   return in_flight_.count(id) > 0;
 }
 
 void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     in_flight_.emplace(task->id(), task.get());
   }
   unfinished_.fetch_add(1);
@@ -103,11 +103,11 @@ bool Pipeline::Held() const { return outbox_->full() && !abandoned_.load(); }
 void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
   if (done.empty()) return;
   size_t held_bytes = 0;
-  done.for_each([&](const Task& task) { held_bytes += AsRequest(task).held_bytes(); });
+  for (const Task& task : done) held_bytes += AsRequest(task).held_bytes();
   {
     // Before the client has an answer, after which it may use the id again.
-    const std::lock_guard<std::mutex> lock(mutex_);
-    done.for_each([&](const Task& task) { in_flight_.erase(AsRequest(task).id()); });
+    const MutexLock lock(&mutex_);
+    for (const Task& task : done) in_flight_.erase(AsRequest(task).id());
   }
   if (outbox_->Add(answers)) engine_->Resume();
   held_bytes_.fetch_sub(held_bytes);
@@ -120,7 +120,7 @@ void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
 bool Pipeline::Cancel(uint64_t id) {
   TaskLot taken;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     const auto found = in_flight_.find(id);
     if (found == in_flight_.end()) return false;
     found->second->Cancel();
@@ -144,7 +144,7 @@ void Pipeline::Abandon() {
   abandoned_.store(true);
   Drop();
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     for (const auto& [id, task] : in_flight_) task->Cancel();
   }
   engine_->Resume();

@@ -15,10 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 
+#include "worker/base/mutex.h"
 #include "worker/base/status.h"
 #include "worker/base/wake_up.h"
 #include "worker/execution/engine.h"
@@ -101,8 +101,8 @@ class Pipeline : private Engine::Client {
   std::atomic<size_t> held_bytes_{0};  // of memory, by these
   // Wake when `unfinished_` is at most this much less 1; 0: do not.
   std::atomic<size_t> wake_at_{0};
-  mutable std::mutex mutex_;  // guards in_flight_; taken before the engine's
-  std::unordered_map<uint64_t, RequestTask*> in_flight_;
+  mutable Mutex mutex_;  // taken before the engine's
+  std::unordered_map<uint64_t, RequestTask*> in_flight_ GUARDED_BY(mutex_);
 };
 
 }  // namespace lmshm

@@ -2,6 +2,7 @@
 #include "worker/execution/request_task.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <limits>
 #include <utility>
@@ -11,7 +12,7 @@
 #include "worker/base/log.h"
 #include "worker/base/percent.h"
 #include "worker/base/text.h"
-#include "worker/protocol/answer_v2.h"
+#include "worker/protocol/answer.h"
 #include "worker/storage/object_transfer.h"
 
 namespace lmshm {
@@ -32,6 +33,7 @@ constexpr size_t kMapBytes = 128;
 // (" ;" and the longest errno name).
 constexpr size_t kMaxItemTextBytes = 512;
 constexpr size_t kLeastItemBytes = 24;
+constexpr char kOverflow[] = " -EOVERFLOW";
 // A part of a batch for one thread: it must be worth the while of waking one.
 constexpr uint64_t kPartBytes = 256 * 1024;
 constexpr size_t kPartObjects = 8;
@@ -136,9 +138,10 @@ struct RequestTask::Item {
 
 struct RequestTask::Batch {
   std::vector<Item> items;
-  std::vector<size_t> begins;  // of the parts
-  std::vector<size_t> left;    // parts that are not done
-  size_t told = 0;             // items that are in `result`
+  std::vector<size_t> begins;         // of the parts
+  std::vector<size_t> left;           // parts that are not done
+  std::atomic<size_t> item_bytes{0};  // of all results of items, told or not
+  size_t told = 0;                    // items that are in `result`
   std::string result;
 };
 
@@ -204,11 +207,7 @@ bool RequestTask::Go(std::string* answers) {
     set_begun();
     return false;
   }
-  if (status.ok()) {
-    AppendOk(id(), result, answers);
-  } else {
-    AppendError(id(), status, answers);
-  }
+  AppendAnswer(id(), status, result, answers);
   if (LogEnabled(LogLevel::kDebug)) {
     Log(LogLevel::kDebug, peer_ + ": " + std::to_string(id()) + " " +
                               std::string(VerbName(request_.verb)) + " -> " +
@@ -315,7 +314,14 @@ void RequestTask::GoPart(size_t part, Turn* turn) {
   const size_t end = part + 1 < begins.size() ? begins[part + 1] : request_.items.size();
   for (size_t i = begins[part]; i < end; i++) {
     if (batch_->items[i].done) continue;
-    if (turn->Over() || !GoObject(i, &batch_->items[i], turn)) return;
+    Item& item = batch_->items[i];
+    if (turn->Over() || !GoObject(i, &item, turn)) return;
+    // What cannot be told any more is not kept until it could be.
+    const size_t bytes = item.result.size();
+    if (batch_->item_bytes.fetch_add(bytes, std::memory_order_relaxed) + bytes > kMaxResultBytes) {
+      item.result = kOverflow;
+      item.result.shrink_to_fit();
+    }
   }
 }
 
@@ -348,7 +354,7 @@ bool RequestTask::GoBatch(Turn* turn, std::string* result) {
     if (!item.status.ok()) {
       AppendFailure(request_.verb, item.status, room, &batch_->result);
     } else {
-      batch_->result.append(item.result.size() <= room ? item.result : " -EOVERFLOW");
+      batch_->result.append(item.result.size() <= room ? item.result : kOverflow);
     }
     item.status = Status::OK();
     std::string().swap(item.result);

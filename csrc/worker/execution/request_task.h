@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // RequestTask: one request of version 2 on objects, on its way through the engine: what it does, in
-// turns (turn.h), how it is cancelled, and how it is answered.
+// turns (work.h), how it is cancelled, and how it is answered.
 //
 // It has all it needs with it and shares ownership of the memory it works on: it may run on any
 // thread, beside others, and outlive the client's attachment.
@@ -15,11 +15,9 @@
 #include <string>
 #include <string_view>
 
-#include "worker/base/cancel.h"
 #include "worker/base/figures.h"
-#include "worker/base/parallel.h"
 #include "worker/base/status.h"
-#include "worker/base/turn.h"
+#include "worker/base/work.h"
 #include "worker/execution/task.h"
 #include "worker/memory/attachment.h"
 #include "worker/protocol/request_v2.h"

@@ -13,7 +13,7 @@
 #include <memory>
 #include <utility>
 
-#include "worker/base/priority.h"
+#include "worker/base/work.h"
 
 namespace lmshm {
 
@@ -106,10 +106,21 @@ class TaskLot {
     size_ += std::exchange(other->size_, 0);
   }
 
-  template <typename Function>
-  void for_each(Function function) const {
-    for (const Task* at = first_; at != nullptr; at = at->next_) function(*at);
-  }
+  class Iterator {
+   public:
+    explicit Iterator(const Task* at) : at_(at) {}
+    const Task& operator*() const { return *at_; }
+    Iterator& operator++() {
+      at_ = at_->next_;
+      return *this;
+    }
+    bool operator!=(const Iterator& other) const { return at_ != other.at_; }
+
+   private:
+    const Task* at_;
+  };
+  Iterator begin() const { return Iterator(first_); }
+  Iterator end() const { return Iterator(nullptr); }
 
   void clear() {
     while (!empty()) pop_front();

@@ -16,6 +16,13 @@ struct SharedBytes {
   uint64_t size = 0;  // bytes
 };
 
+// Continues the CRC-32C `*crc` over `data`: the one thing for which this process looks at such
+// memory. Beyond the segment's new end that is SIGBUS, which is turned into EFAULT, for the one
+// range and the one thread that asked; any other SIGBUS does what it did before. Returns 0, or
+// EFAULT when some of the memory is gone (`*crc` is then as it was). Thread safe; blocks no signal
+// while it works. The handler for SIGBUS is installed on the first call, for good.
+[[nodiscard]] int SharedCrc32c(SharedBytes data, uint32_t* crc);
+
 }  // namespace lmshm
 
 #endif  // LMSHM_WORKER_MEMORY_SHARED_BYTES_H_

@@ -16,24 +16,24 @@ bool Outbox::full() const { return pending() > kFullBytes; }
 
 bool Outbox::Add(std::string_view lines) {
   if (lines.empty()) return false;
-  std::unique_lock<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   if (wire_->broken()) return false;
   pending_.fetch_add(lines.size());
-  if (sending_ && CanPass(lines)) return Pass(lines, &lock);
+  if (sending_ && CanPass(lines)) return Pass(lines);
   gathered_.append(lines);
-  return !sending_ && !stalled_ && Send(&lock);
+  return !sending_ && !stalled_ && Send();
 }
 
 bool Outbox::stalled() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   return stalled_;
 }
 
 void Outbox::Pump() {
-  std::unique_lock<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   if (sending_ || wire_->broken()) return;
   stalled_ = false;
-  Send(&lock);
+  Send();
 }
 
 bool Outbox::Sent(size_t bytes) {
@@ -47,13 +47,13 @@ bool Outbox::CanPass(std::string_view lines) const {
          lines.size() <= Wire::kWholeBytes && wire_->writes_whole();
 }
 
-bool Outbox::Pass(std::string_view lines, std::unique_lock<std::mutex>* lock) {
+bool Outbox::Pass(std::string_view lines) {
   passing_++;
   passed_++;
-  lock->unlock();
+  mutex_.Unlock();
   std::string_view rest = lines;
   const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
-  lock->lock();
+  mutex_.Lock();
   passing_--;
   bool relieved = Sent(lines.size() - rest.size());
   if (broken) {
@@ -65,7 +65,7 @@ bool Outbox::Pass(std::string_view lines, std::unique_lock<std::mutex>* lock) {
   }
   // What was left to this thread, or has just been added.
   if (!sending_ && !stalled_ && !gathered_.empty() && !wire_->broken()) {
-    relieved = Send(lock) || relieved;
+    relieved = Send() || relieved;
   }
   return relieved;
 }
@@ -77,7 +77,7 @@ void Outbox::Mixed() {
   wake_->Signal();
 }
 
-bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
+bool Outbox::Send() {
   bool relieved = false;
   sending_ = true;
   for (;;) {
@@ -90,12 +90,12 @@ bool Outbox::Send(std::unique_lock<std::mutex>* lock) {
       leaving_.swap(gathered_);
     }
     const uint64_t passed = passed_ - passing_;
-    lock->unlock();
     std::string_view rest = std::string_view(leaving_).substr(left_);
+    mutex_.Unlock();
     const size_t before = rest.size();
     const bool divided = wire_->divided();
     const bool broken = wire_->WriteNow(&rest) != Wire::Result::kOk;
-    lock->lock();
+    mutex_.Lock();
     left_ += before - rest.size();
     relieved = Sent(before - rest.size()) || relieved;
     if (passed_ != passed && wire_->divided() && !divided) Mixed();

@@ -14,10 +14,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <string_view>
 
+#include "worker/base/mutex.h"
 #include "worker/base/wake_up.h"
 #include "worker/net/wire.h"
 
@@ -49,10 +49,10 @@ class Outbox {
  private:
   // These two with the lock held, which is released while the system call runs. They return what
   // Add() does.
-  bool Send(std::unique_lock<std::mutex>* lock);
-  bool Pass(std::string_view lines, std::unique_lock<std::mutex>* lock);
+  bool Send() REQUIRES(mutex_);
+  bool Pass(std::string_view lines) REQUIRES(mutex_);
   // Whether `lines` may be sent although another thread is sending something.
-  bool CanPass(std::string_view lines) const;
+  bool CanPass(std::string_view lines) const REQUIRES(mutex_);
   // True if it was full before.
   bool Sent(size_t bytes);
   void Mixed();
@@ -61,14 +61,15 @@ class Outbox {
   const WakeUp* const wake_;
   std::atomic<size_t> pending_{0};
   std::atomic<uint64_t> sent_{0};
-  mutable std::mutex mutex_;  // guards the rest
-  std::string gathered_;
-  std::string leaving_;  // whose first `left_` bytes are sent; changed by the thread that sends
-  size_t left_ = 0;
-  size_t passing_ = 0;   // threads that send something of their own
-  uint64_t passed_ = 0;  // how often one began to
-  bool sending_ = false;
-  bool stalled_ = false;
+  mutable Mutex mutex_;
+  std::string gathered_ GUARDED_BY(mutex_);
+  // Of which `left_` bytes are sent. Only the thread that sends changes it.
+  std::string leaving_ GUARDED_BY(mutex_);
+  size_t left_ GUARDED_BY(mutex_) = 0;
+  size_t passing_ GUARDED_BY(mutex_) = 0;   // threads that send something of their own
+  uint64_t passed_ GUARDED_BY(mutex_) = 0;  // how often one began to
+  bool sending_ GUARDED_BY(mutex_) = false;
+  bool stalled_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace lmshm

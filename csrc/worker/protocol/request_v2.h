@@ -32,8 +32,8 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/base/priority.h"
 #include "worker/base/status.h"
+#include "worker/base/work.h"
 #include "worker/memory/segment_identity.h"
 #include "worker/storage/attributes.h"
 #include "worker/storage/io_mode.h"

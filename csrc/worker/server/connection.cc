@@ -13,7 +13,7 @@
 #include "worker/execution/pipeline.h"
 #include "worker/net/outbox.h"
 #include "worker/protocol/line_reader.h"
-#include "worker/server/dialogue.h"
+#include "worker/server/session.h"
 
 namespace lmshm {
 
@@ -57,7 +57,7 @@ class Connection {
         shutdown_(shutdown),
         outbox_(wire, &wake_),
         pipeline_(service.engine, &outbox_, &wake_),
-        dialogue_(service, peer, &pipeline_),
+        session_(service, peer, &pipeline_),
         text_(std::move(opening.answer)) {
     size_t space;
     char* const to = reader_.Space(&space);
@@ -141,13 +141,13 @@ class Connection {
       }
       const Clock::time_point begun = Clock::now();
       const size_t before = text_.size();
-      Conversation::Next next = Conversation::Next::kContinue;
+      AfterAnswer next = AfterAnswer::kContinue;
       if (event == LineReader::Event::kTooLong) {
-        dialogue_.HandleTooLong(&text_);
+        session_.HandleTooLong(&text_);
       } else {
-        next = dialogue_.Handle(line, &text_);
+        next = session_.Handle(line, &text_);
       }
-      if (next == Conversation::Next::kContinue) {
+      if (next == AfterAnswer::kContinue) {
         if (text_.size() > before && !FlushIfDue(begun, end)) return false;
         continue;
       }
@@ -260,7 +260,7 @@ class Connection {
   WakeUp wake_;
   Outbox outbox_;
   Pipeline pipeline_;
-  Dialogue dialogue_;
+  Session session_;
   std::string text_;          // answers of this thread that are not in the outbox yet
   Clock::time_point oldest_;  // when the first of these was begun
 };

@@ -2,7 +2,7 @@
 //
 // ServeClient: a client's connection, from its first byte to its last.
 //
-// This thread reads the lines and has the conversation answer them; in version 2 it leaves the work
+// This thread reads the lines and has the session answer them; in version 2 it leaves the work
 // to the engine and helps. Answers of requests that came together go out together, unless the first
 // of them has waited for half a millisecond already. A client that does not take its answers is not
 // read from, and is dropped after a while: it costs one thread and two small buffers, and delays
@@ -14,7 +14,7 @@
 #include <string>
 
 #include "worker/net/wire.h"
-#include "worker/server/session.h"
+#include "worker/server/service.h"
 
 namespace lmshm {
 

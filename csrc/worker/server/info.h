@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "worker/server/session.h"
+#include "worker/server/service.h"
 
 namespace lmshm {
 

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/server/login.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
-#include "worker/base/sha256.h"
+#include "worker/base/random.h"
 #include "worker/protocol/answer.h"
 
 namespace lmshm {
@@ -24,20 +21,6 @@ bool IsHex(std::string_view text) {
          });
 }
 
-// 32 random bytes, in hexadecimal digits.
-Status MakeNonce(std::string* nonce) {
-  Sha256Digest random;
-  long got;  // by number: glibc has had the function only since 2.25
-  do {
-    got = syscall(SYS_getrandom, random.data(), random.size(), 0);
-  } while (got < 0 && errno == EINTR);
-  if (got != static_cast<long>(random.size())) {
-    return Status::System(got < 0 ? errno : EIO, "choose a nonce");
-  }
-  *nonce = HexOf(random);
-  return Status::OK();
-}
-
 }  // namespace
 
 Login::Next Login::Handle(std::string_view line, std::string* answer) {
@@ -51,12 +34,7 @@ Login::Next Login::Handle(std::string_view line, std::string* answer) {
   } else {
     status = Say(line, &result, &next);
   }
-  if (!status.ok()) {
-    AppendError(status, answer);
-    return next;
-  }
-  answer->append(result.empty() ? "OK" : "OK " + result);
-  answer->push_back('\n');
+  AppendAnswer(status, result, answer);
   return next;
 }
 
@@ -83,10 +61,10 @@ Status Login::Challenge(std::string_view client_nonce, std::string* result) {
   if (!IsHex(client_nonce)) {
     return Status::Error(EINVAL, "expected: CHALLENGE <32 random bytes as 64 digits, 0-9 and a-f>");
   }
-  Status status = MakeNonce(&worker_nonce_);
+  Status status = RandomDigits(kNonceDigits, "choose a nonce", &worker_nonce_);
   if (!status.ok()) return status;
   client_nonce_ = client_nonce;
-  *result = worker_nonce_;
+  *result = " " + worker_nonce_;
   return status;
 }
 
@@ -108,7 +86,7 @@ Status Login::Prove(std::string_view proof, std::string* result, Next* next) {
                          "connection is closed");
   }
   *next = Next::kProven;
-  *result = secret.Prove(Secret::Proof::kOfWorker, client_nonce_, worker_nonce);
+  *result = " " + secret.Prove(Secret::Proof::kOfWorker, client_nonce_, worker_nonce);
   return Status::OK();
 }
 

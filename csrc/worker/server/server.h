@@ -29,7 +29,7 @@
 #include "worker/server/lingering_closes.h"
 #include "worker/server/login.h"
 #include "worker/server/pending_logins.h"
-#include "worker/server/session.h"
+#include "worker/server/service.h"
 
 namespace lmshm {
 

@@ -4,108 +4,87 @@
 #include <cerrno>
 #include <utility>
 
+#include "include/lmshm.h"
 #include "worker/base/log.h"
+#include "worker/base/percent.h"
 #include "worker/base/text.h"
-#include "worker/protocol/line_reader.h"
+#include "worker/protocol/answer.h"
 
 namespace lmshm {
 
-Session::Session(const Service& service, std::string peer)
-    : service_(service), peer_(std::move(peer)) {}
+namespace {
 
-Session::Next Session::Handle(std::string_view line, std::string* answer) {
-  Next next = Next::kContinue;
-  std::string result = "OK";
-  Request request;
-  Status status = ParseRequest(line, &request);
-  const bool parsed = status.ok();
-  if (parsed) status = Dispatch(request, &result, &next);
+constexpr std::string_view kHello = "HELLO";
+constexpr std::string_view kDir = "dir=";
 
-  // A line that is no request is not shown: it might have been meant to carry a secret.
-  if (LogEnabled(LogLevel::kDebug)) {
-    Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
-                              (status.ok() ? result : status.ToString()));
+// What follows the version.
+Status ParseDirectory(std::string_view word, std::string* directory) {
+  if (word.substr(0, kDir.size()) != kDir || word.find(' ') != std::string_view::npos) {
+    return Status::Error(EINVAL, "expected: HELLO 2 [dir=<directory>]");
   }
-  if (status.ok()) {
-    answer->append(result);
-    answer->push_back('\n');
-  } else {
-    AppendError(status, answer);
+  word.remove_prefix(kDir.size());
+  if (PercentDecode(word, directory)) return Status::OK();
+  return Status::Error(EINVAL, "dir=" + Printable(word.substr(0, 200)) +
+                                   " is not percent-encoded: spaces, %, control characters and "
+                                   "what is not ASCII are written as %XX");
+}
+
+}  // namespace
+
+Session::Session(const Service& service, const std::string& peer, Pipeline* pipeline)
+    : service_(service), pipeline_(pipeline), v1_(service, peer) {}
+
+void Session::HandleTooLong(std::string* answer) const {
+  if (v2_ != nullptr) return AppendError(0, LineTooLong(), answer);
+  AppendError(LineTooLong(), answer);
+}
+
+AfterAnswer Session::Handle(std::string_view line, std::string* answer) {
+  if (v2_ != nullptr) return v2_->Handle(line, answer);
+  const size_t space = line.find(' ');
+  if (line.substr(0, space) != kHello) return v1_.Handle(line, answer);
+
+  std::string result;
+  const Status status =
+      Hello(space == std::string_view::npos ? std::string_view() : line.substr(space + 1), &result);
+  Log(LogLevel::kDebug,
+      v1_.peer() + ": HELLO -> " + (status.ok() ? "OK" + result : status.ToString()));
+  AppendAnswer(status, result, answer);
+  return AfterAnswer::kContinue;
+}
+
+Status Session::Hello(std::string_view words, std::string* result) {
+  const size_t space = words.find(' ');
+  const std::string_view version = words.substr(0, space);
+  uint64_t number;
+  if (ParseU64(version, &number) == NumberError::kMalformed) {
+    return Status::Error(EINVAL, "expected: HELLO 2 [dir=<directory>]");
   }
-  return next;
-}
-
-void Session::HandleTooLong(std::string* answer) {
-  AppendError(Status::Error(E2BIG, "the line is longer than " + std::to_string(kMaxLineBytes) +
-                                       " bytes; all of it was ignored"),
-              answer);
-}
-
-Status Session::Dispatch(const Request& request, std::string* result, Next* next) {
-  switch (request.command) {
-    case Command::kPing:
-      return Status::OK();
-    case Command::kQuit:
-      *next = Next::kQuit;
-      return Status::OK();
-    case Command::kIdentity:
-      return Identify(request.name);
-    case Command::kAttach:
-      return Attach(request);
-    case Command::kWrite:
-    case Command::kRead:
-      break;
+  if (version != "2") {
+    return Status::Error(EPROTONOSUPPORT,
+                         "HELLO " + Printable(version.substr(0, 32)) +
+                             ": this worker speaks version 2, and 1 without HELLO");
   }
-  return Transfer(request, result);
-}
-
-Status Session::Identify(std::string_view identity) {
-  if (ParseIdentity(identity, &identity_)) return Status::OK();
-  return Status::Error(EINVAL, "identity \"" + Printable(identity.substr(0, 128)) +
-                                   "\" is not <boot>:<device>:<inode>, nor -");
-}
-
-void Session::Detach() {
-  identity_.reset();
-  attachment_.reset();
-}
-
-Status Session::Attach(const Request& request) {
-  const Attachment::Check check = [&](int fd, const struct stat& st) {
-    if (identity_.has_value()) {
-      return CheckIdentity(*identity_, request.name, st, service_.kernel_boot);
-    }
-    if (service_.parent == nullptr) return Status::OK();
-    return service_.parent->Check(request.second, request.name, fd, st);
-  };
-  std::unique_ptr<Attachment> attached;
-  Status status = service_.WithSpareRoom([&] {
-    return Attachment::Open(request.name, request.first, request.second, service_.segment_fds,
-                            &attached, check);
-  });
-  if (!status.ok()) return status;
-  attachment_ = std::move(attached);
-  Log(LogLevel::kInfo, peer_ + ": attached " + std::string(request.name) + ", " +
-                           std::to_string(request.first) + " bytes");
-  return Status::OK();
-}
-
-Status Session::Transfer(const Request& request, std::string* result) {
-  if (attachment_ == nullptr) {
-    return Status::Error(ENOTCONN, "no segment is attached: send ATTACH first");
+  std::string directory;
+  Directories::Store store;
+  Status status = space == std::string_view::npos
+                      ? Status::OK()
+                      : ParseDirectory(words.substr(space + 1), &directory);
+  if (status.ok() && service_.directories == nullptr) {
+    status = Status::Error(
+        EINVAL, "keys need a directory, and this worker has none; start it with --root DIR");
   }
-  SharedBytes bytes;
-  Status status = attachment_->Resolve(request.first, request.second, &bytes);
-  if (!status.ok()) return status;
-  uint64_t moved = bytes.size;
-  status = service_.WithSpareRoom([&] {
-    return request.command == Command::kWrite
-               ? service_.objects->Write(request.name, bytes, service_.cancel)
-               : service_.objects->Read(request.name, bytes, service_.cancel, &moved);
-  });
-  if (!status.ok()) return status;
-  result->push_back(' ');
-  result->append(std::to_string(moved));
+  if (status.ok()) status = service_.directories->Open(directory, &store);
+  if (!status.ok()) return Status::Error(status.number(), "HELLO 2: " + status.text());
+  if (pipeline_ != nullptr) {
+    status = pipeline_->Open();
+    if (!status.ok()) return status;
+  }
+  *result = " 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
+            (store->has_attributes() ? " xattr=1" : " xattr=0") +
+            " window=" + std::to_string(kWindow);
+  v1_.Detach();
+  v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), std::move(store), pipeline_);
   return Status::OK();
 }
 

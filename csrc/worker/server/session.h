@@ -1,81 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Session: what one client has said so far, and the answer to what it says next.
+// Session: what one client has said so far, and the answer to what it says next. It begins in
+// version 1 of the protocol, and `HELLO 2` takes it to version 2:
 //
-// It is handed lines and hands back answers; where they come from and go to is connection.h's
-// business. Nothing a client sends can make it fail: the worst is an ERROR answer.
+//     HELLO 2 [dir=<path>]  -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> xattr=<0|1> ...
+//     HELLO <n>             -> ERROR EPROTONOSUPPORT ...
+//
+// After an ERROR it stays in version 1, and another HELLO may be tried.
 #ifndef LMSHM_WORKER_SERVER_SESSION_H_
 #define LMSHM_WORKER_SERVER_SESSION_H_
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "worker/base/cancel.h"
-#include "worker/base/figures.h"
 #include "worker/base/status.h"
-#include "worker/execution/engine.h"
-#include "worker/memory/attachment.h"
-#include "worker/memory/parent_maps.h"
-#include "worker/memory/segment_identity.h"
-#include "worker/protocol/answer.h"
-#include "worker/protocol/request.h"
-#include "worker/server/conversation.h"
-#include "worker/storage/directories.h"
-#include "worker/storage/io_mode.h"
-#include "worker/storage/object_dir.h"
+#include "worker/execution/pipeline.h"
+#include "worker/server/service.h"
+#include "worker/server/session_v1.h"
+#include "worker/server/session_v2.h"
 
 namespace lmshm {
 
-// What all sessions of a worker share. Must outlive them; not changed while they live.
-struct Service {
-  const ObjectDir* objects = nullptr;
-  std::vector<int> segment_fds;         // granted by --segment-fd
-  std::string kernel_boot = "-";        // see KernelBoot()
-  const ParentMaps* parent = nullptr;   // null: the client is not the parent, or it is not known
-  const CancelCheck* cancel = nullptr;  // may be null
-  // For version 2 of the protocol.
-  Directories* directories = nullptr;  // null: version 2 is not served
-  std::string boot_id;                 // see boot_id.h
-  Figures* figures = nullptr;          // may be null: nothing is counted
-  Engine* engine = nullptr;            // null: requests are carried out where they are read
-  IoMode io = IoMode::kAuto;           // where a request does not say
-  Durability sync = Durability::kNone;
-  size_t open_objects = 1;  // see RequestContext
-
-  // See StoresShare.
-  template <typename Step>
-  Status WithSpareRoom(const Step& step, bool wait = true) const {
-    return directories == nullptr ? step() : directories->share().WithSpareRoom(step, wait);
-  }
-};
-
-// In version 1 of the protocol.
-class Session : public Conversation {
+// Not thread safe: one thread a session.
+class Session {
  public:
-  // `peer` names the client in the log.
-  Session(const Service& service, std::string peer);
+  // `peer` names the client in the log. `pipeline`: where requests of version 2 go, opened by
+  // HELLO; null: they are carried out where they are said, one after the other.
+  Session(const Service& service, const std::string& peer, Pipeline* pipeline = nullptr);
 
-  Next Handle(std::string_view line, std::string* answer) override;
-  void HandleTooLong(std::string* answer) override;
+  // As SessionV2's.
+  AfterAnswer Handle(std::string_view line, std::string* answer);
 
-  // Lets go of the segment, as if nothing had been attached.
-  void Detach();
-
-  const std::string& peer() const { return peer_; }
+  // Answers a line that was too long to be kept.
+  void HandleTooLong(std::string* answer) const;
 
  private:
-  Status Dispatch(const Request& request, std::string* result, Next* next);
-  Status Identify(std::string_view identity);
-  Status Attach(const Request& request);
-  Status Transfer(const Request& request, std::string* result);
+  // `words` is what follows HELLO.
+  Status Hello(std::string_view words, std::string* result);
 
   const Service& service_;
-  const std::string peer_;
-  std::optional<SegmentIdentity> identity_;  // what the client says that its memory is
-  std::unique_ptr<Attachment> attachment_;   // null before ATTACH
+  Pipeline* const pipeline_;
+  SessionV1 v1_;
+  std::unique_ptr<SessionV2> v2_;  // null before HELLO 2
 };
 
 }  // namespace lmshm

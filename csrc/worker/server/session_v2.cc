@@ -6,7 +6,7 @@
 
 #include "worker/base/log.h"
 #include "worker/execution/request_task.h"
-#include "worker/protocol/line_reader.h"
+#include "worker/protocol/answer.h"
 #include "worker/server/info.h"
 
 namespace lmshm {
@@ -37,8 +37,8 @@ SessionV2::SessionV2(const Service& service, std::string peer, Directories::Stor
       pipeline_(pipeline),
       listings_(*store_, &service.directories->listings()) {}
 
-Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
-  Next next = Next::kContinue;
+AfterAnswer SessionV2::Handle(std::string_view line, std::string* answer) {
+  AfterAnswer next = AfterAnswer::kContinue;
   std::string result;
   RequestV2 request;
   Status status = ParseRequestV2(line, &request);
@@ -61,19 +61,8 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
     Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
                               (status.ok() ? "OK" + result : status.ToString()));
   }
-  if (status.ok()) {
-    AppendOk(id, result, answer);
-  } else {
-    AppendError(id, status, answer);
-  }
+  AppendAnswer(id, status, result, answer);
   return next;
-}
-
-void SessionV2::HandleTooLong(std::string* answer) {
-  AppendError(0,
-              Status::Error(E2BIG, "the line is longer than " + std::to_string(kMaxLineBytes) +
-                                       " bytes; all of it was ignored"),
-              answer);
 }
 
 void SessionV2::Begin(RequestV2 request, std::string* answers) {
@@ -96,13 +85,13 @@ void SessionV2::Begin(RequestV2 request, std::string* answers) {
   }
 }
 
-Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* next) {
+Status SessionV2::Dispatch(const RequestV2& request, std::string* result, AfterAnswer* next) {
   switch (request.verb) {
     case Verb::kPing:
       *result = " boot=" + service_.boot_id;
       return Status::OK();
     case Verb::kQuit:
-      *next = Next::kQuit;
+      *next = AfterAnswer::kQuit;
       return Status::OK();
     case Verb::kAttach:
       return Attach(request);
@@ -123,16 +112,7 @@ Status SessionV2::Attach(const RequestV2& request) {
                ? CheckIdentity(*request.identity, request.text, st, service_.kernel_boot)
                : Status::OK();
   };
-  std::unique_ptr<Attachment> attached;
-  Status status = service_.WithSpareRoom([&] {
-    return Attachment::Open(request.text, request.number, 0, service_.segment_fds, &attached,
-                            check);
-  });
-  if (!status.ok()) return status;
-  attachment_ = std::move(attached);
-  Log(LogLevel::kInfo,
-      peer_ + ": attached " + request.text + ", " + std::to_string(request.number) + " bytes");
-  return Status::OK();
+  return service_.Attach(request.text, request.number, 0, peer_, check, &attachment_);
 }
 
 }  // namespace lmshm

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// SessionV2: a client's conversation in protocol version 2, from the line after HELLO on.
+// SessionV2: a client's requests of version 2 of the protocol, from the line after HELLO on.
 //
 // The session itself keeps what belongs to the client (what is attached) and answers what concerns
 // only that at once. Requests on objects go through a pipeline, which answers
@@ -15,26 +15,27 @@
 #include "worker/base/status.h"
 #include "worker/execution/pipeline.h"
 #include "worker/memory/attachment.h"
-#include "worker/protocol/answer_v2.h"
 #include "worker/protocol/request_v2.h"
-#include "worker/server/conversation.h"
-#include "worker/server/session.h"
+#include "worker/server/service.h"
 #include "worker/storage/key_listing.h"
 
 namespace lmshm {
 
-class SessionV2 : public Conversation {
+// Not thread safe: one thread a session.
+class SessionV2 {
  public:
   // `store` is the client's directory. `pipeline` (may be null) is open; nothing of this session
   // may be in flight in it when the session goes.
   SessionV2(const Service& service, std::string peer, Directories::Store store, Pipeline* pipeline);
 
-  Next Handle(std::string_view line, std::string* answer) override;
-  void HandleTooLong(std::string* answer) override;
+  // Takes the request `line` (without its ending). Either carries it out and appends the answer,
+  // one line with '\n', and blocks for as long as that takes; or leaves it and its answer to the
+  // pipeline, and appends nothing.
+  AfterAnswer Handle(std::string_view line, std::string* answer);
 
  private:
   // Of what is answered at once.
-  Status Dispatch(const RequestV2& request, std::string* result, Next* next);
+  Status Dispatch(const RequestV2& request, std::string* result, AfterAnswer* next);
   void Begin(RequestV2 request, std::string* answers);
   Status Attach(const RequestV2& request);
 

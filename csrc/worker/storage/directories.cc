@@ -30,10 +30,10 @@ Directories::Directories(const ObjectDir& root, const Limits& limits, Probe prob
 
 Directories::~Directories() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     ending_.store(true);
   }
-  collector_wake_.notify_all();
+  collector_wake_.SignalAll();
   if (collector_.joinable()) collector_.join();
 }
 
@@ -44,14 +44,14 @@ Status Directories::Start() {
     return Status::Error(EAGAIN, std::string("start a thread that collects: ") + error.what());
   }
   {
-    std::unique_lock<std::mutex> lock(mutex_);
-    collector_wake_.wait(lock, [this] { return collecting_; });
+    const MutexLock lock(&mutex_);
+    while (!collecting_) collector_wake_.Wait(&mutex_);
   }
   return Open("", &root_store_);
 }
 
 size_t Directories::size() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   return open_.size();
 }
 
@@ -67,8 +67,9 @@ Directories::Store Directories::Find(const struct stat& st) {
 bool Directories::MakeRoom() {
   if (open_.size() < most_) return true;
   for (auto at = open_.begin(); at != open_.end(); ++at) {
-    // New users come only through the list, whose lock is held.
-    if (at->use_count() > 1) continue;
+    // New users come only through the list, whose lock is held. The collector is none: at worst one
+    // directory more stays open until it has gone through it.
+    if (at->use_count() > (at->get() == collected_ ? 2 : 1)) continue;
     open_.erase(at);
     return true;
   }
@@ -82,7 +83,7 @@ Status Directories::Open(std::string_view path, Store* store) {
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return Status::System(errno, "look at " + Printable(path));
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     *store = Find(st);
     if (*store != nullptr) return status;
   }
@@ -96,7 +97,7 @@ Status Directories::Open(std::string_view path, Store* store) {
   auto directory = std::make_shared<Directory>(std::move(fd), facts, share_);
   directory->device = st.st_dev;
   directory->inode = st.st_ino;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   *store = Find(st);  // somebody else may have been faster
   if (*store != nullptr) return status;
   if (!MakeRoom()) {
@@ -109,29 +110,31 @@ Status Directories::Open(std::string_view path, Store* store) {
                            " attributes, past the page cache: " + DescribeDirect(facts));
   *store = Store(directory, &directory->store);
   open_.push_back(directory);
-  to_collect_.push_back(std::move(directory));
-  collector_wake_.notify_all();
+  to_collect_.push_back(directory);
+  collector_wake_.SignalAll();
   return status;
 }
 
 void Directories::CollectorMain() {
-  std::unique_lock<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   collecting_ = true;
-  collector_wake_.notify_all();
+  collector_wake_.SignalAll();
   for (;;) {
-    collector_wake_.wait(lock, [this] { return ending_.load() || !to_collect_.empty(); });
+    while (!ending_.load() && to_collect_.empty()) collector_wake_.Wait(&mutex_);
     if (ending_.load()) return;
-    std::shared_ptr<Directory> directory = std::move(to_collect_.front());
+    const std::shared_ptr<Directory> directory = to_collect_.front().lock();
     to_collect_.pop_front();
-    lock.unlock();
+    if (directory == nullptr) continue;
+    collected_ = directory.get();
+    mutex_.Unlock();
     const Leftovers left = RemoveLeftovers(directory->fd.get(), kLeftoverAge, this);
-    directory.reset();
     if (left.temporaries + left.sidecars > 0) {
       Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
                                " temporaries, " + std::to_string(left.sidecars) +
                                " keys without an object");
     }
-    lock.lock();
+    mutex_.Lock();
+    collected_ = nullptr;
   }
 }
 

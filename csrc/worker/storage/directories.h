@@ -11,19 +11,18 @@
 #define LMSHM_WORKER_STORAGE_DIRECTORIES_H_
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
 
-#include "worker/base/cancel.h"
+#include "worker/base/mutex.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
+#include "worker/base/work.h"
 #include "worker/storage/key_listing.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
@@ -79,10 +78,10 @@ class Directories : private CancelCheck {
     ino_t inode = 0;
   };
 
-  // With the lock held. Null: it is not open.
-  Store Find(const struct stat& st);
+  // Null: it is not open.
+  Store Find(const struct stat& st) REQUIRES(mutex_);
   // Makes room for one more. False: all are used.
-  bool MakeRoom();
+  bool MakeRoom() REQUIRES(mutex_);
   void CollectorMain();
   bool Cancelled() const override { return ending_.load(); }
 
@@ -94,12 +93,15 @@ class Directories : private CancelCheck {
   Store root_store_;
   std::thread collector_;
 
-  mutable std::mutex mutex_;                    // guards all below
-  std::list<std::shared_ptr<Directory>> open_;  // the one that was named last is the last
-  std::deque<std::shared_ptr<Directory>> to_collect_;
-  std::condition_variable collector_wake_;
-  bool collecting_ = false;          // its thread runs
-  std::atomic<bool> ending_{false};  // written under the lock
+  mutable Mutex mutex_;
+  CondVar collector_wake_;
+  // The one that was named last is the last.
+  std::list<std::shared_ptr<Directory>> open_ GUARDED_BY(mutex_);
+  std::deque<std::weak_ptr<Directory>> to_collect_ GUARDED_BY(mutex_);
+  // That the collector is at, and holds.
+  const Directory* collected_ GUARDED_BY(mutex_) = nullptr;
+  bool collecting_ GUARDED_BY(mutex_) = false;  // its thread runs
+  std::atomic<bool> ending_{false};             // written under the lock
 };
 
 }  // namespace lmshm

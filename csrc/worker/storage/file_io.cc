@@ -10,7 +10,7 @@
 
 #include "worker/base/text.h"
 #include "worker/base/unique_fd.h"
-#include "worker/memory/fault_guard.h"
+#include "worker/memory/shared_bytes.h"
 
 namespace lmshm {
 

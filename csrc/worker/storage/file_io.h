@@ -13,8 +13,8 @@
 #include <string>
 #include <string_view>
 
-#include "worker/base/cancel.h"
 #include "worker/base/status.h"
+#include "worker/base/work.h"
 #include "worker/memory/shared_bytes.h"
 
 namespace lmshm {

@@ -6,8 +6,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <string>
+
+#include "worker/base/mutex.h"
 
 namespace lmshm {
 
@@ -36,20 +37,20 @@ class IoCounters {
   uint64_t fallbacks() const { return fallbacks_.load(std::memory_order_relaxed); }
   // Why the last of them could not; "" while there was none.
   std::string fallback_reason() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     return reason_;
   }
   // Counts one. True for the first.
   bool CountFallback(const std::string& reason) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     reason_ = reason;
     return fallbacks_.fetch_add(1, std::memory_order_relaxed) == 0;
   }
 
  private:
   std::atomic<uint64_t> fallbacks_{0};
-  mutable std::mutex mutex_;
-  std::string reason_;
+  mutable Mutex mutex_;
+  std::string reason_ GUARDED_BY(mutex_);
 };
 
 }  // namespace lmshm

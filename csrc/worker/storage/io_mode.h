@@ -8,8 +8,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "worker/base/cancel.h"
-#include "worker/base/parallel.h"
+#include "worker/base/work.h"
 
 namespace lmshm {
 

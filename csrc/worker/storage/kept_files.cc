@@ -48,11 +48,16 @@ KeptFiles::KeptFiles(const KeptFilesRules& rules)
 
 KeptFiles::~KeptFiles() {
   {
-    const std::lock_guard<std::mutex> lock(sweeper_mutex_);
+    const MutexLock lock(&sweeper_mutex_);
     ending_ = true;
   }
-  sweeper_wake_.notify_all();
-  if (sweeper_.joinable()) sweeper_.join();
+  sweeper_wake_.SignalAll();
+  std::thread sweeper;
+  {
+    const MutexLock lock(&sweeper_mutex_);
+    sweeper.swap(sweeper_);
+  }
+  if (sweeper.joinable()) sweeper.join();
 }
 
 bool KeptFiles::IsCurrent(const KeptFile& file) const {
@@ -76,7 +81,7 @@ KeptFiles::File KeptFiles::Find(int dir_fd, const std::string& name) {
   Set& set = SetOf(hash);
   File file;
   {
-    const std::lock_guard<std::mutex> lock(LockOf(set));
+    const MutexLock lock(&LockOf(set));
     const size_t way = WayOf(set, hash, dir_fd, name);
     if (way == kWays) return nullptr;
     set.used[way] = round_.load(std::memory_order_relaxed);
@@ -124,7 +129,7 @@ void KeptFiles::Keep(std::shared_ptr<const KeptFile> file) {
   Set& set = SetOf(hash);
   File closed;
   {
-    const std::lock_guard<std::mutex> lock(LockOf(set));
+    const MutexLock lock(&LockOf(set));
     size_t way = WayOf(set, hash, file->dir_fd, file->name);
     for (size_t i = 0; way == kWays && i < ways_; i++) {
       if (set.file[i] == nullptr) way = i;
@@ -152,7 +157,7 @@ void KeptFiles::Drop(int dir_fd, const std::string& name) { DropName(dir_fd, nam
 
 void KeptFiles::DropDirectory(int dir_fd) {
   // Nobody who looks at all files uses the directory after this.
-  const std::lock_guard<std::mutex> lock(letting_go_);
+  const MutexLock lock(&letting_go_);
   if (size() > 0) CloseAll(dir_fd);
 }
 
@@ -161,7 +166,7 @@ bool KeptFiles::DropName(int dir_fd, const std::string& name, const KeptFile* on
   const uint64_t hash = HashOf(dir_fd, name);
   Set& set = SetOf(hash);
   File closed;
-  const std::lock_guard<std::mutex> lock(LockOf(set));
+  const MutexLock lock(&LockOf(set));
   const size_t way = WayOf(set, hash, dir_fd, name);
   if (way == kWays || (only != nullptr && set.file[way].get() != only)) return false;
   closed = Take(&set, way);
@@ -172,7 +177,7 @@ bool KeptFiles::CloseAll(int dir_fd) {
   bool any = false;
   for (Set& set : sets_) {
     std::array<File, kWays> closed;
-    const std::lock_guard<std::mutex> lock(LockOf(set));
+    const MutexLock lock(&LockOf(set));
     for (size_t way = 0; way < kWays; way++) {
       if (set.file[way] == nullptr) continue;
       if (dir_fd >= 0 && set.file[way]->dir_fd != dir_fd) continue;
@@ -191,7 +196,7 @@ bool KeptFiles::CloseGone(uint64_t idle_before) {
 
 // Threads that come together find the same lack: what one of them closes helps all.
 bool KeptFiles::LetGo(const std::function<bool()>& close, uint64_t since) {
-  const std::lock_guard<std::mutex> lock(letting_go_);
+  const MutexLock lock(&letting_go_);
   if (close()) let_go_.fetch_add(1);
   return let_go() != since;
 }
@@ -208,9 +213,9 @@ void KeptFiles::WakeSweeper() {
   // Either this sees it asleep, or it saw the file that has just been added.
   if (!sweeper_sleeps_.load()) return;
   try {
-    const std::lock_guard<std::mutex> lock(sweeper_mutex_);
+    const MutexLock lock(&sweeper_mutex_);
     if (!sweeper_.joinable()) sweeper_ = std::thread([this] { Sweep(); });
-    sweeper_wake_.notify_one();
+    sweeper_wake_.Signal();
   } catch (const std::system_error&) {
     // There is no thread for it: nothing may stay open that nobody looks after.
     CloseAll(-1);
@@ -218,16 +223,22 @@ void KeptFiles::WakeSweeper() {
 }
 
 void KeptFiles::Sweep() {
-  std::unique_lock<std::mutex> lock(sweeper_mutex_);
+  const MutexLock lock(&sweeper_mutex_);
   while (!ending_) {
     sweeper_sleeps_.store(true);
-    sweeper_wake_.wait(lock, [this] { return ending_ || size() > 0; });
+    while (!ending_ && size() == 0) sweeper_wake_.Wait(&sweeper_mutex_);
     sweeper_sleeps_.store(false);
-    if (sweeper_wake_.wait_for(lock, rules_.sweep, [this] { return ending_; })) return;
-    lock.unlock();
+    const auto end = std::chrono::steady_clock::now() + rules_.sweep;
+    for (auto now = std::chrono::steady_clock::now(); !ending_ && now < end;
+         now = std::chrono::steady_clock::now()) {
+      sweeper_wake_.WaitFor(&sweeper_mutex_,
+                            std::chrono::ceil<std::chrono::milliseconds>(end - now));
+    }
+    if (ending_) return;
+    sweeper_mutex_.Unlock();
     const uint64_t round = round_.fetch_add(1, std::memory_order_relaxed) + 1;
     LetGo([&] { return CloseGone(round - std::min(round, kIdleRounds)); }, 0);
-    lock.lock();
+    sweeper_mutex_.Lock();
   }
 }
 
@@ -235,7 +246,7 @@ bool KeptFiles::SweepSet(Set* set, uint64_t idle_before) {
   std::array<File, kWays> files;
   bool any = false;
   {
-    const std::lock_guard<std::mutex> lock(LockOf(*set));
+    const MutexLock lock(&LockOf(*set));
     for (size_t way = 0; way < ways_; way++) {
       if (set->file[way] == nullptr) continue;
       const bool idle = set->used[way] < idle_before;

@@ -24,17 +24,16 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "worker/base/mutex.h"
 #include "worker/base/unique_fd.h"
 #include "worker/storage/attributes.h"
 
@@ -113,7 +112,7 @@ class KeptFiles {
 
  private:
   // Where a file may be, by its name's hash. Of several the one that was used longest ago gives
-  // way.
+  // way. Several sets share a lock (LockOf), which the annotations cannot say.
   static constexpr size_t kWays = 8;
   struct Set {
     std::array<uint64_t, kWays> hash = {};
@@ -126,7 +125,8 @@ class KeptFiles {
   bool IsCurrent(const KeptFile& file) const;
 
   Set& SetOf(uint64_t hash) { return sets_[hash % sets_.size()]; }
-  std::mutex& LockOf(const Set& set) {
+  // What guards a set: see Set.
+  Mutex& LockOf(const Set& set) {
     return locks_[static_cast<size_t>(&set - sets_.data()) % kLocks];
   }
   // The way of that name, with the set's lock held; kWays if it is not there.
@@ -148,20 +148,20 @@ class KeptFiles {
   const KeptFilesRules rules_;
   const size_t ways_;  // of a set, that are used
   std::vector<Set> sets_;
-  std::array<std::mutex, kLocks> locks_;
+  std::array<Mutex, kLocks> locks_;
   // Hashes of names that were asked for lately, by some of their bits.
   std::vector<std::atomic<uint64_t>> asked_;
   std::atomic<size_t> size_{0};
   std::atomic<uint64_t> found_{0};
   std::atomic<uint64_t> round_{0};
-  std::mutex letting_go_;  // held until what was dropped is closed
+  Mutex letting_go_;  // held until what was dropped is closed
   std::atomic<uint64_t> let_go_{0};
 
-  std::mutex sweeper_mutex_;  // guards sweeper_ and ending_
-  std::condition_variable sweeper_wake_;
-  std::atomic<bool> sweeper_sleeps_{true};  // until there is something to sweep
-  std::thread sweeper_;                     // started for the first file
-  bool ending_ = false;
+  Mutex sweeper_mutex_;
+  CondVar sweeper_wake_;
+  std::atomic<bool> sweeper_sleeps_{true};          // until there is something to sweep
+  std::thread sweeper_ GUARDED_BY(sweeper_mutex_);  // started for the first file
+  bool ending_ GUARDED_BY(sweeper_mutex_) = false;
 };
 
 }  // namespace lmshm

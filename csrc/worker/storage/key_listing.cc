@@ -180,12 +180,12 @@ OpenListings::OpenListings(size_t most, std::chrono::milliseconds idle)
 OpenListings::~OpenListings() = default;
 
 size_t OpenListings::size() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   return places_;
 }
 
 OpenListings::Owned OpenListings::Take(const KeyListings* owner, const std::string& cursor) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
     if ((*at)->owner != owner || (*at)->Cursor() != cursor) continue;
     Owned taken = std::move(*at);
@@ -195,22 +195,23 @@ OpenListings::Owned OpenListings::Take(const KeyListings* owner, const std::stri
   return nullptr;
 }
 
+void OpenListings::TakeOut(std::list<Owned>::iterator at, std::list<Owned>* closed) {
+  closed->splice(closed->end(), waiting_, at);
+  places_--;
+}
+
 Status OpenListings::Put(Owned listing) {
   const auto now = std::chrono::steady_clock::now();
   std::list<Owned> closed;  // when the lock is not held any more
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto close = [&](std::list<Owned>::iterator at) {
-    closed.splice(closed.end(), waiting_, at);
-    places_--;
-  };
+  const MutexLock lock(&mutex_);
   const auto is_own = [&](const Owned& other) { return other->owner == listing->owner; };
   if (std::count_if(waiting_.begin(), waiting_.end(), is_own) >=
       static_cast<ptrdiff_t>(KeyListings::kMost)) {
-    close(std::find_if(waiting_.begin(), waiting_.end(), is_own));
+    TakeOut(std::find_if(waiting_.begin(), waiting_.end(), is_own), &closed);
   }
   if (!listing->has_place) {
     if (places_ >= most_ && !waiting_.empty() && now - waiting_.front()->used >= idle_) {
-      close(waiting_.begin());
+      TakeOut(waiting_.begin(), &closed);
     }
     if (places_ >= most_) {
       return Status::Error(EMFILE, "list: " + std::to_string(places_) +
@@ -230,19 +231,16 @@ void OpenListings::Close(Owned listing) {
   const bool has_place = listing->has_place;
   listing.reset();
   if (!has_place) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   places_--;
 }
 
 void OpenListings::CloseAll(const KeyListings* owner) {
   std::list<Owned> closed;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(&mutex_);
   for (auto at = waiting_.begin(); at != waiting_.end();) {
     const auto next = std::next(at);
-    if ((*at)->owner == owner) {
-      closed.splice(closed.end(), waiting_, at);
-      places_--;
-    }
+    if ((*at)->owner == owner) TakeOut(at, &closed);
     at = next;
   }
 }

@@ -19,12 +19,12 @@
 #include <cstdint>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
-#include "worker/base/cancel.h"
+#include "worker/base/mutex.h"
 #include "worker/base/status.h"
+#include "worker/base/work.h"
 #include "worker/storage/key_store.h"
 
 namespace lmshm {
@@ -106,12 +106,16 @@ class OpenListings {
   // It is not open any more.
   void Close(Owned listing);
   void CloseAll(const KeyListings* owner);
+  // Moves that one to `closed`, to go when the lock is not held any more.
+  void TakeOut(std::list<Owned>::iterator at, std::list<Owned>* closed) REQUIRES(mutex_);
 
   const size_t most_;
   const std::chrono::milliseconds idle_;
-  mutable std::mutex mutex_;  // guards all below
-  std::list<Owned> waiting_;  // the one that was used longest ago first
-  size_t places_ = 0;         // taken, by these and by those that are being read
+  mutable Mutex mutex_;
+  // The one that was used longest ago first.
+  std::list<Owned> waiting_ GUARDED_BY(mutex_);
+  // Taken, by these and by those that are being read.
+  size_t places_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace lmshm

@@ -20,9 +20,9 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/base/cancel.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
+#include "worker/base/work.h"
 #include "worker/storage/attributes.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/io_counters.h"

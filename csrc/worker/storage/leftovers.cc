@@ -55,7 +55,7 @@ Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelChec
   for (size_t seen = 1; const struct dirent* entry = readdir(dir); seen++) {
     if (seen % 64 == 0 && cancel != nullptr && cancel->Cancelled()) break;
     const std::string name(entry->d_name);
-    if (IsTemporaryName(name) || IsProbeFile(name)) {
+    if (IsTemporaryName(name)) {
       if (RemoveIfDead(own_fd, name.c_str(), age)) removed.temporaries++;
       continue;
     }

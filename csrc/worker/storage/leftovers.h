@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What writers that were killed have left in a directory, and its collection: temporaries that
-// nobody will finish, probes that nobody will remove, and sidecars whose object was not stored any
+// nobody will finish, and sidecars whose object was not stored any
 // more, or was removed.
 #ifndef LMSHM_WORKER_STORAGE_LEFTOVERS_H_
 #define LMSHM_WORKER_STORAGE_LEFTOVERS_H_
@@ -9,12 +9,12 @@
 #include <chrono>
 #include <cstddef>
 
-#include "worker/base/cancel.h"
+#include "worker/base/work.h"
 
 namespace lmshm {
 
 struct Leftovers {
-  size_t temporaries = 0;  // and probes
+  size_t temporaries = 0;
   size_t sidecars = 0;
 };
 

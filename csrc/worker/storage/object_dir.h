@@ -15,9 +15,9 @@
 #include <string>
 #include <string_view>
 
-#include "worker/base/cancel.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
+#include "worker/base/work.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_io.h"

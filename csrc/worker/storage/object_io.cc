@@ -13,7 +13,7 @@
 #include "worker/base/crc32c.h"
 #include "worker/base/log.h"
 #include "worker/base/status.h"
-#include "worker/memory/fault_guard.h"
+#include "worker/memory/shared_bytes.h"
 
 namespace lmshm {
 

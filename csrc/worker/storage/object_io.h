@@ -8,14 +8,14 @@
 // rest goes through it. Where that fails for a file, the whole object goes through the page cache,
 // and the counters say how often and why.
 //
-// As in file_io.h only the kernel touches the memory, but for checksums (fault_guard.h).
+// As in file_io.h only the kernel touches the memory, but for checksums (shared_bytes.h).
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_IO_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_IO_H_
 
 #include <cstdint>
 #include <string>
 
-#include "worker/base/turn.h"
+#include "worker/base/work.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/io_counters.h"
 #include "worker/storage/io_mode.h"
@@ -56,7 +56,7 @@ class ObjectIo {
 };
 
 // One object on its way between memory and its file. It can be left in the middle, when its turn is
-// over (turn.h), and goes on later, on any thread.
+// over (work.h), and goes on later, on any thread.
 class ObjectMove {
  public:
   // Writes `data` to `fd`, an empty file or one with reserved space; or reads from offset 0 until

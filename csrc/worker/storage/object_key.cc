@@ -6,7 +6,6 @@
 
 #include "worker/base/sha256.h"
 #include "worker/base/text.h"
-#include "worker/storage/temporary_name.h"
 
 namespace lmshm {
 
@@ -86,7 +85,6 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
   if (!EndsWith(file_name, kData)) return FileKind::kOther;
   const std::string_view stem = StemOf(file_name);
   if (LooksHashed(stem)) return FileKind::kHashed;
-  if (IsProbeKey(stem)) return FileKind::kOther;
   std::string plain = ReplaceAll(stem, kSeparator, "/");
   // A name that keys do not lead to: "a/b" and "a-SEP-b" both read as "a/b" but only one is it.
   if (!CheckKey(plain).ok() || !IsPlain(plain, file_name)) return FileKind::kOther;
@@ -109,10 +107,6 @@ std::string ObjectOfSidecar(std::string_view file_name) {
   if (!EndsWith(file_name, kSidecar)) return std::string();
   const std::string_view stem = file_name.substr(0, file_name.size() - kSidecar.size());
   return LooksHashed(stem) ? std::string(stem).append(kData) : std::string();
-}
-
-bool IsProbeFile(std::string_view file_name) {
-  return EndsWith(file_name, kData) && IsProbeKey(StemOf(file_name));
 }
 
 }  // namespace lmshm

@@ -39,7 +39,7 @@ ObjectKey CheckedKey(std::string_view text);
 Status ParseKey(std::string_view text, ObjectKey* key);
 
 enum class FileKind {
-  kOther,   // not an object: a temporary, a probe, a sidecar, somebody else's file
+  kOther,   // not an object: a temporary, a sidecar, somebody else's file
   kPlain,   // an object; its name says its key
   kHashed,  // an object whose key is in its sidecar
 };
@@ -58,9 +58,6 @@ std::string SidecarOf(std::string_view file_name);
 
 // The object that a file of this name would be the sidecar of; empty: it is no sidecar's name.
 std::string ObjectOfSidecar(std::string_view file_name);
-
-// Whether an object of this name is a probe (temporary_name.h), of kind kOther: not for LIST.
-bool IsProbeFile(std::string_view file_name);
 
 }  // namespace lmshm
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ObjectPut and ObjectGet: one object on its way into a KeyStore, or out of it. Both can be left in
-// the middle, when their turn is over (turn.h), and go on later, on any thread; so nobody waits for
+// the middle, when their turn is over (work.h), and go on later, on any thread; so nobody waits for
 // a thread until a very large object has been moved. What a reader sees does not change by that: an
 // object has no name before it is complete (atomic_file.h), and of one that is read an open file is
 // held.
@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "worker/base/status.h"
-#include "worker/base/turn.h"
 #include "worker/base/unique_fd.h"
+#include "worker/base/work.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"

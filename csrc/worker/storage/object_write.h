@@ -2,7 +2,7 @@
 //
 // ObjectWrite: an object's bytes on their way into a file that appears under its name whole or not
 // at all (atomic_file.h). PUT of version 2 and WRITE of version 1 both go this way. It can be left
-// in the middle, when its turn is over (turn.h), and go on later, on any thread.
+// in the middle, when its turn is over (work.h), and go on later, on any thread.
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_WRITE_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_WRITE_H_
 
@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "worker/base/status.h"
-#include "worker/base/turn.h"
+#include "worker/base/work.h"
 #include "worker/storage/atomic_file.h"
 #include "worker/storage/object_io.h"
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/temporary_name.h"
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
+
+#include "worker/base/random.h"
 
 namespace lmshm {
 
@@ -16,7 +16,6 @@ namespace {
 
 constexpr size_t kRandomDigits = 16;
 constexpr std::string_view kTail = ".tmp";
-constexpr std::string_view kProbe = ".lmshm-probe.";
 
 // The first bytes of `name`, at most 64, that do not end in the middle of a UTF-8 character: there
 // are file systems that refuse such a name.
@@ -29,11 +28,7 @@ std::string Stem(const std::string& name) {
 
 uint64_t RandomNumber() {
   uint64_t random;
-  long got;  // by number: glibc has had the function only since 2.25
-  do {
-    got = syscall(SYS_getrandom, &random, sizeof random, 0);
-  } while (got < 0 && errno == EINTR);
-  if (got == static_cast<long>(sizeof random)) return random;
+  if (FillRandom(&random, sizeof random) == 0) return random;
   struct timespec now;  // exclusive creation bears with it
   clock_gettime(CLOCK_REALTIME, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000000007u + static_cast<uint64_t>(now.tv_nsec);
@@ -68,12 +63,6 @@ bool IsTemporaryName(std::string_view name) {
   name.remove_suffix(1);
   if (digits("0123456789") == 0) return false;
   return name.size() >= 3 && name.front() == '.' && name.back() == '.';
-}
-
-bool IsProbeKey(std::string_view key) {
-  if (key.substr(0, kProbe.size()) != kProbe || !IsTemporaryName(key)) return false;
-  return key.find_first_not_of("0123456789", kProbe.size()) ==
-         key.size() - kTail.size() - kRandomDigits - 1;
 }
 
 }  // namespace lmshm

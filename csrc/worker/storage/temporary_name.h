@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The names of what is in a directory for a moment only: nobody lists it, and it is removed when
-// whoever made it has died (leftovers.h). Without state but for a counter.
-//
-// - Temporaries, which become objects: .<up to 64 bytes of a name>.<process id>.<16 hex digits>.tmp
-// - Probes, by which a client finds out whether its directory is the worker's: objects, but their
-//   keys are .lmshm-probe.<process id>.<16 hex digits>.tmp. The same rule is in
-//   src/keys/key_file.ts.
+// The names of temporaries, which become objects: .<up to 64 bytes of a name>.<process id>.<16 hex
+// digits>.tmp. Nobody lists them, and they are removed when whoever made them has died
+// (leftovers.h). Without state but for a counter. The same rule is in src/keys/key_file.ts.
 #ifndef LMSHM_WORKER_STORAGE_TEMPORARY_NAME_H_
 #define LMSHM_WORKER_STORAGE_TEMPORARY_NAME_H_
 
@@ -21,8 +17,6 @@ namespace lmshm {
 std::string TemporaryName(const std::string& target);
 
 bool IsTemporaryName(std::string_view name);
-
-bool IsProbeKey(std::string_view key);
 
 }  // namespace lmshm
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "worker/memory/fault_guard.h"
+#include "worker/memory/shared_bytes.h"
 
 #include <atomic>
 #include <cerrno>

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/server/session_v1.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "worker/base/log.h"
+#include "worker/base/text.h"
+#include "worker/protocol/answer.h"
+
+namespace lmshm {
+
+SessionV1::SessionV1(const Service& service, std::string peer)
+    : service_(service), peer_(std::move(peer)) {}
+
+AfterAnswer SessionV1::Handle(std::string_view line, std::string* answer) {
+  AfterAnswer next = AfterAnswer::kContinue;
+  std::string result;
+  Request request;
+  Status status = ParseRequest(line, &request);
+  const bool parsed = status.ok();
+  if (parsed) status = Dispatch(request, &result, &next);
+
+  // A line that is no request is not shown: it might have been meant to carry a secret.
+  if (LogEnabled(LogLevel::kDebug)) {
+    Log(LogLevel::kDebug, peer_ + ": " + (parsed ? std::string(line) : "(not shown)") + " -> " +
+                              (status.ok() ? "OK" + result : status.ToString()));
+  }
+  AppendAnswer(status, result, answer);
+  return next;
+}
+
+Status SessionV1::Dispatch(const Request& request, std::string* result, AfterAnswer* next) {
+  switch (request.command) {
+    case Command::kPing:
+      return Status::OK();
+    case Command::kQuit:
+      *next = AfterAnswer::kQuit;
+      return Status::OK();
+    case Command::kIdentity:
+      return Identify(request.name);
+    case Command::kAttach:
+      return Attach(request);
+    case Command::kWrite:
+    case Command::kRead:
+      break;
+  }
+  return Transfer(request, result);
+}
+
+Status SessionV1::Identify(std::string_view identity) {
+  if (ParseIdentity(identity, &identity_)) return Status::OK();
+  return Status::Error(EINVAL, "identity \"" + Printable(identity.substr(0, 128)) +
+                                   "\" is not <boot>:<device>:<inode>, nor -");
+}
+
+void SessionV1::Detach() {
+  identity_.reset();
+  attachment_.reset();
+}
+
+Status SessionV1::Attach(const Request& request) {
+  const Attachment::Check check = [&](int fd, const struct stat& st) {
+    if (identity_.has_value()) {
+      return CheckIdentity(*identity_, request.name, st, service_.kernel_boot);
+    }
+    if (service_.parent == nullptr) return Status::OK();
+    return service_.parent->Check(request.second, request.name, fd, st);
+  };
+  return service_.Attach(request.name, request.first, request.second, peer_, check, &attachment_);
+}
+
+Status SessionV1::Transfer(const Request& request, std::string* result) {
+  if (attachment_ == nullptr) {
+    return Status::Error(ENOTCONN, "no segment is attached: send ATTACH first");
+  }
+  SharedBytes bytes;
+  Status status = attachment_->Resolve(request.first, request.second, &bytes);
+  if (!status.ok()) return status;
+  uint64_t moved = bytes.size;
+  status = service_.WithSpareRoom([&] {
+    return request.command == Command::kWrite
+               ? service_.objects->Write(request.name, bytes, service_.cancel)
+               : service_.objects->Read(request.name, bytes, service_.cancel, &moved);
+  });
+  if (!status.ok()) return status;
+  result->push_back(' ');
+  result->append(std::to_string(moved));
+  return Status::OK();
+}
+
+}  // namespace lmshm
