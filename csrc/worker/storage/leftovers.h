@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <string>
 
 namespace lmshm {
 
@@ -21,6 +22,10 @@ struct Leftovers {
 // clients that write sidecars without a lock. Returns how many were removed. What cannot be read or
 // removed is left, and what is not reached in two seconds.
 Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age);
+
+// The same for one file. A name that is none of these is left alone.
+enum class Leftover { kNone, kTemporary, kSidecar };
+Leftover RemoveIfLeftover(int dir_fd, const std::string& name, std::chrono::seconds age);
 
 }  // namespace lmshm
 

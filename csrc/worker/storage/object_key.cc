@@ -94,6 +94,10 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
   return FileKind::kPlain;
 }
 
+bool IsHashed(std::string_view file_name) {
+  return EndsWith(file_name, kData) && LooksHashed(StemOf(file_name));
+}
+
 std::string SidecarOf(std::string_view file_name) {
   return std::string(StemOf(file_name)).append(kSidecar);
 }

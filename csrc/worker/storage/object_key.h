@@ -42,6 +42,9 @@ enum class FileKind {
 // What a file of this name is; sets `*key` for kPlain.
 FileKind ClassifyFile(std::string_view file_name, std::string* key);
 
+// Whether a file of this name is an object of kind kHashed.
+bool IsHashed(std::string_view file_name);
+
 // The sidecar of an object of kind kHashed.
 std::string SidecarOf(std::string_view file_name);
 

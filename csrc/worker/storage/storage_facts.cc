@@ -163,6 +163,8 @@ StorageFacts ProbeStorage(int dir_fd) {
   return facts;
 }
 
+bool IsLocalFileSystem(int dir_fd) { return FileSystemOf(dir_fd).local; }
+
 std::string DescribeDirect(const StorageFacts& facts) {
   if (!facts.direct()) return "none on this " + facts.file_system + ": " + facts.direct_reason;
   return "files in multiples of " + std::to_string(facts.direct_offset) + ", memory of " +

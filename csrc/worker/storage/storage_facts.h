@@ -34,6 +34,9 @@ struct StorageFacts {
 // Of the directory `dir_fd` (may be O_PATH). Blocks for some system calls.
 StorageFacts ProbeStorage(int dir_fd);
 
+// Whether the directory's file system has a disk of its own, or none: no other machine changes it.
+bool IsLocalFileSystem(int dir_fd);
+
 // Where O_DIRECT can be used, or why it cannot: for the log.
 std::string DescribeDirect(const StorageFacts& facts);
 
