@@ -17,7 +17,8 @@ const PAGE = new URL("../docs/protocol_v2.md", import.meta.url);
 
 /** What differs from worker to worker, and from file system to file system. */
 function generally(answer: string): string {
-  return answer.replace(/boot=[0-9a-f]{16}/, "boot=").replace(/,xattr/, "");
+  return answer.replace(/boot=[0-9a-f]{16}/, "boot=").replace(/ features=\S+/, "")
+    .replace(/xattr=\d/, "xattr=");
 }
 
 test(

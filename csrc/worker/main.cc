@@ -50,10 +50,9 @@
 #include "worker/server/server.h"
 #include "worker/server/session.h"
 #include "worker/storage/beneath.h"
-#include "worker/storage/key_store.h"
-#include "worker/storage/leftovers.h"
+#include "worker/storage/directories.h"
 #include "worker/storage/object_dir.h"
-#include "worker/storage/storage_facts.h"
+#include "worker/storage/quota.h"
 
 namespace {
 
@@ -68,8 +67,6 @@ enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitCannotStart =
 
 constexpr std::chrono::seconds kSendPatience(30);
 constexpr std::chrono::seconds kAnnouncePatience(10);
-// Nobody takes that long from creating a file to locking it.
-constexpr std::chrono::seconds kLeftoverAge(60);
 
 // Descriptors 0 to 2 must be open: what is opened next would be taken for stdin, stdout or stderr.
 bool OpenMissingStandardDescriptors() {
@@ -136,6 +133,8 @@ Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorSha
   }
   needs.logins = needs.sockets && logins;
   needs.threads = options.io_threads;
+  needs.directories = !options.root.empty();
+  needs.quota = options.max_bytes.has_value();
   Status status = lmshm::ShareDescriptors(needs, shares);
   if (!status.ok()) return status;
   lmshm::WakeUp::SetLimit(shares->wakes);
@@ -148,29 +147,34 @@ Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorSha
   return status;
 }
 
-// What version 2 of the protocol needs: a directory to keep keys in.
-Status OpenKeys(const Options& options, const lmshm::ObjectDir& objects, uint64_t may_stay_open,
-                std::unique_ptr<lmshm::KeyStore>* keys, Service* service) {
+Status StartQuota(const Options& options, const lmshm::ObjectDir& objects,
+                  const lmshm::DescriptorShares& shares, std::unique_ptr<lmshm::Quota>* quota,
+                  Service* service) {
+  if (!options.max_bytes.has_value()) return Status::OK();
+  lmshm::QuotaRules rules;
+  if (*options.max_bytes > 0) rules.max_bytes = *options.max_bytes;
+  rules.directories = shares.counted;
+  *quota = std::make_unique<lmshm::Quota>(objects.root_fd(), rules);
+  service->quota = quota->get();
+  return (*quota)->Start();
+}
+
+// What version 2 of the protocol needs: directories to keep keys in.
+Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
+                       const lmshm::DescriptorShares& shares,
+                       std::unique_ptr<lmshm::Directories>* directories, Service* service) {
   Status status = lmshm::MakeBootId(&service->boot_id);
   if (!status.ok() || objects.root_fd() < 0) return status;
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(objects.root_fd());
-  const lmshm::Leftovers left = lmshm::RemoveLeftovers(objects.root_fd(), kLeftoverAge);
-  if (left.temporaries + left.sidecars > 0) {
-    Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
-                             " temporaries, " + std::to_string(left.sidecars) +
-                             " keys without an object");
-  }
+  Log(LogLevel::kInfo, "version 2: boot " + service->boot_id + ", checksums by " +
+                           lmshm::Crc32cMethod() +
+                           ", io: " + std::string(lmshm::IoModeName(options.io)) +
+                           ", sync: " + std::string(lmshm::DurabilityName(options.durability)));
   lmshm::KeptFilesRules kept;
-  kept.limit = std::min(options.keep_open, may_stay_open);
-  *keys = std::make_unique<lmshm::KeyStore>(objects.root_fd(), facts, kept);
-  service->keys = keys->get();
-  Log(LogLevel::kInfo,
-      "version 2: boot " + service->boot_id + ", checksums by " + lmshm::Crc32cMethod() + ", " +
-          (facts.attributes ? "with" : "without (the file system has none)") + " attributes");
-  Log(LogLevel::kInfo, "io: " + std::string(lmshm::IoModeName(options.io)) +
-                           ", sync: " + std::string(lmshm::DurabilityName(options.durability)) +
-                           ", past the page cache: " + lmshm::DescribeDirect(facts));
-  return status;
+  kept.limit = std::min(options.keep_open, shares.kept);
+  *directories = std::make_unique<lmshm::Directories>(objects, shares.directories, kept,
+                                                      lmshm::ProbeStorage, service->quota);
+  service->directories = directories->get();
+  return (*directories)->Start();
 }
 
 Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret) {
@@ -303,15 +307,18 @@ int main(int argc, char** argv) {
   service.kernel_boot = kernel_boot;
   service.parent = parent.get();
   service.cancel = &shutdown;
-  std::unique_ptr<lmshm::KeyStore> keys;
-  status = OpenKeys(options, *objects, shares.kept, &keys, &service);
+  std::unique_ptr<lmshm::Quota> quota;
+  status = StartQuota(options, *objects, shares, &quota, &service);
+  if (!status.ok()) return CannotStart(status);
+  std::unique_ptr<lmshm::Directories> directories;
+  status = OpenDirectories(options, *objects, shares, &directories, &service);
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
   service.open_objects = shares.open_objects;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
-  if (keys != nullptr) {
+  if (directories != nullptr) {
     lmshm::EngineLimits limits;
     limits.threads = options.io_threads;
     limits.bytes = options.max_bytes_in_flight;

@@ -49,13 +49,13 @@ class World {
         std::string(base != nullptr ? base : "/tmp") + "/lmshm_fuzz." + std::to_string(getpid());
     std::filesystem::create_directories(root_);
     HOLDS(lmshm::ObjectDir::OpenConfined(root_, lmshm::DetectBeneathMethod(), &objects_).ok());
-    keys_ = std::make_unique<lmshm::KeyStore>(objects_->root_fd(),
-                                              lmshm::DetectAttributes(objects_->root_fd()));
+    directories_ = std::make_unique<lmshm::Directories>(*objects_, 4);
+    HOLDS(directories_->Start().ok());
     const int fd = memfd_create("lmshm_fuzz", MFD_CLOEXEC);
     HOLDS(fd >= 0 && ftruncate(fd, kSegmentBytes) == 0 && dup2(fd, kSegmentFd) == kSegmentFd);
     close(fd);
     service.objects = objects_.get();
-    service.keys = keys_.get();
+    service.directories = directories_.get();
     service.boot_id = "0123456789abcdef";
     service.segment_fds = {kSegmentFd};
   }
@@ -81,7 +81,7 @@ class World {
  private:
   std::string root_;
   std::unique_ptr<lmshm::ObjectDir> objects_;
-  std::unique_ptr<lmshm::KeyStore> keys_;
+  std::unique_ptr<lmshm::Directories> directories_;
   unsigned checks_ = 0;
 };
 

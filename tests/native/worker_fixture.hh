@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/storage/storage_facts.h"
 #include "worker_check.hh"
 
 // A new directory below `parent`, or below the temporary directory.
@@ -108,6 +109,12 @@ class TestSegment {
   int fd_ = -1;
   char* data_ = nullptr;
 };
+
+inline lmshm::StorageFacts FactsOf(int dir_fd) {
+  lmshm::StorageFacts facts;
+  REQUIRE_EQ(lmshm::ProbeStorage(dir_fd, &facts), 0);
+  return facts;
+}
 
 inline std::string ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

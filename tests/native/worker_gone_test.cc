@@ -59,10 +59,10 @@ std::atomic<Gate*> gate{nullptr};
 
 struct Served {
   explicit Served(lmshm::Engine* engine) {
-    root.Reset(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    REQUIRE(root.valid());
-    keys = std::make_unique<lmshm::KeyStore>(root.get(), lmshm::ProbeStorage(root.get()));
-    service.keys = keys.get();
+    REQUIRE(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
+    directories = std::make_unique<lmshm::Directories>(*root, 16);
+    REQUIRE(directories->Start().ok());
+    service.directories = directories.get();
     service.boot_id = "0123456789abcdef";
     service.engine = engine;
     int fds[2];
@@ -74,15 +74,15 @@ struct Served {
   void Put(const std::string& key, const std::vector<lmshm::Attribute>& attributes) {
     std::string memory = "12345";
     uint32_t crc = 0;
-    CHECK(keys->Put(key, {memory.data(), memory.size()}, attributes, {}, &crc).ok());
+    CHECK(directories->root().Put(key, {memory.data(), memory.size()}, attributes, {}, &crc).ok());
   }
   void Send(const std::string& lines) const {
     CHECK_EQ(write(client.get(), lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));
   }
 
   TempDir dir;
-  lmshm::UniqueFd root;
-  std::unique_ptr<lmshm::KeyStore> keys;
+  std::unique_ptr<lmshm::ObjectDir> root;
+  std::unique_ptr<lmshm::Directories> directories;
   lmshm::Service service;
   lmshm::UniqueFd client;
   lmshm::UniqueFd own;
@@ -102,7 +102,7 @@ bool GoesAway(size_t before_slow) {
     attributes.push_back({"a" + std::to_string(i), std::string(120, 'x')});
   served.Put("big", attributes);
   served.Put("slow", {});
-  if (!served.keys->has_attributes()) SKIP("this file system has no attributes");
+  if (!served.directories->root().has_attributes()) SKIP("this file system has no attributes");
   gate = &slow;
 
   lmshm::Wire wire(served.own.get(), served.own.get(), lmshm::Shutdown::Get());

@@ -52,7 +52,7 @@ struct Found {
 // As a worker that starts anew would find it.
 Found Look(int root_fd, const std::string& key) {
   Found found;
-  const lmshm::KeyStore store(root_fd, lmshm::ProbeStorage(root_fd));
+  const lmshm::KeyStore store(root_fd, FactsOf(root_fd));
   std::string bytes(kSegmentBytes, '\0');
   lmshm::ObjectInfo info;
   lmshm::TransferOptions options;
@@ -72,8 +72,8 @@ Found Look(int root_fd, const std::string& key) {
   return found;
 }
 
-// A worker that starts, a while later.
-void StartAnew(const TempDir& dir) {
+// A worker that starts, a while later, and collects until `names` are left.
+void StartAnew(const TempDir& dir, size_t names) {
   const struct timespec old[2] = {{1000000, 0}, {1000000, 0}};
   for (const std::string& name : dir.Names()) {
     utimensat(AT_FDCWD, (dir / name).c_str(), old, AT_SYMLINK_NOFOLLOW);
@@ -82,6 +82,7 @@ void StartAnew(const TempDir& dir) {
   setup.arguments = {"--root", dir.path(), "--io-threads", "1"};
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
+  for (int i = 0; i < 4000 && dir.Names().size() != names; i++) usleep(5000);
 }
 
 void CheckDirectory(const Scenario& s, const TempDir& dir, const std::string& answer) {
@@ -101,18 +102,19 @@ void CheckDirectory(const Scenario& s, const TempDir& dir, const std::string& an
   CHECK_EQ(found.listed.size(), found.exists ? 1u : 0u);
   for (const std::string& key : found.listed) CHECK_EQ(key, s.key);
 
-  StartAnew(dir);
   lmshm::KeyFile names;
   CHECK_OK(lmshm::FindKeyFile(s.key, &names));
   const bool sidecar = !names.sidecar_name.empty();
-  CHECK_EQ(dir.Names().size(), found.exists ? (sidecar ? 2u : 1u) : 0u);
+  const size_t expected = found.exists ? (sidecar ? 2u : 1u) : 0u;
+  StartAnew(dir, expected);
+  CHECK_EQ(dir.Names().size(), expected);
   for (const std::string& name : dir.Names()) {
     if (name != names.file_name && name != names.sidecar_name) {
       check::Fail(__FILE__, __LINE__, "left behind: " + name);
     }
   }
   // And it goes on.
-  const lmshm::KeyStore store(root.get(), lmshm::ProbeStorage(root.get()));
+  const lmshm::KeyStore store(root.get(), FactsOf(root.get()));
   std::string bytes = Pattern(kNew);
   CHECK_OK(store.Put(s.key, {bytes.data(), bytes.size()}, {}, lmshm::TransferOptions(), nullptr));
   bool removed = false;
@@ -135,7 +137,7 @@ bool Run(const Scenario& s, const Interruption& what) {
   TestSegment segment(kSegmentBytes);
   if (s.existing) {
     const lmshm::UniqueFd root(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    const lmshm::KeyStore store(root.get(), lmshm::ProbeStorage(root.get()));
+    const lmshm::KeyStore store(root.get(), FactsOf(root.get()));
     std::string bytes = Pattern(kOld);
     lmshm::TransferOptions options;
     options.checksum = true;

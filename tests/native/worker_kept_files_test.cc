@@ -42,17 +42,22 @@ KeptFilesRules Lax(size_t limit = 64) {
 // A directory, and files of it that are kept.
 struct Kept : KeptFiles {
   explicit Kept(const TempDir& directory, const KeptFilesRules& rules = Lax())
-      : KeptFiles(Open(directory.path()), rules), dir(directory) {}
+      : KeptFiles(rules), dir(directory) {
+    dir_fd = open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    struct stat st;
+    REQUIRE_EQ(fstat(dir_fd, &st), 0);
+    device = st.st_dev;
+  }
   ~Kept() { close(dir_fd); }
 
-  int Open(const std::filesystem::path& path) {
-    dir_fd = open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    REQUIRE(dir_fd >= 0);
-    return dir_fd;
-  }
+  File Find(const std::string& name) { return KeptFiles::Find(dir_fd, name); }
+  bool Wants(const std::string& name) { return KeptFiles::Wants(dir_fd, name); }
+  void Drop(const std::string& name) { KeptFiles::Drop(dir_fd, name); }
+  std::optional<lmshm::FileState> Look(int fd) const { return KeptFiles::Look(fd, device); }
   // As it was when it was looked at; null if it must not be kept.
   std::shared_ptr<KeptFile> Opened(const std::string& name) const {
     auto file = std::make_shared<KeptFile>();
+    file->dir_fd = dir_fd;
     file->name = name;
     file->fd.Reset(open((dir / name).c_str(), O_RDONLY | O_CLOEXEC));
     REQUIRE(file->fd.valid());
@@ -70,6 +75,7 @@ struct Kept : KeptFiles {
 
   const TempDir& dir;
   int dir_fd = -1;
+  dev_t device = 0;
 };
 
 // Two files change their names at one stroke. Inodes may not notice.
@@ -100,9 +106,10 @@ struct Store {
   explicit Store(const KeptFilesRules& rules) {
     root.Reset(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     REQUIRE(root.valid());
-    const lmshm::StorageFacts facts = lmshm::ProbeStorage(root.get());
+    const lmshm::StorageFacts facts = FactsOf(root.get());
     if (!facts.tells_changes || !facts.attributes) SKIP("not on this " + facts.file_system);
-    keys = std::make_unique<KeyStore>(root.get(), facts, rules);
+    keys =
+        std::make_unique<KeyStore>(root.get(), facts, std::make_shared<lmshm::StoresShare>(rules));
   }
 
   lmshm::Status Put(const std::string& key, const std::string& text) {
@@ -122,9 +129,9 @@ struct Store {
   void Keep(const std::string& key, const std::string& text) {
     CHECK_EQ(Get(key), text);
     CHECK_EQ(Get(key), text);
-    const uint64_t before = keys->kept_files().found();
+    const uint64_t before = keys->share().kept_files.found();
     CHECK_EQ(Get(key), text);
-    CHECK_EQ(keys->kept_files().found(), before + 1);
+    CHECK_EQ(keys->share().kept_files.found(), before + 1);
   }
 
   TempDir dir;
@@ -399,16 +406,16 @@ TEST(a_kept_object_is_checked_like_any_other) {
 TEST(where_changes_are_not_told_nothing_is_kept) {
   TempDir dir;
   lmshm::UniqueFd root(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  lmshm::StorageFacts facts = lmshm::ProbeStorage(root.get());
+  lmshm::StorageFacts facts = FactsOf(root.get());
   facts.tells_changes = false;
-  KeyStore keys(root.get(), facts, Lax());
+  KeyStore keys(root.get(), facts, std::make_shared<lmshm::StoresShare>(Lax()));
   std::string memory = "12345";
   uint32_t crc = 0;
   CHECK(keys.Put("k", {memory.data(), 5}, {}, {}, &crc).ok());
   lmshm::ObjectInfo info;
   for (int i = 0; i < 4; i++) CHECK(keys.Get("k", {memory.data(), 5}, {}, &info).ok());
-  CHECK_EQ(keys.kept_files().size(), 0u);
-  CHECK_EQ(keys.kept_files().found(), 0u);
+  CHECK_EQ(keys.share().kept_files.size(), 0u);
+  CHECK_EQ(keys.share().kept_files.found(), 0u);
 }
 
 TEST(a_key_that_cannot_be_read_for_want_of_descriptors_is_not_taken_for_none) {
@@ -449,7 +456,7 @@ TEST(kept_files_give_way_when_descriptors_run_out) {
   for (int round = 0; round < 3; round++) {
     for (int i = 0; i < 40; i++) CHECK_EQ(store.Get(std::to_string(i)), "x");
   }
-  CHECK(store.keys->kept_files().size() > 0);
+  CHECK(store.keys->share().kept_files.size() > 0);
   CHECK(store.Put("new", "y").ok());
   REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
   CHECK_EQ(store.Get("new"), "y");

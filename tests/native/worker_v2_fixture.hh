@@ -13,6 +13,30 @@
 
 enum class Attributes { kDetect, kNone };
 
+// Of `root`, without the help of its file system but, where that is asked for, attributes.
+inline std::unique_ptr<lmshm::Directories> OpenDirectories(const lmshm::ObjectDir& root,
+                                                           Attributes mode = Attributes::kDetect,
+                                                           size_t most = 16) {
+  const auto probe = [](int dir_fd, lmshm::StorageFacts* facts) {
+    const int error = lmshm::ProbeStorage(dir_fd, facts);
+    const bool attributes = facts->attributes;
+    *facts = lmshm::StorageFacts();
+    facts->attributes = attributes;
+    facts->direct_reason = "it was not tried";
+    return error;
+  };
+  const auto without = [](int, lmshm::StorageFacts* facts) {
+    facts->direct_reason = "it was not tried";
+    return 0;
+  };
+  lmshm::Directories::Probe chosen = probe;
+  if (mode == Attributes::kNone) chosen = without;
+  auto directories =
+      std::make_unique<lmshm::Directories>(root, most, lmshm::KeptFilesRules(), chosen);
+  REQUIRE(directories->Start().ok());
+  return directories;
+}
+
 class TalkV2 {
  public:
   explicit TalkV2(Attributes mode = Attributes::kDetect, bool confined = true) {
@@ -20,13 +44,13 @@ class TalkV2 {
       const lmshm::Status status =
           lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);
       REQUIRE(status.ok());
-      has_attributes = mode == Attributes::kDetect && lmshm::DetectAttributes(objects_->root_fd());
-      keys_ = std::make_unique<lmshm::KeyStore>(objects_->root_fd(), has_attributes);
+      directories_ = OpenDirectories(*objects_, mode);
+      has_attributes = directories_->root().has_attributes();
     } else {
       objects_ = lmshm::ObjectDir::Unconfined();
     }
     service_.objects = objects_.get();
-    service_.keys = keys_.get();
+    service_.directories = directories_.get();
     service_.boot_id = "0123456789abcdef";
     session_ = std::make_unique<lmshm::Dialogue>(service_, "test");
   }
@@ -60,7 +84,7 @@ class TalkV2 {
 
  private:
   std::unique_ptr<lmshm::ObjectDir> objects_;
-  std::unique_ptr<lmshm::KeyStore> keys_;
+  std::unique_ptr<lmshm::Directories> directories_;
   lmshm::Service service_;
   std::unique_ptr<lmshm::Dialogue> session_;
 };

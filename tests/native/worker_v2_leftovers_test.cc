@@ -36,6 +36,14 @@ void MakeOld(const std::string& path) {
   REQUIRE_EQ(utimensat(AT_FDCWD, path.c_str(), old, 0), 0);
 }
 
+bool Until(const std::function<bool()>& test) {
+  for (int i = 0; i < 4000; i++) {
+    if (test()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
 bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 }  // namespace
@@ -56,11 +64,13 @@ TEST(a_temporary_of_a_writer_that_was_killed_is_removed) {
   char byte;
   REQUIRE_EQ(read(ready[0], &byte, 1), 1);
   REQUIRE_EQ(dir.Names().size(), 1u);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 0u);  // it lives, and holds its lock
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries,
+           0u);  // it lives, and holds its lock
   REQUIRE_EQ(kill(child, SIGKILL), 0);
   REQUIRE_EQ(waitpid(child, nullptr, 0), child);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
+           0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK(dir.Names().empty());
   close(ready[0]);
   close(ready[1]);
@@ -89,14 +99,14 @@ TEST(only_temporaries_are_removed) {
   REQUIRE_EQ(mkfifo((dir / ".f.1.0123456789abcdef.tmp").c_str(), 0600), 0);
   WriteFile(dir / ".object.data.123.0123456789abcdef.tmp", "x");
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK_EQ(dir.Names().size(), std::size(kept) + 3);
 }
 
 TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   lmshm::KeyListing listing(store);
   TestSegment segment(4096);
   const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
@@ -115,8 +125,9 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   CHECK_OK(listing.List(request, nullptr, &page));
   REQUIRE_EQ(page.keys.size(), 1u);
   CHECK_EQ(page.keys[0], object);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).temporaries, 0u);  // too young
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).temporaries, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
+           0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
   CHECK_OK(store.Exists(probe, &there));
   CHECK(!there);
   CHECK(Exists(dir / (object + ".data")));
@@ -125,7 +136,7 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
 TEST(a_sidecar_without_an_object_is_removed) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k'), other(300, 'o');
   lmshm::KeyFile names;
@@ -133,17 +144,18 @@ TEST(a_sidecar_without_an_object_is_removed) {
   CHECK_OK(store.Put(other, {segment.data(), 100}, {}, TransferOptions(), nullptr));
   WriteFile(dir / names.sidecar_name, key);
   WriteFile(dir / "not-ours.key", key);
-  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60)).sidecars, 0u);  // too young
+  CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).sidecars, 0u);  // too young
   {
     lmshm::Sidecar storing(fd.get(), names.sidecar_name, names.file_name);
     CHECK_EQ(storing.Store(key, false), 0);
-    CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // somebody is about to publish
+    CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars,
+             0u);  // somebody is about to publish
     WriteFile(dir / names.file_name, "x");
     CHECK_EQ(storing.Confirm(key, false), 0);
   }
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 0u);  // it has an object
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars, 0u);  // it has an object
   REQUIRE_EQ(unlink((dir / names.file_name).c_str()), 0);
-  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge).sidecars, 1u);
+  CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).sidecars, 1u);
   CHECK(!Exists(dir / names.sidecar_name));
   CHECK_EQ(dir.Names().size(), 3u);
 }
@@ -151,7 +163,7 @@ TEST(a_sidecar_without_an_object_is_removed) {
 TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
   lmshm::KeyFile names;
@@ -172,7 +184,7 @@ TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
 TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(fd.get());
+  const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
   lmshm::KeyFile names;
@@ -238,7 +250,7 @@ TEST(publishing_without_a_name_replaces_and_refuses_as_with_one) {
 TEST(a_put_that_fails_leaves_no_sidecar) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const KeyStore store(fd.get(), lmshm::ProbeStorage(fd.get()));
+  const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
   lmshm::KeyFile names;
@@ -263,7 +275,7 @@ TEST(a_put_that_fails_leaves_no_sidecar) {
 TEST(an_object_and_its_sidecar_come_and_go_together) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
-  const lmshm::StorageFacts facts = lmshm::ProbeStorage(fd.get());
+  const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
   lmshm::KeyFile names;
@@ -308,14 +320,30 @@ TEST(a_worker_that_starts_removes_what_dead_ones_left) {
   setup.arguments = {"--root", dir.path(), "--log-level", "info", "--io", "direct", "--sync=data"};
   WorkerProcess worker(setup);
   CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
-  CHECK(!Exists(dead));
-  CHECK(!Exists(probe));
-  CHECK(!Exists(sidecar));
+  CHECK(Until([&] { return !Exists(dead) && !Exists(probe) && !Exists(sidecar); }));
   CHECK(Exists(young));
   CHECK(Exists(locked));
+  CHECK_EQ(worker.client().Call("1 QUIT"), "1 OK");
+  CHECK_EQ(worker.Wait(), 0);
   const std::string log = worker.Errors();
   CHECK_CONTAINS(log, "removed what dead writers left: 2 temporaries, 1 keys without an object");
-  CHECK_CONTAINS(log, "io: direct, sync: data, past the page cache: ");
+  CHECK_CONTAINS(log, "io: direct, sync: data");
+  CHECK_CONTAINS(log, "past the page cache: ");
+}
+
+TEST(a_directory_that_is_opened_is_rid_of_what_dead_ones_left) {
+  const TempDir dir;
+  REQUIRE_EQ(mkdir((dir / "sub").c_str(), 0700), 0);
+  const std::string dead = dir / "sub/.a.data.123.0123456789abcdef.tmp";
+  WriteFile(dead, "x");
+  MakeOld(dead);
+  WorkerSetup setup;
+  setup.arguments = {"--root", dir.path()};
+  WorkerProcess worker(setup);
+  CHECK_EQ(worker.client().Call("PING"), "OK");
+  CHECK(Exists(dead));
+  CHECK_STARTS(worker.client().Call("HELLO 2 dir=sub"), "OK 2 ");
+  CHECK(Until([&] { return !Exists(dead); }));
 }
 
 CHECK_MAIN

@@ -186,7 +186,7 @@ TEST(without_attributes_everything_else_works) {
   TalkV2 talk(Attributes::kNone);
   TestSegment segment(8192);
   segment.FillPattern(6);
-  CHECK_CONTAINS(talk.Say("HELLO 2"), " features=batch,cancel,crc32c window=1024");
+  CHECK_CONTAINS(talk.Say("HELLO 2"), " xattr=0 window=1024");
   CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192 -"), "1 OK");
   const std::string before = segment.Bytes(0, 5000);
   CHECK_EQ(talk.Say("2 PUT k 0 5000 shape=1"), "2 OK 5000 crc32c=" + CrcOf(before));
@@ -203,18 +203,18 @@ TEST(detecting_attributes_leaves_nothing_behind) {
   const TempDir dir;
   const int fd = open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
   REQUIRE(fd >= 0);
-  const bool found = lmshm::DetectAttributes(fd);
+  const bool found = FactsOf(fd).attributes;
   CHECK(dir.Names().empty());
   // Says the same where nothing can be created (a superuser can everywhere).
   if (geteuid() != 0) {
     REQUIRE_EQ(chmod(dir.path().c_str(), 0500), 0);
-    CHECK_EQ(lmshm::DetectAttributes(fd), found);
+    CHECK_EQ(FactsOf(fd).attributes, found);
     REQUIRE_EQ(chmod(dir.path().c_str(), 0700), 0);
   }
   close(fd);
   const int proc = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
   REQUIRE(proc >= 0);
-  CHECK(!lmshm::DetectAttributes(proc));
+  CHECK(!FactsOf(proc).attributes);
   close(proc);
 }
 
@@ -301,10 +301,10 @@ TEST(concurrent_writers_and_readers_see_whole_objects) {
   TempDir root;
   std::unique_ptr<lmshm::ObjectDir> objects;
   CHECK_OK(lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects));
-  const lmshm::KeyStore keys(objects->root_fd(), lmshm::DetectAttributes(objects->root_fd()));
+  const std::unique_ptr<lmshm::Directories> directories = OpenDirectories(*objects);
   lmshm::Service service;
   service.objects = objects.get();
-  service.keys = &keys;
+  service.directories = directories.get();
   TestSegment segment(4 << 16);
   const std::string key(300, 'k');  // with a sidecar
   std::string wrong[4];

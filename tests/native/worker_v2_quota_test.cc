@@ -102,14 +102,14 @@ class Account {
   bool Idle() { return quota_->WaitUntilIdle(milliseconds(kPatienceMs)); }
   uint64_t used() const { return quota_->stats().used_bytes; }
   Quota& quota() { return *quota_; }
-  QuotaDirectory* directory() { return directory_; }
+  const Quota::Directory& directory() { return directory_; }
   int root() const { return root_.get(); }
 
  private:
   const TempDir& dir_;
   lmshm::UniqueFd root_;
   std::unique_ptr<Quota> quota_;
-  QuotaDirectory* directory_ = nullptr;
+  Quota::Directory directory_;
 };
 
 }  // namespace

@@ -22,10 +22,10 @@ TEST(hello_changes_the_version_and_nothing_before_it_does) {
   TalkV2 talk;
   CHECK_STARTS(talk.Say("1 PING"), "ERROR EINVAL unknown command");
   CHECK_EQ(talk.Say("PING"), "OK");
-  const std::string features = talk.has_attributes ? "crc32c,xattr" : "crc32c";
+  const std::string attributes = talk.has_attributes ? ",xattr xattr=1" : " xattr=0";
   CHECK_EQ(talk.Say("HELLO 2"),
-           "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0 features=batch,cancel," +
-               features + " window=1024");
+           "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0 features=batch,cancel,crc32c" +
+               attributes + " window=1024");
   CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
   CHECK_STARTS(talk.Say("PING"), "0 ERROR EINVAL ");
   CHECK_STARTS(talk.Say("HELLO 2"), "0 ERROR EINVAL ");
@@ -39,9 +39,14 @@ TEST(other_hellos_are_refused_and_leave_version_1) {
   for (const char* line : {"HELLO 3", "HELLO 1", "HELLO 0", "HELLO 18446744073709551616"}) {
     CHECK_STARTS(talk.Say(line), "ERROR EPROTONOSUPPORT HELLO ");
   }
-  for (const char* line : {"HELLO", "HELLO ", "HELLO x", "HELLO 2 ", "HELLO  2", "HELLO 2 3"}) {
-    CHECK_STARTS(talk.Say(line), "ERROR EINVAL expected: HELLO ");
+  for (const char* line : {"HELLO", "HELLO ", "HELLO x", "HELLO  2"}) {
+    CHECK_STARTS(talk.Say(line), "ERROR EINVAL expected: HELLO 2 [dir=");
   }
+  for (const char* line : {"HELLO 2 ", "HELLO 2 3", "HELLO 2 dir", "HELLO 2 dir=a dir=b",
+                           "HELLO 2 dir=a ", "HELLO 2  dir=a", "HELLO 2 root=a"}) {
+    CHECK_STARTS(talk.Say(line), "ERROR EINVAL HELLO 2: expected: HELLO 2 [dir=");
+  }
+  CHECK_STARTS(talk.Say("HELLO 2 dir=%zz"), "ERROR EINVAL HELLO 2: dir=%zz is not percent-encoded");
   for (const char* line : {"HELLO2", "hello 2", "HELLO\t2", " HELLO 2"}) {
     CHECK_STARTS(talk.Say(line), "ERROR EINVAL unknown command");
   }
@@ -122,13 +127,14 @@ TEST(an_ending_worker_breaks_off) {
   TempDir root;
   std::unique_ptr<lmshm::ObjectDir> objects;
   CHECK_OK(lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects));
-  const lmshm::KeyStore keys(objects->root_fd(), false);
+  const std::unique_ptr<lmshm::Directories> directories =
+      OpenDirectories(*objects, Attributes::kNone);
   const Stop stop;
   TestSegment segment(8192);
   WriteFile(root / "there.data", "x");
   lmshm::Service service;
   service.objects = objects.get();
-  service.keys = &keys;
+  service.directories = directories.get();
   service.cancel = &stop;
   lmshm::Dialogue dialogue(service, "test");
   std::string answer;

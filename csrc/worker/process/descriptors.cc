@@ -10,6 +10,8 @@
 
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
+#include "worker/storage/directories.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -19,6 +21,8 @@ namespace {
 constexpr uint64_t kEach = 3;
 // So many requests can always be carried out at one time, unless there are fewer threads.
 constexpr uint64_t kLeastRequests = 4;
+// With a quota: its events, its waking, the root, and a directory that each of its threads reads.
+constexpr uint64_t kQuota = 6;
 // The server's eventfd, and a few for the libraries.
 constexpr uint64_t kSpare = 4;
 constexpr uint64_t kLeastLingering = 2;
@@ -30,7 +34,9 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   const uint64_t requests = std::min(needs.threads, kLeastRequests);
   shares->lingering = needs.sockets ? kLeastLingering : 0;
   shares->logins = needs.logins ? kLeastLogins : 0;
-  const uint64_t least = needs.own + kSpare + shares->lingering + shares->logins + requests * kEach;
+  const uint64_t roots = needs.directories ? 1 : 0;
+  const uint64_t least = needs.own + (needs.quota ? kQuota : 0) + kSpare + roots +
+                         shares->lingering + shares->logins + requests * kEach;
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
@@ -60,6 +66,18 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
     const uint64_t more_lingering = std::min(kMaxLingering - kLeastLingering, left / 4);
     shares->lingering += more_lingering;
     left -= more_lingering;
+  }
+
+  if (needs.directories) {
+    const uint64_t more_directories = std::min(kMaxDirectories - 1, left / 4);
+    shares->directories += more_directories;
+    left -= more_directories;
+  }
+  if (needs.quota) {
+    // All that clients may have open, and others that only have something in them.
+    shares->counted = std::min<uint64_t>(kMaxQuotaDirectories, 1 + left / 4);
+    shares->directories = std::min(shares->directories, shares->counted);
+    left -= shares->counted - 1;
   }
 
   const uint64_t more_requests = std::min(needs.threads - requests, left / kEach);

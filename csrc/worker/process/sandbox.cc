@@ -101,8 +101,9 @@ Status EnterSandbox(const SandboxRules& rules, std::string* fences) {
     slash.Reset(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     root_fd = slash.get();
   }
+  // Clients name directories below the root, and those that are missing are made.
   const uint64_t files = kReadFile | kReadDir | kWriteFile | kRemoveFile | kMakeReg |
-                         (kTruncate & FilesystemRights(abi));
+                         (rules.root_fd >= 0 ? kMakeDir : 0) | (kTruncate & FilesystemRights(abi));
   Status status = Allow(ruleset.get(), root_fd, files, "the root");
   if (!status.ok()) return status;
   UniqueFd shm(open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));

@@ -14,7 +14,8 @@
 namespace lmshm {
 
 struct SandboxRules {
-  int root_fd = -1;                 // below it: read, write, create, remove files; -1: below /
+  int root_fd = -1;                 // below it: read, write, create, remove files, create
+                                    // directories; -1: below /, without directories
   std::vector<int> socket_dir_fds;  // in it: remove files (our socket, at the end)
 };
 

@@ -2,9 +2,11 @@
 #include "worker/server/dialogue.h"
 
 #include <cerrno>
+#include <utility>
 
 #include "include/lmshm.h"
 #include "worker/base/log.h"
+#include "worker/base/percent.h"
 #include "worker/base/text.h"
 
 namespace lmshm {
@@ -12,6 +14,19 @@ namespace lmshm {
 namespace {
 
 constexpr std::string_view kHello = "HELLO";
+constexpr std::string_view kDir = "dir=";
+
+// What follows the version.
+Status ParseDirectory(std::string_view word, std::string* directory) {
+  if (word.substr(0, kDir.size()) != kDir || word.find(' ') != std::string_view::npos) {
+    return Status::Error(EINVAL, "expected: HELLO 2 [dir=<directory>]");
+  }
+  word.remove_prefix(kDir.size());
+  if (PercentDecode(word, directory)) return Status::OK();
+  return Status::Error(EINVAL, "dir=" + Printable(word.substr(0, 200)) +
+                                   " is not percent-encoded: spaces, %, control characters and "
+                                   "what is not ASCII are written as %XX");
+}
 
 }  // namespace
 
@@ -39,29 +54,38 @@ Conversation::Next Dialogue::Handle(std::string_view line, std::string* answer) 
   return Next::kContinue;
 }
 
-Status Dialogue::Hello(std::string_view version, std::string* result) {
+Status Dialogue::Hello(std::string_view words, std::string* result) {
+  const size_t space = words.find(' ');
+  const std::string_view version = words.substr(0, space);
   uint64_t number;
   if (ParseU64(version, &number) == NumberError::kMalformed) {
-    return Status::Error(EINVAL, "expected: HELLO <version>, for instance HELLO 2");
+    return Status::Error(EINVAL, "expected: HELLO 2 [dir=<directory>]");
   }
   if (version != "2") {
     return Status::Error(EPROTONOSUPPORT,
                          "HELLO " + Printable(version.substr(0, 32)) +
                              ": this worker speaks version 2, and 1 without HELLO");
   }
-  if (service_.keys == nullptr) {
-    return Status::Error(EINVAL,
-                         "HELLO 2: keys need a directory, and this worker has none; start it with "
-                         "--root DIR");
+  std::string directory;
+  Directories::Store store;
+  Status status = space == std::string_view::npos
+                      ? Status::OK()
+                      : ParseDirectory(words.substr(space + 1), &directory);
+  if (status.ok() && service_.directories == nullptr) {
+    status = Status::Error(
+        EINVAL, "keys need a directory, and this worker has none; start it with --root DIR");
   }
+  if (status.ok()) status = service_.directories->Open(directory, &store);
+  if (!status.ok()) return Status::Error(status.number(), "HELLO 2: " + status.text());
   if (pipeline_ != nullptr) {
-    Status status = pipeline_->Open();
+    status = pipeline_->Open();
     if (!status.ok()) return status;
   }
+  const bool attributes = store->has_attributes();
   *result = "OK 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
-            " features=batch,cancel,crc32c" + (service_.keys->has_attributes() ? ",xattr" : "") +
+            " features=batch,cancel,crc32c" + (attributes ? ",xattr xattr=1" : " xattr=0") +
             " window=" + std::to_string(kWindow);
-  v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), pipeline_);
+  v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), std::move(store), pipeline_);
   return Status::OK();
 }
 

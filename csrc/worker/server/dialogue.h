@@ -3,8 +3,10 @@
 // Dialogue: a client's conversation from its first line on. It begins in version 1 of the protocol,
 // and `HELLO 2` takes it to version 2:
 //
-//     HELLO 2     -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> features=<a,b> window=<n>
-//     HELLO <n>   -> ERROR EPROTONOSUPPORT ..., and it stays in version 1
+//     HELLO 2 [dir=<path>]  -> OK 2 boot=<16 hex> worker=lmshm-worker/<version> xattr=<0|1> ...
+//     HELLO <n>             -> ERROR EPROTONOSUPPORT ...
+//
+// After an ERROR it stays in version 1, and another HELLO may be tried.
 #ifndef LMSHM_WORKER_SERVER_DIALOGUE_H_
 #define LMSHM_WORKER_SERVER_DIALOGUE_H_
 
@@ -31,8 +33,8 @@ class Dialogue : public Conversation {
 
  private:
   Conversation& current();
-  // `version` is what follows HELLO.
-  Status Hello(std::string_view version, std::string* result);
+  // `words` is what follows HELLO.
+  Status Hello(std::string_view words, std::string* result);
 
   const Service& service_;
   Pipeline* const pipeline_;

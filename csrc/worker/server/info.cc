@@ -26,8 +26,8 @@ class Words {
   std::string text_;
 };
 
-void AddStorage(const Service& service, Words* words) {
-  const StorageFacts& facts = service.keys->facts();
+void AddStorage(const Service& service, const KeyStore& store, Words* words) {
+  const StorageFacts& facts = store.facts();
   words->Add("io", IoModeName(service.io));
   words->Add("sync", DurabilityName(service.sync));
   if (facts.direct()) {
@@ -38,8 +38,9 @@ void AddStorage(const Service& service, Words* words) {
     words->Add("direct_reason", facts.direct_reason);
   }
   words->Add("fs", facts.file_system);
-  words->Add("kept_open", service.keys->kept_files().size());
-  words->Add("gets_kept", service.keys->kept_files().found());
+  words->Add("directories", service.directories->size());
+  words->Add("kept_open", store.share().kept_files.size());
+  words->Add("gets_kept", store.share().kept_files.found());
 }
 
 void AddEngine(const Engine& engine, Words* words) {
@@ -77,11 +78,11 @@ void AddFigures(const Figures& figures, Words* words) {
 
 }  // namespace
 
-std::string DescribeService(const Service& service) {
+std::string DescribeService(const Service& service, const KeyStore& store) {
   Words words;
-  AddStorage(service, &words);
+  AddStorage(service, store, &words);
   if (service.engine != nullptr) AddEngine(*service.engine, &words);
-  AddCounters(service.keys->counters(), &words);
+  AddCounters(store.share().counters, &words);
   if (service.figures != nullptr) AddFigures(*service.figures, &words);
   return words.Take();
 }

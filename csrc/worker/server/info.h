@@ -11,8 +11,8 @@
 
 namespace lmshm {
 
-// Words `name=value`, each with a space before it. `service.keys` is not null. Thread safe.
-std::string DescribeService(const Service& service);
+// Words `name=value`, each with a space before it. `store` is the client's directory. Thread safe.
+std::string DescribeService(const Service& service, const KeyStore& store);
 
 }  // namespace lmshm
 

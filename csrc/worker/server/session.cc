@@ -95,8 +95,9 @@ Status Session::Transfer(const Request& request, std::string* result) {
   uint64_t moved = bytes.size;
   status = service_.WithSpareRoom([&] {
     return request.command == Command::kWrite
-               ? service_.objects->Write(request.name, bytes, service_.cancel)
-               : service_.objects->Read(request.name, bytes, service_.cancel, &moved);
+               ? service_.objects->Write(request.name, bytes, service_.cancel, service_.quota)
+               : service_.objects->Read(request.name, bytes, service_.cancel, &moved,
+                                        service_.quota);
   });
   if (!status.ok()) return status;
   result->push_back(' ');

@@ -23,8 +23,8 @@
 #include "worker/protocol/answer.h"
 #include "worker/protocol/request.h"
 #include "worker/server/conversation.h"
+#include "worker/storage/directories.h"
 #include "worker/storage/io_mode.h"
-#include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
 
 namespace lmshm {
@@ -37,18 +37,19 @@ struct Service {
   const ParentMaps* parent = nullptr;   // null: the client is not the parent, or it is not known
   const CancelCheck* cancel = nullptr;  // may be null
   // For version 2 of the protocol.
-  const KeyStore* keys = nullptr;  // null: version 2 is not served
-  std::string boot_id;             // see boot_id.h
-  Figures* figures = nullptr;      // may be null: nothing is counted
-  Engine* engine = nullptr;        // null: requests are carried out where they are read
-  IoMode io = IoMode::kAuto;       // where a request does not say
+  Directories* directories = nullptr;  // null: version 2 is not served
+  Quota* quota = nullptr;              // null: there is none
+  std::string boot_id;                 // see boot_id.h
+  Figures* figures = nullptr;          // may be null: nothing is counted
+  Engine* engine = nullptr;            // null: requests are carried out where they are read
+  IoMode io = IoMode::kAuto;           // where a request does not say
   Durability sync = Durability::kNone;
   size_t open_objects = 1;  // see OperationContext
 
-  // See KeyStore.
+  // See StoresShare.
   template <typename Step>
   Status WithSpareRoom(const Step& step, bool wait = true) const {
-    return keys == nullptr ? step() : keys->WithSpareRoom(step, wait);
+    return directories == nullptr ? step() : directories->share().WithSpareRoom(step, wait);
   }
 };
 

@@ -29,8 +29,13 @@ bool IsImmediate(Verb verb) {
 
 }  // namespace
 
-SessionV2::SessionV2(const Service& service, std::string peer, Pipeline* pipeline)
-    : service_(service), peer_(std::move(peer)), pipeline_(pipeline), listing_(*service.keys) {}
+SessionV2::SessionV2(const Service& service, std::string peer, Directories::Store store,
+                     Pipeline* pipeline)
+    : service_(service),
+      peer_(std::move(peer)),
+      store_(std::move(store)),
+      pipeline_(pipeline),
+      listing_(*store_) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
   Next next = Next::kContinue;
@@ -73,7 +78,7 @@ void SessionV2::HandleTooLong(std::string* answer) {
 
 void SessionV2::Begin(RequestV2 request, std::string* answers) {
   OperationContext context;
-  context.store = service_.keys;
+  context.store = store_.get();
   context.listing = &listing_;
   context.memory = attachment_;
   context.cancel = service_.cancel;
@@ -105,7 +110,7 @@ Status SessionV2::Dispatch(const RequestV2& request, std::string* result, Next* 
       *result = pipeline_ != nullptr && pipeline_->Cancel(request.number) ? " 1" : " 0";
       return Status::OK();
     case Verb::kInfo:
-      *result = DescribeService(service_);
+      *result = DescribeService(service_, *store_);
       return Status::OK();
     default:
       return Status::Error(EINVAL, "not answered at once");

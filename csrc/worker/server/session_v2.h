@@ -25,9 +25,9 @@ namespace lmshm {
 
 class SessionV2 : public Conversation {
  public:
-  // `service.keys` is not null. `pipeline` (may be null) is open; nothing of this session may be in
-  // flight in it when the session goes.
-  SessionV2(const Service& service, std::string peer, Pipeline* pipeline);
+  // `store` is the client's directory. `pipeline` (may be null) is open; nothing of this session
+  // may be in flight in it when the session goes.
+  SessionV2(const Service& service, std::string peer, Directories::Store store, Pipeline* pipeline);
 
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override;
@@ -40,6 +40,7 @@ class SessionV2 : public Conversation {
 
   const Service& service_;
   const std::string peer_;
+  const Directories::Store store_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
   Pipeline* const pipeline_;
   KeyListing listing_;

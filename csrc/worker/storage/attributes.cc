@@ -8,7 +8,6 @@
 #include <cerrno>
 
 #include "worker/base/unique_fd.h"
-#include "worker/storage/atomic_file.h"
 
 namespace lmshm {
 
@@ -35,11 +34,8 @@ bool IsReservedAttribute(std::string_view name) {
   return std::find(std::begin(kReserved), std::end(kReserved), name) != std::end(kReserved);
 }
 
-bool DetectAttributes(int dir_fd) {
-  AtomicFile file;
-  if (file.Create(dir_fd, "attribute-test") == 0) {
-    return fsetxattr(file.fd(), kRecord, "1", 1, 0) == 0;
-  }
+bool DetectAttributes(int dir_fd, int file_fd) {
+  if (file_fd >= 0) return fsetxattr(file_fd, kRecord, "1", 1, 0) == 0;
   UniqueFd dir(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir.valid()) return false;
   char byte;

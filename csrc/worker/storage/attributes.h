@@ -31,9 +31,9 @@ bool IsAttributeName(std::string_view name);
 // protocol.
 bool IsReservedAttribute(std::string_view name);
 
-// Whether files in the directory `dir_fd` (may be O_PATH) can have attributes: by trying with a
-// temporary file, or by asking where none can be made.
-bool DetectAttributes(int dir_fd);
+// Whether files in the directory `dir_fd` (may be O_PATH) can have attributes: by trying with
+// `file_fd`, a file of no use in there; or, where none can be made (-1), by asking.
+bool DetectAttributes(int dir_fd, int file_fd);
 
 // Stores `text` as the file's record. Returns 0 or an errno value: ENOSPC or E2BIG where the file
 // system has no room for it.

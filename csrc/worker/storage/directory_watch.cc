@@ -28,6 +28,19 @@ bool DirectoryWatch::Add(int dir_fd, void* owner) {
   return true;
 }
 
+void DirectoryWatch::Remove(void* owner) {
+  const std::lock_guard<std::mutex> draining(draining_);
+  const std::lock_guard<std::mutex> lock(owners_mutex_);
+  for (auto at = owners_.begin(); at != owners_.end();) {
+    if (at->second != owner) {
+      ++at;
+      continue;
+    }
+    inotify_rm_watch(fd_.get(), at->first);
+    at = owners_.erase(at);
+  }
+}
+
 bool DirectoryWatch::Drain(const Handler& handler) {
   if (!fd_.valid()) return true;
   const std::lock_guard<std::mutex> draining(draining_);

@@ -31,6 +31,8 @@ class DirectoryWatch {
   // Watches the directory `dir_fd` (may be O_PATH) from now on. `owner` is handed back with its
   // events. False if that is not possible.
   bool Add(int dir_fd, void* owner);
+  // No events of that are handed on after this; not from a handler.
+  void Remove(void* owner);
 
   // Readable while there are events; -1 without inotify.
   int fd() const { return fd_.get(); }
@@ -43,7 +45,7 @@ class DirectoryWatch {
 
  private:
   UniqueFd fd_;
-  std::mutex draining_;
+  std::mutex draining_;  // taken before the other
   std::mutex owners_mutex_;
   std::map<int, void*> owners_;  // by watch
 };

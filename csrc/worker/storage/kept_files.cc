@@ -22,19 +22,18 @@ bool SameTime(const struct timespec& a, const struct timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
-uint64_t HashOf(std::string_view name) { return std::hash<std::string_view>()(name); }
+uint64_t HashOf(int dir_fd, std::string_view name) {
+  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15u;  // spreads small numbers over all bits
+  return std::hash<std::string_view>()(name) ^ (static_cast<uint64_t>(dir_fd) * kOdd);
+}
 
 }  // namespace
 
-KeptFiles::KeptFiles(int dir_fd, const KeptFilesRules& rules)
-    : dir_fd_(dir_fd),
-      rules_(rules),
+KeptFiles::KeptFiles(const KeptFilesRules& rules)
+    : rules_(rules),
       ways_(std::min(rules.limit, kWays)),
       sets_(rules.limit / std::max<size_t>(ways_, 1)),
-      asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {
-  struct stat st;
-  if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
-}
+      asked_(rules.limit == 0 ? 0 : 4 * rules.limit + kAskedWays) {}
 
 KeptFiles::~KeptFiles() {
   {
@@ -47,42 +46,42 @@ KeptFiles::~KeptFiles() {
 
 bool KeptFiles::IsCurrent(const KeptFile& file) const {
   struct stat st;
-  return fstatat(dir_fd_, file.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+  return fstatat(file.dir_fd, file.name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
          st.st_dev == file.state.device && st.st_ino == file.state.inode &&
          SameTime(st.st_ctim, file.state.changed);
 }
 
-size_t KeptFiles::WayOf(const Set& set, uint64_t hash, const std::string& name) {
+size_t KeptFiles::WayOf(const Set& set, uint64_t hash, int dir_fd, const std::string& name) {
   for (size_t way = 0; way < kWays; way++) {
     if (set.hash[way] != hash || set.file[way] == nullptr) continue;
-    if (set.file[way]->name == name) return way;
+    if (set.file[way]->dir_fd == dir_fd && set.file[way]->name == name) return way;
   }
   return kWays;
 }
 
-KeptFiles::File KeptFiles::Find(const std::string& name) {
+KeptFiles::File KeptFiles::Find(int dir_fd, const std::string& name) {
   if (size() == 0) return nullptr;
-  const uint64_t hash = HashOf(name);
+  const uint64_t hash = HashOf(dir_fd, name);
   Set& set = SetOf(hash);
   File file;
   {
     const std::lock_guard<std::mutex> lock(LockOf(set));
-    const size_t way = WayOf(set, hash, name);
+    const size_t way = WayOf(set, hash, dir_fd, name);
     if (way == kWays) return nullptr;
     set.used[way] = round_.load(std::memory_order_relaxed);
     file = set.file[way];
   }
   if (!IsCurrent(*file)) {
-    DropName(name, file.get());
+    DropName(dir_fd, name, file.get());
     return nullptr;
   }
   found_.fetch_add(1, std::memory_order_relaxed);
   return file;
 }
 
-bool KeptFiles::Wants(const std::string& name) {
+bool KeptFiles::Wants(int dir_fd, const std::string& name) {
   if (asked_.empty()) return false;
-  const uint64_t hash = HashOf(name);
+  const uint64_t hash = HashOf(dir_fd, name);
   // The latest of a few that share a place come first. Threads that meet there lose at most a name.
   const size_t places = asked_.size() / kAskedWays;
   std::atomic<uint64_t>* const place = &asked_[(hash >> 16) % places * kAskedWays];
@@ -94,13 +93,13 @@ bool KeptFiles::Wants(const std::string& name) {
   return false;
 }
 
-std::optional<FileState> KeptFiles::Look(int fd) const {
+std::optional<FileState> KeptFiles::Look(int fd, dev_t device) const {
   // Before the look: what is changed after it has a later time.
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   struct stat st;
   if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return std::nullopt;
   // Mounted over the name: what is known of the directory's file system is not known of this one.
-  if (st.st_dev != device_) return std::nullopt;
+  if (st.st_dev != device) return std::nullopt;
   const auto changed =
       std::chrono::seconds(st.st_ctim.tv_sec) + std::chrono::nanoseconds(st.st_ctim.tv_nsec);
   if (now - changed < rules_.settled) return std::nullopt;
@@ -109,12 +108,12 @@ std::optional<FileState> KeptFiles::Look(int fd) const {
 
 void KeptFiles::Keep(std::shared_ptr<const KeptFile> file) {
   if (sets_.empty()) return;
-  const uint64_t hash = HashOf(file->name);
+  const uint64_t hash = HashOf(file->dir_fd, file->name);
   Set& set = SetOf(hash);
   File closed;
   {
     const std::lock_guard<std::mutex> lock(LockOf(set));
-    size_t way = WayOf(set, hash, file->name);
+    size_t way = WayOf(set, hash, file->dir_fd, file->name);
     for (size_t i = 0; way == kWays && i < ways_; i++) {
       if (set.file[i] == nullptr) way = i;
     }
@@ -137,27 +136,34 @@ KeptFiles::File KeptFiles::Take(Set* set, size_t way) {
   return std::exchange(set->file[way], nullptr);
 }
 
-void KeptFiles::Drop(const std::string& name) { DropName(name, nullptr); }
+void KeptFiles::Drop(int dir_fd, const std::string& name) { DropName(dir_fd, name, nullptr); }
 
-bool KeptFiles::DropName(const std::string& name, const KeptFile* only) {
+void KeptFiles::DropDirectory(int dir_fd) {
+  // Nobody who looks at all files uses the directory after this.
+  const std::lock_guard<std::mutex> lock(letting_go_);
+  if (size() > 0) CloseAll(dir_fd);
+}
+
+bool KeptFiles::DropName(int dir_fd, const std::string& name, const KeptFile* only) {
   if (size() == 0) return false;
-  const uint64_t hash = HashOf(name);
+  const uint64_t hash = HashOf(dir_fd, name);
   Set& set = SetOf(hash);
   File closed;
   const std::lock_guard<std::mutex> lock(LockOf(set));
-  const size_t way = WayOf(set, hash, name);
+  const size_t way = WayOf(set, hash, dir_fd, name);
   if (way == kWays || (only != nullptr && set.file[way].get() != only)) return false;
   closed = Take(&set, way);
   return true;
 }
 
-bool KeptFiles::CloseAll() {
+bool KeptFiles::CloseAll(int dir_fd) {
   bool any = false;
   for (Set& set : sets_) {
     std::array<File, kWays> closed;
     const std::lock_guard<std::mutex> lock(LockOf(set));
     for (size_t way = 0; way < kWays; way++) {
       if (set.file[way] == nullptr) continue;
+      if (dir_fd >= 0 && set.file[way]->dir_fd != dir_fd) continue;
       closed[way] = Take(&set, way);
       any = true;
     }
@@ -179,7 +185,7 @@ bool KeptFiles::LetGo(const std::function<bool()>& close, uint64_t since) {
 }
 
 bool KeptFiles::DropAll(uint64_t since) {
-  return LetGo([this] { return CloseAll(); }, since);
+  return LetGo([this] { return CloseAll(-1); }, since);
 }
 
 bool KeptFiles::DropGone(uint64_t since) {
@@ -195,7 +201,7 @@ void KeptFiles::WakeSweeper() {
     sweeper_wake_.notify_one();
   } catch (const std::system_error&) {
     // There is no thread for it: nothing may stay open that nobody looks after.
-    CloseAll();
+    CloseAll(-1);
   }
 }
 
@@ -226,7 +232,9 @@ bool KeptFiles::SweepSet(Set* set, uint64_t idle_before) {
     }
   }
   for (const File& file : files) {
-    if (file != nullptr && !IsCurrent(*file)) any = DropName(file->name, file.get()) || any;
+    if (file != nullptr && !IsCurrent(*file)) {
+      any = DropName(file->dir_fd, file->name, file.get()) || any;
+    }
   }
   return any;
 }

@@ -14,6 +14,8 @@
 // nothing and displaces none. Who removes an object expects its space back: a thread of its own
 // looks at all kept files once a second, and closes those that are gone, and those that nobody has
 // asked for in a while. So an idle worker keeps none.
+//
+// One for all directories of a worker: the bound on how many stay open is the process's.
 #ifndef LMSHM_WORKER_STORAGE_KEPT_FILES_H_
 #define LMSHM_WORKER_STORAGE_KEPT_FILES_H_
 
@@ -51,7 +53,8 @@ struct KeptFile {
   FileState state;                    // before anything was read of it
   uint64_t length = 0;                // of the object, bytes
   std::optional<uint32_t> crc32c;     // of its content
-  std::string name;                   // in the root
+  int dir_fd = -1;                    // where it is
+  std::string name;                   // in there
   std::vector<Attribute> attributes;  // the client's, by name
 };
 
@@ -68,28 +71,33 @@ class KeptFiles {
  public:
   using File = std::shared_ptr<const KeptFile>;
 
-  // For files in the directory `dir_fd`, which must live as long as this.
-  KeptFiles(int dir_fd, const KeptFilesRules& rules);
+  explicit KeptFiles(const KeptFilesRules& rules);
   KeptFiles(const KeptFiles&) = delete;
   KeptFiles& operator=(const KeptFiles&) = delete;
   ~KeptFiles();
 
+  // In all of these `dir_fd` is the file's directory, always by the same number; DropDirectory()
+  // comes before it is closed.
+
   // The file of that name, if it is kept and still what its name means. Else null.
-  File Find(const std::string& name);
+  File Find(int dir_fd, const std::string& name);
 
   // Whether a file that is not kept has been asked for before, so that keeping it is worth the
   // while; remembers that it was asked for now.
-  bool Wants(const std::string& name);
+  bool Wants(int dir_fd, const std::string& name);
 
   // The state of a file from which nothing has been read yet; nothing if it cannot be kept, being
-  // no regular file or having changed only just.
-  std::optional<FileState> Look(int fd) const;
+  // no regular file, on another file system than `device`, or having changed only just.
+  std::optional<FileState> Look(int fd, dev_t device) const;
 
   // Keeps a file that has been read after it was looked at.
   void Keep(std::shared_ptr<const KeptFile> file);
 
   // Closes it, if it is kept, as soon as nobody reads it any more.
-  void Drop(const std::string& name);
+  void Drop(int dir_fd, const std::string& name);
+
+  // Closes all files of a directory.
+  void DropDirectory(int dir_fd);
 
   // Closes all of them; or those that are not what their names mean any more. False if none has
   // been closed since let_go() was `since`, by whomever: who lacked what they take need not try
@@ -121,13 +129,13 @@ class KeptFiles {
     return locks_[static_cast<size_t>(&set - sets_.data()) % kLocks];
   }
   // The way of that name, with the set's lock held; kWays if it is not there.
-  static size_t WayOf(const Set& set, uint64_t hash, const std::string& name);
+  static size_t WayOf(const Set& set, uint64_t hash, int dir_fd, const std::string& name);
   // What was there, to be closed when the lock is not held any more.
   File Take(Set* set, size_t way);
   // `only`: if it is this file; null: whichever it is. False if it was not there.
-  bool DropName(const std::string& name, const KeptFile* only);
-  // Of all sets. True if one was closed.
-  bool CloseAll();
+  bool DropName(int dir_fd, const std::string& name, const KeptFile* only);
+  // Of all sets, those of one directory, or of all (-1). True if one was closed.
+  bool CloseAll(int dir_fd);
   bool CloseGone(uint64_t idle_before);
   bool LetGo(const std::function<bool()>& close, uint64_t since);
   void WakeSweeper();
@@ -136,8 +144,6 @@ class KeptFiles {
   // was none.
   bool SweepSet(Set* set, uint64_t idle_before);
 
-  const int dir_fd_;
-  dev_t device_ = 0;  // its file system
   const KeptFilesRules rules_;
   const size_t ways_;  // of a set, that are used
   std::vector<Set> sets_;

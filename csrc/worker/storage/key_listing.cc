@@ -34,7 +34,7 @@ bool StartsWith(const std::string& text, const std::string& start) {
 }  // namespace
 
 Status KeyListing::Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const {
-  UniqueFd fd(openat(store_.root_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  UniqueFd fd(openat(store_.dir_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return Status::System(errno, "list: open the directory");
   const std::unique_ptr<DIR, CloseDirectory> dir(fdopendir(fd.get()));
   if (dir == nullptr) return Status::System(errno, "list: open the directory");
@@ -89,7 +89,7 @@ Status KeyListing::KeyOf(const std::string& name, std::string* key) const {
     case FileKind::kPlain:
       return Status::OK();
     case FileKind::kHashed:
-      return store_.WithSpareRoom([&] { return store_.KeyOfHashed(name, key); });
+      return store_.share().WithSpareRoom([&] { return store_.KeyOfHashed(name, key); });
     case FileKind::kOther:
       break;
   }
@@ -108,7 +108,7 @@ Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, L
                       std::chrono::steady_clock::now() - batch.read <= kBatchAge;
   if (!usable) {
     batch = Batch();
-    Status status = store_.WithSpareRoom([&] { return Read(request, cancel, &batch); });
+    Status status = store_.share().WithSpareRoom([&] { return Read(request, cancel, &batch); });
     if (!status.ok()) return status;
   }
 

@@ -33,22 +33,28 @@ std::string LengthMismatch(uint64_t now, const std::string& stored) {
   return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
 }
 
-StorageFacts OnlyAttributes(bool attributes) {
-  StorageFacts facts;
-  facts.attributes = attributes;
-  facts.direct_reason = "it was not tried";
-  return facts;
-}
-
 }  // namespace
 
-KeyStore::KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept)
-    : root_fd_(root_fd),
+KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<StoresShare> share,
+                   Quota::Directory quota)
+    : dir_fd_(dir_fd),
       facts_(facts),
-      kept_files_(root_fd, facts.tells_changes && facts.attributes ? kept : KeptFilesRules()),
-      io_(facts_, &counters_) {}
+      share_(std::move(share)),
+      quota_(std::move(quota)),
+      keeps_files_(facts.tells_changes && facts.attributes),
+      io_(facts_, &share_->counters) {
+  struct stat st;
+  if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
+  if (quota_ == nullptr) return;
+  // While it stays open a file that is removed keeps its place on the disk.
+  quota_->AddListener(this,
+                      [this](const std::string& name) { share_->kept_files.Drop(dir_fd_, name); });
+}
 
-KeyStore::KeyStore(int root_fd, bool attributes) : KeyStore(root_fd, OnlyAttributes(attributes)) {}
+KeyStore::~KeyStore() {
+  if (quota_ != nullptr) quota_->RemoveListener(this);
+  share_->kept_files.DropDirectory(dir_fd_);
+}
 
 std::string KeyStore::Action(const char* verb, std::string_view key) {
   std::string action = std::string(verb) + " ";
@@ -75,15 +81,14 @@ Status KeyStore::Put(std::string_view key, SharedBytes data,
   return status;
 }
 
-bool KeyStore::Patience::TryAgain(const Status& status) {
+bool Patience::TryAgain(const Status& status) {
   const int error = status.number();
   bool again = false;
   if (left_ > 1) {
-    again = error == EMFILE
-                ? store_.kept_files_.DropAll(before_)
-                : (error == ENOSPC || error == EDQUOT) && store_.kept_files_.DropGone(before_);
+    again = error == EMFILE ? files_.DropAll(before_)
+                            : (error == ENOSPC || error == EDQUOT) && files_.DropGone(before_);
   }
-  before_ = store_.kept_files_.let_go();
+  before_ = files_.let_go();
   if (again) {
     left_--;
   } else if (error == EMFILE && waits_ > 0) {
@@ -98,10 +103,10 @@ bool KeyStore::Patience::TryAgain(const Status& status) {
 // doing harm, reading them fails, and whoever calls fstat() checks it.
 Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
                       UniqueFd* fd) const {
-  return WithSpareRoom([&] {
+  return share_->WithSpareRoom([&] {
     int got;
     do {
-      got = openat(root_fd_, names.file_name.c_str(), kOpenFlags);
+      got = openat(dir_fd_, names.file_name.c_str(), kOpenFlags);
     } while (got < 0 && errno == EINTR);
     if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
     if (got < 0) return ExplainStorage(errno, Action(verb, key));
@@ -147,14 +152,20 @@ Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const Transfe
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
-  if (const KeptFiles::File kept = kept_files_.Find(names.file_name)) {
-    if (kept->length <= space.size) return GetKept(*kept, key, space, options, info);
+  if (const KeptFiles::File kept = share_->kept_files.Find(dir_fd_, names.file_name)) {
+    if (kept->length <= space.size) {
+      if (quota_ != nullptr) quota_->Used(names.file_name);
+      return GetKept(*kept, key, space, options, info);
+    }
   }
   UniqueFd fd;
   status = Open(key, names, "get", &fd);
   if (!status.ok()) return status;
+  if (quota_ != nullptr) quota_->Used(names.file_name);
   std::optional<FileState> state;
-  if (kept_files_.Wants(names.file_name)) state = kept_files_.Look(fd.get());
+  if (keeps_files_ && share_->kept_files.Wants(dir_fd_, names.file_name)) {
+    state = share_->kept_files.Look(fd.get(), device_);
+  }
   Stored stored;
   status = ReadStored(fd.get(), key, "get", &stored);
   if (!status.ok()) return status;
@@ -166,13 +177,14 @@ Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const Transfe
     status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
     if (status.ok() && state.has_value()) {
       auto kept = std::make_shared<KeptFile>();
+      kept->dir_fd = dir_fd_;
       kept->name = std::move(names.file_name);
       kept->fd = std::move(fd);
       kept->state = *state;
       kept->length = stored.length;
       kept->crc32c = stored.crc32c;
       kept->attributes = stored.attributes;
-      kept_files_.Keep(std::move(kept));
+      share_->kept_files.Keep(std::move(kept));
     }
   } else {
     const std::string action = Action("get", key);
@@ -225,7 +237,7 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
     return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) counters_.CountGet(target.size, moved.direct);
+  if (status.ok()) share_->counters.CountGet(target.size, moved.direct);
   return status;
 }
 
@@ -265,7 +277,7 @@ Status KeyStore::Exists(std::string_view key, bool* exists) const {
   if (!status.ok()) return status;
   struct stat st;
   *exists = false;
-  if (fstatat(root_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+  if (fstatat(dir_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
     *exists = S_ISREG(st.st_mode);
   } else if (errno != ENOENT) {
     return ExplainStorage(errno, Action("look for", key));
@@ -277,16 +289,17 @@ Status KeyStore::Remove(std::string_view key, bool* removed) const {
   KeyFile names;
   Status status = FindKeyFile(key, &names);
   if (!status.ok()) return status;
-  Sidecar sidecar(root_fd_, names.sidecar_name, names.file_name);
+  Sidecar sidecar(dir_fd_, names.sidecar_name, names.file_name);
   sidecar.LockForRemoval();
   status = Exists(key, removed);
   if (!status.ok()) return status;
-  if (*removed && unlinkat(root_fd_, names.file_name.c_str(), 0) != 0) {
+  if (*removed && unlinkat(dir_fd_, names.file_name.c_str(), 0) != 0) {
     if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
     *removed = false;  // somebody else was faster
   }
-  kept_files_.Drop(names.file_name);
+  share_->kept_files.Drop(dir_fd_, names.file_name);
   const int error = sidecar.Remove();
+  if (quota_ != nullptr) quota_->Removed(names.file_name);
   if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
   return Status::OK();
 }
@@ -302,10 +315,10 @@ Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) con
     return ExplainStorage(lacking ? error : ENOENT, "find the key of " + Printable(file_name));
   };
   std::string found;
-  int error = ReadSidecar(root_fd_, SidecarOf(file_name), &found);
+  int error = ReadSidecar(dir_fd_, SidecarOf(file_name), &found);
   if (error == EMFILE || error == ENFILE) return failed(error);
   if (!belongs(found)) {
-    const UniqueFd fd(openat(root_fd_, file_name.c_str(), kOpenFlags));
+    const UniqueFd fd(openat(dir_fd_, file_name.c_str(), kOpenFlags));
     if (!fd.valid()) return failed(errno);
     std::string text;
     ObjectRecord record;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyStore: objects by key, as protocol version 2 sees them: one regular file each directly below
-// the root, with a record (object_record.h) and, for keys that are no file name, a sidecar
+// KeyStore: objects by key, as protocol version 2 sees them: one regular file each directly in a
+// directory, with a record (object_record.h) and, for keys that are no file name, a sidecar
 // (sidecar.h).
 //
-// It knows nothing of clients, lines or segments. Each function is complete in itself: any number
+// There is one for each directory that clients name (directories.h). It knows nothing of clients,
+// lines or segments. Each function is complete in itself: any number
 // of them may run at a time. Files written by others (LMCache, version 1) have no record and are
 // served without; what a record says is checked, and what does not match is EBADMSG.
 #ifndef LMSHM_WORKER_STORAGE_KEY_STORE_H_
@@ -29,6 +30,7 @@
 #include "worker/storage/kept_files.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"
+#include "worker/storage/quota.h"
 #include "worker/storage/storage_facts.h"
 
 namespace lmshm {
@@ -44,23 +46,64 @@ struct ObjectInfo {
   std::vector<Attribute> attributes;  // the client's, by name
 };
 
-// Thread safe: but for its counters and kept files it does not change after it was made.
+// What all key stores of a worker share. Thread safe.
+struct StoresShare {
+  explicit StoresShare(const KeptFilesRules& rules = KeptFilesRules()) : kept_files(rules) {}
+
+  // Carries out `step`, which returns a Status, with patience: see Patience.
+  template <typename Step>
+  Status WithSpareRoom(const Step& step, bool wait = true);
+
+  KeptFiles kept_files;
+  IoCounters counters;
+};
+
+// For one thing that can be repeated: whether to, if it failed for want of something that files
+// take which stay open without need: descriptors, or the disk space of objects that others
+// removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
+class Patience {
+ public:
+  Patience(StoresShare* share, bool wait)
+      : files_(share->kept_files), before_(files_.let_go()), waits_(wait ? kWaits : 0) {}
+  // Lets go of such files, or waits for a moment. False if that is of no use.
+  bool TryAgain(const Status& status);
+
+ private:
+  static constexpr int kWaits = 200;  // of 10 ms
+  KeptFiles& files_;
+  uint64_t before_;
+  int left_ = 4;
+  int waits_;
+};
+
+template <typename Step>
+Status StoresShare::WithSpareRoom(const Step& step, bool wait) {
+  Patience patience(this, wait);
+  for (;;) {
+    Status status = step();
+    if (status.ok() || !patience.TryAgain(status)) return status;
+  }
+}
+
+// Thread safe: but for what it shares it does not change after it was made.
 class KeyStore {
  public:
-  // Serves the directory `root_fd` (may be O_PATH), which stays the caller's and must live as long
-  // as this. `facts`: of its file system, see ProbeStorage().
-  // Small ones stay open by the rules `kept`, where its facts allow that.
-  KeyStore(int root_fd, const StorageFacts& facts, const KeptFilesRules& kept = KeptFilesRules());
-  // Without a file system's help but, if it is known to have them, `attributes`.
-  KeyStore(int root_fd, bool attributes);
+  // Serves the directory `dir_fd` (may be O_PATH), which stays the caller's and must live as long
+  // as this. `facts`: of its file system, see ProbeStorage(). Small files stay open in `share`,
+  // where the facts allow that.
+  // `quota`, where there is one: the directory's, which has room for what is stored.
+  KeyStore(int dir_fd, const StorageFacts& facts,
+           std::shared_ptr<StoresShare> share = std::make_shared<StoresShare>(),
+           Quota::Directory quota = nullptr);
   KeyStore(const KeyStore&) = delete;
   KeyStore& operator=(const KeyStore&) = delete;
+  ~KeyStore();
 
   const StorageFacts& facts() const { return facts_; }
-  const IoCounters& counters() const { return counters_; }
-  const KeptFiles& kept_files() const { return kept_files_; }
+  StoresShare& share() const { return *share_; }
   bool has_attributes() const { return facts_.attributes; }
-  int root_fd() const { return root_fd_; }
+  int dir_fd() const { return dir_fd_; }
+  const Quota::Directory& quota() const { return quota_; }  // null: there is no limit
 
   // The errors of all of these, beside those of FindKeyFile():
   //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
@@ -102,34 +145,6 @@ class KeyStore {
   // "put <key>" and so on, for messages.
   static std::string Action(const char* verb, std::string_view key);
 
-  // For one thing that can be repeated: whether to, if it failed for want of something that files
-  // take which stay open without need: descriptors, or the disk space of objects that others
-  // removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
-  class Patience {
-   public:
-    Patience(const KeyStore& store, bool wait)
-        : store_(store), before_(store.kept_files_.let_go()), waits_(wait ? kWaits : 0) {}
-    // Lets go of such files, or waits for a moment. False if that is of no use.
-    bool TryAgain(const Status& status);
-
-   private:
-    static constexpr int kWaits = 200;  // of 10 ms
-    const KeyStore& store_;
-    uint64_t before_;
-    int left_ = 4;
-    int waits_;
-  };
-
-  // Carries out `step`, which returns a Status, with patience.
-  template <typename Step>
-  Status WithSpareRoom(const Step& step, bool wait = true) const {
-    Patience patience(*this, wait);
-    for (;;) {
-      Status status = step();
-      if (status.ok() || !patience.TryAgain(status)) return status;
-    }
-  }
-
  private:
   friend class ObjectPut;
   friend class ObjectGet;
@@ -155,10 +170,12 @@ class KeyStore {
   Status CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
                   std::optional<uint32_t> stored_crc) const;
 
-  const int root_fd_;
+  const int dir_fd_;
   const StorageFacts facts_;
-  mutable IoCounters counters_;
-  mutable KeptFiles kept_files_;
+  const std::shared_ptr<StoresShare> share_;
+  const Quota::Directory quota_;
+  const bool keeps_files_;
+  dev_t device_ = 0;  // the directory's file system
   const ObjectIo io_;
 };
 

@@ -20,9 +20,6 @@ namespace lmshm {
 
 namespace {
 
-// Of a directory with very many files: the start of a worker is not held up any longer.
-constexpr std::chrono::seconds kPatience(2);
-
 bool IsOld(const struct stat& st, std::chrono::seconds age) {
   return time(nullptr) - st.st_mtim.tv_sec >= age.count();
 }
@@ -57,16 +54,15 @@ Leftover RemoveIfLeftover(int dir_fd, const std::string& name, std::chrono::seco
   return RemoveIfOrphan(dir_fd, name, object_name, age) ? Leftover::kSidecar : Leftover::kNone;
 }
 
-Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age) {
+Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelCheck* cancel) {
   Leftovers removed;
   UniqueFd fd(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return removed;
   DIR* const dir = fdopendir(fd.get());
   if (dir == nullptr) return removed;
   const int own_fd = fd.Release();  // the stream's
-  const auto end = std::chrono::steady_clock::now() + kPatience;
   for (size_t seen = 1; const struct dirent* entry = readdir(dir); seen++) {
-    if (seen % 64 == 0 && std::chrono::steady_clock::now() >= end) break;
+    if (seen % 64 == 0 && cancel != nullptr && cancel->Cancelled()) break;
     const Leftover what = RemoveIfLeftover(own_fd, entry->d_name, age);
     if (what == Leftover::kTemporary) removed.temporaries++;
     if (what == Leftover::kSidecar) removed.sidecars++;

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <string>
 
+#include "worker/base/cancel.h"
+
 namespace lmshm {
 
 struct Leftovers {
@@ -20,8 +22,9 @@ struct Leftovers {
 // Removes those of the directory `dir_fd` (may be O_PATH) that nobody holds a lock on and nobody
 // wrote to for `age`. The age is for the moment between a file's creation and its lock, and for
 // clients that write sidecars without a lock. Returns how many were removed. What cannot be read or
-// removed is left, and what is not reached in two seconds.
-Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age);
+// removed is left, and so is the rest once `cancel` (may be null) says so. Reads all of the
+// directory, which may take seconds.
+Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelCheck* cancel);
 
 // The same for one file. A name that is none of these is left alone.
 enum class Leftover { kNone, kTemporary, kSidecar };

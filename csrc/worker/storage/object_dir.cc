@@ -4,12 +4,16 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "worker/base/text.h"
 #include "worker/storage/atomic_file.h"
+#include "worker/storage/object_key.h"
 #include "worker/storage/storage_error.h"
 
 namespace lmshm {
@@ -82,7 +86,8 @@ int ObjectDir::Open(const std::string& path, int flags, UniqueFd* fd) const {
   return 0;
 }
 
-Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel) const {
+Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
+                        Quota* quota) const {
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
@@ -107,6 +112,12 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
     return Explain(errno, "look at", path);
   }
 
+  // Before the file, which must be gone when the room is free again.
+  std::optional<QuotaRoom> room;
+  status = TakeRoom(quota, dir.get(), name, data.size, cancel, &room);
+  if (!status.ok()) {
+    return Status::Error(status.number(), "write " + Printable(path) + ": " + status.text());
+  }
   AtomicFile file;
   error = file.Create(dir.get(), name);
   if (error != 0) return Explain(error, "create temporary file for", path);
@@ -116,13 +127,34 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   }
   error = WriteFully(file.fd(), data, cancel);
   if (error != 0) return Explain(error, "write", path);
+  if (room.has_value() && fstat(file.fd(), &st) != 0) return Explain(errno, "look at", path);
   error = file.Publish();
   if (error != 0) return Explain(error, "publish", path);
+  if (room.has_value()) room->Commit(st, 0);
   return Status::OK();
 }
 
+// Waits for it, on a thread that is nobody else's.
+Status ObjectDir::TakeRoom(Quota* quota, int dir_fd, const std::string& name, uint64_t bytes,
+                           const CancelCheck* cancel, std::optional<QuotaRoom>* room) {
+  std::string key;
+  if (quota == nullptr || ClassifyFile(name, &key) == FileKind::kOther) return Status::OK();
+  Quota::Directory directory;
+  Status status = quota->Find(dir_fd, &directory);
+  if (!status.ok()) return status;
+  room->emplace(std::move(directory), name, bytes);
+  for (bool taken = false; !taken;) {
+    if (cancel != nullptr && cancel->Cancelled()) {
+      return Status::System(ECANCELED, "wait for room", cancel->Reason());
+    }
+    status = (*room)->Take(std::chrono::milliseconds(100), &taken);
+    if (!status.ok()) return status;
+  }
+  return status;
+}
+
 Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-                       uint64_t* done) const {
+                       uint64_t* done, Quota* quota) const {
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
@@ -139,7 +171,43 @@ Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelChec
 
   error = ReadFully(file.get(), data, cancel, done);
   if (error != 0) return Explain(error, "read", path);
+  UniqueFd dir;
+  Quota::Directory directory;
+  if (quota != nullptr && Open(object.directory, O_PATH | O_DIRECTORY, &dir) == 0 &&
+      quota->Find(dir.get(), &directory).ok()) {
+    directory->Used(object.name);
+  }
   return Status::OK();
+}
+
+Status ObjectDir::OpenDirectory(std::string_view path, UniqueFd* fd) const {
+  std::string below;
+  Status status = names_.Directory(path, &below);
+  if (!status.ok()) return status;
+  constexpr int kFlags = O_PATH | O_DIRECTORY;
+  int error = OpenBeneath(root_fd_.get(), below, kFlags, method_, fd);
+  if (error == ENOENT) error = MakeDirectories(below, fd);
+  if (error != 0) return Explain(error, "open directory", path.empty() ? root_ : path);
+  return status;
+}
+
+// Step by step from the root, each in the one before, which is held.
+int ObjectDir::MakeDirectories(std::string_view path, UniqueFd* fd) const {
+  UniqueFd held;
+  int at = root_fd_.get();
+  while (!path.empty()) {
+    const size_t slash = std::min(path.find('/'), path.size());
+    const std::string name(path.substr(0, slash));
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    if (mkdirat(at, name.c_str(), 0700) != 0 && errno != EEXIST) return errno;
+    UniqueFd opened;
+    const int error = OpenBeneath(at, name, O_PATH | O_DIRECTORY, method_, &opened);
+    if (error != 0) return error;
+    held = std::move(opened);
+    at = held.get();
+  }
+  *fd = std::move(held);
+  return 0;
 }
 
 std::string ObjectDir::Describe() const {

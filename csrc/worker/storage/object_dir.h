@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,6 +22,7 @@
 #include "worker/storage/beneath.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_path.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -43,13 +45,23 @@ class ObjectDir {
   //   ELOOP      a symbolic link is in the way     EISDIR, EINVAL  something else is
   //   ENOSPC     noticed before data is moved      EFAULT          the shared memory is gone
   //   ECANCELED  `cancel` said so                  others          of the system call that failed
-  Status Write(std::string_view path, SharedBytes data, const CancelCheck* cancel) const;
+  // With a `quota` an object takes room there (and waits for it), and ENOSPC is also that there is
+  // none; a file that is named otherwise does not count.
+  Status Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
+               Quota* quota = nullptr) const;
 
   // Reads the object at `path` into `data`, up to whichever ends first; `*done` is the number of
   // bytes. `data` beyond them is untouched; on failure its content is unspecified. Errors as
   // above; ENOENT: no such object.
-  Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-              uint64_t* done) const;
+  Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel, uint64_t* done,
+              Quota* quota = nullptr) const;
+
+  // Opens (O_PATH) the directory at `path`, "" being the root, and makes what is missing of it, for
+  // its user alone (mode 0700). Only where it is confined. Errors, beside those of
+  // RootNames::Directory():
+  //   ELOOP   a symbolic link is in the way    ENOTDIR  a file is
+  //   others  of the system call that failed
+  Status OpenDirectory(std::string_view path, UniqueFd* fd) const;
 
   // What paths are resolved with, in words, for logs.
   std::string Describe() const;
@@ -62,6 +74,9 @@ class ObjectDir {
   Status Split(std::string_view path, ObjectPath* object) const;
   // Returns 0 or an errno value; the last component is never followed.
   int Open(const std::string& path, int flags, UniqueFd* fd) const;
+  int MakeDirectories(std::string_view path, UniqueFd* fd) const;
+  static Status TakeRoom(Quota* quota, int dir_fd, const std::string& name, uint64_t bytes,
+                         const CancelCheck* cancel, std::optional<QuotaRoom>* room);
 
   UniqueFd root_fd_;  // not valid: not confined
   std::string root_;  // real path

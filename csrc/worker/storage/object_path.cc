@@ -53,6 +53,16 @@ bool StartsWith(const std::vector<std::string_view>& path, const std::vector<std
   return true;
 }
 
+// The first `count`, with slashes between them.
+std::string Join(const std::vector<std::string_view>& components, size_t count) {
+  std::string path;
+  for (size_t i = 0; i < count; i++) {
+    if (i > 0) path += '/';
+    path += components[i];
+  }
+  return path;
+}
+
 }  // namespace
 
 std::string ObjectPath::Joined() const {
@@ -72,12 +82,13 @@ RootNames::RootNames(const std::vector<std::string>& names) {
   }
 }
 
-Status RootNames::Split(std::string_view path, ObjectPath* result) const {
+Status RootNames::Below(std::string_view path, int outside,
+                        std::vector<std::string_view>* components) const {
   Status status = CheckText(path);
   if (!status.ok()) return status;
 
-  const std::vector<std::string_view> components = Components(path);
-  for (const std::string_view component : components) {
+  *components = Components(path);
+  for (const std::string_view component : *components) {
     if (component == "..") {
       return Status::Error(EINVAL,
                            "path " + Printable(path) + " contains \"..\", which is not served");
@@ -86,32 +97,37 @@ Status RootNames::Split(std::string_view path, ObjectPath* result) const {
     if (!status.ok()) return status;
   }
 
-  size_t skip = 0;
-  if (path.front() == '/') {
-    bool below = false;
-    for (const std::vector<std::string>& name : names_) {
-      if (!StartsWith(components, name)) continue;
-      below = true;
-      skip = name.size();
-      break;
-    }
-    if (!below) {
-      return Status::Error(EACCES,
-                           "path " + Printable(path) + " is not below this worker's --root");
-    }
+  if (path.front() != '/') return status;
+  for (const std::vector<std::string>& name : names_) {
+    if (!StartsWith(*components, name)) continue;
+    components->erase(components->begin(),
+                      components->begin() + static_cast<ptrdiff_t>(name.size()));
+    return status;
   }
+  return Status::Error(outside, "path " + Printable(path) + " is not below this worker's --root");
+}
+
+Status RootNames::Directory(std::string_view path, std::string* result) const {
+  result->clear();
+  if (path.empty()) return Status::OK();
+  std::vector<std::string_view> components;
+  Status status = Below(path, EXDEV, &components);
+  if (status.ok()) *result = Join(components, components.size());
+  return status;
+}
+
+Status RootNames::Split(std::string_view path, ObjectPath* result) const {
+  std::vector<std::string_view> components;
+  Status status = Below(path, EACCES, &components);
+  if (!status.ok()) return status;
   // A path that ends in a slash or in "/." asks for a directory, which is never an object.
   const bool directory_like = path.back() == '/' || path == "." ||
                               (path.size() > 1 && path.substr(path.size() - 2) == "/.");
-  if (components.size() == skip || directory_like) {
+  if (components.empty() || directory_like) {
     return Status::Error(EINVAL, "path " + Printable(path) + " names a directory, not an object");
   }
 
-  result->directory.clear();
-  for (size_t i = skip; i + 1 < components.size(); i++) {
-    if (!result->directory.empty()) result->directory += '/';
-    result->directory += components[i];
-  }
+  result->directory = Join(components, components.size() - 1);
   result->name = components.back();
   return Status::OK();
 }

@@ -39,7 +39,16 @@ class RootNames {
   //   ENAMETOOLONG  over 4,095 bytes, or a component over 255
   Status Split(std::string_view path, ObjectPath* result) const;
 
+  // The same for a directory: `*result` is as `ObjectPath::directory`. "" is the root itself, and
+  // so is its name.
+  //   EINVAL, ENAMETOOLONG  as above, but for the root
+  //   EXDEV                 absolute and not below the root, nor the root
+  Status Directory(std::string_view path, std::string* result) const;
+
  private:
+  // What of `path` is below the root; `outside` is the error where it is not below it.
+  Status Below(std::string_view path, int outside, std::vector<std::string_view>* components) const;
+
   std::vector<std::vector<std::string>> names_;  // components
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 #include "worker/storage/durable.h"
@@ -21,6 +22,8 @@ constexpr size_t kManyRecordBytes = 2048;
 // Reserving takes a fraction of the time that moving takes, but as memory (tmpfs) not a small one.
 constexpr uint64_t kReserveBytes = 32 << 20;
 constexpr uint64_t kReserveCost = 8;  // bytes that are reserved as fast as one is moved
+// A thread is held that long by a put that waits for others to be removed.
+constexpr std::chrono::milliseconds kRoomWait(2);
 
 std::string MakeRecord(std::string_view key, const KeyFile& names, uint64_t length,
                        const uint32_t* crc, const std::vector<Attribute>& attributes) {
@@ -56,24 +59,32 @@ ObjectPut::ObjectPut(const KeyStore& store, std::string_view key, SharedBytes da
       data_(data),
       attributes_(std::move(attributes)),
       options_(options),
-      patience_(store, true) {}
+      patience_(&store.share(), true) {}
 
 Status ObjectPut::Go(Turn* turn, bool* done) {
   for (;;) {
     Status status = GoOnce(turn, done);
     if (status.ok() || !patience_.TryAgain(status)) {
       *done = *done || !status.ok();
-      if (*done) file_.reset();
+      if (*done) {
+        file_.reset();
+        room_.reset();
+      }
       return status;
     }
     // From the beginning.
     move_.reset();
     file_.reset();
+    if (!has_room_) room_.reset();
   }
 }
 
 Status ObjectPut::GoOnce(Turn* turn, bool* done) {
   *done = false;
+  if (!has_room_) {
+    Status status = TakeRoom(turn);
+    if (!status.ok() || !has_room_) return status;
+  }
   if (!file_.has_value()) {
     Status status = Begin();
     if (!status.ok()) return status;
@@ -104,15 +115,37 @@ Status ObjectPut::GoOnce(Turn* turn, bool* done) {
   return Finish();
 }
 
+// Where there is none it waits for a moment, and then has others' turns come.
+Status ObjectPut::TakeRoom(Turn* turn) {
+  if (!room_.has_value()) {
+    Status status = FindKeyFile(key_, &names_);
+    has_room_ = store_.quota_ == nullptr;
+    if (!status.ok() || has_room_) return status;
+    uint64_t blocks = std::max<uint64_t>(BlocksOf(data_.size), 1);
+    if (!names_.sidecar_name.empty()) blocks += BlocksOf(key_.size());
+    // A record that is not short may take a block of its own.
+    if (!names_.sidecar_name.empty() || !attributes_.empty()) blocks++;
+    room_.emplace(store_.quota_, names_.file_name, blocks * kBlockBytes);
+  }
+  do {
+    if (options_.cancel != nullptr && options_.cancel->Cancelled()) {
+      return ExplainStorage(ECANCELED, PutAction(key_));
+    }
+    const Status status = room_->Take(kRoomWait, &has_room_);
+    if (!status.ok()) {
+      return Status::Error(status.number(), PutAction(key_) + ": " + status.text());
+    }
+  } while (!has_room_ && turn == nullptr);
+  return Status::OK();
+}
+
 Status ObjectPut::Begin() {
-  Status status = FindKeyFile(key_, &names_);
-  if (!status.ok()) return status;
   AtomicFileOptions how;
   how.unnamed = store_.facts_.unnamed_files;
   how.exact_mode = store_.facts_.exact_mode;
   reserved_ = 0;
   file_.emplace();
-  const int error = file_->Create(store_.root_fd_, names_.file_name, how);
+  const int error = file_->Create(store_.dir_fd_, names_.file_name, how);
   return error == 0 ? Status::OK()
                     : ExplainStorage(error, PutAction(key_) + ": create temporary file");
 }
@@ -131,30 +164,35 @@ Status ObjectPut::Finish() {
   if (sync) error = SyncData(file_->fd());
   if (error != 0) return ExplainStorage(error, action + ": wait for the disk");
 
-  Sidecar sidecar(store_.root_fd_, names_.sidecar_name, names_.file_name);
+  Sidecar sidecar(store_.dir_fd_, names_.sidecar_name, names_.file_name);
   // Descriptors may be lacking here: the bytes need not be moved again for that.
-  Status status = store_.WithSpareRoom([&] {
+  Status status = store_.share().WithSpareRoom([&] {
     const int failed = sidecar.Store(key_, sync);
     return failed == 0 ? Status::OK()
                        : ExplainStorage(failed, action + ": store the key beside it");
   });
   if (!status.ok()) return status;
+  struct stat st = {};
+  if (store_.quota_ != nullptr && fstat(file_->fd(), &st) != 0) {
+    return ExplainStorage(errno, action);
+  }
   mode_t existing;
   error = file_->PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, action);
   if (error != 0) return ExplainStorage(error, action + ": publish");
-  store_.kept_files_.Drop(names_.file_name);
+  if (room_.has_value()) room_->Commit(st, names_.sidecar_name.empty() ? 0 : key_.size());
+  store_.share().kept_files.Drop(store_.dir_fd_, names_.file_name);
   error = sidecar.Confirm(key_, sync);
   if (error != 0) return ExplainStorage(error, action + ": store the key beside it");
   if (options_.durability == Durability::kFull) {
-    status = store_.WithSpareRoom([&] {
-      const int failed = SyncNames(store_.root_fd_);
+    status = store_.share().WithSpareRoom([&] {
+      const int failed = SyncNames(store_.dir_fd_);
       return failed == 0 ? Status::OK()
                          : ExplainStorage(failed, action + ": wait for the disk to have its name");
     });
     if (!status.ok()) return status;
   }
-  store_.counters_.CountPut(data_.size, moved.direct);
+  store_.share().counters.CountPut(data_.size, moved.direct);
   return Status::OK();
 }
 
@@ -195,7 +233,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   Status status = store_.CheckSum(key_, options_, moved.crc32c, stored_.crc32c);
   if (!status.ok()) return status;
-  store_.counters_.CountGet(length, moved.direct);
+  store_.share().counters.CountGet(length, moved.direct);
   info->length = length;
   info->crc32c = stored_.crc32c;
   info->attributes = std::move(stored_.attributes);

@@ -23,6 +23,7 @@
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -44,6 +45,7 @@ class ObjectPut {
  private:
   // Everything once; what is lacking is not waited for.
   Status GoOnce(Turn* turn, bool* done);
+  Status TakeRoom(Turn* turn);
   Status Begin();
   Status Finish();
 
@@ -53,10 +55,12 @@ class ObjectPut {
   const std::vector<Attribute> attributes_;
   const TransferOptions options_;
   KeyFile names_;
+  std::optional<QuotaRoom> room_;
+  bool has_room_ = false;
   std::optional<AtomicFile> file_;
   uint64_t reserved_ = 0;
   std::optional<ObjectMove> move_;
-  KeyStore::Patience patience_;
+  Patience patience_;
 };
 
 // Of an object that is not small: see KeyStore::BeginGet(). As above.

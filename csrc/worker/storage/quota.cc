@@ -46,17 +46,22 @@ void QuotaDirectory::Removed(const std::string& name) {
   quota_->NoteChange(lock);
 }
 
-void QuotaDirectory::SetListener(std::function<void(const std::string&)> evicted) {
-  const std::lock_guard<std::mutex> lock(listener_mutex_);
-  listener_ = std::move(evicted);
+void QuotaDirectory::AddListener(const void* owner, Listener evicted) {
+  const std::lock_guard<std::mutex> lock(listeners_mutex_);
+  listeners_[owner] = std::move(evicted);
+}
+
+void QuotaDirectory::RemoveListener(const void* owner) {
+  const std::lock_guard<std::mutex> lock(listeners_mutex_);
+  listeners_.erase(owner);
 }
 
 // ----------------------------------------------------------------------------------------- room
 
-QuotaRoom::QuotaRoom(QuotaDirectory* directory, std::string file_name, uint64_t bytes)
-    : directory_(directory),
+QuotaRoom::QuotaRoom(Quota::Directory directory, std::string file_name, uint64_t bytes)
+    : directory_(std::move(directory)),
       name_(std::move(file_name)),
-      hash_(directory == nullptr ? 0 : ObjectTable::HashOf(name_)),
+      hash_(directory_ == nullptr ? 0 : ObjectTable::HashOf(name_)),
       blocks_(std::max<uint64_t>(BlocksOf(bytes), 1)) {}
 
 QuotaRoom::~QuotaRoom() {
@@ -101,8 +106,7 @@ Quota::~Quota() {
 }
 
 Status Quota::Start() {
-  QuotaDirectory* root;
-  Status status = Find(root_fd_, &root);
+  Status status = Find(root_fd_, &root_);
   if (!status.ok()) return status;
   try {
     counter_ = std::thread([this] { CountMain(); });
@@ -113,20 +117,33 @@ Status Quota::Start() {
   return Status::OK();
 }
 
-QuotaDirectory* Quota::Known(int dir_fd) const {
+Quota::Directory Quota::Known(int dir_fd) const {
   struct stat st;
   if (fstat(dir_fd, &st) != 0) return nullptr;
-  for (const auto& directory : directories_) {
-    if (directory->device_ == st.st_dev && directory->inode_ == st.st_ino) return directory.get();
+  for (const Directory& directory : directories_) {
+    if (directory->device_ == st.st_dev && directory->inode_ == st.st_ino) return directory;
   }
   return nullptr;
 }
 
-Status Quota::Find(int dir_fd, QuotaDirectory** directory) {
+// One that nobody uses and that has nothing in it gives way.
+bool Quota::MakePlace() {
+  if (directories_.size() < rules_.directories) return true;
+  const auto unused = [](const Directory& one) {
+    return one.use_count() == 1 && one->index_.totals().blocks == 0;
+  };
+  const auto found = std::find_if(directories_.begin(), directories_.end(), unused);
+  if (found == directories_.end()) return false;
+  watch_.Remove(found->get());
+  directories_.erase(found);
+  return true;
+}
+
+Status Quota::Find(int dir_fd, Directory* directory) {
   const std::lock_guard<std::mutex> lock(directories_mutex_);
   *directory = Known(dir_fd);
   if (*directory != nullptr) return Status::OK();
-  if (directories_.size() >= rules_.directories) {
+  if (!MakePlace()) {
     return Status::Error(EMFILE, "--max-bytes keeps account of at most " +
                                      std::to_string(rules_.directories) +
                                      " directories; use fewer, or let this process have more "
@@ -138,11 +155,11 @@ Status Quota::Find(int dir_fd, QuotaDirectory** directory) {
     return Status::System(errno, "open a directory to count what is in it");
   }
   const bool local = IsLocalFileSystem(fd.get());
-  auto added = std::make_unique<QuotaDirectory>(this, std::move(fd), &all_, directories_.size());
+  auto added = std::make_shared<QuotaDirectory>(this, std::move(fd), &all_, numbered_++);
   added->device_ = st.st_dev;
   added->inode_ = st.st_ino;
   added->watched_ = local && watch_.Add(added->index_.fd(), added.get());
-  *directory = added.get();
+  *directory = added;
   directories_.push_back(std::move(added));
   {
     const Lock account(mutex_);
@@ -152,16 +169,14 @@ Status Quota::Find(int dir_fd, QuotaDirectory** directory) {
   return Status::OK();
 }
 
-std::vector<QuotaDirectory*> Quota::Directories() const {
+std::vector<Quota::Directory> Quota::AllDirectories() const {
   const std::lock_guard<std::mutex> lock(directories_mutex_);
-  std::vector<QuotaDirectory*> all;
-  for (const auto& directory : directories_) all.push_back(directory.get());
-  return all;
+  return directories_;
 }
 
 Quota::Stats Quota::stats() const {
   Stats stats;
-  for (const QuotaDirectory* const directory : Directories()) {
+  for (const Directory& directory : AllDirectories()) {
     stats.directories++;
     stats.memory_bytes += directory->index_.table().memory_bytes();
   }

@@ -35,6 +35,7 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,11 +56,13 @@ namespace lmshm {
 class Quota;
 
 inline constexpr uint64_t kLeastQuotaBytes = kBlockBytes;
+// At one time, in the account; fewer where a process may have few descriptors (descriptors.h).
+inline constexpr size_t kMaxQuotaDirectories = 1024;
 
 struct QuotaRules {
   uint64_t max_bytes = UINT64_MAX;
-  size_t directories = 1024;              // at most, each holds a descriptor
-  std::chrono::seconds leftover_age{60};  // see leftovers.h
+  size_t directories = kMaxQuotaDirectories;  // at most, each holds a descriptor
+  std::chrono::seconds leftover_age{60};      // see leftovers.h
   // How long a put waits for room while nothing becomes free.
   std::chrono::milliseconds patience{10000};
   // Everything is counted again after so long, or ten times as long as that takes: where the kernel
@@ -69,7 +72,7 @@ struct QuotaRules {
 };
 
 // One directory below the root. Thread safe.
-class QuotaDirectory {
+class QuotaDirectory : public std::enable_shared_from_this<QuotaDirectory> {
  public:
   QuotaDirectory(Quota* quota, UniqueFd fd, DiskTotals* all, size_t number);
 
@@ -81,9 +84,11 @@ class QuotaDirectory {
   uint64_t bytes() const { return index_.totals().blocks * kBlockBytes; }
   uint64_t objects() const { return index_.totals().objects; }
 
-  // `evicted` is called with the name of each object that was removed to make room; null: no more,
-  // and it is not being called when this returns.
-  void SetListener(std::function<void(const std::string&)> evicted);
+  // `evicted` is called with the name of each object that is removed to make room, until
+  // RemoveListener(); it is not being called when that returns. `owner` tells them apart.
+  using Listener = std::function<void(const std::string&)>;
+  void AddListener(const void* owner, Listener evicted);
+  void RemoveListener(const void* owner);
 
  private:
   friend class Quota;
@@ -96,9 +101,9 @@ class QuotaDirectory {
   dev_t device_ = 0;
   ino_t inode_ = 0;
   bool counted_ = false;  // for the counting thread
-  std::atomic<bool> watched_{false};
-  std::mutex listener_mutex_;
-  std::function<void(const std::string&)> listener_;
+  bool watched_ = false;
+  std::mutex listeners_mutex_;
+  std::map<const void*, Listener> listeners_;
 };
 
 // Room for one object while it is written. Not thread safe: one thread at a time.
@@ -106,7 +111,7 @@ class QuotaRoom {
  public:
   // Without a directory all of this does nothing and succeeds.
   QuotaRoom() = default;
-  QuotaRoom(QuotaDirectory* directory, std::string file_name, uint64_t bytes);
+  QuotaRoom(std::shared_ptr<QuotaDirectory> directory, std::string file_name, uint64_t bytes);
   QuotaRoom(const QuotaRoom&) = delete;
   QuotaRoom& operator=(const QuotaRoom&) = delete;
   // Unless it was committed the room is free again.
@@ -124,7 +129,7 @@ class QuotaRoom {
   using Clock = std::chrono::steady_clock;
   enum class State { kNew, kWaiting, kTaken, kOver };
 
-  QuotaDirectory* directory_ = nullptr;
+  std::shared_ptr<QuotaDirectory> directory_;
   std::string name_;
   uint64_t hash_ = 0;
   uint64_t blocks_ = 0;
@@ -161,8 +166,9 @@ class Quota {
   Status Start();
 
   // The directory `dir_fd` (may be O_PATH), which is in the account from now on. The same for all
-  // descriptors of one directory, and as good as this. EMFILE: there are too many.
-  Status Find(int dir_fd, QuotaDirectory** directory);
+  // descriptors of one directory. It must not outlive this. EMFILE: there are too many.
+  using Directory = std::shared_ptr<QuotaDirectory>;
+  Status Find(int dir_fd, Directory* directory);
 
   uint64_t max_bytes() const { return rules_.max_bytes; }
   Stats stats() const;
@@ -209,7 +215,7 @@ class Quota {
   // Counting and making room: quota_threads.cc.
   // A directory that appeared in another one.
   struct Appeared {
-    QuotaDirectory* parent;
+    Directory parent;
     std::string name;
   };
   struct Round;  // of counting everything
@@ -218,7 +224,8 @@ class Quota {
   void CountAppeared();
   void CountOne(QuotaDirectory* directory, std::vector<std::string>* below);
   void CountBelow(UniqueFd dir, size_t depth, Round* round);
-  QuotaDirectory* Known(int dir_fd) const;  // with directories_mutex_ held
+  Directory Known(int dir_fd) const;  // with directories_mutex_ held, and so is the next
+  bool MakePlace();
   void WakeCounter() const;
   // Takes note of all that others did until now.
   void Hear();
@@ -226,12 +233,11 @@ class Quota {
   bool Ending() const { return ending_.load(std::memory_order_relaxed); }
   void EvictMain();
   void MakeRoom(const Goal& goal);
-  std::optional<UseTick> ChooseTick(const Goal& goal,
-                                    const std::vector<QuotaDirectory*>& all) const;
+  std::optional<UseTick> ChooseTick(const Goal& goal, const std::vector<Directory>& all) const;
   void EvictIn(QuotaDirectory* directory, const Goal& goal, UseTick latest, bool alone);
   bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash, UseTick latest);
   bool IsOver(const Goal& goal) const { return all_.blocks.load() <= goal.used; }
-  std::vector<QuotaDirectory*> Directories() const;
+  std::vector<Directory> AllDirectories() const;
 
   const QuotaRules rules_;
   const int root_fd_;
@@ -244,7 +250,9 @@ class Quota {
   DirectoryWatch watch_;
 
   mutable std::mutex directories_mutex_;
-  std::vector<std::unique_ptr<QuotaDirectory>> directories_;
+  std::vector<Directory> directories_;
+  size_t numbered_ = 0;
+  Directory root_;
 
   mutable std::mutex mutex_;      // guards all up to the threads
   std::condition_variable room_;  // there may be room
@@ -262,7 +270,7 @@ class Quota {
   bool counted_ = false;
   bool count_wanted_ = false;
   std::vector<Appeared> appeared_;
-  std::vector<QuotaDirectory*> uncounted_;
+  std::vector<Directory> uncounted_;
   uint64_t counts_wanted_ = 0;
   uint64_t counts_ = 0;
   UseTick last_put_ = 0;

@@ -49,7 +49,7 @@ constexpr uint64_t kLittle = 16;  // blocks
 // ------------------------------------------------------------------------------------- counting
 
 struct Quota::Round {
-  std::set<QuotaDirectory*> seen;
+  std::set<Directory> seen;
   size_t directories = 0;
   bool cut = false;
 };
@@ -77,7 +77,7 @@ void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
     round->cut = true;
     return;
   }
-  QuotaDirectory* known;
+  Directory known;
   {
     const std::lock_guard<std::mutex> lock(directories_mutex_);
     known = Known(dir.get());
@@ -102,7 +102,7 @@ void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
     if (objects && !Find(own.get(), &known).ok()) round->cut = true;
   }
   if (known != nullptr) {
-    CountOne(known, &below);
+    CountOne(known.get(), &below);
     round->seen.insert(known);
   }
   for (const std::string& name : below) {
@@ -117,9 +117,9 @@ void Quota::CountAll() {
   UniqueFd root(openat(root_fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (root.valid()) CountBelow(std::move(root), 0, &round);
   // Those that were moved away.
-  for (QuotaDirectory* const directory : Directories()) {
+  for (const Directory& directory : AllDirectories()) {
     std::vector<std::string> below;
-    if (round.seen.count(directory) == 0 && !Ending()) CountOne(directory, &below);
+    if (round.seen.count(directory) == 0 && !Ending()) CountOne(directory.get(), &below);
   }
   if (round.cut && !told_) {
     told_ = true;
@@ -135,7 +135,7 @@ void Quota::CountAll() {
 // Directories that are new in the account or below the root.
 void Quota::CountAppeared() {
   std::vector<Appeared> appeared;
-  std::vector<QuotaDirectory*> uncounted;
+  std::vector<Directory> uncounted;
   {
     const Lock lock(mutex_);
     appeared.swap(appeared_);
@@ -143,8 +143,8 @@ void Quota::CountAppeared() {
   }
   Round round;
   std::vector<std::string> below;
-  for (QuotaDirectory* const directory : uncounted) {
-    if (!directory->counted_ && !Ending()) CountOne(directory, &below);
+  for (const Directory& directory : uncounted) {
+    if (!directory->counted_ && !Ending()) CountOne(directory.get(), &below);
   }
   for (const Appeared& one : appeared) {
     UniqueFd child(openat(one.parent->index_.fd(), one.name.c_str(),
@@ -168,8 +168,8 @@ void Quota::HearOf(QuotaDirectory* directory, const std::string& name) {
 void Quota::Hear() {
   const bool complete =
       watch_.Drain([this](void* owner, const std::string& name, bool is_directory) {
-        auto* const directory = static_cast<QuotaDirectory*>(owner);
-        if (!is_directory) return HearOf(directory, name);
+        const Directory directory = static_cast<QuotaDirectory*>(owner)->shared_from_this();
+        if (!is_directory) return HearOf(directory.get(), name);
         const Lock lock(mutex_);
         appeared_.push_back({directory, name});
         WakeCounter();
@@ -201,9 +201,9 @@ void Quota::CountMain() {
       CountAll();
       if (Ending()) return;
       const Clock::time_point end = Clock::now();
-      const std::vector<QuotaDirectory*> all = Directories();
-      const bool watched = std::all_of(
-          all.begin(), all.end(), [](const QuotaDirectory* one) { return one->watched_.load(); });
+      const std::vector<Directory> all = AllDirectories();
+      const bool watched =
+          std::all_of(all.begin(), all.end(), [](const Directory& one) { return one->watched_; });
       soonest = end + kCountPause * (end - now);
       next = std::max<Clock::time_point>(
           soonest, end + (watched ? rules_.recount : rules_.recount_unwatched));
@@ -283,7 +283,7 @@ void Quota::EvictMain() {
 // The earliest time such that all that was not used since takes as much as is to be removed, or the
 // latest if there is not so much. Nothing: nothing may be removed.
 std::optional<UseTick> Quota::ChooseTick(const Goal& goal,
-                                         const std::vector<QuotaDirectory*>& all) const {
+                                         const std::vector<Directory>& all) const {
   const UseTick keep_from = goal.may_take_all ? UINT64_MAX : keep_from_.load();
   const uint64_t used = all_.blocks.load();
   const uint64_t wanted = used > goal.used ? used - goal.used : 0;
@@ -293,7 +293,7 @@ std::optional<UseTick> Quota::ChooseTick(const Goal& goal,
   UseTick latest = 0;
   for (;; width = std::max<UseTick>(width / kBuckets, 1)) {
     std::array<uint64_t, kBuckets> buckets = {};
-    for (const QuotaDirectory* const directory : all) {
+    for (const Directory& directory : all) {
       directory->index_.table().ForEach([&](const TableObject& object) {
         if (object.lone || (object.put && object.used >= keep_from && keep_from != 0)) return;
         if (object.used < from || (object.used - from) / width >= kBuckets) return;
@@ -314,10 +314,10 @@ std::optional<UseTick> Quota::ChooseTick(const Goal& goal,
 }
 
 void Quota::MakeRoom(const Goal& goal) {
-  const std::vector<QuotaDirectory*> all = Directories();
+  const std::vector<Directory> all = AllDirectories();
   const std::optional<UseTick> latest = ChooseTick(goal, all);
   if (!latest.has_value()) return;
-  for (QuotaDirectory* const directory : all) {
+  for (const Directory& directory : all) {
     bool any = false;
     directory->index_.table().ForEach(
         [&](const TableObject& object) { any = any || object.used <= *latest; });
@@ -330,7 +330,7 @@ void Quota::MakeRoom(const Goal& goal) {
     }
     const bool alone = directory->fellows_.Count() == 0;
     if (!alone) Hear();
-    EvictIn(directory, goal, *latest, alone);
+    EvictIn(directory.get(), goal, *latest, alone);
     directory->fellows_.UnlockRoom();
     if (Ending() || (!alone && IsOver(goal))) return;
   }
@@ -391,8 +391,8 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
   if (removed) {
     evicted_blocks_ += index.Forget(hash);
     evictions_++;
-    const std::lock_guard<std::mutex> lock(directory->listener_mutex_);
-    if (directory->listener_) directory->listener_(name);
+    const std::lock_guard<std::mutex> lock(directory->listeners_mutex_);
+    for (const auto& [owner, evicted] : directory->listeners_) evicted(name);
   } else if (error == ENOENT) {
     index.Forget(hash);
   } else if (error != 0) {

@@ -143,24 +143,25 @@ void ProbeDirect(int fd, StorageFacts* facts) {
 
 }  // namespace
 
-StorageFacts ProbeStorage(int dir_fd) {
-  StorageFacts facts;
+int ProbeStorage(int dir_fd, StorageFacts* facts) {
+  *facts = StorageFacts();
   const FileSystem file_system = FileSystemOf(dir_fd);
-  facts.file_system = NameOf(file_system);
-  facts.tells_changes = file_system.tells_changes;
-  facts.attributes = DetectAttributes(dir_fd);
-  facts.unnamed_files = file_system.local && CanPublishUnnamed(dir_fd);
+  facts->file_system = NameOf(file_system);
+  facts->tells_changes = file_system.tells_changes;
   AtomicFile file;
   AtomicFileOptions options;
   options.readable = true;
   const int error = file.Create(dir_fd, "storage-test", options);
+  if (error == EMFILE || error == ENFILE) return error;
+  facts->attributes = DetectAttributes(dir_fd, file.fd());
   if (error != 0) {
-    facts.direct_reason = "no file can be made to try it with: " + ErrnoName(error);
-    return facts;
+    facts->direct_reason = "no file can be made to try it with: " + ErrnoName(error);
+    return 0;
   }
-  facts.exact_mode = file.had_exact_mode();
-  ProbeDirect(file.fd(), &facts);
-  return facts;
+  facts->unnamed_files = file_system.local && CanPublishUnnamed(dir_fd);
+  facts->exact_mode = file.had_exact_mode();
+  ProbeDirect(file.fd(), facts);
+  return 0;
 }
 
 bool IsLocalFileSystem(int dir_fd) { return FileSystemOf(dir_fd).local; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the file system of a directory can do, found out once, when the worker starts: by asking
+// What the file system of a directory can do, found out once, when it is opened: by asking
 // the kernel where it knows, else by trying with a temporary file. Nothing is left behind.
 #ifndef LMSHM_WORKER_STORAGE_STORAGE_FACTS_H_
 #define LMSHM_WORKER_STORAGE_STORAGE_FACTS_H_
@@ -31,8 +31,9 @@ struct StorageFacts {
   bool exact_mode = false;
 };
 
-// Of the directory `dir_fd` (may be O_PATH). Blocks for some system calls.
-StorageFacts ProbeStorage(int dir_fd);
+// Of the directory `dir_fd` (may be O_PATH). Blocks for some system calls. Returns 0, or EMFILE or
+// ENFILE: there was no descriptor to find out with.
+[[nodiscard]] int ProbeStorage(int dir_fd, StorageFacts* facts);
 
 // Whether the directory's file system has a disk of its own, or none: no other machine changes it.
 bool IsLocalFileSystem(int dir_fd);

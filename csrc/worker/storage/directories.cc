@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/storage/directories.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "worker/base/log.h"
+#include "worker/base/text.h"
+#include "worker/storage/leftovers.h"
+#include "worker/storage/storage_facts.h"
+
+namespace lmshm {
+
+namespace {
+
+// Nobody takes that long from creating a file to locking it.
+constexpr std::chrono::seconds kLeftoverAge(60);
+
+}  // namespace
+
+Directories::Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept,
+                         Probe probe, Quota* quota)
+    : root_(root),
+      most_(most),
+      probe_(probe),
+      quota_(quota),
+      share_(std::make_shared<StoresShare>(kept)) {}
+
+Directories::~Directories() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_.store(true);
+  }
+  collector_wake_.notify_all();
+  if (collector_.joinable()) collector_.join();
+}
+
+Status Directories::Start() {
+  try {
+    collector_ = std::thread([this] { CollectorMain(); });
+  } catch (const std::system_error& error) {
+    return Status::Error(EAGAIN, std::string("start a thread that collects: ") + error.what());
+  }
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    collector_wake_.wait(lock, [this] { return collecting_; });
+  }
+  return Open("", &root_store_);
+}
+
+size_t Directories::size() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return open_.size();
+}
+
+Directories::Store Directories::Find(const struct stat& st) {
+  for (auto at = open_.begin(); at != open_.end(); ++at) {
+    if ((*at)->device != st.st_dev || (*at)->inode != st.st_ino) continue;
+    open_.splice(open_.end(), open_, at);
+    return Store(open_.back(), &open_.back()->store);
+  }
+  return nullptr;
+}
+
+bool Directories::MakeRoom() {
+  if (open_.size() < most_) return true;
+  for (auto at = open_.begin(); at != open_.end(); ++at) {
+    // New users come only through the list, whose lock is held.
+    if (at->use_count() > 1) continue;
+    open_.erase(at);
+    return true;
+  }
+  return false;
+}
+
+Status Directories::Open(std::string_view path, Store* store) {
+  UniqueFd fd;
+  Status status = share_->WithSpareRoom([&] { return root_.OpenDirectory(path, &fd); });
+  if (!status.ok()) return status;
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return Status::System(errno, "look at " + Printable(path));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    *store = Find(st);
+    if (*store != nullptr) return status;
+  }
+  // Without the lock: a slow file system delays those who want it, and nobody else.
+  StorageFacts facts;
+  status = share_->WithSpareRoom([&] {
+    const int error = probe_(fd.get(), &facts);
+    return error == 0 ? Status::OK() : Status::System(error, "look at " + Printable(path));
+  });
+  if (!status.ok()) return status;
+  Quota::Directory counted;
+  if (quota_ != nullptr) status = quota_->Find(fd.get(), &counted);
+  if (!status.ok()) return status;
+  auto directory = std::make_shared<Directory>(std::move(fd), facts, share_, std::move(counted));
+  directory->device = st.st_dev;
+  directory->inode = st.st_ino;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  *store = Find(st);  // somebody else may have been faster
+  if (*store != nullptr) return status;
+  if (!MakeRoom()) {
+    return Status::Error(EMFILE, "clients use " + std::to_string(open_.size()) +
+                                     " directories already, as many as this worker may have open; "
+                                     "use fewer, or raise its limit of descriptors (ulimit -n)");
+  }
+  Log(LogLevel::kInfo, "directory " + Printable(path.empty() ? "of the root" : path) + ": " +
+                           facts.file_system + ", " + (facts.attributes ? "with" : "without") +
+                           " attributes, past the page cache: " + DescribeDirect(facts));
+  *store = Store(directory, &directory->store);
+  open_.push_back(directory);
+  if (quota_ != nullptr) return status;
+  to_collect_.push_back(std::move(directory));
+  collector_wake_.notify_all();
+  return status;
+}
+
+void Directories::CollectorMain() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  collecting_ = true;
+  collector_wake_.notify_all();
+  for (;;) {
+    collector_wake_.wait(lock, [this] { return ending_.load() || !to_collect_.empty(); });
+    if (ending_.load()) return;
+    std::shared_ptr<Directory> directory = std::move(to_collect_.front());
+    to_collect_.pop_front();
+    lock.unlock();
+    const Leftovers left = RemoveLeftovers(directory->fd.get(), kLeftoverAge, this);
+    directory.reset();
+    if (left.temporaries + left.sidecars > 0) {
+      Log(LogLevel::kInfo, "removed what dead writers left: " + std::to_string(left.temporaries) +
+                               " temporaries, " + std::to_string(left.sidecars) +
+                               " keys without an object");
+    }
+    lock.lock();
+  }
+}
+
+}  // namespace lmshm

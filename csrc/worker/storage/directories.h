@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Directories: the directories below a worker's root that clients keep their objects in, and one
+// key store for each, shared by all clients that name it.
+//
+// Which directory it is, device and inode say: names lead to the same one in several ways. One that
+// no client uses stays open for the next who names it, until another needs its place; the root
+// always stays. When a directory is opened for the first time, what dead writers left in it is
+// collected by a thread that no client waits for; with a quota, whenever that counts (quota.h).
+#ifndef LMSHM_WORKER_STORAGE_DIRECTORIES_H_
+#define LMSHM_WORKER_STORAGE_DIRECTORIES_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "worker/base/cancel.h"
+#include "worker/base/status.h"
+#include "worker/base/unique_fd.h"
+#include "worker/storage/key_store.h"
+#include "worker/storage/object_dir.h"
+#include "worker/storage/quota.h"
+
+namespace lmshm {
+
+// At one time; fewer where a process may have few descriptors (descriptors.h).
+inline constexpr size_t kMaxDirectories = 256;
+
+// Thread safe.
+class Directories : private CancelCheck {
+ public:
+  using Store = std::shared_ptr<const KeyStore>;
+
+  // Finds out what a directory's file system can do.
+  using Probe = int (*)(int dir_fd, StorageFacts* facts);
+
+  // `root` is confined and must outlive this; `most` directories are open at one time, at least 1.
+  // `kept`: of the files that stay open, all together.
+  // What is stored takes its room from `quota` (may be null), which must outlive this.
+  Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept = KeptFilesRules(),
+              Probe probe = ProbeStorage, Quota* quota = nullptr);
+  Directories(const Directories&) = delete;
+  Directories& operator=(const Directories&) = delete;
+  // Waits until the collecting of leftovers has been broken off. No store may be in use any more.
+  ~Directories() override;
+
+  // Opens the root: first of all. Fails as Open() does; EAGAIN: no thread can be started.
+  Status Start();
+
+  // The store of the directory at `path`: see ObjectDir::OpenDirectory(). Blocks for some system
+  // calls when it is not open yet, and no other client meanwhile.
+  //   EMFILE  clients use as many as may be open
+  Status Open(std::string_view path, Store* store);
+
+  const KeyStore& root() const { return *root_store_; }
+  StoresShare& share() const { return *share_; }
+  // How many are open.
+  size_t size() const;
+
+ private:
+  struct Directory {
+    Directory(UniqueFd opened, const StorageFacts& facts, std::shared_ptr<StoresShare> share,
+              Quota::Directory quota)
+        : fd(std::move(opened)), store(fd.get(), facts, std::move(share), std::move(quota)) {}
+    const UniqueFd fd;
+    const KeyStore store;
+    dev_t device = 0;
+    ino_t inode = 0;
+  };
+
+  // With the lock held. Null: it is not open.
+  Store Find(const struct stat& st);
+  // Makes room for one more. False: all are used.
+  bool MakeRoom();
+  void CollectorMain();
+  bool Cancelled() const override { return ending_.load(); }
+
+  const ObjectDir& root_;
+  const size_t most_;
+  const Probe probe_;
+  Quota* const quota_;
+  const std::shared_ptr<StoresShare> share_;
+  Store root_store_;
+  std::thread collector_;
+
+  mutable std::mutex mutex_;                    // guards all below
+  std::list<std::shared_ptr<Directory>> open_;  // the one that was named last is the last
+  std::deque<std::shared_ptr<Directory>> to_collect_;
+  std::condition_variable collector_wake_;
+  bool collecting_ = false;          // its thread runs
+  std::atomic<bool> ending_{false};  // written under the lock
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_DIRECTORIES_H_
