@@ -31,7 +31,6 @@
 #include "include/lmshm.h"
 #include "worker/base/boot_id.h"
 #include "worker/base/crc32c.h"
-#include "worker/base/figures.h"
 #include "worker/base/heap.h"
 #include "worker/base/log.h"
 #include "worker/base/shutdown.h"
@@ -299,9 +298,7 @@ int main(int argc, char** argv) {
   if (!status.ok()) return CannotStart(status);
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
-  lmshm::Figures figures;
   Service service;
-  service.figures = &figures;
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
   service.kernel_boot = kernel_boot;

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "small_mount.hh"
+#include "worker/base/sha256.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_table.h"
 #include "worker/storage/quota.h"
@@ -435,6 +436,418 @@ TEST(random_operations_agree_with_a_plain_model) {
     REQUIRE_EQ(account.used(), sum() * kBlockBytes);
   }
   CHECK(account.quota().stats().evictions > 50);
+}
+
+// ---------------------------------------------------------------------------------- the objects
+
+TEST(what_others_write_and_remove_is_heard_of) {
+  const TempDir dir("/dev/shm");
+  Account account(dir, 100);
+  WriteFile(dir / "foreign.data", Block(3));
+  const auto reaches = [&](uint64_t blocks) {
+    for (int i = 0; i < 2000 && account.used() != blocks * kBlockBytes; i++) usleep(2000);
+    return account.used() == blocks * kBlockBytes;
+  };
+  CHECK(reaches(3));
+  REQUIRE_EQ(rename((dir / "foreign.data").c_str(), (dir / "renamed.data").c_str()), 0);
+  CHECK(reaches(3));
+  WriteFile(dir / ".tmp", Block(5));
+  REQUIRE_EQ(rename((dir / ".tmp").c_str(), (dir / "renamed.data").c_str()), 0);
+  CHECK(reaches(5));
+  REQUIRE_EQ(unlink((dir / "renamed.data").c_str()), 0);
+  CHECK(reaches(0));
+  CHECK_EQ(account.quota().stats().objects, 0u);
+}
+
+TEST(what_others_wrote_is_removed_when_it_is_too_much) {
+  const TempDir dir("/dev/shm");
+  Account account(dir, 100);
+  for (int i = 0; i < 200; i++) WriteFile(dir / ("f" + std::to_string(i) + ".data"), Block(1));
+  for (int i = 0; i < 5000 && DiskBytes(dir.path()) > 100 * kBlockBytes; i++) usleep(2000);
+  CHECK(DiskBytes(dir.path()) <= 100 * kBlockBytes);
+  account.quota().Recount();
+  CHECK(account.Idle());
+  CHECK_EQ(account.used(), DiskBytes(dir.path()));
+  CHECK(account.used() >= 85 * kBlockBytes);
+}
+
+TEST(directories_below_the_root_count_and_links_do_not) {
+  const TempDir dir;
+  const TempDir elsewhere;
+  WriteFile(elsewhere / "precious.data", Block(50));
+  std::filesystem::create_directories(dir / "one/two");
+  std::filesystem::create_directory(dir / "empty");
+  std::filesystem::create_directory_symlink(elsewhere.path(), dir / "linked");
+  std::filesystem::create_symlink(elsewhere / "precious.data", dir / "link.data");
+  WriteFile(dir / "a.data", Block(1));
+  WriteFile(dir / "one/b.data", Block(2));
+  WriteFile(dir / "one/two/c.data", Block(3));
+  Age(dir / "one/two/c.data", 3);
+  {
+    Account account(dir, 100);
+    CHECK_EQ(account.used(), 6 * kBlockBytes);
+    CHECK_EQ(account.quota().stats().objects, 3u);
+    CHECK_EQ(account.quota().stats().directories, 4u);
+    // One that appears later.
+    std::filesystem::create_directory(dir / "late");
+    WriteFile(dir / "late/d.data", Block(4));
+    for (int i = 0; i < 2000 && account.used() != 10 * kBlockBytes; i++) usleep(2000);
+    CHECK_EQ(account.used(), 10 * kBlockBytes);
+  }
+  std::filesystem::remove_all(dir / "late");
+  Account account(dir, 4);
+  CHECK(account.used() <= 4 * kBlockBytes);
+  CHECK(!std::filesystem::exists(dir / "one/two/c.data"));  // the one used longest ago
+  CHECK_EQ(std::filesystem::file_size(elsewhere / "precious.data"), 50 * kBlockBytes);
+  CHECK(std::filesystem::is_symlink(dir / "link.data"));
+}
+
+TEST(foreign_files_are_neither_counted_nor_touched) {
+  const TempDir dir;
+  const std::vector<std::string> foreign = {"README", "model.safetensors", "orphan.key",
+                                            ".hidden.tmp"};
+  for (const std::string& name : foreign) {
+    WriteFile(dir / name, Block(50));
+    Age(dir / name, 100);
+  }
+  std::filesystem::create_directory(dir / "directory.data");
+  Account account(dir, 4);
+  CHECK_EQ(account.used(), 0u);
+  for (int i = 0; i < 10; i++) CHECK_OK(account.Put("k" + std::to_string(i), 2));
+  for (const std::string& name : foreign) CHECK(std::filesystem::exists(dir / name));
+  CHECK(std::filesystem::is_directory(dir / "directory.data"));
+  CHECK(account.used() <= 4 * kBlockBytes);
+}
+
+TEST(what_cannot_be_removed_is_named_and_does_not_keep_the_rest) {
+  const TempDir dir;
+  Account account(dir, 4);
+  CHECK_OK(account.Put("a", 2));
+  CHECK_OK(account.Put("b", 1));
+  // A directory in its place: no file can be removed there, not even by root. As if nobody had
+  // told.
+  account.quota().Recount();
+  REQUIRE_EQ(unlink((dir / "a.data").c_str()), 0);
+  REQUIRE(std::filesystem::create_directories(dir / "a.data/full"));
+  usleep(50000);
+  account.directory()->Used("a.data");
+  CHECK_OK(account.Put("c", 3));
+  CHECK(std::filesystem::exists(dir / "c.data"));
+}
+
+TEST(a_key_beside_its_object_counts_with_it_and_goes_with_it) {
+  const TempDir dir;
+  const std::string stem = "sha256-" + lmshm::Sha256Hex("key");
+  WriteFile(dir / (stem + ".data"), Block(1));
+  WriteFile(dir / (stem + ".key"), "key");
+  Age(dir / (stem + ".data"), 5);
+  Account account(dir, 4);
+  CHECK_EQ(account.used(), 2 * kBlockBytes);
+  CHECK_EQ(account.quota().stats().objects, 1u);
+  CHECK_OK(account.Put("a", 3));
+  CHECK_EQ(account.Keys(), "a");
+  CHECK_EQ(dir.Names().size(), 1u);
+  CHECK_EQ(account.quota().stats().evicted_bytes, 2 * kBlockBytes);
+}
+
+TEST(a_key_without_an_object_counts_and_is_removed_when_it_is_old) {
+  const TempDir dir;
+  const std::string old = "sha256-" + lmshm::Sha256Hex("old") + ".key";
+  const std::string young = "sha256-" + lmshm::Sha256Hex("young") + ".key";
+  for (const std::string& name : {old, young}) WriteFile(dir / name, "the key");
+  Age(dir / old, 1);
+  Account account(dir, 100);
+  CHECK(!std::filesystem::exists(dir / old));
+  CHECK_EQ(account.used(), kBlockBytes);
+  CHECK_EQ(account.quota().stats().objects, 0u);
+  CHECK_EQ(account.quota().stats().stale_keys, 1u);
+  Age(dir / young, 1);
+  account.quota().Recount();
+  CHECK(dir.Names().empty());
+  CHECK_EQ(account.used(), 0u);
+  CHECK_EQ(account.quota().stats().stale_keys, 2u);
+}
+
+TEST(temporaries_of_dead_writers_are_removed_also_while_it_runs) {
+  const TempDir dir;
+  const std::string dead = ".dead.data.123.0123456789abcdef.tmp";
+  const std::string young = ".young.data.123.0123456789abcdef.tmp";
+  const std::string foreign = ".bash_history.tmp";
+  for (const std::string& name : {dead, young, foreign}) WriteFile(dir / name, "partial");
+  for (const std::string& name : {dead, foreign}) Age(dir / name, 1);
+  Account account(dir, 100);
+  CHECK(!std::filesystem::exists(dir / dead));
+  CHECK(std::filesystem::exists(dir / young));
+  CHECK_EQ(account.quota().stats().stale_temporaries, 1u);
+  Age(dir / young, 1);
+  account.quota().Recount();
+  CHECK_EQ(account.quota().stats().stale_temporaries, 2u);
+  CHECK_EQ(dir.Names().size(), 1u);
+}
+
+TEST(directories_that_nobody_uses_give_way_to_others) {
+  const TempDir dir;
+  QuotaRules rules;
+  rules.directories = 3;
+  Account account(dir, 100, rules);
+  Quota::Directory held;
+  for (int i = 0; i < 10; i++) {
+    const std::string path = dir / ("d" + std::to_string(i));
+    REQUIRE(std::filesystem::create_directory(path));
+    const lmshm::UniqueFd fd(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    Quota::Directory directory;
+    CHECK_OK(account.quota().Find(fd.get(), &directory));
+    if (i == 0) held = directory;
+    account.quota().Recount();
+  }
+  WriteFile(dir / "d0/x.data", Block(1));
+  account.quota().Recount();
+  CHECK_EQ(held->objects(), 1u);
+  CHECK_EQ(account.quota().stats().directories, 3u);
+}
+
+// ----------------------------------------------------------------------------------- the worker
+
+namespace {
+
+// The value of a word of INFO; -1 if it is not there.
+int64_t InfoOf(LineClient* client, const std::string& name) {
+  const std::string answer = " " + client->Call("99 INFO") + " ";
+  const size_t at = answer.find(" " + name + "=");
+  return at == std::string::npos ? -1 : atoll(answer.c_str() + at + name.size() + 2);
+}
+
+// Until everything that was there is counted.
+bool Counted(LineClient* client) {
+  for (int i = 0; i < 5000; i++) {
+    if (InfoOf(client, "counted") == 1) return true;
+    usleep(2000);
+  }
+  return false;
+}
+
+// Whether account and disk agree, once no more room is being made in advance.
+bool Agrees(LineClient* client, const std::string& path) {
+  for (int i = 0; i < 2000; i++) {
+    if (InfoOf(client, "used_bytes") == static_cast<int64_t>(DiskBytes(path))) return true;
+    usleep(2000);
+  }
+  return false;
+}
+
+// A worker with a limit, on a Unix socket, and clients of it.
+class LimitedWorker {
+ public:
+  LimitedWorker(const std::string& root, uint64_t max_bytes, const std::string& socket)
+      : address_(socket), process_([&] {
+          WorkerSetup setup;
+          setup.arguments = {"--root",         root,          "--listen",
+                             "unix:" + socket, "--max-bytes", std::to_string(max_bytes)};
+          return setup;
+        }()) {
+    process_.Listening();
+  }
+
+  // A client of version 2 that has attached `segment`, and of `directory` below the root.
+  LineClient Connect(const TestSegment& segment, const std::string& directory = "") {
+    LineClient client = ConnectUnix(address_);
+    CHECK_STARTS(client.Call("HELLO 2" + (directory.empty() ? "" : " dir=" + directory)), "OK 2 ");
+    CHECK_EQ(
+        client.Call("1 ATTACH /" + segment.name() + " " + std::to_string(segment.size()) + " -"),
+        "1 OK");
+    return client;
+  }
+  LineClient ConnectV1() { return ConnectUnix(address_); }
+  WorkerProcess& process() { return process_; }
+
+ private:
+  const std::string address_;
+  WorkerProcess process_;
+};
+
+}  // namespace
+
+TEST(one_account_for_all_directories_and_both_versions) {
+  const TempDir dir;
+  const TempDir sockets;
+  const TempDir& root = dir;
+  REQUIRE(std::filesystem::create_directory(root / "v1"));
+  TestSegment segment(1 << 20);
+  LimitedWorker worker(root.path(), 64 * kBlockBytes, sockets / "w");
+  LineClient one = worker.Connect(segment);
+  LineClient two = worker.Connect(segment, "models/two");
+  LineClient old = worker.ConnectV1();
+  CHECK_EQ(old.Call(segment.AttachLine()), "OK");
+  CHECK(Counted(&one));
+  CHECK_STARTS(one.Call("2 PUT a 0 40960"), "2 OK 40960");
+  CHECK_STARTS(two.Call("2 PUT a 0 81920"), "2 OK 81920");
+  CHECK_EQ(old.Call(segment.Line("WRITE", root / "v1/old.data", 0, 20480)), "OK 20480");
+  CHECK_EQ(old.Call(segment.Line("WRITE", root / "v1/readme", 0, 20480)), "OK 20480");
+  CHECK_EQ(InfoOf(&one, "used_bytes"), 35 * 4096);
+  CHECK_EQ(InfoOf(&one, "objects"), 3);
+  CHECK_EQ(InfoOf(&one, "max_bytes"), 64 * 4096);
+  CHECK_EQ(InfoOf(&one, "dir_used_bytes"), 10 * 4096);
+  CHECK_EQ(InfoOf(&two, "dir_used_bytes"), 20 * 4096);
+  CHECK_EQ(InfoOf(&two, "dir_objects"), 1);
+  // What version 1 writes makes the oldest go, wherever it is.
+  CHECK_EQ(old.Call(segment.Line("WRITE", root / "v1/more.data", 0, 36 * 4096)), "OK 147456");
+  CHECK_STARTS(one.Call("3 STAT a"), "3 ERROR ENOENT");
+  CHECK_STARTS(two.Call("3 STAT a"), "3 OK");
+  CHECK_EQ(InfoOf(&one, "evictions"), 1);
+  CHECK_EQ(InfoOf(&one, "evicted_bytes"), 10 * 4096);
+  CHECK_STARTS(old.Call(segment.Line("WRITE", root / "v1/much.data", 0, 65 * 4096)),
+               "ERROR ENOSPC write ");
+  CHECK_STARTS(one.Call("4 PUT much 0 266240"),
+               "4 ERROR ENOSPC put much: 266240 bytes do not fit: --max-bytes is 262144");
+  CHECK_EQ(two.Call("5 REMOVE a"), "5 OK 1");
+  CHECK_EQ(InfoOf(&one, "used_bytes"), 41 * 4096);
+}
+
+TEST(the_limit_holds_for_a_directory_that_is_renamed_while_the_worker_runs) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir parent;
+  const SmallMount mounted(parent.path(), "64m");
+  const TempDir sockets;
+  REQUIRE(std::filesystem::create_directory(parent / "kv"));
+  TestSegment segment(1 << 20);
+  constexpr uint64_t kLimit = 4 << 20;
+  LimitedWorker worker(parent / "kv", kLimit, sockets / "w");
+  LineClient client = worker.Connect(segment);
+  CHECK(Counted(&client));
+  CHECK_STARTS(client.Call("2 PUT before 0 1048576"), "2 OK");
+  REQUIRE_EQ(rename((parent / "kv").c_str(), (parent / "moved").c_str()), 0);
+  REQUIRE(std::filesystem::create_directory(parent / "kv"));
+  for (int i = 0; i < 24; i++) {
+    CHECK_STARTS(client.Call("3 PUT k" + std::to_string(i) + " 0 1048576"), "3 OK");
+    CHECK(mounted.used() <= kLimit);
+  }
+  CHECK(DiskBytes(parent / "moved") >= kLimit / 2);
+  CHECK(Agrees(&client, parent / "moved"));
+  CHECK(std::filesystem::is_empty(parent / "kv"));
+}
+
+TEST(puts_batches_and_overwrites_of_many_clients_stay_within_the_limit) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  const SmallMount mounted(dir.path(), "64m");
+  const TempDir sockets;
+  TestSegment segment(1 << 20);
+  constexpr uint64_t kLimit = 8 << 20;
+  LimitedWorker worker(dir.path(), kLimit, sockets / "w");
+  LineClient info = worker.Connect(segment);
+  CHECK(Counted(&info));
+  std::atomic<bool> ending{false};
+  std::atomic<uint64_t> most{0};
+  std::thread watcher([&] {
+    while (!ending.load()) most.store(std::max(most.load(), mounted.used()));
+  });
+  std::atomic<int> stored{0};
+  std::vector<std::thread> clients;
+  for (int number = 0; number < 4; number++) {
+    clients.emplace_back([&, number] {
+      LineClient client = worker.Connect(segment);
+      const std::string own = "c" + std::to_string(number) + "-";
+      for (int round = 0; round < 40; round++) {
+        std::string line = "2 PUT";
+        for (int i = 0; i < 8; i++) {
+          line += (i > 0 ? " ; " : " ") + own + std::to_string((round * 8 + i) % 50) + " 0 " +
+                  std::to_string(20000 + 30000 * (i % 4));
+        }
+        const std::string answer = client.Call(line);
+        CHECK_STARTS(answer, "2 OK ");
+        CHECK(answer.find(" -E") == std::string::npos);
+        stored.fetch_add(8);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  ending.store(true);
+  watcher.join();
+  CHECK(most.load() > kLimit / 2);
+  CHECK(most.load() <= kLimit);
+  CHECK(InfoOf(&info, "evictions") > 50);
+  CHECK(Agrees(&info, dir.path()));
+}
+
+TEST(a_restart_with_a_lower_limit_serves_at_once_and_shrinks) {
+  const TempDir dir("/dev/shm");
+  const TempDir sockets;
+  for (int i = 0; i < 3000; i++) {
+    WriteFile(dir / ("k" + std::to_string(i) + ".data"), Block(1));
+    Age(dir / ("k" + std::to_string(i) + ".data"), 3000 - i);
+  }
+  TestSegment segment(1 << 20);
+  LimitedWorker worker(dir.path(), 1000 * kBlockBytes, sockets / "w");
+  LineClient client = worker.Connect(segment);
+  CHECK_STARTS(client.Call("2 GET k2999 0 4096"), "2 OK 4096");
+  CHECK(Counted(&client));
+  for (int i = 0; i < 5000 && DiskBytes(dir.path()) > 1000 * kBlockBytes; i++) usleep(2000);
+  CHECK(DiskBytes(dir.path()) <= 1000 * kBlockBytes);
+  CHECK(DiskBytes(dir.path()) >= 850 * kBlockBytes);
+  CHECK_STARTS(client.Call("3 STAT k0"), "3 ERROR ENOENT");
+  CHECK_STARTS(client.Call("4 STAT k2998"), "4 OK");
+}
+
+TEST(two_workers_on_one_directory_stay_in_the_band_and_keep_what_was_put_lately) {
+  const std::string why = EnterNamespace();
+  if (!why.empty()) SKIP(why);
+  const TempDir dir;
+  const SmallMount mounted(dir.path(), "256m");
+  const TempDir sockets;
+  TestSegment segment(1 << 20);
+  constexpr uint64_t kLimit = 16 << 20;
+  constexpr uint64_t kObject = 128 << 10;
+  LimitedWorker first(dir.path(), kLimit, sockets / "a");
+  LimitedWorker second(dir.path(), kLimit, sockets / "b");
+  LineClient info = first.Connect(segment);
+  CHECK(Counted(&info));
+  LineClient other = second.Connect(segment);
+  CHECK(Counted(&other));
+  std::atomic<bool> ending{false};
+  std::atomic<bool> full{false};
+  std::atomic<uint64_t> most{0};
+  std::atomic<uint64_t> least{UINT64_MAX};
+  std::thread watcher([&] {
+    while (!ending.load()) {
+      const uint64_t used = mounted.used();
+      most.store(std::max(most.load(), used));
+      if (used >= kLimit * 97 / 100) full.store(true);
+      if (full.load()) least.store(std::min(least.load(), used));
+    }
+  });
+  std::mutex order;
+  std::vector<std::string> put;  // in this order, by both
+  std::atomic<int> lost{0};
+  std::vector<std::thread> clients;
+  for (int number = 0; number < 4; number++) {
+    clients.emplace_back([&, number] {
+      LineClient client = (number % 2 == 0 ? first : second).Connect(segment);
+      for (int round = 0; round < 150; round++) {
+        const std::string key = "k" + std::to_string(number) + "-" + std::to_string(round);
+        CHECK_STARTS(client.Call("2 PUT " + key + " 0 " + std::to_string(kObject)), "2 OK");
+        std::string lately;
+        {
+          const std::lock_guard<std::mutex> lock(order);
+          put.push_back(key);
+          // A little less than a tenth of the limit ago, because others put meanwhile.
+          if (put.size() > 6) lately = put[put.size() - 6];
+        }
+        if (!lately.empty() && client.Call("3 EXISTS " + lately) != "3 OK 1") lost.fetch_add(1);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  ending.store(true);
+  watcher.join();
+  CHECK(full.load());
+  CHECK(most.load() <= kLimit / 100 * 110);
+  CHECK(least.load() >= kLimit / 100 * 85);
+  CHECK_EQ(lost.load(), 0);
+  CHECK(InfoOf(&info, "evictions") > 0);
+  std::cout << "# from " << least.load() * 100 / kLimit << " % to " << most.load() * 100 / kLimit
+            << " %" << std::endl;
 }
 
 CHECK_MAIN

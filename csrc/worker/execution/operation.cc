@@ -41,15 +41,15 @@ void AppendStored(const ObjectInfo& info, std::string* result) {
   }
 }
 
+Metrics& MetricsOf(const OperationContext& context) { return context.store->share().metrics; }
+
 // A failure in the operation's own words, and counted.
-Status Failed(Status status, const OperationContext& context) {
+Status Failed(Status status, Verb verb, const OperationContext& context) {
   if (status.number() == ENOENT) return status;  // a miss is none
-  if (context.figures != nullptr) {
-    context.figures->errors.fetch_add(1, std::memory_order_relaxed);
-    if (status.number() == ECANCELED) {
-      context.figures->cancelled.fetch_add(1, std::memory_order_relaxed);
-    }
-  }
+  Metrics& metrics = MetricsOf(context);
+  Metrics::Add(&metrics.errors, 1);
+  metrics.CountError(static_cast<size_t>(verb));
+  if (status.number() == ECANCELED) Metrics::Add(&metrics.cancelled, 1);
   return status;
 }
 
@@ -219,16 +219,20 @@ bool Operation::GoTransfer(size_t index, Item* item, Turn* turn) {
   if (item->put == nullptr && item->get == nullptr) {
     turn->Spend(ObjectCost(verb));
     if (IsCancelled(context_)) {
-      item->status = Failed(CancelledAt(TransferName(verb), object.key, context_), context_);
+      item->status = Failed(CancelledAt(TransferName(verb), object.key, context_), verb, context_);
       return item->done = true;
     }
   }
   if (!(verb == Verb::kPut ? GoPut(object, item, turn) : GoGet(object, item, turn))) return false;
+  if (verb == Verb::kGet && (item->status.ok() || item->status.number() == ENOENT)) {
+    Metrics& metrics = MetricsOf(context_);
+    Metrics::Add(item->status.ok() ? &metrics.hits : &metrics.misses, 1);
+  }
   if (!item->status.ok()) {
     if (item->status.number() == ECANCELED) {
       item->status = CancelledAt(TransferName(verb), object.key, context_);
     }
-    item->status = Failed(std::move(item->status), context_);
+    item->status = Failed(std::move(item->status), verb, context_);
   }
   return item->done = true;
 }
@@ -287,7 +291,7 @@ bool Operation::Go(size_t max_bytes, Status* status, std::string* result) {
   if (!begun_ && IsCancelled(context_)) {
     const std::string_view key =
         request_.items.empty() ? std::string_view() : request_.items.front().key;
-    *status = Failed(CancelledAt(VerbName(request_.verb), key, context_), context_);
+    *status = Failed(CancelledAt(VerbName(request_.verb), key, context_), request_.verb, context_);
     return true;
   }
   begun_ = true;
@@ -309,7 +313,7 @@ bool Operation::Go(size_t max_bytes, Status* status, std::string* result) {
   if (!GoOther(max_bytes, &turn, status, result)) return false;
   if (status->ok()) return true;
   if (status->number() == ECANCELED) *status = CancelledAt(VerbName(request_.verb), "", context_);
-  *status = Failed(std::move(*status), context_);
+  *status = Failed(std::move(*status), request_.verb, context_);
   return true;
 }
 

@@ -13,7 +13,6 @@
 #include <string_view>
 
 #include "worker/base/cancel.h"
-#include "worker/base/figures.h"
 #include "worker/base/parallel.h"
 #include "worker/base/status.h"
 #include "worker/base/turn.h"
@@ -30,10 +29,10 @@ struct OperationContext {
   std::shared_ptr<const Attachment> memory;  // null: nothing is attached
   const CancelCheck* cancel = nullptr;       // may be null
   Parallel* parallel = nullptr;              // may be null: nobody helps
-  Figures* figures = nullptr;                // may be null: nothing is counted
-  IoMode io = IoMode::kAuto;                 // for objects that say nothing of it
-  Durability sync = Durability::kNone;       // likewise
-  size_t open_objects = 1;                   // of a batch that are under way at one time
+
+  IoMode io = IoMode::kAuto;            // for objects that say nothing of it
+  Durability sync = Durability::kNone;  // likewise
+  size_t open_objects = 1;              // of a batch that are under way at one time
 };
 
 // What opening, describing and closing a file costs, as bytes that could be moved in the same time;

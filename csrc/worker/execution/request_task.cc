@@ -50,12 +50,15 @@ uint64_t CostOf(const RequestV2& request, const OperationContext& context) {
 
 }  // namespace
 
-RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer)
+RequestTask::RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
+                         Metrics::Clock::time_point read)
     : Task(request.priority, CostOf(request, context) <= kSmallCost),
       held_bytes_(sizeof(RequestTask) + kMapBytes + request.held_bytes()),
       cost_(CostOf(request, context)),
       ending_(context.cancel),
       peer_(peer),
+      read_(read),
+      metrics_(context.store->share().metrics),
       operation_(std::move(request), WithCancel(std::move(context), this)) {
   set_bytes(operation_.TurnBytes());
 }
@@ -80,6 +83,7 @@ bool RequestTask::Go(std::string* answers) {
     set_begun();
     return false;
   }
+  answered_ = true;
   if (status.ok()) {
     AppendOk(id(), result, answers);
   } else {
@@ -91,6 +95,11 @@ bool RequestTask::Go(std::string* answers) {
                               (status.ok() ? "OK" + result : status.ToString()));
   }
   return true;
+}
+
+void RequestTask::CountAnswered(Metrics::Clock::time_point now) const {
+  if (!answered_) return;
+  metrics_.CountRequest(static_cast<size_t>(operation_.request().verb), now - read_);
 }
 
 }  // namespace lmshm

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "worker/base/cancel.h"
+#include "worker/base/metrics.h"
 #include "worker/execution/engine.h"
 #include "worker/execution/operation.h"
 #include "worker/protocol/request_v2.h"
@@ -21,7 +22,9 @@ class RequestTask : public Task, private CancelCheck {
  public:
   // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
   // and must outlive this.
-  RequestTask(RequestV2 request, OperationContext context, const std::string& peer);
+  // `read`: when its line was.
+  RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
+              Metrics::Clock::time_point read = Metrics::Clock::now());
 
   uint64_t id() const { return operation_.request().id; }
 
@@ -35,6 +38,9 @@ class RequestTask : public Task, private CancelCheck {
   // line, has been appended. False: its turn is. Blocks.
   bool Go(std::string* answers);
 
+  // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
+  void CountAnswered(Metrics::Clock::time_point now) const;
+
   // Tells it to stop as soon as it can. Any thread, at any time.
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
@@ -47,6 +53,9 @@ class RequestTask : public Task, private CancelCheck {
   const uint64_t cost_;
   const CancelCheck* const ending_;
   const std::string& peer_;
+  const Metrics::Clock::time_point read_;
+  Metrics& metrics_;
+  bool answered_ = false;
   std::atomic<bool> cancelled_{false};
   Operation operation_;
 };

@@ -61,7 +61,10 @@ bool DirectoryWatch::Drain(const Handler& handler) {
         const auto found = owners_.find(event->wd);
         if (found != owners_.end()) owner = found->second;
       }
-      if (owner != nullptr) handler(owner, event->name, (event->mask & IN_ISDIR) != 0);
+      const What what = (event->mask & IN_ISDIR) != 0    ? What::kDirectory
+                        : (event->mask & IN_CREATE) != 0 ? What::kMade
+                                                         : What::kChanged;
+      if (owner != nullptr) handler(owner, event->name, what);
     }
   }
 }

@@ -37,8 +37,12 @@ class DirectoryWatch {
   // Readable while there are events; -1 without inotify.
   int fd() const { return fd_.get(); }
 
-  // Files were created, replaced, renamed, written or removed under that name; or a directory was.
-  using Handler = std::function<void(void* owner, const std::string& name, bool directory)>;
+  enum class What {
+    kMade,       // a file has this name, which was nobody's before
+    kChanged,    // a file was replaced, renamed, written or removed
+    kDirectory,  // something happened to a directory of this name
+  };
+  using Handler = std::function<void(void* owner, const std::string& name, What what)>;
   // Hands on all events that there are. False if some were lost. One thread at a time: another
   // waits until what was there when it came has been handled.
   bool Drain(const Handler& handler);

@@ -42,7 +42,7 @@ KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<Stores
       share_(std::move(share)),
       quota_(std::move(quota)),
       keeps_files_(facts.tells_changes && facts.attributes),
-      io_(facts_, &share_->counters) {
+      io_(facts_, &share_->metrics) {
   struct stat st;
   if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
   if (quota_ == nullptr) return;
@@ -237,7 +237,7 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
     return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) share_->counters.CountGet(target.size, moved.direct);
+  if (status.ok()) share_->metrics.CountGet(target.size, moved.direct);
   return status;
 }
 

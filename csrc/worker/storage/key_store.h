@@ -21,11 +21,11 @@
 #include <vector>
 
 #include "worker/base/cancel.h"
+#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/storage/attributes.h"
 #include "worker/storage/file_io.h"
-#include "worker/storage/io_counters.h"
 #include "worker/storage/io_mode.h"
 #include "worker/storage/kept_files.h"
 #include "worker/storage/object_io.h"
@@ -55,7 +55,7 @@ struct StoresShare {
   Status WithSpareRoom(const Step& step, bool wait = true);
 
   KeptFiles kept_files;
-  IoCounters counters;
+  Metrics metrics;
 };
 
 // For one thing that can be repeated: whether to, if it failed for want of something that files

@@ -70,6 +70,7 @@ void ObjectIndex::Subtract(const TableObject& object) {
 }
 
 uint64_t ObjectIndex::Forget(uint64_t hash) {
+  forgotten_.fetch_add(1);  // before the entry is locked, see TryLook()
   const auto before = Update(hash, [](std::optional<TableObject>* object) { object->reset(); });
   return before ? before->blocks : 0;
 }
@@ -80,15 +81,23 @@ bool ObjectIndex::LookAtFile(const std::string& name, struct stat* st) const {
 
 uint64_t ObjectIndex::Look(const std::string& name, bool just_now) {
   std::string ignored;
-  const FileKind kind = ClassifyFile(name, &ignored);
-  if (kind == FileKind::kOther) return 0;
+  if (ClassifyFile(name, &ignored) == FileKind::kOther) return 0;
+  constexpr int kAttempts = 8;
+  uint64_t put = 0;
+  for (int attempt = 0; attempt < kAttempts && !TryLook(name, just_now, &put); attempt++) {
+  }
+  return put;
+}
+
+bool ObjectIndex::TryLook(const std::string& name, bool just_now, uint64_t* put) {
+  const uint64_t forgotten = forgotten_.load();
   const UseTick looked = NowTick();
   const uint64_t hash = ObjectTable::HashOf(name);
   struct stat object;
   struct stat sidecar;
   const bool there = LookAtFile(name, &object);
   uint64_t sidecar_blocks = 0;
-  if (kind == FileKind::kHashed) {
+  if (IsHashed(name)) {
     const std::string sidecar_name = SidecarOf(name);
     const bool has_sidecar = LookAtFile(sidecar_name, &sidecar);
     if (has_sidecar) sidecar_blocks = BlocksOnDisk(sidecar);
@@ -100,33 +109,27 @@ uint64_t ObjectIndex::Look(const std::string& name, bool just_now) {
       (*entry)->lone = true;
     });
   }
-  if (!there) {
-    Forget(hash);
-    return 0;
-  }
-  const uint64_t blocks = BlocksOnDisk(object) + sidecar_blocks;
-  const UseTick changed = TickOf(object.st_mtim);
-  const UseTick used = std::min(std::max(TickOf(object.st_atim), changed), looked);
-  uint64_t put = 0;
+  const uint64_t blocks = there ? BlocksOnDisk(object) + sidecar_blocks : 0;
+  const UseTick changed = there ? TickOf(object.st_mtim) : 0;
+  const UseTick used = there ? std::min(std::max(TickOf(object.st_atim), changed), looked) : 0;
+  bool current = true;
   Update(hash, [&](std::optional<TableObject>* entry) {
-    if (!entry->has_value()) {
+    if (entry->has_value() && (*entry)->used > looked) return;  // younger than this look
+    if (!there) return entry->reset();
+    current = forgotten_.load() == forgotten;
+    if (!current) return;
+    if (!entry->has_value() || changed > (*entry)->used) {
       *entry = TableObject();
       (*entry)->put = true;
       (*entry)->used = just_now ? looked : used;
-      put = blocks;
-    } else if ((*entry)->used > looked) {
-      return;  // what is known is younger than this look
-    } else if (changed > (*entry)->used) {
-      (*entry)->put = true;
-      (*entry)->used = just_now ? looked : used;
-      put = blocks;
+      *put = blocks;
     } else if (used > (*entry)->used) {
       (*entry)->used = used;
       (*entry)->put = false;
     }
     (*entry)->blocks = blocks;
   });
-  return put;
+  return current;
 }
 
 int ObjectIndex::ReadNames(const Visit& visit) const {

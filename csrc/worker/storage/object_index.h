@@ -51,7 +51,7 @@ class ObjectIndex {
 
   // As ObjectTable::Update(), and keeps the totals.
   std::optional<TableObject> Update(uint64_t hash, const ObjectTable::Change& change);
-  // Forgets an entry. Returns what it took.
+  // Forgets an entry, once its file has been removed. Returns what it took.
   uint64_t Forget(uint64_t hash);
 
   // Looks at the object of this name as it is now. Returns the blocks of an object that somebody
@@ -77,12 +77,15 @@ class ObjectIndex {
 
  private:
   bool LookAtFile(const std::string& name, struct stat* st) const;
+  // False: something was forgotten meanwhile, and what was seen may be older than that.
+  bool TryLook(const std::string& name, bool just_now, uint64_t* put);
   void Subtract(const TableObject& object);
 
   const UniqueFd fd_;
   DiskTotals* const all_;
   DiskTotals totals_;
   ObjectTable table_;
+  std::atomic<uint64_t> forgotten_{0};
 };
 
 }  // namespace lmshm

@@ -192,7 +192,7 @@ Status ObjectPut::Finish() {
     });
     if (!status.ok()) return status;
   }
-  store_.share().counters.CountPut(data_.size, moved.direct);
+  store_.share().metrics.CountPut(data_.size, moved.direct);
   return Status::OK();
 }
 
@@ -233,7 +233,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   Status status = store_.CheckSum(key_, options_, moved.crc32c, stored_.crc32c);
   if (!status.ok()) return status;
-  store_.share().counters.CountGet(length, moved.direct);
+  store_.share().metrics.CountGet(length, moved.direct);
   info->length = length;
   info->crc32c = stored_.crc32c;
   info->attributes = std::move(stored_.attributes);

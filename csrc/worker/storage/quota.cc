@@ -36,7 +36,7 @@ QuotaDirectory::QuotaDirectory(Quota* quota, UniqueFd fd, DiskTotals* all, size_
       salt_((number + 1) * 0x9e3779b97f4a7c15u) {}
 
 void QuotaDirectory::Used(std::string_view name) {
-  index_.table().Touch(ObjectTable::HashOf(name), NowTick(),
+  index_.table().Touch(ObjectTable::HashOf(name), quota_->NextTick(),
                        quota_->keep_from_.load(std::memory_order_relaxed));
 }
 
@@ -126,11 +126,19 @@ Quota::Directory Quota::Known(int dir_fd) const {
   return nullptr;
 }
 
+// A pointer to it that counts as a user, as long as it or a copy of it lives.
+Quota::Directory Quota::Use(const Directory& directory) {
+  std::shared_ptr<const void> users = directory->users_.lock();
+  if (users == nullptr) users = std::make_shared<const Directory>(directory);
+  directory->users_ = users;
+  return Directory(users, directory.get());
+}
+
 // One that nobody uses and that has nothing in it gives way.
 bool Quota::MakePlace() {
   if (directories_.size() < rules_.directories) return true;
   const auto unused = [](const Directory& one) {
-    return one.use_count() == 1 && one->index_.totals().blocks == 0;
+    return one->users_.expired() && one->index_.totals().blocks == 0;
   };
   const auto found = std::find_if(directories_.begin(), directories_.end(), unused);
   if (found == directories_.end()) return false;
@@ -141,8 +149,11 @@ bool Quota::MakePlace() {
 
 Status Quota::Find(int dir_fd, Directory* directory) {
   const std::lock_guard<std::mutex> lock(directories_mutex_);
-  *directory = Known(dir_fd);
-  if (*directory != nullptr) return Status::OK();
+  const Directory known = Known(dir_fd);
+  if (known != nullptr) {
+    *directory = Use(known);
+    return Status::OK();
+  }
   if (!MakePlace()) {
     return Status::Error(EMFILE, "--max-bytes keeps account of at most " +
                                      std::to_string(rules_.directories) +
@@ -159,12 +170,12 @@ Status Quota::Find(int dir_fd, Directory* directory) {
   added->device_ = st.st_dev;
   added->inode_ = st.st_ino;
   added->watched_ = local && watch_.Add(added->index_.fd(), added.get());
-  *directory = added;
-  directories_.push_back(std::move(added));
+  *directory = Use(added);
   {
     const Lock account(mutex_);
-    uncounted_.push_back(*directory);
+    uncounted_.push_back(added);
   }
+  directories_.push_back(std::move(added));
   WakeCounter();
   return Status::OK();
 }
@@ -250,7 +261,7 @@ Status Quota::Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* ta
       reserved_ += room->blocks_;
       writing_.insert(IdOf(*room->directory_, room->hash_));
       // What it replaces is not removed now: others are chosen.
-      room->directory_->index_.table().Touch(room->hash_, NowTick(), UINT64_MAX);
+      room->directory_->index_.table().Touch(room->hash_, NextTick(), UINT64_MAX);
       if (InAccount(lock) > high_) work_.notify_one();
       *taken = true;
       return Status::OK();
@@ -299,7 +310,8 @@ void Quota::Commit(QuotaRoom* room, uint64_t blocks) {
   UseTick tick;
   {
     const Lock lock(mutex_);
-    tick = last_put_ = std::max(NowTick(), last_put_ + 1);
+    tick = NextTick();
+    last_put_.store(tick);
     NotePut(lock, blocks, tick);
   }
   ObjectIndex& index = room->directory_->index_;

@@ -27,6 +27,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -100,7 +101,8 @@ class QuotaDirectory : public std::enable_shared_from_this<QuotaDirectory> {
   const uint64_t salt_;  // tells its names from those of other directories
   dev_t device_ = 0;
   ino_t inode_ = 0;
-  bool counted_ = false;  // for the counting thread
+  bool counted_ = false;             // for the counting thread
+  std::weak_ptr<const void> users_;  // with the account's directories_mutex_ held
   bool watched_ = false;
   std::mutex listeners_mutex_;
   std::map<const void*, Listener> listeners_;
@@ -196,6 +198,13 @@ class Quota {
     const QuotaRoom* first = nullptr;  // what it is for; may be gone by now
   };
 
+  // What goes: all that was used last before `latest`, and of what was used just then what is
+  // needed.
+  struct Choice {
+    UseTick latest = 0;
+    uint64_t before = 0;  // blocks of the former
+  };
+
   // The account: quota.cc. What is called with the lock held says so by its first argument.
   Status Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* taken);
   bool Fits(const Lock& lock, const QuotaRoom& room, uint64_t share, Clock::time_point now) const;
@@ -208,6 +217,8 @@ class Quota {
   void NotePutByOthers(uint64_t blocks, UseTick tick);
   uint64_t InAccount(const Lock& lock) const;
   std::optional<Goal> NextGoal(const Lock& lock) const;
+  // Later than all that was put, however fast that was.
+  UseTick NextTick() const { return std::max(NowTick(), last_put_.load() + 1); }
   uint64_t IdOf(const QuotaDirectory& directory, uint64_t hash) const {
     return hash ^ directory.salt_;
   }
@@ -225,17 +236,20 @@ class Quota {
   void CountOne(QuotaDirectory* directory, std::vector<std::string>* below);
   void CountBelow(UniqueFd dir, size_t depth, Round* round);
   Directory Known(int dir_fd) const;  // with directories_mutex_ held, and so is the next
+  static Directory Use(const Directory& directory);
   bool MakePlace();
   void WakeCounter() const;
   // Takes note of all that others did until now.
   void Hear();
-  void HearOf(QuotaDirectory* directory, const std::string& name);
+  void HearOf(QuotaDirectory* directory, const std::string& name, DirectoryWatch::What what);
   bool Ending() const { return ending_.load(std::memory_order_relaxed); }
   void EvictMain();
   void MakeRoom(const Goal& goal);
-  std::optional<UseTick> ChooseTick(const Goal& goal, const std::vector<Directory>& all) const;
-  void EvictIn(QuotaDirectory* directory, const Goal& goal, UseTick latest, bool alone);
-  bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash, UseTick latest);
+  bool Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const;
+  void EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
+               uint64_t* evicted);
+  bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,
+             const TableObject& object);
   bool IsOver(const Goal& goal) const { return all_.blocks.load() <= goal.used; }
   std::vector<Directory> AllDirectories() const;
 
@@ -273,10 +287,10 @@ class Quota {
   std::vector<Directory> uncounted_;
   uint64_t counts_wanted_ = 0;
   uint64_t counts_ = 0;
-  UseTick last_put_ = 0;
   std::string refused_;  // the last object that could not be removed, and why
   std::condition_variable counts_done_;
 
+  std::atomic<UseTick> last_put_{0};   // written with the lock held
   std::atomic<UseTick> keep_from_{0};  // what was put then or later stays
   std::atomic<uint64_t> evictions_{0};
   std::atomic<uint64_t> evicted_blocks_{0};

@@ -42,7 +42,6 @@ constexpr milliseconds kFailedPause(20);
 // Objects that are removed between two looks at what others did.
 constexpr size_t kHearEvery = 32;
 constexpr size_t kBuckets = 1024;
-constexpr uint64_t kLittle = 16;  // blocks
 
 }  // namespace
 
@@ -99,7 +98,9 @@ void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
       return !objects && !Ending();
     });
     (void)ignored;  // what cannot be read cannot be served either
-    if (objects && !Find(own.get(), &known).ok()) round->cut = true;
+    // Others may still put something there: it is better known while there is place.
+    const bool roomy = AllDirectories().size() < rules_.directories / 2;
+    if ((objects || roomy) && !Find(own.get(), &known).ok()) round->cut = true;
   }
   if (known != nullptr) {
     CountOne(known.get(), &below);
@@ -153,13 +154,17 @@ void Quota::CountAppeared() {
   }
 }
 
-void Quota::HearOf(QuotaDirectory* directory, const std::string& name) {
+void Quota::HearOf(QuotaDirectory* directory, const std::string& name, DirectoryWatch::What what) {
   const std::string of_sidecar = ObjectOfSidecar(name);
   const std::string& object = of_sidecar.empty() ? name : of_sidecar;
+  const uint64_t hash = ObjectTable::HashOf(object);
+  // Most often this process has made it.
+  const bool made = what == DirectoryWatch::What::kMade && of_sidecar.empty();
+  if (made && directory->index_.table().Find(hash).has_value()) return;
   {
     const Lock lock(mutex_);
     // This process says itself what comes of it.
-    if (writing_.count(IdOf(*directory, ObjectTable::HashOf(object))) > 0) return;
+    if (writing_.count(IdOf(*directory, hash)) > 0) return;
   }
   const UseTick before = NowTick();
   NotePutByOthers(directory->index_.Look(object, true), before);
@@ -167,9 +172,9 @@ void Quota::HearOf(QuotaDirectory* directory, const std::string& name) {
 
 void Quota::Hear() {
   const bool complete =
-      watch_.Drain([this](void* owner, const std::string& name, bool is_directory) {
+      watch_.Drain([this](void* owner, const std::string& name, DirectoryWatch::What what) {
         const Directory directory = static_cast<QuotaDirectory*>(owner)->shared_from_this();
-        if (!is_directory) return HearOf(directory.get(), name);
+        if (what != DirectoryWatch::What::kDirectory) return HearOf(directory.get(), name, what);
         const Lock lock(mutex_);
         appeared_.push_back({directory, name});
         WakeCounter();
@@ -280,17 +285,16 @@ void Quota::EvictMain() {
   }
 }
 
-// The earliest time such that all that was not used since takes as much as is to be removed, or the
-// latest if there is not so much. Nothing: nothing may be removed.
-std::optional<UseTick> Quota::ChooseTick(const Goal& goal,
-                                         const std::vector<Directory>& all) const {
+// Sets the earliest time such that all that was not used since takes as much as is to be removed,
+// or the latest if there is not so much. False: nothing may be removed.
+bool Quota::Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const {
   const UseTick keep_from = goal.may_take_all ? UINT64_MAX : keep_from_.load();
   const uint64_t used = all_.blocks.load();
   const uint64_t wanted = used > goal.used ? used - goal.used : 0;
   UseTick from = 0;
   UseTick width = UseTick{1} << 37;  // of a bucket
-  uint64_t before = 0;               // blocks
   UseTick latest = 0;
+  choice->before = 0;
   for (;; width = std::max<UseTick>(width / kBuckets, 1)) {
     std::array<uint64_t, kBuckets> buckets = {};
     for (const Directory& directory : all) {
@@ -302,25 +306,26 @@ std::optional<UseTick> Quota::ChooseTick(const Goal& goal,
       });
     }
     size_t bucket = 0;
-    while (bucket < kBuckets && before + buckets[bucket] < wanted) before += buckets[bucket++];
-    if (bucket == kBuckets) {
-      // There is not so much at all; or some of it was used or removed since the last look.
-      if (from == 0) return latest == 0 ? std::nullopt : std::optional<UseTick>(latest);
-      return from + kBuckets * width - 1;
+    while (bucket < kBuckets && choice->before + buckets[bucket] < wanted) {
+      choice->before += buckets[bucket++];
     }
-    from += bucket * width;
-    if (width == 1) return from;
+    // There is not so much at all; or some of it was used or removed since the last look.
+    if (bucket == kBuckets) choice->latest = from == 0 ? latest : from + kBuckets * width - 1;
+    if (bucket == kBuckets) return choice->latest > 0;
+    choice->latest = from += bucket * width;
+    if (width == 1) return true;
   }
 }
 
 void Quota::MakeRoom(const Goal& goal) {
   const std::vector<Directory> all = AllDirectories();
-  const std::optional<UseTick> latest = ChooseTick(goal, all);
-  if (!latest.has_value()) return;
+  Choice choice;
+  uint64_t evicted = 0;
+  if (!Choose(goal, all, &choice)) return;
   for (const Directory& directory : all) {
     bool any = false;
     directory->index_.table().ForEach(
-        [&](const TableObject& object) { any = any || object.used <= *latest; });
+        [&](const TableObject& object) { any = any || object.used <= choice.latest; });
     if (!any) continue;
     const Clock::time_point end = Clock::now() + kLockPatience;
     while (!directory->fellows_.LockRoom()) {
@@ -330,30 +335,33 @@ void Quota::MakeRoom(const Goal& goal) {
     }
     const bool alone = directory->fellows_.Count() == 0;
     if (!alone) Hear();
-    EvictIn(directory.get(), goal, *latest, alone);
+    EvictIn(directory.get(), goal, choice, alone, &evicted);
     directory->fellows_.UnlockRoom();
     if (Ending() || (!alone && IsOver(goal))) return;
   }
 }
 
-void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, UseTick latest, bool alone) {
+void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
+                    uint64_t* evicted) {
   const UseTick keep_from = goal.may_take_all ? UINT64_MAX : keep_from_.load();
   ObjectIndex& index = directory->index_;
-  size_t evicted = 0;
+  size_t count = 0;
   const int error = index.ReadNames([&](const std::string& name, bool is_directory) {
     if (Ending()) return false;
     if (is_directory) return true;
     const uint64_t hash = ObjectTable::HashOf(name);
     const std::optional<TableObject> object = index.table().Find(hash);
-    if (!object.has_value() || object->lone || object->used > latest) return true;
+    if (!object.has_value() || object->lone || object->used > choice.latest) return true;
     if (object->put && keep_from != 0 && object->used >= keep_from) return true;
-    // So that nothing older than `latest` is left over, a little more may go than is needed.
     if (IsOver(goal)) {
-      const bool much = all_.blocks.load() + std::max(limit_ / 40, kLittle) < goal.used;
-      if (!alone || much) return false;
-      if (object->used == latest) return true;
+      // A larger one may have come first; what is older goes nevertheless. While there are others
+      // they may have removed it.
+      if (!alone || *evicted >= choice.before) return false;
+      if (object->used == choice.latest) return true;
     }
-    if (Evict(directory, name, hash, object->used) && ++evicted % kHearEvery == 0 && !alone) Hear();
+    if (!Evict(directory, name, hash, *object)) return true;
+    if (object->used < choice.latest) *evicted += object->blocks;
+    if (++count % kHearEvery == 0 && !alone) Hear();
     return true;
   });
   if (error == 0 || error == ECANCELED) return;
@@ -362,7 +370,7 @@ void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, UseTick latest,
 }
 
 bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,
-                  UseTick latest) {
+                  const TableObject& object) {
   {
     const Lock lock(mutex_);
     const uint64_t id = IdOf(*directory, hash);
@@ -378,7 +386,7 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
     error = errno;
   } else if (!S_ISREG(st.st_mode)) {
     error = EISDIR;  // or something else that is no object
-  } else if (TickOf(st.st_mtim) > latest) {
+  } else if (TickOf(st.st_mtim) > object.used) {
     NotePutByOthers(index.Look(name, false), NowTick());  // somebody else has replaced it
   } else {
     current = true;
@@ -389,7 +397,8 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
   }
   const bool removed = current && error == 0;
   if (removed) {
-    evicted_blocks_ += index.Forget(hash);
+    index.Forget(hash);
+    evicted_blocks_ += object.blocks;
     evictions_++;
     const std::lock_guard<std::mutex> lock(directory->listeners_mutex_);
     for (const auto& [owner, evicted] : directory->listeners_) evicted(name);
@@ -397,8 +406,8 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
     index.Forget(hash);
   } else if (error != 0) {
     // It still takes its place; others are tried first the next time.
-    index.Update(hash, [](std::optional<TableObject>* object) {
-      if (object->has_value()) (*object)->used = NowTick();
+    index.Update(hash, [](std::optional<TableObject>* entry) {
+      if (entry->has_value()) (*entry)->used = NowTick();
     });
   }
   const Lock lock(mutex_);
