@@ -168,10 +168,12 @@ Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
                            lmshm::Crc32cMethod() +
                            ", io: " + std::string(lmshm::IoModeName(options.io)) +
                            ", sync: " + std::string(lmshm::DurabilityName(options.durability)));
-  lmshm::KeptFilesRules kept;
-  kept.limit = std::min(options.keep_open, shares.kept);
-  *directories = std::make_unique<lmshm::Directories>(objects, shares.directories, kept,
-                                                      lmshm::ProbeStorage, service->quota);
+  lmshm::Directories::Limits limits;
+  limits.directories = shares.directories;
+  limits.listings = shares.listings;
+  limits.kept.limit = std::min(options.keep_open, shares.kept);
+  *directories =
+      std::make_unique<lmshm::Directories>(objects, limits, lmshm::ProbeStorage, service->quota);
   service->directories = directories->get();
   return (*directories)->Start();
 }

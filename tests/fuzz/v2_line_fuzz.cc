@@ -49,7 +49,7 @@ class World {
         std::string(base != nullptr ? base : "/tmp") + "/lmshm_fuzz." + std::to_string(getpid());
     std::filesystem::create_directories(root_);
     HOLDS(lmshm::ObjectDir::OpenConfined(root_, lmshm::DetectBeneathMethod(), &objects_).ok());
-    directories_ = std::make_unique<lmshm::Directories>(*objects_, 4);
+    directories_ = std::make_unique<lmshm::Directories>(*objects_, lmshm::Directories::Limits());
     HOLDS(directories_->Start().ok());
     const int fd = memfd_create("lmshm_fuzz", MFD_CLOEXEC);
     HOLDS(fd >= 0 && ftruncate(fd, kSegmentBytes) == 0 && dup2(fd, kSegmentFd) == kSegmentFd);
@@ -113,8 +113,8 @@ uint64_t CheckParse(std::string_view line) {
     HOLDS(attributes.size() <= lmshm::kMaxAttributes && bytes <= lmshm::kMaxAttributeBytes);
   }
   for (const std::string& key : keys) {
-    lmshm::KeyFile file;
-    HOLDS(lmshm::FindKeyFile(key, &file).ok());
+    lmshm::ObjectKey file;
+    HOLDS(lmshm::ParseKey(key, &file).ok());
     HOLDS(file.file_name.size() <= 255 && file.file_name.find('/') == std::string::npos);
     HOLDS(file.file_name.find('\0') == std::string::npos);
     std::string back;

@@ -53,6 +53,7 @@ TEST(where_there_are_many_everybody_has_all) {
   CHECK_EQ(shares.logins, lmshm::kMaxPendingLogins);
   CHECK_EQ(shares.lingering, lmshm::kMaxLingering);
   CHECK_EQ(shares.directories, lmshm::kMaxDirectories);
+  CHECK_EQ(shares.listings, 64 * lmshm::KeyListings::kMost);
   CHECK_EQ(shares.open_objects, 4u);
   CHECK_EQ(shares.begun, 68u);
   CHECK(shares.kept > 8192);
@@ -65,15 +66,16 @@ TEST(what_is_shared_out_is_never_more_than_there_is) {
       needs.threads = threads;
       DescriptorShares shares;
       if (!ShareDescriptors(needs, &shares).ok()) {
-        CHECK(limit < 35);
+        CHECK(limit < 37);
         continue;
       }
       CHECK(shares.clients >= 1 && shares.clients <= 64);
       CHECK(shares.begun >= 1 && shares.open_objects >= 1);
       const uint64_t requests = std::min<uint64_t>(threads, 4);
       CHECK(shares.logins >= 4 && shares.lingering >= 2 && shares.directories >= 1);
+      CHECK(shares.listings >= 2);
       CHECK(needs.own + shares.clients + shares.logins + shares.lingering + shares.wakes +
-                shares.directories + 3 * requests +
+                shares.directories + shares.listings + 3 * requests +
                 (shares.begun - requests) * shares.open_objects + shares.kept <=
             limit);
       // Nothing is kept from the usual clients for the sake of what is only convenient.
@@ -85,16 +87,16 @@ TEST(what_is_shared_out_is_never_more_than_there_is) {
 TEST(clients_that_were_asked_for_are_served_or_refused_at_the_start) {
   DescriptorNeeds needs = Needs(100);
   needs.logins = false;
-  needs.clients = 73;
+  needs.clients = 71;
   DescriptorShares shares;
   CHECK_OK(ShareDescriptors(needs, &shares));
-  CHECK_EQ(shares.clients, 73u);
-  needs.clients = 74;
+  CHECK_EQ(shares.clients, 71u);
+  needs.clients = 72;
   const lmshm::Status status = ShareDescriptors(needs, &shares);
   CHECK_EQ(status.number(), EMFILE);
-  CHECK_CONTAINS(status.text(), "--max-clients 74 needs 101 descriptors");
+  CHECK_CONTAINS(status.text(), "--max-clients 72 needs 101 descriptors");
   CHECK_CONTAINS(status.text(), "may have 100");
-  CHECK_CONTAINS(status.text(), "at most --max-clients 73");
+  CHECK_CONTAINS(status.text(), "at most --max-clients 71");
   needs.sockets = false;  // a pipe takes none
   needs.clients.reset();
   needs.usual_clients = 1;

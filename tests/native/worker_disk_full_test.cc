@@ -38,7 +38,7 @@ TEST(a_full_disk_is_said_and_the_old_object_stays) {
   CHECK_EQ(c.Call(segment.AttachLine()), "OK");
   CHECK_EQ(c.Call(segment.Line("WRITE", "f", 0, 500000)), "OK 500000");
   CHECK_STARTS(c.Call(segment.Line("WRITE", "f", 0, 4 << 20)),
-               "ERROR ENOSPC reserve 4194304 bytes for f: No space left on device");
+               "ERROR ENOSPC write f: reserve 4194304 bytes: No space left on device");
   CHECK(ReadFile(dir / "f") == segment.Bytes(0, 500000));
   CHECK_EQ(dir.Names().size(), 1u);
   // What does not fit beside the old object does not fit at all: both exist for a moment.

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/storage/object_key.h"
 #include "worker/storage/storage_facts.h"
 #include "worker_check.hh"
 
@@ -109,6 +110,13 @@ class TestSegment {
   int fd_ = -1;
   char* data_ = nullptr;
 };
+
+// Refers to `text`.
+inline lmshm::ObjectKey Key(std::string_view text) {
+  lmshm::ObjectKey key;
+  REQUIRE(lmshm::ParseKey(text, &key).ok());
+  return key;
+}
 
 inline lmshm::StorageFacts FactsOf(int dir_fd) {
   lmshm::StorageFacts facts;

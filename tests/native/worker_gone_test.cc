@@ -60,7 +60,7 @@ std::atomic<Gate*> gate{nullptr};
 struct Served {
   explicit Served(lmshm::Engine* engine) {
     REQUIRE(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-    directories = std::make_unique<lmshm::Directories>(*root, 16);
+    directories = std::make_unique<lmshm::Directories>(*root, lmshm::Directories::Limits());
     REQUIRE(directories->Start().ok());
     service.directories = directories.get();
     service.boot_id = "0123456789abcdef";
@@ -74,7 +74,9 @@ struct Served {
   void Put(const std::string& key, const std::vector<lmshm::Attribute>& attributes) {
     std::string memory = "12345";
     uint32_t crc = 0;
-    CHECK(directories->root().Put(key, {memory.data(), memory.size()}, attributes, {}, &crc).ok());
+    CHECK(directories->root()
+              .Put(Key(key), {memory.data(), memory.size()}, attributes, {}, &crc)
+              .ok());
   }
   void Send(const std::string& lines) const {
     CHECK_EQ(write(client.get(), lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));

@@ -57,12 +57,13 @@ Found Look(int root_fd, const std::string& key) {
   lmshm::ObjectInfo info;
   lmshm::TransferOptions options;
   options.checksum = true;
-  const lmshm::Status status = store.Get(key, {bytes.data(), bytes.size()}, options, &info);
+  const lmshm::Status status = store.Get(Key(key), {bytes.data(), bytes.size()}, options, &info);
   if (status.number() != ENOENT) CHECK_OK(status);
   found.exists = status.ok();
   if (found.exists) CHECK(info.crc32c.has_value());
   found.bytes = bytes.substr(0, info.length);
-  lmshm::KeyListing listing(store);
+  lmshm::OpenListings open(4);
+  lmshm::KeyListings listing(store, &open);
   lmshm::ListRequest request;
   request.limit = 100;
   request.max_bytes = 60000;
@@ -102,8 +103,8 @@ void CheckDirectory(const Scenario& s, const TempDir& dir, const std::string& an
   CHECK_EQ(found.listed.size(), found.exists ? 1u : 0u);
   for (const std::string& key : found.listed) CHECK_EQ(key, s.key);
 
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(s.key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(s.key, &names));
   const bool sidecar = !names.sidecar_name.empty();
   const size_t expected = found.exists ? (sidecar ? 2u : 1u) : 0u;
   StartAnew(dir, expected);
@@ -116,9 +117,10 @@ void CheckDirectory(const Scenario& s, const TempDir& dir, const std::string& an
   // And it goes on.
   const lmshm::KeyStore store(root.get(), FactsOf(root.get()));
   std::string bytes = Pattern(kNew);
-  CHECK_OK(store.Put(s.key, {bytes.data(), bytes.size()}, {}, lmshm::TransferOptions(), nullptr));
+  CHECK_OK(
+      store.Put(Key(s.key), {bytes.data(), bytes.size()}, {}, lmshm::TransferOptions(), nullptr));
   bool removed = false;
-  CHECK_OK(store.Remove(s.key, &removed));
+  CHECK_OK(store.Remove(Key(s.key), &removed));
   CHECK(removed);
   CHECK(dir.Names().empty());
 }
@@ -141,7 +143,7 @@ bool Run(const Scenario& s, const Interruption& what) {
     std::string bytes = Pattern(kOld);
     lmshm::TransferOptions options;
     options.checksum = true;
-    REQUIRE(store.Put(s.key, {bytes.data(), bytes.size()}, {}, options, nullptr).ok());
+    REQUIRE(store.Put(Key(s.key), {bytes.data(), bytes.size()}, {}, options, nullptr).ok());
   }
   const std::string sent = Pattern(kNew);
   memcpy(segment.data(), sent.data(), sent.size());

@@ -115,13 +115,13 @@ struct Store {
   lmshm::Status Put(const std::string& key, const std::string& text) {
     std::copy(text.begin(), text.end(), memory.data());
     uint32_t crc = 0;
-    return keys->Put(key, {memory.data(), text.size()}, {}, {}, &crc);
+    return keys->Put(Key(key), {memory.data(), text.size()}, {}, {}, &crc);
   }
   // The content, or the error's name.
   std::string Get(const std::string& key, size_t space = 4096) {
     std::fill(memory.data(), memory.data() + space, '?');
     lmshm::ObjectInfo info;
-    const lmshm::Status status = keys->Get(key, {memory.data(), space}, {}, &info);
+    const lmshm::Status status = keys->Get(Key(key), {memory.data(), space}, {}, &info);
     return status.ok() ? std::string(memory.data(), info.length)
                        : lmshm::ErrnoName(status.number());
   }
@@ -357,7 +357,7 @@ TEST(a_store_gives_what_is_there_now) {
   CHECK_EQ(store.Get("k/1"), "second one");
   store.Keep("k/1", "second one");
   bool removed = false;
-  CHECK(store.keys->Remove("k/1", &removed).ok());
+  CHECK(store.keys->Remove(Key("k/1"), &removed).ok());
   CHECK(removed);
   CHECK_EQ(store.Get("k/1"), "ENOENT");
   // Somebody else's.
@@ -411,9 +411,9 @@ TEST(where_changes_are_not_told_nothing_is_kept) {
   KeyStore keys(root.get(), facts, std::make_shared<lmshm::StoresShare>(Lax()));
   std::string memory = "12345";
   uint32_t crc = 0;
-  CHECK(keys.Put("k", {memory.data(), 5}, {}, {}, &crc).ok());
+  CHECK(keys.Put(Key("k"), {memory.data(), 5}, {}, {}, &crc).ok());
   lmshm::ObjectInfo info;
-  for (int i = 0; i < 4; i++) CHECK(keys.Get("k", {memory.data(), 5}, {}, &info).ok());
+  for (int i = 0; i < 4; i++) CHECK(keys.Get(Key("k"), {memory.data(), 5}, {}, &info).ok());
   CHECK_EQ(keys.share().kept_files.size(), 0u);
   CHECK_EQ(keys.share().kept_files.found(), 0u);
 }

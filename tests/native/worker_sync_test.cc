@@ -79,8 +79,8 @@ TEST(a_durable_put_of_a_long_key_has_the_key_on_the_disk_too) {
   const TempDir dir;
   TestSegment segment(1 << 16);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   const std::string request = "1 PUT " + key + " 0 10000 sync=";
   // A put that nothing was asked of makes it; those after it keep it.
   REQUIRE(CallsOf(request + "none", dir, segment).size() > 0);

@@ -12,8 +12,11 @@ namespace {
 
 struct Root {
   explicit Root(size_t most = 16, const lmshm::KeptFilesRules& kept = {}) {
+    Directories::Limits limits;
+    limits.directories = most;
+    limits.kept = kept;
     REQUIRE(ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-    directories = std::make_unique<Directories>(*root, most, kept);
+    directories = std::make_unique<Directories>(*root, limits);
     REQUIRE(directories->Start().ok());
   }
   Directories::Store Open(const std::string& path) {
@@ -146,7 +149,10 @@ TEST(too_many_directories_are_an_error_of_hello) {
   TempDir dir;
   std::unique_ptr<ObjectDir> root;
   REQUIRE(ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
-  const std::unique_ptr<Directories> directories = OpenDirectories(*root, Attributes::kDetect, 2);
+  Directories::Limits limits;
+  limits.directories = 2;
+  const std::unique_ptr<Directories> directories =
+      OpenDirectories(*root, Attributes::kDetect, limits);
   lmshm::Service service;
   service.directories = directories.get();
   const auto say = [](lmshm::Dialogue* dialogue, const std::string& line) {
@@ -179,10 +185,10 @@ TEST(files_stay_open_within_one_bound_for_all_directories) {
       const std::string key = std::to_string(i);
       uint32_t crc = 0;
       memory[0] = static_cast<char>('0' + d);
-      CHECK_OK(stores.back()->Put(key, bytes, {}, {}, &crc));
+      CHECK_OK(stores.back()->Put(Key(key), bytes, {}, {}, &crc));
       lmshm::ObjectInfo info;
       for (int again = 0; again < 3; again++) {
-        CHECK_OK(stores.back()->Get(key, bytes, {}, &info));
+        CHECK_OK(stores.back()->Get(Key(key), bytes, {}, &info));
         CHECK_EQ(memory[0], static_cast<char>('0' + d));  // and not another directory's
       }
     }

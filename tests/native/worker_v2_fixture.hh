@@ -14,9 +14,9 @@
 enum class Attributes { kDetect, kNone };
 
 // Of `root`, without the help of its file system but, where that is asked for, attributes.
-inline std::unique_ptr<lmshm::Directories> OpenDirectories(const lmshm::ObjectDir& root,
-                                                           Attributes mode = Attributes::kDetect,
-                                                           size_t most = 16) {
+inline std::unique_ptr<lmshm::Directories> OpenDirectories(
+    const lmshm::ObjectDir& root, Attributes mode = Attributes::kDetect,
+    const lmshm::Directories::Limits& limits = lmshm::Directories::Limits()) {
   const auto probe = [](int dir_fd, lmshm::StorageFacts* facts) {
     const int error = lmshm::ProbeStorage(dir_fd, facts);
     const bool attributes = facts->attributes;
@@ -31,20 +31,20 @@ inline std::unique_ptr<lmshm::Directories> OpenDirectories(const lmshm::ObjectDi
   };
   lmshm::Directories::Probe chosen = probe;
   if (mode == Attributes::kNone) chosen = without;
-  auto directories =
-      std::make_unique<lmshm::Directories>(root, most, lmshm::KeptFilesRules(), chosen);
+  auto directories = std::make_unique<lmshm::Directories>(root, limits, chosen);
   REQUIRE(directories->Start().ok());
   return directories;
 }
 
 class TalkV2 {
  public:
-  explicit TalkV2(Attributes mode = Attributes::kDetect, bool confined = true) {
+  explicit TalkV2(Attributes mode = Attributes::kDetect, bool confined = true,
+                  const lmshm::Directories::Limits& limits = lmshm::Directories::Limits()) {
     if (confined) {
       const lmshm::Status status =
           lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);
       REQUIRE(status.ok());
-      directories_ = OpenDirectories(*objects_, mode);
+      directories_ = OpenDirectories(*objects_, mode, limits);
       has_attributes = directories_->root().has_attributes();
     } else {
       objects_ = lmshm::ObjectDir::Unconfined();
@@ -53,6 +53,11 @@ class TalkV2 {
     service_.directories = directories_.get();
     service_.boot_id = "0123456789abcdef";
     session_ = std::make_unique<lmshm::Dialogue>(service_, "test");
+  }
+
+  // Another client of the same worker, in the same directory.
+  explicit TalkV2(TalkV2* other) : service_(other->service_) {
+    session_ = std::make_unique<lmshm::Dialogue>(service_, "another");
   }
 
   // One line, without its '\n'; it is checked to be one.
@@ -77,6 +82,7 @@ class TalkV2 {
   }
 
   lmshm::Dialogue& dialogue() { return *session_; }
+  lmshm::Service& service() { return service_; }
 
   TempDir root;
   bool has_attributes = false;

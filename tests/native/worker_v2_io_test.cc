@@ -130,7 +130,7 @@ void RoundTrip(const Store& store, TestSegment* segment, size_t offset, size_t s
   segment->FillPattern(static_cast<unsigned>(size % 251));
   const std::string before = segment->Bytes(offset, size);
   uint32_t crc = 0;
-  CHECK_OK(store->Put("k", {segment->data() + offset, size}, {{"a", "b"}}, options, &crc));
+  CHECK_OK(store->Put(Key("k"), {segment->data() + offset, size}, {{"a", "b"}}, options, &crc));
   CHECK_EQ(crc, options.checksum ? CrcOf(before) : 0u);
   CHECK(ReadFile(path) == before);
   struct stat st;
@@ -140,7 +140,7 @@ void RoundTrip(const Store& store, TestSegment* segment, size_t offset, size_t s
   segment->FillPattern(static_cast<unsigned>(size % 251) + 1);
   const std::string beyond = segment->Bytes(offset + size, 4096);
   ObjectInfo info;
-  CHECK_OK(store->Get("k", {segment->data() + offset, size + 4096}, options, &info));
+  CHECK_OK(store->Get(Key("k"), {segment->data() + offset, size + 4096}, options, &info));
   CHECK_EQ(info.length, size);
   CHECK(segment->Bytes(offset, size) == before);
   CHECK(segment->Bytes(offset + size, 4096) == beyond);
@@ -279,27 +279,28 @@ TEST(a_segment_that_is_cut_is_an_error_in_every_mode) {
   TestSegment segment(8 * kMiB);
   TestParallel parallel;
   const SharedBytes all = {segment.data(), segment.size()};
-  CHECK_OK(store->Put("old", all, {}, Options(IoMode::kCached), nullptr));
+  CHECK_OK(store->Put(Key("old"), all, {}, Options(IoMode::kCached), nullptr));
   REQUIRE_EQ(ftruncate(segment.fd(), 5 * kMiB + 4096), 0);
   for (const IoMode io : {IoMode::kDirect, IoMode::kCached}) {
     for (lmshm::Parallel* const help :
          {static_cast<lmshm::Parallel*>(nullptr), static_cast<lmshm::Parallel*>(&parallel)}) {
       for (const bool checksum : {true, false}) {
         const TransferOptions options = Options(io, help, checksum);
-        CHECK_EQ(store->Put("new", all, {}, options, nullptr).number(), EFAULT);
+        CHECK_EQ(store->Put(Key("new"), all, {}, options, nullptr).number(), EFAULT);
         ObjectInfo info;
-        CHECK_EQ(store->Get("old", all, options, &info).number(), EFAULT);
+        CHECK_EQ(store->Get(Key("old"), all, options, &info).number(), EFAULT);
       }
     }
   }
   // The small ones, too.
-  CHECK_OK(store->Put("old", {segment.data(), 100000}, {}, Options(IoMode::kAuto), nullptr));
+  CHECK_OK(store->Put(Key("old"), {segment.data(), 100000}, {}, Options(IoMode::kAuto), nullptr));
   REQUIRE_EQ(ftruncate(segment.fd(), 50000), 0);
   ObjectInfo info;
   for (const bool checksum : {true, false}) {
     const TransferOptions options = Options(IoMode::kAuto, nullptr, checksum);
-    CHECK_EQ(store->Get("old", {segment.data(), 100000}, options, &info).number(), EFAULT);
-    CHECK_EQ(store->Put("new", {segment.data(), 100000}, {}, options, nullptr).number(), EFAULT);
+    CHECK_EQ(store->Get(Key("old"), {segment.data(), 100000}, options, &info).number(), EFAULT);
+    CHECK_EQ(store->Put(Key("new"), {segment.data(), 100000}, {}, options, nullptr).number(),
+             EFAULT);
   }
   CHECK_EQ(dir.Names().size(), 1u);
 }
@@ -312,7 +313,7 @@ TEST(a_transfer_is_cancelled_between_pieces) {
   const std::string before = segment.Bytes(0, segment.size());
   TestParallel parallel;
   const SharedBytes all = {segment.data(), segment.size()};
-  CHECK_OK(store->Put("k", all, {}, Options(IoMode::kCached), nullptr));
+  CHECK_OK(store->Put(Key("k"), all, {}, Options(IoMode::kCached), nullptr));
   segment.FillPattern(4);
   for (const IoMode io : {IoMode::kDirect, IoMode::kCached}) {
     for (lmshm::Parallel* const help :
@@ -321,10 +322,10 @@ TEST(a_transfer_is_cancelled_between_pieces) {
         TransferOptions options = Options(io, help);
         const CancelAfter put(times), get(times);
         options.cancel = &put;
-        CHECK_EQ(store->Put("k", all, {}, options, nullptr).number(), ECANCELED);
+        CHECK_EQ(store->Put(Key("k"), all, {}, options, nullptr).number(), ECANCELED);
         options.cancel = &get;
         ObjectInfo info;
-        CHECK_EQ(store->Get("k", all, options, &info).number(), ECANCELED);
+        CHECK_EQ(store->Get(Key("k"), all, options, &info).number(), ECANCELED);
       }
     }
   }
@@ -344,7 +345,7 @@ TEST(durability_is_what_was_asked_for) {
       synced.clear();
       TransferOptions options = Options(IoMode::kAuto);
       options.durability = durability;
-      CHECK_OK(store->Put(key, {segment.data(), 4096}, {}, options, nullptr));
+      CHECK_OK(store->Put(Key(key), {segment.data(), 4096}, {}, options, nullptr));
       const size_t names = objects;
       objects = dir.Names().size();
       if (durability == Durability::kNone) {
@@ -416,10 +417,11 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         options.durability = durability;
         const std::string key = mode == IoMode::kCached ? "cached" : "direct";
         size_t turns = 0;
-        ObjectPut put(*store.operator->(), key, {segment.data(), kSize}, {{"a", "b"}}, options);
+        ObjectPut put(*store.operator->(), Key(key), {segment.data(), kSize}, {{"a", "b"}},
+                      options);
         for (bool done = false; !done; turns++) {
           // Of an object that is not complete nobody sees anything.
-          CHECK_EQ(store->Get(key, {segment.data(), 0}, options, nullptr).number(), ENOENT);
+          CHECK_EQ(store->Get(Key(key), {segment.data(), 0}, options, nullptr).number(), ENOENT);
           Turn turn(&parallel);
           REQUIRE(put.Go(&turn, &done).ok());
         }
@@ -431,7 +433,7 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         ObjectInfo info;
         std::unique_ptr<ObjectGet> rest;
         Turn first(&parallel);
-        CHECK_OK(store->BeginGet(key, {segment.data(), kSize}, options, &first, &info, &rest));
+        CHECK_OK(store->BeginGet(Key(key), {segment.data(), kSize}, options, &first, &info, &rest));
         REQUIRE(rest != nullptr);
         turns = 1;
         for (bool done = false; !done; turns++) {
@@ -444,7 +446,7 @@ TEST(an_object_that_is_moved_in_turns_is_the_same) {
         CHECK_EQ(info.attributes.size(), 1u);
         CHECK(segment.Bytes(0, kSize) == before);
         bool removed = false;
-        CHECK_OK(store->Remove(key, &removed));
+        CHECK_OK(store->Remove(Key(key), &removed));
         CHECK(removed);
       }
     }
@@ -464,7 +466,7 @@ TEST(what_is_left_in_the_middle_leaves_nothing_behind) {
     store.Make();
     bool done = true;
     {
-      ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, TransferOptions());
+      ObjectPut put(*store.operator->(), Key("k"), {segment.data(), kSize}, {}, TransferOptions());
       Turn turn(&parallel);
       CHECK_OK(put.Go(&turn, &done));
       CHECK(!done);
@@ -475,7 +477,7 @@ TEST(what_is_left_in_the_middle_leaves_nothing_behind) {
     CancelAfter cancel(6);
     TransferOptions options;
     options.cancel = &cancel;
-    ObjectPut put(*store.operator->(), "k", {segment.data(), kSize}, {}, options);
+    ObjectPut put(*store.operator->(), Key("k"), {segment.data(), kSize}, {}, options);
     Status status;
     for (done = false; !done;) {
       Turn turn(&parallel);
@@ -501,7 +503,7 @@ TEST(a_file_that_changes_between_two_turns_is_noticed) {
     ObjectInfo got;
     std::unique_ptr<ObjectGet> rest;
     Turn first(&parallel);
-    CHECK_OK(store->BeginGet("k", space, TransferOptions(), &first, &got, &rest));
+    CHECK_OK(store->BeginGet(Key("k"), space, TransferOptions(), &first, &got, &rest));
     CHECK(rest != nullptr);
     meanwhile();
     bool done = rest == nullptr;
@@ -512,11 +514,11 @@ TEST(a_file_that_changes_between_two_turns_is_noticed) {
     }
     return end;
   };
-  CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+  CHECK_OK(store->Put(Key("k"), {segment.data(), kSize}, {}, TransferOptions(), nullptr));
   // Who has begun to read the old one gets it.
   const Status replaced = get([&] {
     memset(segment.data(), 'n', kSize);
-    CHECK_OK(store->Put("k", {segment.data(), kSize}, {}, TransferOptions(), nullptr));
+    CHECK_OK(store->Put(Key("k"), {segment.data(), kSize}, {}, TransferOptions(), nullptr));
   });
   CHECK_OK(replaced);
   CHECK(segment.Bytes(kSize, kSize) == old_bytes);

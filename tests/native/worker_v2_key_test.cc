@@ -12,8 +12,8 @@
 
 using lmshm::ClassifyFile;
 using lmshm::FileKind;
-using lmshm::FindKeyFile;
-using lmshm::KeyFile;
+using lmshm::ObjectKey;
+using lmshm::ParseKey;
 using lmshm::Sha256Hex;
 
 // FIPS 180-4's examples, and the lengths around a block's end.
@@ -49,8 +49,8 @@ TEST(the_golden_keys_have_the_files_that_the_file_says) {
     REQUIRE_EQ(row.size(), 2u);
     std::string key;
     REQUIRE(lmshm::PercentDecode(row[0], &key));
-    KeyFile file;
-    const lmshm::Status status = FindKeyFile(key, &file);
+    ObjectKey file;
+    const lmshm::Status status = ParseKey(key, &file);
     if (!status.ok()) {
       CHECK_EQ(lmshm::ErrnoName(status.number()), row[1]);
       continue;
@@ -84,9 +84,9 @@ TEST(files_that_are_no_objects) {
 }
 
 TEST(a_key_has_a_limit) {
-  KeyFile file;
-  CHECK_OK(FindKeyFile(std::string(lmshm::kMaxKeyBytes, 'x'), &file));
-  CHECK_EQ(FindKeyFile(std::string(lmshm::kMaxKeyBytes + 1, 'x'), &file).number(), ENAMETOOLONG);
+  ObjectKey file;
+  CHECK_OK(ParseKey(std::string(lmshm::kMaxKeyBytes, 'x'), &file));
+  CHECK_EQ(ParseKey(std::string(lmshm::kMaxKeyBytes + 1, 'x'), &file).number(), ENAMETOOLONG);
 }
 
 CHECK_MAIN

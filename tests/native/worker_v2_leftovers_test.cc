@@ -107,16 +107,17 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   const TempDir dir;
   const lmshm::UniqueFd fd = OpenDirectory(dir);
   const KeyStore store(fd.get(), FactsOf(fd.get()));
-  lmshm::KeyListing listing(store);
+  lmshm::OpenListings open(4);
+  lmshm::KeyListings listing(store, &open);
   TestSegment segment(4096);
   const std::string probe = ".lmshm-probe.123.0123456789abcdef.tmp";
   // Like a probe, and an object as any other.
   const std::string object = ".lmshm-probe.123.x.0123456789abcdef.tmp";
   const lmshm::SharedBytes bytes = {segment.data(), 100};
-  CHECK_OK(store.Put(probe, bytes, {}, TransferOptions(), nullptr));
-  CHECK_OK(store.Put(object, bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(probe), bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(object), bytes, {}, TransferOptions(), nullptr));
   bool there = false;
-  CHECK_OK(store.Exists(probe, &there));
+  CHECK_OK(store.Exists(Key(probe), &there));
   CHECK(there);
   lmshm::ListRequest request;
   request.limit = 10;
@@ -128,7 +129,7 @@ TEST(a_probe_is_an_object_but_never_listed_and_is_removed_when_it_was_left) {
   CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).temporaries,
            0u);  // too young
   CHECK_EQ(RemoveLeftovers(fd.get(), kNoAge, nullptr).temporaries, 1u);
-  CHECK_OK(store.Exists(probe, &there));
+  CHECK_OK(store.Exists(Key(probe), &there));
   CHECK(!there);
   CHECK(Exists(dir / (object + ".data")));
 }
@@ -139,9 +140,9 @@ TEST(a_sidecar_without_an_object_is_removed) {
   const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k'), other(300, 'o');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
-  CHECK_OK(store.Put(other, {segment.data(), 100}, {}, TransferOptions(), nullptr));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
+  CHECK_OK(store.Put(Key(other), {segment.data(), 100}, {}, TransferOptions(), nullptr));
   WriteFile(dir / names.sidecar_name, key);
   WriteFile(dir / "not-ours.key", key);
   CHECK_EQ(RemoveLeftovers(fd.get(), std::chrono::seconds(60), nullptr).sidecars, 0u);  // too young
@@ -166,16 +167,17 @@ TEST(a_put_that_fails_takes_the_sidecar_of_a_dead_one_along) {
   const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   WriteFile(dir / names.sidecar_name, key);
   REQUIRE_EQ(mkdir((dir / names.file_name).c_str(), 0700), 0);
-  CHECK_EQ(store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr).number(), EISDIR);
+  CHECK_EQ(store.Put(Key(key), {segment.data(), 100}, {}, TransferOptions(), nullptr).number(),
+           EISDIR);
   CHECK(!Exists(dir / names.sidecar_name));
   WriteFile(dir / names.sidecar_name, key);
   REQUIRE_EQ(rmdir((dir / names.file_name).c_str()), 0);
   bool removed = true;
-  CHECK_OK(store.Remove(key, &removed));
+  CHECK_OK(store.Remove(Key(key), &removed));
   CHECK(!removed);
   CHECK(dir.Names().empty());
 }
@@ -187,8 +189,8 @@ TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
   const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   std::atomic<bool> over{false};
   std::thread collector([&] {
     while (!over) lmshm::Sidecar(fd.get(), names.sidecar_name, names.file_name).RemoveOrphan();
@@ -197,13 +199,14 @@ TEST(collecting_never_takes_the_sidecar_of_an_object_that_is_being_stored) {
   const KeyStore store(fd.get(), facts);
   for (int round = 0; round < 300; round++) {
     bool removed;
-    const lmshm::Status put = store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr);
+    const lmshm::Status put =
+        store.Put(Key(key), {segment.data(), 100}, {}, TransferOptions(), nullptr);
     if (!put.ok()) {
       wrong = put.ToString();
     } else if (!Exists(dir / names.sidecar_name)) {
       wrong = "an object without its sidecar";
     }
-    const lmshm::Status remove = store.Remove(key, &removed);
+    const lmshm::Status remove = store.Remove(Key(key), &removed);
     if (!remove.ok()) wrong = remove.ToString();
   }
   over = true;
@@ -253,11 +256,11 @@ TEST(a_put_that_fails_leaves_no_sidecar) {
   const KeyStore store(fd.get(), FactsOf(fd.get()));
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   REQUIRE_EQ(mkdir((dir / names.file_name).c_str(), 0700), 0);
   const lmshm::SharedBytes bytes = {segment.data(), 100};
-  CHECK_EQ(store.Put(key, bytes, {}, TransferOptions(), nullptr).number(), EISDIR);
+  CHECK_EQ(store.Put(Key(key), bytes, {}, TransferOptions(), nullptr).number(), EISDIR);
   REQUIRE_EQ(rmdir((dir / names.file_name).c_str()), 0);
   CHECK(dir.Names().empty());
 
@@ -267,7 +270,7 @@ TEST(a_put_that_fails_leaves_no_sidecar) {
     CHECK_EQ(ReadFile(dir / names.sidecar_name), key);
   }  // and no object has appeared
   CHECK(dir.Names().empty());
-  CHECK_OK(store.Put(key, bytes, {}, TransferOptions(), nullptr));
+  CHECK_OK(store.Put(Key(key), bytes, {}, TransferOptions(), nullptr));
   CHECK_EQ(dir.Names().size(), 2u);
 }
 
@@ -278,8 +281,8 @@ TEST(an_object_and_its_sidecar_come_and_go_together) {
   const lmshm::StorageFacts facts = FactsOf(fd.get());
   TestSegment segment(4096);
   const std::string key(300, 'k');
-  lmshm::KeyFile names;
-  CHECK_OK(lmshm::FindKeyFile(key, &names));
+  lmshm::ObjectKey names;
+  CHECK_OK(lmshm::ParseKey(key, &names));
   for (int round = 0; round < 40; round++) {
     std::vector<std::thread> threads;
     std::string wrong[4];
@@ -288,9 +291,9 @@ TEST(an_object_and_its_sidecar_come_and_go_together) {
         const KeyStore store(fd.get(), facts);  // as other processes have their own
         for (int i = 0; i < 5; i++) {
           bool removed;
-          const lmshm::Status status =
-              t % 2 == 0 ? store.Put(key, {segment.data(), 100}, {}, TransferOptions(), nullptr)
-                         : store.Remove(key, &removed);
+          const lmshm::Status status = t % 2 == 0 ? store.Put(Key(key), {segment.data(), 100}, {},
+                                                              TransferOptions(), nullptr)
+                                                  : store.Remove(Key(key), &removed);
           if (!status.ok()) wrong[t] = status.ToString();
         }
       });

@@ -239,8 +239,8 @@ TEST(a_key_that_is_no_file_name_has_a_sidecar) {
   const std::string long_key(5000, 'x');
   for (const std::string& key : {std::string("a-SEP-b"), long_key}) {
     CHECK_STARTS(talk.Say("2 PUT " + key + " 0 10"), "2 OK 10");
-    lmshm::KeyFile file;
-    CHECK_OK(lmshm::FindKeyFile(key, &file));
+    lmshm::ObjectKey file;
+    CHECK_OK(lmshm::ParseKey(key, &file));
     CHECK_EQ(talk.root.Names().size(), 2u);
     CHECK_EQ(ReadFile(talk.root / file.sidecar_name), key);
     CHECK_STARTS(talk.Say("3 GET " + key + " 0 10"), "3 OK 10");

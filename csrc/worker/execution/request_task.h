@@ -1,32 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RequestTask: one request on objects that is on its way through the engine, with all it needs, how
-// it is cancelled, and how it is answered.
+// RequestTask: one request of version 2 on objects, on its way through the engine: what it does, in
+// turns (turn.h), how it is cancelled, and how it is answered.
+//
+// It has all it needs with it and shares ownership of the memory it works on: it may run on any
+// thread, beside others, and outlive the client's attachment.
 #ifndef LMSHM_WORKER_EXECUTION_REQUEST_TASK_H_
 #define LMSHM_WORKER_EXECUTION_REQUEST_TASK_H_
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <string_view>
 
 #include "worker/base/cancel.h"
 #include "worker/base/metrics.h"
-#include "worker/execution/engine.h"
-#include "worker/execution/operation.h"
+#include "worker/base/parallel.h"
+#include "worker/base/status.h"
+#include "worker/base/turn.h"
+#include "worker/execution/task.h"
+#include "worker/memory/attachment.h"
 #include "worker/protocol/request_v2.h"
+#include "worker/storage/key_listing.h"
+#include "worker/storage/key_store.h"
 
 namespace lmshm {
 
+struct RequestContext {
+  const KeyStore* store = nullptr;           // must outlive the request, and so must the others
+  KeyListings* listings = nullptr;           //
+  std::shared_ptr<const Attachment> memory;  // null: nothing is attached
+  const CancelCheck* cancel = nullptr;       // may be null
+  Parallel* parallel = nullptr;              // may be null: nobody helps
+  IoMode io = IoMode::kAuto;                 // for objects that say nothing of it
+  Durability sync = Durability::kNone;       // likewise
+  size_t open_objects = 1;                   // of a batch that are under way at one time
+};
+
+// PUT, GET, STAT, EXISTS, CONTAINS, REMOVE or LIST. Not thread safe but for Cancel(): one thread at
+// a time, which has others help it.
 class RequestTask : public Task, private CancelCheck {
  public:
   // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
   // and must outlive this.
   // `read`: when its line was.
-  RequestTask(RequestV2 request, OperationContext context, const std::string& peer,
+  RequestTask(RequestV2 request, RequestContext context, const std::string& peer,
               Metrics::Clock::time_point read = Metrics::Clock::now());
+  ~RequestTask() override;
 
-  uint64_t id() const { return operation_.request().id; }
+  uint64_t id() const { return request_.id; }
 
   // Memory that it takes while it waits.
   size_t held_bytes() const { return held_bytes_; }
@@ -34,8 +58,9 @@ class RequestTask : public Task, private CancelCheck {
   // How much work it is, as bytes that could be moved in the same time.
   uint64_t cost() const { return cost_; }
 
-  // Carries it out, or goes on with it, on any thread. True once it is over: then its answer, one
-  // line, has been appended. False: its turn is. Blocks.
+  // Carries it out, or goes on with it. True once it is over: then its answer, one line, has been
+  // appended; of a batch every object has its own success or failure in there. False: its turn is.
+  // Blocks.
   bool Go(std::string* answers);
 
   // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
@@ -45,19 +70,42 @@ class RequestTask : public Task, private CancelCheck {
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
-  static OperationContext WithCancel(OperationContext context, const CancelCheck* cancel);
+  struct Item;
+  struct Batch;
+
   bool Cancelled() const override;
   const char* Reason() const override;
 
+  // These return true once that part of the request is over.
+  bool Carry(Status* status, std::string* result);
+  bool GoObject(size_t index, Item* item, Turn* turn);
+  bool GoPut(const TransferItem& object, Item* item, Turn* turn);
+  bool GoGet(const TransferItem& object, Item* item, Turn* turn);
+  bool GoBatch(Turn* turn, std::string* result);
+  void GoPart(size_t part, Turn* turn);
+  bool GoKeys(Turn* turn, Status* status, std::string* result);
+  Status Stat(std::string* result) const;
+  Status List(std::string* result);
+
+  Status Resolve(const TransferItem& object, SharedBytes* bytes) const;
+  TransferOptions Options(const TransferItem& object);
+  Status CancelledAt(std::string_view verb, std::string_view key) const;
+  // A failure, counted and, if it was cancelled, in the request's own words.
+  Status Failed(Status status, std::string_view verb, std::string_view key) const;
+
+  const RequestV2 request_;
+  const RequestContext context_;
   const size_t held_bytes_;
   const uint64_t cost_;
-  const CancelCheck* const ending_;
   const std::string& peer_;
   const Metrics::Clock::time_point read_;
   Metrics& metrics_;
   bool answered_ = false;
   std::atomic<bool> cancelled_{false};
-  Operation operation_;
+  std::unique_ptr<Item> item_;    // a lone one that is under way
+  std::unique_ptr<Batch> batch_;  // once it is begun
+  std::string_view keys_left_;    // that are not looked at yet
+  std::string digits_;            // of the others
 };
 
 }  // namespace lmshm

@@ -27,6 +27,7 @@ constexpr uint64_t kQuota = 6;
 constexpr uint64_t kSpare = 4;
 constexpr uint64_t kLeastLingering = 2;
 constexpr uint64_t kLeastLogins = 4;
+constexpr uint64_t kLeastListings = 2;
 
 }  // namespace
 
@@ -35,8 +36,9 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   shares->lingering = needs.sockets ? kLeastLingering : 0;
   shares->logins = needs.logins ? kLeastLogins : 0;
   const uint64_t roots = needs.directories ? 1 : 0;
+  shares->listings = needs.directories ? kLeastListings : 0;
   const uint64_t least = needs.own + (needs.quota ? kQuota : 0) + kSpare + roots +
-                         shares->lingering + shares->logins + requests * kEach;
+                         shares->listings + shares->lingering + shares->logins + requests * kEach;
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
@@ -72,6 +74,11 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
     const uint64_t more_directories = std::min(kMaxDirectories - 1, left / 4);
     shares->directories += more_directories;
     left -= more_directories;
+    const uint64_t more_listings =
+        std::min({kMaxListings - kLeastListings,
+                  shares->clients * KeyListings::kMost - kLeastListings, left / 4});
+    shares->listings += more_listings;
+    left -= more_listings;
   }
   if (needs.quota) {
     // All that clients may have open, and others that only have something in them.

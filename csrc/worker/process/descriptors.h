@@ -6,8 +6,8 @@
 // First what the worker itself has, a socket for each client, a few for connections that are no
 // clients (yet), and what the requests at work need at least. Of what is left, in this order: an
 // eventfd for each client's thread (one without is not woken, it looks from time to time), more
-// connections that are no clients, directories beside the root, files of requests that wait for
-// their next turn and of batches, and half of the rest for files that stay open.
+// connections that are no clients, directories beside the root, listings, files of requests that
+// wait for their next turn and of batches, and half of the rest for files that stay open.
 #ifndef LMSHM_WORKER_PROCESS_DESCRIPTORS_H_
 #define LMSHM_WORKER_PROCESS_DESCRIPTORS_H_
 
@@ -37,9 +37,10 @@ struct DescriptorShares {
   uint64_t logins = 0;     // connections that have not logged in
   uint64_t wakes = 0;
   uint64_t directories = 1;   // that are open at one time
+  uint64_t listings = 0;      // that wait for their next page
   uint64_t counted = 0;       // directories in the account of a quota
   uint64_t begun = 1;         // requests that have been begun, see EngineLimits
-  uint64_t open_objects = 1;  // of a batch, see OperationContext
+  uint64_t open_objects = 1;  // of a batch, see RequestContext
   uint64_t kept = 0;          // files that may stay open
 };
 

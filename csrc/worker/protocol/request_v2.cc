@@ -91,7 +91,7 @@ Status Decode(std::string_view word, const char* what, const Form& form, std::st
                             "not ASCII are written as %XX");
 }
 
-Status ParseKey(std::string_view word, const Form& form, std::string* key) {
+Status DecodeKey(std::string_view word, const Form& form, std::string* key) {
   Status status = Decode(word, "key", form, key);
   return status.ok() ? CheckKey(*key) : status;
 }
@@ -100,7 +100,7 @@ Status ParseKey(std::string_view word, const Form& form, std::string* key) {
 Status ParseKeyInPlace(std::string_view word, const Form& form, RequestV2* request,
                        std::string_view* key) {
   std::string decoded;
-  Status status = ParseKey(word, form, &decoded);
+  Status status = DecodeKey(word, form, &decoded);
   if (!status.ok()) return status;
   char* const at = request->line.get() + (word.data() - request->line.get());
   std::memcpy(at, decoded.data(), decoded.size());
@@ -111,7 +111,7 @@ Status ParseKeyInPlace(std::string_view word, const Form& form, RequestV2* reque
 Status ParseKeys(const Words& words, const Form& form, RequestV2* request) {
   std::string key;
   for (const std::string_view word : words) {
-    Status status = ParseKey(word, form, &key);
+    Status status = DecodeKey(word, form, &key);
     if (!status.ok()) return status;
   }
   const char* const begin = words.front().data();

@@ -44,7 +44,7 @@ struct Service {
   Engine* engine = nullptr;   // null: requests are carried out where they are read
   IoMode io = IoMode::kAuto;  // where a request does not say
   Durability sync = Durability::kNone;
-  size_t open_objects = 1;  // see OperationContext
+  size_t open_objects = 1;  // see RequestContext
 
   // Where there are no directories nothing is counted, and null is returned.
   Metrics* metrics() const {

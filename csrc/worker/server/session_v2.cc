@@ -35,7 +35,7 @@ SessionV2::SessionV2(const Service& service, std::string peer, Directories::Stor
       peer_(std::move(peer)),
       store_(std::move(store)),
       pipeline_(pipeline),
-      listing_(*store_) {}
+      listings_(*store_, &service.directories->listings()) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
   const Metrics::Clock::time_point read = Metrics::Clock::now();
@@ -84,9 +84,9 @@ void SessionV2::HandleTooLong(std::string* answer) {
 }
 
 void SessionV2::Begin(RequestV2 request, Metrics::Clock::time_point read, std::string* answers) {
-  OperationContext context;
+  RequestContext context;
   context.store = store_.get();
-  context.listing = &listing_;
+  context.listings = &listings_;
   context.memory = attachment_;
   context.cancel = service_.cancel;
   context.parallel = service_.engine;

@@ -43,7 +43,7 @@ class SessionV2 : public Conversation {
   const Directories::Store store_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
   Pipeline* const pipeline_;
-  KeyListing listing_;
+  KeyListings listings_;
 };
 
 }  // namespace lmshm

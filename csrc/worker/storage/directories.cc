@@ -21,13 +21,13 @@ constexpr std::chrono::seconds kLeftoverAge(60);
 
 }  // namespace
 
-Directories::Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept,
-                         Probe probe, Quota* quota)
+Directories::Directories(const ObjectDir& root, const Limits& limits, Probe probe, Quota* quota)
     : root_(root),
-      most_(most),
+      most_(limits.directories),
       probe_(probe),
       quota_(quota),
-      share_(std::make_shared<StoresShare>(kept)) {}
+      share_(std::make_shared<StoresShare>(limits.kept)),
+      listings_(limits.listings) {}
 
 Directories::~Directories() {
   {

@@ -24,6 +24,7 @@
 #include "worker/base/cancel.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
+#include "worker/storage/key_listing.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
 #include "worker/storage/quota.h"
@@ -41,11 +42,17 @@ class Directories : private CancelCheck {
   // Finds out what a directory's file system can do.
   using Probe = int (*)(int dir_fd, StorageFacts* facts);
 
-  // `root` is confined and must outlive this; `most` directories are open at one time, at least 1.
-  // `kept`: of the files that stay open, all together.
-  // What is stored takes its room from `quota` (may be null), which must outlive this.
-  Directories(const ObjectDir& root, size_t most, const KeptFilesRules& kept = KeptFilesRules(),
-              Probe probe = ProbeStorage, Quota* quota = nullptr);
+  // What may be open at one time, of all together.
+  struct Limits {
+    size_t directories = kMaxDirectories;  // at least 1
+    size_t listings = 64;                  // that wait for their next page
+    KeptFilesRules kept;                   // files that are got again and again
+  };
+
+  // `root` is confined and must outlive this. What is stored takes its room from `quota` (may be
+  // null), which must outlive this, too.
+  Directories(const ObjectDir& root, const Limits& limits, Probe probe = ProbeStorage,
+              Quota* quota = nullptr);
   Directories(const Directories&) = delete;
   Directories& operator=(const Directories&) = delete;
   // Waits until the collecting of leftovers has been broken off. No store may be in use any more.
@@ -61,6 +68,7 @@ class Directories : private CancelCheck {
 
   const KeyStore& root() const { return *root_store_; }
   StoresShare& share() const { return *share_; }
+  OpenListings& listings() { return listings_; }
   // How many are open.
   size_t size() const;
 
@@ -87,6 +95,7 @@ class Directories : private CancelCheck {
   const Probe probe_;
   Quota* const quota_;
   const std::shared_ptr<StoresShare> share_;
+  OpenListings listings_;
   Store root_store_;
   std::thread collector_;
 

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/file_io.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 
+#include "worker/base/text.h"
+#include "worker/base/unique_fd.h"
 #include "worker/memory/fault_guard.h"
 
 namespace lmshm {
@@ -74,6 +78,53 @@ int ReadFully(int fd, SharedBytes data, const CancelCheck* cancel, uint64_t* don
   range.data = data;
   range.cancel = cancel;
   return ReadRange(fd, range, done, nullptr);
+}
+
+int SyncData(int fd) {
+  // Not fdatasync(): that may leave out attributes, and for a new file it is no faster.
+  while (fsync(fd) != 0) {
+    if (errno != EINTR) return errno;
+  }
+  return 0;
+}
+
+int SyncNames(int dir_fd) {
+  const UniqueFd dir(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return dir.valid() ? SyncData(dir.get()) : errno;
+}
+
+std::string ActionOn(std::string_view verb, std::string_view what) {
+  constexpr size_t kShownBytes = 200;
+  std::string action(verb);
+  action.push_back(' ');
+  AppendPrintable(what, kShownBytes, &action);
+  return action;
+}
+
+Status ExplainStorage(int error, const std::string& action) {
+  switch (error) {
+    case EFAULT:
+      return Status::System(error, action,
+                            "the shared memory is shorter than when it was attached, or its file "
+                            "system is full: recreate the segment and ATTACH again");
+    case ELOOP:
+      return Status::System(error, action, "symbolic links are not followed here");
+    case ECANCELED:
+      return Status::System(error, action, "the worker is ending");
+    case EROFS:
+    case EACCES:
+    case EPERM:
+      return Status::System(error, action, "the worker runs as user " + std::to_string(geteuid()));
+    default:
+      return Status::System(error, action);
+  }
+}
+
+Status CheckObjectType(mode_t mode, const std::string& action) {
+  if (S_ISREG(mode)) return Status::OK();
+  if (S_ISDIR(mode)) return Status::System(EISDIR, action);
+  if (S_ISLNK(mode)) return Status::System(ELOOP, action, "a symbolic link is no object");
+  return Status::Error(EINVAL, action + ": not a regular file");
 }
 
 }  // namespace lmshm

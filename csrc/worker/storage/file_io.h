@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whole transfers between a file and memory: short counts and EINTR are dealt with here, once. The
-// CRC-32C of the bytes is computed on the way where it is asked for: piece by piece, while a piece
-// is in the processor's cache, which costs much less than a second pass.
+// File I/O in full, and in words. Whole transfers between a file and memory: short counts and EINTR
+// are dealt with here, once. The CRC-32C of the bytes is computed on the way where it is asked for:
+// piece by piece, while a piece is in the processor's cache, which costs much less than a second
+// pass. Waiting until something is on the disk; and what a failed call means.
 #ifndef LMSHM_WORKER_STORAGE_FILE_IO_H_
 #define LMSHM_WORKER_STORAGE_FILE_IO_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "worker/base/cancel.h"
+#include "worker/base/status.h"
 #include "worker/memory/shared_bytes.h"
 
 namespace lmshm {
@@ -35,6 +41,24 @@ struct RangeIo {
 // From offset 0 on, without a checksum; as WriteRange() and ReadRange().
 [[nodiscard]] int WriteFully(int fd, SharedBytes data, const CancelCheck* cancel);
 [[nodiscard]] int ReadFully(int fd, SharedBytes data, const CancelCheck* cancel, uint64_t* done);
+
+// Waits until the content and attributes of an open file are on the disk. Returns 0 or an errno
+// value; EIO: they are not, and may never be. Blocks for as long as the disk takes.
+[[nodiscard]] int SyncData(int fd);
+
+// The same for the names in the directory `dir_fd` (may be O_PATH).
+[[nodiscard]] int SyncNames(int dir_fd);
+
+// "put <key>" and so on, for messages: printable, and cut where it is long.
+std::string ActionOn(std::string_view verb, std::string_view what);
+
+// The errno value `error` with what usually is behind it, for whoever asked for something to be
+// done with a file. `action`: what was tried, on what.
+Status ExplainStorage(int error, const std::string& action);
+
+// Nothing but a regular file is an object: EISDIR, ELOOP or EINVAL for all else. `mode` is its
+// st_mode.
+Status CheckObjectType(mode_t mode, const std::string& action);
 
 }  // namespace lmshm
 

@@ -7,15 +7,20 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <memory>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
 #include "worker/base/percent.h"
+#include "worker/base/text.h"
 #include "worker/storage/object_key.h"
 
 namespace lmshm {
 
 namespace {
+
+// Names that are read before somebody may have cancelled.
+constexpr size_t kCancelNames = 256;
 
 struct CloseDirectory {
   void operator()(DIR* dir) const { closedir(dir); }
@@ -27,112 +32,219 @@ bool IsRegular(int dir_fd, const struct dirent& entry) {
   return fstatat(dir_fd, entry.d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
 }
 
-bool StartsWith(const std::string& text, const std::string& start) {
-  return text.compare(0, start.size(), start) == 0;
+bool StartsWith(std::string_view text, std::string_view start) {
+  return text.substr(0, start.size()) == start;
 }
 
 }  // namespace
 
-Status KeyListing::Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const {
-  UniqueFd fd(openat(store_.dir_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return Status::System(errno, "list: open the directory");
-  const std::unique_ptr<DIR, CloseDirectory> dir(fdopendir(fd.get()));
-  if (dir == nullptr) return Status::System(errno, "list: open the directory");
-  fd.Release();  // dir's now
+// One listing. It is in the hand of one thread, or waits in OpenListings.
+struct KeyListings::Listing {
+  const KeyListings* owner = nullptr;
+  uint64_t number = 0;
+  uint64_t page = 0;  // the next
+  std::string prefix;
+  std::string name_prefix;  // of files whose names say their keys
+  std::unique_ptr<DIR, CloseDirectory> dir;
+  bool ended = false;              // `dir` has
+  std::string again;               // a name that could not be looked at
+  std::vector<std::string> found;  // keys that are on no page yet
+  bool has_place = false;
+  std::chrono::steady_clock::time_point used;
 
-  // The smallest names so far, the largest of them in front.
-  std::vector<std::string> heap;
-  batch->complete = true;
-  for (size_t count = 0;; count++) {
-    if (count % 1024 == 0 && cancel != nullptr && cancel->Cancelled()) {
-      return Status::System(ECANCELED, "list", "the worker is ending");
-    }
-    errno = 0;
-    const struct dirent* const entry = readdir(dir.get());
-    if (entry == nullptr) {
-      if (errno != 0) return Status::System(errno, "list: read the directory");
+  std::string Cursor() const { return std::to_string(number) + "." + std::to_string(page); }
+};
+
+KeyListings::~KeyListings() { open_->CloseAll(this); }
+
+Status KeyListings::Begin(const std::string& prefix, Owned* listing) {
+  UniqueFd fd;
+  Status status = store_.share().WithSpareRoom([&] {
+    fd.Reset(openat(store_.dir_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    return fd.valid() ? Status::OK() : Status::System(errno, "list: open the directory");
+  });
+  if (!status.ok()) return status;
+  auto begun = std::make_unique<Listing>();
+  begun->dir.reset(fdopendir(fd.get()));
+  if (begun->dir == nullptr) return Status::System(errno, "list: open the directory");
+  fd.Release();  // the stream's now
+  begun->owner = this;
+  begun->number = begun_.fetch_add(1) + 1;
+  begun->prefix = prefix;
+  begun->name_prefix = PlainNameOf(prefix);
+  *listing = std::move(begun);
+  return status;
+}
+
+Status KeyListings::Continue(const std::string& cursor, Owned* listing) {
+  *listing = open_->Take(this, cursor);
+  if (*listing != nullptr) return Status::OK();
+  return Status::Error(ESTALE, "list: the cursor " + Printable(cursor.substr(0, 100)) +
+                                   " is not known, or not any more: it is another connection's, "
+                                   "its page has been listed, or it gave way to others; begin "
+                                   "again with -");
+}
+
+Status KeyListings::Look(const std::string& name, Listing* listing) const {
+  std::string key;
+  switch (ClassifyFile(name, &key)) {
+    case FileKind::kOther:
+      return Status::OK();
+    case FileKind::kPlain:
       break;
-    }
-    const std::string name(entry->d_name);
-    if (name <= request.after) continue;
-    const bool full = heap.size() >= kBatchNames;
-    if (full && name >= heap.front()) {
-      batch->complete = false;
-      continue;
-    }
-    std::string key;
-    const FileKind kind = ClassifyFile(name, &key);
-    if (kind == FileKind::kOther) continue;
-    if (kind == FileKind::kPlain && !StartsWith(key, request.prefix)) continue;
-    if (!IsRegular(dirfd(dir.get()), *entry)) continue;
-    if (full) {
-      batch->complete = false;
-      std::pop_heap(heap.begin(), heap.end());
-      heap.pop_back();
-    }
-    heap.push_back(name);
-    std::push_heap(heap.begin(), heap.end());
+    case FileKind::kHashed:
+      Status status = store_.share().WithSpareRoom([&] { return store_.KeyOfHashed(name, &key); });
+      if (status.number() == ENOENT) return Status::OK();  // nobody knows its key
+      // Incomplete, a page would say that objects are not there.
+      if (!status.ok()) return status;
+      break;
   }
-  std::sort_heap(heap.begin(), heap.end());
-  // A file system may show a name twice when it is replaced while the directory is read.
-  heap.erase(std::unique(heap.begin(), heap.end()), heap.end());
-  batch->names = std::move(heap);
-  batch->prefix = request.prefix;
-  batch->after = request.after;
-  batch->used = 0;
-  batch->read = std::chrono::steady_clock::now();
+  if (StartsWith(key, listing->prefix)) listing->found.push_back(std::move(key));
   return Status::OK();
 }
 
-Status KeyListing::KeyOf(const std::string& name, std::string* key) const {
-  switch (ClassifyFile(name, key)) {
-    case FileKind::kPlain:
-      return Status::OK();
-    case FileKind::kHashed:
-      return store_.share().WithSpareRoom([&] { return store_.KeyOfHashed(name, key); });
-    case FileKind::kOther:
-      break;
+// Finds more keys than fit on the page, if it can: else that would not be known to be the last.
+Status KeyListings::Read(const ListRequest& request, const CancelCheck* cancel,
+                         Listing* listing) const {
+  size_t bytes = 0;
+  for (const std::string& key : listing->found) bytes += 1 + PercentSize(key);
+  const auto full = [&] {
+    return listing->found.size() > request.limit || bytes > request.max_bytes;
+  };
+  size_t looked = 0;
+  for (size_t count = 0; !full() && looked < kPageNames; count++) {
+    if (count % kCancelNames == 0 && cancel != nullptr && cancel->Cancelled()) {
+      return Status::System(ECANCELED, "list", "the worker is ending");
+    }
+    std::string name = std::exchange(listing->again, std::string());
+    if (name.empty()) {
+      if (listing->ended) break;
+      errno = 0;
+      const struct dirent* const entry = readdir(listing->dir.get());
+      if (entry == nullptr) {
+        if (errno != 0) return Status::System(errno, "list: read the directory");
+        listing->ended = true;
+        break;
+      }
+      looked++;
+      const std::string_view text = entry->d_name;
+      if (!StartsWith(text, listing->name_prefix) && !IsHashedName(text)) continue;
+      if (!IsRegular(dirfd(listing->dir.get()), *entry)) continue;
+      name = text;
+    }
+    if (IsHashedName(name)) looked += kHashedNames - 1;
+    const size_t before = listing->found.size();
+    const Status status = Look(name, listing);
+    if (!status.ok()) {
+      listing->again = std::move(name);
+      return status;
+    }
+    if (listing->found.size() > before) bytes += 1 + PercentSize(listing->found.back());
   }
-  return Status::Error(ENOENT, "no object");
+  return Status::OK();
 }
 
-KeyListing::Batch KeyListing::TakeAhead() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return std::exchange(ahead_, Batch());
-}
-
-Status KeyListing::List(const ListRequest& request, const CancelCheck* cancel, ListPage* page) {
-  Batch batch = TakeAhead();
-  const bool usable = !request.after.empty() && batch.after == request.after &&
-                      batch.prefix == request.prefix && !batch.names.empty() &&
-                      std::chrono::steady_clock::now() - batch.read <= kBatchAge;
-  if (!usable) {
-    batch = Batch();
-    Status status = store_.share().WithSpareRoom([&] { return Read(request, cancel, &batch); });
-    if (!status.ok()) return status;
+Status KeyListings::List(const ListRequest& request, const CancelCheck* cancel, ListPage* page) {
+  Owned listing;
+  Status status =
+      request.cursor.empty() ? Begin(request.prefix, &listing) : Continue(request.cursor, &listing);
+  if (!status.ok()) return status;
+  status = Read(request, cancel, listing.get());
+  if (!status.ok()) {
+    if (listing->has_place) {
+      (void)open_->Put(std::move(listing)).ok();  // it has its place
+    }
+    return status;
   }
 
   page->keys.clear();
-  size_t bytes = 0;
-  for (; batch.used < batch.names.size() && page->keys.size() < request.limit; batch.used++) {
-    const std::string& name = batch.names[batch.used];
-    std::string key;
-    const Status status = KeyOf(name, &key);
-    // Incomplete, a page would say that objects are not there.
-    if (!status.ok() && status.number() != ENOENT) return status;
-    if (status.ok() && StartsWith(key, request.prefix)) {
-      bytes += 1 + PercentSize(key);
-      if (bytes > request.max_bytes) break;
-      page->keys.push_back(std::move(key));
+  std::vector<std::string>& found = listing->found;
+  size_t count = 0;
+  for (size_t bytes = 0; count < std::min(found.size(), request.limit); count++) {
+    bytes += 1 + PercentSize(found[count]);
+    if (bytes > request.max_bytes) break;
+  }
+  const auto end = found.begin() + static_cast<ptrdiff_t>(count);
+  page->keys.assign(std::make_move_iterator(found.begin()), std::make_move_iterator(end));
+  found.erase(found.begin(), end);
+  listing->page++;
+  page->next = found.empty() && listing->ended ? std::string() : listing->Cursor();
+  if (!page->next.empty()) return open_->Put(std::move(listing));
+  open_->Close(std::move(listing));
+  return status;
+}
+
+OpenListings::OpenListings(size_t most, std::chrono::milliseconds idle)
+    : most_(most), idle_(idle) {}
+
+OpenListings::~OpenListings() = default;
+
+size_t OpenListings::size() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return places_;
+}
+
+OpenListings::Owned OpenListings::Take(const KeyListings* owner, const std::string& cursor) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
+    if ((*at)->owner != owner || (*at)->Cursor() != cursor) continue;
+    Owned taken = std::move(*at);
+    waiting_.erase(at);
+    return taken;
+  }
+  return nullptr;
+}
+
+Status OpenListings::Put(Owned listing) {
+  const auto now = std::chrono::steady_clock::now();
+  std::list<Owned> closed;  // when the lock is not held any more
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto close = [&](std::list<Owned>::iterator at) {
+    closed.splice(closed.end(), waiting_, at);
+    places_--;
+  };
+  const auto is_own = [&](const Owned& other) { return other->owner == listing->owner; };
+  if (std::count_if(waiting_.begin(), waiting_.end(), is_own) >=
+      static_cast<ptrdiff_t>(KeyListings::kMost)) {
+    close(std::find_if(waiting_.begin(), waiting_.end(), is_own));
+  }
+  if (!listing->has_place) {
+    if (places_ >= most_ && !waiting_.empty() && now - waiting_.front()->used >= idle_) {
+      close(waiting_.begin());
     }
-    batch.after = name;
+    if (places_ >= most_) {
+      return Status::Error(EMFILE, "list: " + std::to_string(places_) +
+                                       " listings are open, as many as this worker has "
+                                       "descriptors for; try again later, or raise its limit "
+                                       "(ulimit -n)");
+    }
+    listing->has_place = true;
+    places_++;
   }
-  page->next = batch.used == batch.names.size() && batch.complete ? std::string() : batch.after;
-  if (batch.used < batch.names.size()) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ahead_ = std::move(batch);
-  }
+  listing->used = now;
+  waiting_.push_back(std::move(listing));
   return Status::OK();
+}
+
+void OpenListings::Close(Owned listing) {
+  const bool has_place = listing->has_place;
+  listing.reset();
+  if (!has_place) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  places_--;
+}
+
+void OpenListings::CloseAll(const KeyListings* owner) {
+  std::list<Owned> closed;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto at = waiting_.begin(); at != waiting_.end();) {
+    const auto next = std::next(at);
+    if ((*at)->owner == owner) {
+      closed.splice(closed.end(), waiting_, at);
+      places_--;
+    }
+    at = next;
+  }
 }
 
 }  // namespace lmshm

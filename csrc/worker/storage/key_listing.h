@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyListing: the keys of a KeyStore, page by page.
+// KeyListings: the keys of a KeyStore, page by page, for one connection.
 //
-// Pages go by file name in byte order, and a cursor is the last name looked at. Thus a cursor says
-// all there is to say: it stays good across connections and restarts of the worker, whatever is
-// stored and removed meanwhile, and an object that is there all the time is listed exactly once.
-// (Positions of readdir() would save the sorting, but on some file systems they move when the
-// directory changes.) One that is stored, replaced or removed meanwhile may be listed or not.
+// A listing is a directory that stays open between its pages: each page goes on reading where the
+// one before it stopped, so all pages together read the directory once. (Positions of readdir()
+// could be had without an open directory, but on some file systems they move when it changes.) A
+// cursor is the number of a listing and of its next page, and means nothing to anybody else.
 //
-// To find the next names the whole directory must be read, so more of them than a page needs are
-// kept for the page after it: a directory of n objects is read n / 8192 times.
+// An object that is there during all of a listing is listed exactly once, because readdir()
+// promises that of a name. One that is stored, replaced or removed meanwhile may be listed or not,
+// and where a file system gives a replaced name another place, twice.
 #ifndef LMSHM_WORKER_STORAGE_KEY_LISTING_H_
 #define LMSHM_WORKER_STORAGE_KEY_LISTING_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -25,11 +29,14 @@
 
 namespace lmshm {
 
+// That wait for their next page, of all clients: each has a buffer of 32 KiB.
+inline constexpr size_t kMaxListings = 1024;
+
 struct ListRequest {
   size_t limit = 0;      // keys, at least 1
   size_t max_bytes = 0;  // of the keys, percent-encoded, with a space before each
-  std::string after;     // a cursor; empty: from the beginning
-  std::string prefix;    // only keys that begin with it
+  std::string cursor;    // empty: a new listing
+  std::string prefix;    // of a new listing: only keys that begin with it
 };
 
 struct ListPage {
@@ -37,37 +44,74 @@ struct ListPage {
   std::string next;  // the cursor for the next page; empty: that was the last one
 };
 
-// One for a client: it remembers names that it has read. Thread safe; nobody waits while another
-// thread reads a directory.
-class KeyListing {
+class OpenListings;
+
+// Thread safe; nobody waits while another thread reads a directory.
+class KeyListings {
  public:
-  // Names that are read ahead, and for how long they are used.
-  static constexpr size_t kBatchNames = 8192;
-  static constexpr std::chrono::seconds kBatchAge{10};
+  // Of a connection, that wait for their next page. The one that was used longest ago ends.
+  static constexpr size_t kMost = 4;
+  // Names that are looked at for one page. One whose key is in a sidecar counts for several.
+  static constexpr size_t kPageNames = 8192;
+  static constexpr size_t kHashedNames = 16;
 
-  explicit KeyListing(const KeyStore& store) : store_(store) {}
+  // Both must outlive this.
+  KeyListings(const KeyStore& store, OpenListings* open) : store_(store), open_(open) {}
+  KeyListings(const KeyListings&) = delete;
+  KeyListings& operator=(const KeyListings&) = delete;
+  ~KeyListings();
 
-  // A page may have few keys, or none, although `next` is not empty. `cancel` may be null.
+  // A page may have few keys, or none, although `next` is not empty. `cancel` may be null. After
+  // another failure than ESTALE or EMFILE the same cursor can be tried again.
+  //   ESTALE  the cursor is not known, or not any more
+  //   EMFILE  there is more than a page, and no descriptor for a directory to stay open
   Status List(const ListRequest& request, const CancelCheck* cancel, ListPage* page);
 
  private:
-  // The first names after `after`, in order, that may belong to keys with `prefix`.
-  struct Batch {
-    std::string prefix;
-    std::string after;
-    std::vector<std::string> names;
-    size_t used = 0;
-    bool complete = false;  // no names follow these
-    std::chrono::steady_clock::time_point read;
-  };
+  friend class OpenListings;
+  struct Listing;
+  using Owned = std::unique_ptr<Listing>;
 
-  Status Read(const ListRequest& request, const CancelCheck* cancel, Batch* batch) const;
-  Status KeyOf(const std::string& name, std::string* key) const;
-  Batch TakeAhead();
+  Status Begin(const std::string& prefix, Owned* listing);
+  Status Continue(const std::string& cursor, Owned* listing);
+  Status Read(const ListRequest& request, const CancelCheck* cancel, Listing* listing) const;
+  Status Look(const std::string& name, Listing* listing) const;
 
   const KeyStore& store_;
-  std::mutex mutex_;
-  Batch ahead_;  // what the last page left; guarded by mutex_
+  OpenListings* const open_;
+  std::atomic<uint64_t> begun_{0};  // listings
+};
+
+// All listings of a worker that wait for their next page, and the descriptors that these may have.
+// Thread safe.
+class OpenListings {
+ public:
+  // A listing gives its descriptor to another one once nobody has asked for a page of it in `idle`.
+  explicit OpenListings(size_t most, std::chrono::milliseconds idle = std::chrono::seconds(60));
+  OpenListings(const OpenListings&) = delete;
+  OpenListings& operator=(const OpenListings&) = delete;
+  ~OpenListings();
+
+  // How many descriptors they have.
+  size_t size() const;
+
+ private:
+  friend class KeyListings;
+  using Owned = KeyListings::Owned;
+
+  // Takes that one out, to be read; null: it is not there.
+  Owned Take(const KeyListings* owner, const std::string& cursor);
+  // Has it wait. EMFILE: there is no place for it.
+  Status Put(Owned listing);
+  // It is not open any more.
+  void Close(Owned listing);
+  void CloseAll(const KeyListings* owner);
+
+  const size_t most_;
+  const std::chrono::milliseconds idle_;
+  mutable std::mutex mutex_;  // guards all below
+  std::list<Owned> waiting_;  // the one that was used longest ago first
+  size_t places_ = 0;         // taken, by these and by those that are being read
 };
 
 }  // namespace lmshm

@@ -12,16 +12,16 @@
 
 #include "worker/base/crc32c.h"
 #include "worker/base/text.h"
+#include "worker/storage/file_io.h"
 #include "worker/storage/object_record.h"
 #include "worker/storage/object_transfer.h"
+#include "worker/storage/object_write.h"
 #include "worker/storage/sidecar.h"
-#include "worker/storage/storage_error.h"
 
 namespace lmshm {
 
 namespace {
 
-constexpr size_t kShownKeyBytes = 200;
 constexpr std::chrono::milliseconds kDescriptorWait(10);
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
@@ -56,12 +56,6 @@ KeyStore::~KeyStore() {
   share_->kept_files.DropDirectory(dir_fd_);
 }
 
-std::string KeyStore::Action(const char* verb, std::string_view key) {
-  std::string action = std::string(verb) + " ";
-  AppendPrintable(key, kShownKeyBytes, &action);
-  return action;
-}
-
 Status KeyStore::Changed(const std::string& action) {
   return Mismatch(action, "the file changed while it was read");
 }
@@ -71,7 +65,7 @@ uint64_t KeyStore::MtimeMs(const struct stat& st) {
   return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
 }
 
-Status KeyStore::Put(std::string_view key, SharedBytes data,
+Status KeyStore::Put(const ObjectKey& key, SharedBytes data,
                      const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
   ObjectPut put(*this, key, data, attributes, options);
@@ -101,15 +95,14 @@ bool Patience::TryAgain(const Status& status) {
 
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
 // doing harm, reading them fails, and whoever calls fstat() checks it.
-Status KeyStore::Open(std::string_view key, const KeyFile& names, const char* verb,
-                      UniqueFd* fd) const {
+Status KeyStore::Open(const ObjectKey& key, const char* verb, UniqueFd* fd) const {
   return share_->WithSpareRoom([&] {
     int got;
     do {
-      got = openat(dir_fd_, names.file_name.c_str(), kOpenFlags);
+      got = openat(dir_fd_, key.file_name.c_str(), kOpenFlags);
     } while (got < 0 && errno == EINTR);
-    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, Action(verb, key));
-    if (got < 0) return ExplainStorage(errno, Action(verb, key));
+    if (got < 0 && errno == ENXIO) return CheckObjectType(S_IFSOCK, ActionOn(verb, key.text));
+    if (got < 0) return ExplainStorage(errno, ActionOn(verb, key.text));
     fd->Reset(got);
     return Status::OK();
   });
@@ -123,7 +116,7 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
     stored->mismatch = "its record is larger than any that this worker would store";
     return Status::OK();
   }
-  if (error != 0) return ExplainStorage(error, Action(verb, key) + ": read attributes");
+  if (error != 0) return ExplainStorage(error, ActionOn(verb, key) + ": read attributes");
   if (text.empty()) return Status::OK();
   ObjectRecord record;
   if (!ParseRecord(text, &record)) {
@@ -141,44 +134,41 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
   return Status::OK();
 }
 
-Status KeyStore::Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+Status KeyStore::Get(const ObjectKey& key, SharedBytes space, const TransferOptions& options,
                      ObjectInfo* info) const {
   std::unique_ptr<ObjectGet> rest;
   return BeginGet(key, space, options, nullptr, info, &rest);
 }
 
-Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
+Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOptions& options,
                           Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
-  if (const KeptFiles::File kept = share_->kept_files.Find(dir_fd_, names.file_name)) {
+  if (const KeptFiles::File kept = share_->kept_files.Find(dir_fd_, key.file_name)) {
     if (kept->length <= space.size) {
-      if (quota_ != nullptr) quota_->Used(names.file_name);
-      return GetKept(*kept, key, space, options, info);
+      if (quota_ != nullptr) quota_->Used(key.file_name);
+      return GetKept(*kept, key.text, space, options, info);
     }
   }
   UniqueFd fd;
-  status = Open(key, names, "get", &fd);
+  Status status = Open(key, "get", &fd);
   if (!status.ok()) return status;
-  if (quota_ != nullptr) quota_->Used(names.file_name);
+  if (quota_ != nullptr) quota_->Used(key.file_name);
   std::optional<FileState> state;
-  if (keeps_files_ && share_->kept_files.Wants(dir_fd_, names.file_name)) {
+  if (keeps_files_ && share_->kept_files.Wants(dir_fd_, key.file_name)) {
     state = share_->kept_files.Look(fd.get(), device_);
   }
   Stored stored;
-  status = ReadStored(fd.get(), key, "get", &stored);
+  status = ReadStored(fd.get(), key.text, "get", &stored);
   if (!status.ok()) return status;
 
   const bool small = stored.has_length && stored.mismatch.empty() &&
                      stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
   if (small) {
     info->length = stored.length;
-    status = GetSmall(fd.get(), key, {space.address, stored.length}, options, stored.crc32c);
+    status = GetSmall(fd.get(), key.text, {space.address, stored.length}, options, stored.crc32c);
     if (status.ok() && state.has_value()) {
       auto kept = std::make_shared<KeptFile>();
       kept->dir_fd = dir_fd_;
-      kept->name = std::move(names.file_name);
+      kept->name = std::move(key.file_name);
       kept->fd = std::move(fd);
       kept->state = *state;
       kept->length = stored.length;
@@ -187,7 +177,7 @@ Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const Transfe
       share_->kept_files.Keep(std::move(kept));
     }
   } else {
-    const std::string action = Action("get", key);
+    const std::string action = ActionOn("get", key.text);
     struct stat st;
     if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, action);
     status = CheckObjectType(st.st_mode, action);
@@ -203,7 +193,7 @@ Status KeyStore::BeginGet(std::string_view key, SharedBytes space, const Transfe
                                          std::to_string(space.size) + ": " + action);
     }
     const SharedBytes target = {space.address, info->length};
-    auto get = std::make_unique<ObjectGet>(*this, key, std::move(fd), target, options,
+    auto get = std::make_unique<ObjectGet>(*this, key.text, std::move(fd), target, options,
                                            std::move(stored), st);
     bool done;
     status = get->Go(turn, &done, info);
@@ -229,12 +219,12 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
                           std::optional<uint32_t> stored_crc) const {
   Moved moved;
   const int error = io_.ReadSmall(fd, target, options.checksum && stored_crc.has_value(), &moved);
-  if (error != 0) return ExplainStorage(error, Action("get", key));
+  if (error != 0) return ExplainStorage(error, ActionOn("get", key));
   if (moved.bytes != target.size) {
     struct stat st;
     const uint64_t now = fstat(fd, &st) == 0 ? static_cast<uint64_t>(st.st_size) : moved.bytes;
-    if (now == target.size) return Changed(Action("get", key));
-    return Mismatch(Action("get", key), LengthMismatch(now, std::to_string(target.size)));
+    if (now == target.size) return Changed(ActionOn("get", key));
+    return Mismatch(ActionOn("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
   if (status.ok()) share_->metrics.CountGet(target.size, moved.direct);
@@ -245,23 +235,20 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
 Status KeyStore::CheckSum(std::string_view key, const TransferOptions& options, uint32_t crc,
                           std::optional<uint32_t> stored_crc) const {
   if (!options.checksum || !stored_crc.has_value() || crc == *stored_crc) return Status::OK();
-  return Mismatch(Action("get", key), "its checksum is " + Crc32cHex(crc) +
-                                          ", and it was stored with " + Crc32cHex(*stored_crc));
+  return Mismatch(ActionOn("get", key), "its checksum is " + Crc32cHex(crc) +
+                                            ", and it was stored with " + Crc32cHex(*stored_crc));
 }
 
-Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
+Status KeyStore::Stat(const ObjectKey& key, ObjectInfo* info) const {
   UniqueFd fd;
-  status = Open(key, names, "stat", &fd);
+  Status status = Open(key, "stat", &fd);
   if (!status.ok()) return status;
   struct stat st;
-  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, Action("stat", key));
-  status = CheckObjectType(st.st_mode, Action("stat", key));
+  if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, ActionOn("stat", key.text));
+  status = CheckObjectType(st.st_mode, ActionOn("stat", key.text));
   if (!status.ok()) return status;
   Stored stored;
-  status = ReadStored(fd.get(), key, "stat", &stored);
+  status = ReadStored(fd.get(), key.text, "stat", &stored);
   if (!status.ok()) return status;
   info->length = static_cast<uint64_t>(st.st_size);
   info->mtime_ms = MtimeMs(st);
@@ -271,43 +258,37 @@ Status KeyStore::Stat(std::string_view key, ObjectInfo* info) const {
   return status;
 }
 
-Status KeyStore::Exists(std::string_view key, bool* exists) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
+Status KeyStore::Exists(const ObjectKey& key, bool* exists) const {
   struct stat st;
   *exists = false;
-  if (fstatat(dir_fd_, names.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+  if (fstatat(dir_fd_, key.file_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
     *exists = S_ISREG(st.st_mode);
   } else if (errno != ENOENT) {
-    return ExplainStorage(errno, Action("look for", key));
+    return ExplainStorage(errno, ActionOn("look for", key.text));
   }
   return Status::OK();
 }
 
-Status KeyStore::Remove(std::string_view key, bool* removed) const {
-  KeyFile names;
-  Status status = FindKeyFile(key, &names);
-  if (!status.ok()) return status;
-  Sidecar sidecar(dir_fd_, names.sidecar_name, names.file_name);
+Status KeyStore::Remove(const ObjectKey& key, bool* removed) const {
+  Sidecar sidecar(dir_fd_, key.sidecar_name, key.file_name);
   sidecar.LockForRemoval();
-  status = Exists(key, removed);
+  Status status = Exists(key, removed);
   if (!status.ok()) return status;
-  if (*removed && unlinkat(dir_fd_, names.file_name.c_str(), 0) != 0) {
-    if (errno != ENOENT) return ExplainStorage(errno, Action("remove", key));
+  if (*removed && unlinkat(dir_fd_, key.file_name.c_str(), 0) != 0) {
+    if (errno != ENOENT) return ExplainStorage(errno, ActionOn("remove", key.text));
     *removed = false;  // somebody else was faster
   }
-  share_->kept_files.Drop(dir_fd_, names.file_name);
+  share_->kept_files.Drop(dir_fd_, key.file_name);
   const int error = sidecar.Remove();
-  if (quota_ != nullptr) quota_->Removed(names.file_name);
-  if (error != 0) return ExplainStorage(error, Action("remove the sidecar of", key));
+  if (quota_ != nullptr) quota_->Removed(key.file_name);
+  if (error != 0) return ExplainStorage(error, ActionOn("remove the sidecar of", key.text));
   return Status::OK();
 }
 
 Status KeyStore::KeyOfHashed(const std::string& file_name, std::string* key) const {
   const auto belongs = [&](const std::string& candidate) {
-    KeyFile names;
-    return FindKeyFile(candidate, &names).ok() && names.file_name == file_name;
+    ObjectKey of;
+    return ParseKey(candidate, &of).ok() && of.file_name == file_name;
   };
   const auto failed = [&](int error) {
     // What is lacking for the moment does not mean that there is no key.

@@ -105,7 +105,7 @@ class KeyStore {
   int dir_fd() const { return dir_fd_; }
   const Quota::Directory& quota() const { return quota_; }  // null: there is no limit
 
-  // The errors of all of these, beside those of FindKeyFile():
+  // The errors of all of these, all of which take a key that was checked:
   //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
   //   EFAULT     the shared memory is gone        ENOSPC  noticed before data is moved
   //   ECANCELED  the transfer's `cancel` said so  others  of the system call that failed
@@ -115,7 +115,7 @@ class KeyStore {
   // or none, is there. `*crc` is the checksum, unless `options` say to do without. Where the file
   // system has no attributes, none are stored. E2BIG: it has no room for these. When only forcing
   // the name to the disk fails, the new object is there although this fails.
-  Status Put(std::string_view key, SharedBytes data, const std::vector<Attribute>& attributes,
+  Status Put(const ObjectKey& key, SharedBytes data, const std::vector<Attribute>& attributes,
              const TransferOptions& options, uint32_t* crc) const;
 
   // Reads the whole object into the beginning of `space`; the rest of that is untouched, on failure
@@ -123,15 +123,15 @@ class KeyStore {
   // attributes.
   //   EMSGSIZE  the object is larger than `space`; the text begins with its length
   //   EBADMSG   key, length or checksum are not what the record says, or it changed meanwhile
-  Status Get(std::string_view key, SharedBytes space, const TransferOptions& options,
+  Status Get(const ObjectKey& key, SharedBytes space, const TransferOptions& options,
              ObjectInfo* info) const;
 
   // Without reading the content, hence without EBADMSG for it.
-  Status Stat(std::string_view key, ObjectInfo* info) const;
-  Status Exists(std::string_view key, bool* exists) const;
+  Status Stat(const ObjectKey& key, ObjectInfo* info) const;
+  Status Exists(const ObjectKey& key, bool* exists) const;
 
   // `*removed` is false if there was no object. Removes the sidecar in either case.
-  Status Remove(std::string_view key, bool* removed) const;
+  Status Remove(const ObjectKey& key, bool* removed) const;
 
   // The key of an object of kind kHashed: from its sidecar or its record, and only if that key
   // belongs there. ENOENT: neither says.
@@ -139,11 +139,8 @@ class KeyStore {
 
   // Begins a Get(). An object that is not small may take more than one turn: then `*rest` is set,
   // and the rest of it is to be done by ObjectGet::Go().
-  Status BeginGet(std::string_view key, SharedBytes space, const TransferOptions& options,
-                  Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const;
-
-  // "put <key>" and so on, for messages.
-  static std::string Action(const char* verb, std::string_view key);
+  Status BeginGet(ObjectKey key, SharedBytes space, const TransferOptions& options, Turn* turn,
+                  ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const;
 
  private:
   friend class ObjectPut;
@@ -161,7 +158,7 @@ class KeyStore {
   static Status Changed(const std::string& action);
   static uint64_t MtimeMs(const struct stat& st);
 
-  Status Open(std::string_view key, const KeyFile& names, const char* verb, UniqueFd* fd) const;
+  Status Open(const ObjectKey& key, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
                   std::optional<uint32_t> stored_crc) const;

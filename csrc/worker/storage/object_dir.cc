@@ -6,26 +6,25 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
 #include <utility>
 #include <vector>
 
 #include "worker/base/text.h"
-#include "worker/storage/atomic_file.h"
+#include "worker/storage/file_io.h"
 #include "worker/storage/object_key.h"
-#include "worker/storage/storage_error.h"
+#include "worker/storage/object_write.h"
 
 namespace lmshm {
 
 namespace {
 
 Status CheckType(mode_t mode, std::string_view verb, std::string_view path) {
-  return CheckObjectType(mode, std::string(verb) + " " + Printable(path));
+  return CheckObjectType(mode, ActionOn(verb, path));
 }
 
 Status Explain(int error, std::string_view verb, std::string_view path) {
-  return ExplainStorage(error, std::string(verb) + " " + Printable(path));
+  return ExplainStorage(error, ActionOn(verb, path));
 }
 
 std::string RealPath(const std::string& path) {
@@ -91,7 +90,6 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
-  const std::string& name = object.name;
 
   // A trusted client's directory may be a symbolic link: "/." makes open() look behind it.
   UniqueFd dir;
@@ -102,55 +100,21 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   }
   if (error != 0) return Explain(error, "open directory of", path);
 
-  // The rename would replace a symbolic link, a FIFO or a device rather than follow it. That is
-  // safe, but replacing what is no object is not what anybody asked for.
-  struct stat st;
-  if (fstatat(dir.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
-    status = CheckType(st.st_mode, "write", path);
-    if (!status.ok()) return status;
-  } else if (errno != ENOENT) {
-    return Explain(errno, "look at", path);
-  }
-
-  // Before the file, which must be gone when the room is free again.
-  std::optional<QuotaRoom> room;
-  status = TakeRoom(quota, dir.get(), name, data.size, cancel, &room);
-  if (!status.ok()) {
-    return Status::Error(status.number(), "write " + Printable(path) + ": " + status.text());
-  }
-  AtomicFile file;
-  error = file.Create(dir.get(), name);
-  if (error != 0) return Explain(error, "create temporary file for", path);
-  error = file.Reserve(0, data.size);
-  if (error != 0) {
-    return Explain(error, "reserve " + std::to_string(data.size) + " bytes for", path);
-  }
-  error = WriteFully(file.fd(), data, cancel);
-  if (error != 0) return Explain(error, "write", path);
-  if (room.has_value() && fstat(file.fd(), &st) != 0) return Explain(errno, "look at", path);
-  error = file.Publish();
-  if (error != 0) return Explain(error, "publish", path);
-  if (room.has_value()) room->Commit(st, 0);
-  return Status::OK();
-}
-
-// Waits for it, on a thread that is nobody else's.
-Status ObjectDir::TakeRoom(Quota* quota, int dir_fd, const std::string& name, uint64_t bytes,
-                           const CancelCheck* cancel, std::optional<QuotaRoom>* room) {
+  TransferOptions options;
+  options.io = IoMode::kCached;
+  options.checksum = false;
+  options.cancel = cancel;
+  ObjectWrite write(dir.get(), object.name, io_, data, options, "write", path);
   std::string key;
-  if (quota == nullptr || ClassifyFile(name, &key) == FileKind::kOther) return Status::OK();
-  Quota::Directory directory;
-  Status status = quota->Find(dir_fd, &directory);
-  if (!status.ok()) return status;
-  room->emplace(std::move(directory), name, bytes);
-  for (bool taken = false; !taken;) {
-    if (cancel != nullptr && cancel->Cancelled()) {
-      return Status::System(ECANCELED, "wait for room", cancel->Reason());
-    }
-    status = (*room)->Take(std::chrono::milliseconds(100), &taken);
+  if (quota != nullptr && ClassifyFile(object.name, &key) != FileKind::kOther) {
+    Quota::Directory directory;
+    status = quota->Find(dir.get(), &directory);
     if (!status.ok()) return status;
+    write.CountIn(std::move(directory), 0);
   }
-  return status;
+  bool done;
+  status = write.Go(nullptr, &done);
+  return status.ok() ? write.Publish() : status;
 }
 
 Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,

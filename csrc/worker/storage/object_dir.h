@@ -12,7 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,6 +20,7 @@
 #include "worker/base/unique_fd.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/file_io.h"
+#include "worker/storage/object_io.h"
 #include "worker/storage/object_path.h"
 #include "worker/storage/quota.h"
 
@@ -75,13 +75,15 @@ class ObjectDir {
   // Returns 0 or an errno value; the last component is never followed.
   int Open(const std::string& path, int flags, UniqueFd* fd) const;
   int MakeDirectories(std::string_view path, UniqueFd* fd) const;
-  static Status TakeRoom(Quota* quota, int dir_fd, const std::string& name, uint64_t bytes,
-                         const CancelCheck* cancel, std::optional<QuotaRoom>* room);
 
   UniqueFd root_fd_;  // not valid: not confined
   std::string root_;  // real path
   RootNames names_;
   BeneathMethod method_ = BeneathMethod::kWalk;
+  // Of any directory: nothing is known of its file system.
+  StorageFacts facts_;
+  Metrics metrics_;
+  const ObjectIo io_{facts_, &metrics_};
 };
 
 }  // namespace lmshm

@@ -97,7 +97,7 @@ bool ObjectIndex::TryLook(const std::string& name, bool just_now, uint64_t* put)
   struct stat sidecar;
   const bool there = LookAtFile(name, &object);
   uint64_t sidecar_blocks = 0;
-  if (IsHashed(name)) {
+  if (IsHashedName(name)) {
     const std::string sidecar_name = SidecarOf(name);
     const bool has_sidecar = LookAtFile(sidecar_name, &sidecar);
     if (has_sidecar) sidecar_blocks = BlocksOnDisk(sidecar);

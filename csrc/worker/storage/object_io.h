@@ -38,6 +38,8 @@ class ObjectIo {
  public:
   ObjectIo(const StorageFacts& facts, Metrics* metrics) : facts_(facts), metrics_(metrics) {}
 
+  const StorageFacts& facts() const { return facts_; }
+
   // Reads a file that is known to have `data.size` bytes, at most kSmallBytes, with one system
   // call: `moved->bytes` is data.size + 1 if there are more. Returns 0 or an errno value as
   // ReadFully() does.

@@ -2,6 +2,7 @@
 #include "worker/storage/object_key.h"
 
 #include <cerrno>
+#include <utility>
 
 #include "worker/base/sha256.h"
 #include "worker/base/text.h"
@@ -68,17 +69,17 @@ Status CheckKey(std::string_view key) {
   return Status::OK();
 }
 
-Status FindKeyFile(std::string_view key, KeyFile* file) {
-  Status status = CheckKey(key);
-  if (!status.ok()) return status;
-  const std::string name = ReplaceAll(key, "/", kSeparator).append(kData);
-  if (IsPlain(key, name)) {
-    *file = {name, std::string()};
-    return Status::OK();
-  }
-  const std::string stem = std::string(kHashPrefix) + Sha256Hex(key);
-  *file = {stem + std::string(kData), stem + std::string(kSidecar)};
-  return Status::OK();
+ObjectKey CheckedKey(std::string_view text) {
+  std::string name = PlainNameOf(text).append(kData);
+  if (IsPlain(text, name)) return {text, std::move(name), std::string()};
+  const std::string stem = std::string(kHashPrefix) + Sha256Hex(text);
+  return {text, stem + std::string(kData), stem + std::string(kSidecar)};
+}
+
+Status ParseKey(std::string_view text, ObjectKey* key) {
+  Status status = CheckKey(text);
+  if (status.ok()) *key = CheckedKey(text);
+  return status;
 }
 
 FileKind ClassifyFile(std::string_view file_name, std::string* key) {
@@ -89,14 +90,16 @@ FileKind ClassifyFile(std::string_view file_name, std::string* key) {
   std::string plain = ReplaceAll(stem, kSeparator, "/");
   // A name that keys do not lead to: "a/b" and "a-SEP-b" both read as "a/b" but only one is it.
   if (!CheckKey(plain).ok() || !IsPlain(plain, file_name)) return FileKind::kOther;
-  if (ReplaceAll(plain, "/", kSeparator) != stem) return FileKind::kOther;
+  if (PlainNameOf(plain) != stem) return FileKind::kOther;
   *key = std::move(plain);
   return FileKind::kPlain;
 }
 
-bool IsHashed(std::string_view file_name) {
+bool IsHashedName(std::string_view file_name) {
   return EndsWith(file_name, kData) && LooksHashed(StemOf(file_name));
 }
+
+std::string PlainNameOf(std::string_view prefix) { return ReplaceAll(prefix, "/", kSeparator); }
 
 std::string SidecarOf(std::string_view file_name) {
   return std::string(StemOf(file_name)).append(kSidecar);

@@ -20,18 +20,23 @@ namespace lmshm {
 // A longer key could not be listed: coded, it must fit into an answer.
 inline constexpr size_t kMaxKeyBytes = 16 * 1024;
 
-struct KeyFile {
+// A key that was checked, and where its object is stored.
+struct ObjectKey {
+  std::string_view text;     // refers to what it was made of
   std::string file_name;     // one component that ends in ".data"
   std::string sidecar_name;  // empty: the file name says the key
 };
 
-// Where `key` is stored.
+// Whether `text` is a key:
 //   EINVAL        empty, a control character, or not UTF-8
 //   ENAMETOOLONG  over kMaxKeyBytes
-Status FindKeyFile(std::string_view key, KeyFile* file);
+Status CheckKey(std::string_view text);
 
-// The errors of FindKeyFile() alone.
-Status CheckKey(std::string_view key);
+// Of a text that CheckKey() has found to be one: nothing is checked again.
+ObjectKey CheckedKey(std::string_view text);
+
+// Both. `*key` is set on success only.
+Status ParseKey(std::string_view text, ObjectKey* key);
 
 enum class FileKind {
   kOther,   // not an object: a temporary, a probe, a sidecar, somebody else's file
@@ -42,8 +47,11 @@ enum class FileKind {
 // What a file of this name is; sets `*key` for kPlain.
 FileKind ClassifyFile(std::string_view file_name, std::string* key);
 
-// Whether a file of this name is an object of kind kHashed.
-bool IsHashed(std::string_view file_name);
+// Of kind kHashed, if it is an object's name at all. Cheap.
+bool IsHashedName(std::string_view file_name);
+
+// What the file names of all kPlain objects begin with whose keys begin with `prefix`.
+std::string PlainNameOf(std::string_view prefix);
 
 // The sidecar of an object of kind kHashed.
 std::string SidecarOf(std::string_view file_name);

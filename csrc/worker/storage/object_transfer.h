@@ -11,26 +11,23 @@
 #include <sys/stat.h>
 
 #include <cstdint>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "worker/base/status.h"
 #include "worker/base/turn.h"
 #include "worker/base/unique_fd.h"
-#include "worker/storage/atomic_file.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"
-#include "worker/storage/quota.h"
+#include "worker/storage/object_write.h"
 
 namespace lmshm {
 
 // Not thread safe: one thread at a time. What is given must live as long as this.
 class ObjectPut {
  public:
-  ObjectPut(const KeyStore& store, std::string_view key, SharedBytes data,
+  ObjectPut(const KeyStore& store, ObjectKey key, SharedBytes data,
             std::vector<Attribute> attributes, const TransferOptions& options);
   ObjectPut(const ObjectPut&) = delete;
   ObjectPut& operator=(const ObjectPut&) = delete;
@@ -40,26 +37,19 @@ class ObjectPut {
   Status Go(Turn* turn, bool* done);
 
   // Once it is there, and if a checksum was asked for.
-  uint32_t crc32c() const { return move_->moved().crc32c; }
+  uint32_t crc32c() const { return write_.moved().crc32c; }
 
  private:
-  // Everything once; what is lacking is not waited for.
-  Status GoOnce(Turn* turn, bool* done);
-  Status TakeRoom(Turn* turn);
-  Status Begin();
+  // What is left to do once all bytes are in the file.
   Status Finish();
 
   const KeyStore& store_;
-  const std::string_view key_;
+  const ObjectKey key_;
   const SharedBytes data_;
   const std::vector<Attribute> attributes_;
   const TransferOptions options_;
-  KeyFile names_;
-  std::optional<QuotaRoom> room_;
-  bool has_room_ = false;
-  std::optional<AtomicFile> file_;
-  uint64_t reserved_ = 0;
-  std::optional<ObjectMove> move_;
+  ObjectWrite write_;
+  uint64_t sidecar_bytes_ = 0;
   Patience patience_;
 };
 

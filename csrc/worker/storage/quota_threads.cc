@@ -352,6 +352,7 @@ void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& c
     const uint64_t hash = ObjectTable::HashOf(name);
     const std::optional<TableObject> object = index.table().Find(hash);
     if (!object.has_value() || object->lone || object->used > choice.latest) return true;
+    if (object->blocks == 0) return true;  // nothing to gain; perhaps it is just being written
     if (object->put && keep_from != 0 && object->used >= keep_from) return true;
     if (IsOver(goal)) {
       // A larger one may have come first; what is older goes nevertheless. While there are others
@@ -378,7 +379,7 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
     evicting_ = id;
   }
   ObjectIndex& index = directory->index_;
-  const std::string sidecar_name = IsHashed(name) ? SidecarOf(name) : std::string();
+  const std::string sidecar_name = IsHashedName(name) ? SidecarOf(name) : std::string();
   int error = 0;
   struct stat st;
   bool current = false;

@@ -10,7 +10,6 @@
 #include <thread>
 
 #include "worker/storage/atomic_file.h"
-#include "worker/storage/durable.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_key.h"
 
