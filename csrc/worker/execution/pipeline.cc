@@ -110,6 +110,10 @@ void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
     for (const Task& task : done) in_flight_.erase(AsRequest(task).id());
   }
   if (outbox_->Add(answers)) engine_->Resume();
+  if (!answers.empty()) {
+    const auto now = Metrics::Clock::now();
+    for (const Task& task : done) AsRequest(task).CountAnswered(now);
+  }
   held_bytes_.fetch_sub(held_bytes);
   engine_->Release(held_bytes);
   const size_t left = unfinished_.fetch_sub(done.size()) - done.size();

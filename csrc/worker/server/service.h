@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/base/figures.h"
+#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/base/work.h"
 #include "worker/execution/engine.h"
@@ -27,6 +27,10 @@ enum class AfterAnswer {
   kQuit,  // the client said QUIT: close
 };
 
+// Where Metrics has the verbs of version 1: behind those of version 2.
+inline constexpr size_t kWriteMetrics = Metrics::kVerbs - 2;
+inline constexpr size_t kReadMetrics = Metrics::kVerbs - 1;
+
 // Must outlive all sessions; not changed while they live.
 struct Service {
   const ObjectDir* objects = nullptr;
@@ -37,11 +41,16 @@ struct Service {
   // For version 2 of the protocol.
   Directories* directories = nullptr;  // null: version 2 is not served
   std::string boot_id;                 // 16 random digits
-  Figures* figures = nullptr;          // may be null: nothing is counted
+  Quota* quota = nullptr;              // null: there is none
   Engine* engine = nullptr;            // null: requests are carried out where they are read
   IoMode io = IoMode::kAuto;           // where a request does not say
   Durability sync = Durability::kNone;
   size_t open_objects = 1;  // see RequestContext
+
+  // Where there are no directories nothing is counted, and null is returned.
+  Metrics* metrics() const {
+    return directories == nullptr ? nullptr : &directories->share().metrics;
+  }
 
   // See StoresShare.
   template <typename Step>

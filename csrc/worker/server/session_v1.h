@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/memory/attachment.h"
 #include "worker/memory/segment_identity.h"
@@ -39,6 +40,7 @@ class SessionV1 {
   Status Identify(std::string_view identity);
   Status Attach(const Request& request);
   Status Transfer(const Request& request, std::string* result);
+  void Count(Command command, const Status& status, Metrics::Clock::duration took) const;
 
   const Service& service_;
   const std::string peer_;

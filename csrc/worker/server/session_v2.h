@@ -36,7 +36,7 @@ class SessionV2 {
  private:
   // Of what is answered at once.
   Status Dispatch(const RequestV2& request, std::string* result, AfterAnswer* next);
-  void Begin(RequestV2 request, std::string* answers);
+  void Begin(RequestV2 request, Metrics::Clock::time_point read, std::string* answers);
   Status Attach(const RequestV2& request);
 
   const Service& service_;
