@@ -31,7 +31,6 @@
 #include "include/lmshm.h"
 #include "worker/base/boot_id.h"
 #include "worker/base/crc32c.h"
-#include "worker/base/figures.h"
 #include "worker/base/heap.h"
 #include "worker/base/log.h"
 #include "worker/base/shutdown.h"
@@ -52,6 +51,7 @@
 #include "worker/storage/beneath.h"
 #include "worker/storage/directories.h"
 #include "worker/storage/object_dir.h"
+#include "worker/storage/quota.h"
 
 namespace {
 
@@ -133,6 +133,7 @@ Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorSha
   needs.logins = needs.sockets && logins;
   needs.threads = options.io_threads;
   needs.directories = !options.root.empty();
+  needs.quota = options.max_bytes.has_value();
   Status status = lmshm::ShareDescriptors(needs, shares);
   if (!status.ok()) return status;
   lmshm::WakeUp::SetLimit(shares->wakes);
@@ -143,6 +144,18 @@ Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorSha
                              " descriptors (RLIMIT_NOFILE, \"ulimit -n\")");
   }
   return status;
+}
+
+Status StartQuota(const Options& options, const lmshm::ObjectDir& objects,
+                  const lmshm::DescriptorShares& shares, std::unique_ptr<lmshm::Quota>* quota,
+                  Service* service) {
+  if (!options.max_bytes.has_value()) return Status::OK();
+  lmshm::QuotaRules rules;
+  if (*options.max_bytes > 0) rules.max_bytes = *options.max_bytes;
+  rules.directories = shares.counted;
+  *quota = std::make_unique<lmshm::Quota>(objects.root_fd(), rules);
+  service->quota = quota->get();
+  return (*quota)->Start();
 }
 
 // What version 2 of the protocol needs: directories to keep keys in.
@@ -159,7 +172,8 @@ Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
   limits.directories = shares.directories;
   limits.listings = shares.listings;
   limits.kept.limit = std::min(options.keep_open, shares.kept);
-  *directories = std::make_unique<lmshm::Directories>(objects, limits);
+  *directories =
+      std::make_unique<lmshm::Directories>(objects, limits, lmshm::ProbeStorage, service->quota);
   service->directories = directories->get();
   return (*directories)->Start();
 }
@@ -286,14 +300,15 @@ int main(int argc, char** argv) {
   if (!status.ok()) return CannotStart(status);
   Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
   Fence(options, *objects, listeners);
-  lmshm::Figures figures;
   Service service;
-  service.figures = &figures;
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
   service.kernel_boot = kernel_boot;
   service.parent = parent.get();
   service.cancel = &shutdown;
+  std::unique_ptr<lmshm::Quota> quota;
+  status = StartQuota(options, *objects, shares, &quota, &service);
+  if (!status.ok()) return CannotStart(status);
   std::unique_ptr<lmshm::Directories> directories;
   status = OpenDirectories(options, *objects, shares, &directories, &service);
   if (!status.ok()) return CannotStart(status);

@@ -21,10 +21,10 @@ import { smallBenchmark } from "./data_plane/small_bench.ts";
 import { latencyBenchmark } from "./data_plane/latency_bench.ts";
 import { loadBenchmark } from "./data_plane/load_bench.ts";
 import { busyBenchmark } from "./data_plane/busy_bench.ts";
-import { directoryBenchmark } from "./data_plane/directory_bench.ts";
 import { growthBenchmark } from "./data_plane/growth_bench.ts";
 import { tieredBenchmark } from "./data_plane/tiered_bench.ts";
 import { noCopyBenchmark } from "./data_plane/no_copy_bench.ts";
+import { listBenchmark, quotaBenchmark } from "./directory_bench.ts";
 import { hotTierBenchmark } from "./hot_tier_bench.ts";
 import { policyBenchmark } from "./policy_bench.ts";
 import { segmentBenchmark } from "./segment_bench.ts";
@@ -50,7 +50,8 @@ const BENCHMARKS: readonly Benchmark[] = [
   noCopyBenchmark,
   largeBenchmark,
   growthBenchmark,
-  directoryBenchmark,
+  quotaBenchmark,
+  listBenchmark,
   tieredBenchmark,
 ];
 
@@ -67,6 +68,7 @@ Runs the benchmarks in this runtime. Minutes; keep the machine quiet meanwhile.
 
   --only NAME,...   only these (--list shows them)
   --quick           smaller sizes and fewer rounds
+  --objects N       of quota and list: directories of so many objects
   --dir DIR         where files are written and read (default /var/tmp; choose the disk you mean)
   --json FILE       store the raw samples; a folder gets <runtime>.json
   --write DOC       store the raw samples in the folder bench/ beside DOC, and write DOC and its
@@ -86,6 +88,7 @@ class UsageError extends Error {}
 interface Settings {
   readonly chosen: readonly Benchmark[];
   readonly quick: boolean;
+  readonly objects: number | null;
   readonly dir: string;
   readonly json: string | null;
   readonly write: string | null;
@@ -100,6 +103,7 @@ function readArguments(args: string[]): Settings | null {
       options: {
         only: { type: "string" },
         quick: { type: "boolean", default: false },
+        objects: { type: "string" },
         dir: { type: "string" },
         json: { type: "string" },
         write: { type: "string" },
@@ -124,11 +128,18 @@ function readArguments(args: string[]): Settings | null {
   return {
     chosen: values.only === undefined ? BENCHMARKS : choose(values.only.split(",")),
     quick: values.quick,
+    objects: values.objects === undefined ? null : readObjects(values.objects),
     dir,
     json: values.json ?? null,
     write: values.write ?? null,
     render: values.render,
   };
+}
+
+function readObjects(text: string): number {
+  const count = Number(text);
+  if (Number.isInteger(count) && count >= 1_000 && count <= 10_000_000) return count;
+  throw new UsageError(`--objects ${text}: expected a number from 1000 to 10000000`);
 }
 
 function choose(names: readonly string[]): Benchmark[] {
@@ -198,7 +209,7 @@ function within<T>(work: Promise<T>, limitMs: number): Promise<T> {
  * @returns what there is, and how many failed
  */
 async function runSections(
-  { chosen, quick }: Settings,
+  { chosen, quick, objects }: Settings,
   directory: string,
   progress: Progress,
 ): Promise<{ sections: Record<string, Section>; failed: number }> {
@@ -210,7 +221,7 @@ async function runSections(
     let hangs = false;
     let section: Section;
     try {
-      const running = benchmark.run({ quick, directory, show: progress.show });
+      const running = benchmark.run({ quick, objects, directory, show: progress.show });
       section = await within(running, SECTION_LIMIT_MS);
     } catch (error) {
       progress.clear();

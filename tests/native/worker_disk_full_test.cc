@@ -2,59 +2,17 @@
 //
 // Full file systems: small tmpfs mounts in a mount namespace of this process alone. Needs the
 // right to make one; where it cannot, the tests are skipped.
-#include <sched.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <string>
 #include <thread>
 
+#include "small_mount.hh"
 #include "worker_fixture.hh"
 #include "worker_process.hh"
 
 namespace {
-
-// A namespace in which mounts may be made; "" or why not.
-std::string EnterNamespace() {
-  static const std::string result = [] {
-    const uid_t uid = geteuid();
-    const gid_t gid = getegid();
-    if (unshare(CLONE_NEWNS | (uid == 0 ? 0 : CLONE_NEWUSER)) != 0) {
-      return std::string("no mount namespace here: ") + strerror(errno);
-    }
-    if (uid != 0) {
-      std::ofstream("/proc/self/setgroups") << "deny";
-      std::ofstream("/proc/self/uid_map") << uid << " " << uid << " 1";
-      std::ofstream("/proc/self/gid_map") << gid << " " << gid << " 1";
-    }
-    if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-      return std::string("mounts cannot be made private: ") + strerror(errno);
-    }
-    return std::string();
-  }();
-  return result;
-}
-
-// A tmpfs of `size` on `path` until it goes.
-class SmallMount {
- public:
-  SmallMount(const std::string& path, const std::string& size) : path_(path) {
-    const std::string options = "size=" + size;
-    if (mount("none", path.c_str(), "tmpfs", 0, options.c_str()) != 0) {
-      path_.clear();
-      SKIP(std::string("no tmpfs can be mounted: ") + strerror(errno));
-    }
-  }
-  SmallMount(const SmallMount&) = delete;
-  SmallMount& operator=(const SmallMount&) = delete;
-  ~SmallMount() {
-    if (!path_.empty()) umount2(path_.c_str(), MNT_DETACH);
-  }
-
- private:
-  std::string path_;
-};
 
 // Writes `path` until nothing more fits.
 void FillUp(const std::string& path) {

@@ -157,7 +157,7 @@ TEST(info_says_what_the_worker_is_and_did) {
   talk.Begin(segment);
   std::map<std::string, std::string> info = Info(&talk);
   for (const char* name : {"io", "sync", "direct", "fs", "puts_direct", "puts_cached",
-                           "gets_direct", "gets_cached", "put_bytes", "got_bytes"}) {
+                           "gets_direct", "gets_cached", "put_bytes", "get_bytes"}) {
     CHECK(info.count(name) == 1);
   }
   CHECK_EQ(info["io"], "auto");
@@ -169,7 +169,7 @@ TEST(info_says_what_the_worker_is_and_did) {
   CHECK_EQ(info["puts_cached"], "2");
   CHECK_EQ(info["put_bytes"], "150");
   CHECK_EQ(info["gets_cached"], "1");
-  CHECK_EQ(info["got_bytes"], "100");
+  CHECK_EQ(info["get_bytes"], "100");
 }
 
 TEST(cancelling_what_is_not_in_flight) {

@@ -184,12 +184,12 @@ TEST(objects_of_any_size_go_past_the_page_cache) {
   }
   CHECK(parallel.asked_parts > 1);
   CHECK(parallel.asked_at_once > 1);
-  CHECK_EQ(store->share().counters.puts_direct, count);
-  CHECK_EQ(store->share().counters.gets_direct, count);
-  CHECK_EQ(store->share().counters.put_bytes, bytes);
-  CHECK_EQ(store->share().counters.got_bytes, bytes);
-  CHECK_EQ(store->share().counters.puts_cached, 0u);
-  CHECK_EQ(store->share().counters.fallbacks(), 0u);
+  CHECK_EQ(store->share().metrics.puts_direct, count);
+  CHECK_EQ(store->share().metrics.gets_direct, count);
+  CHECK_EQ(store->share().metrics.put_bytes, bytes);
+  CHECK_EQ(store->share().metrics.get_bytes, bytes);
+  CHECK_EQ(store->share().metrics.puts_cached, 0u);
+  CHECK_EQ(store->share().metrics.fallbacks(), 0u);
   CHECK_EQ(dir.Names().size(), 1u);
 }
 
@@ -205,10 +205,10 @@ TEST(small_objects_and_cached_ones_go_through_the_page_cache) {
     RoundTrip(store, &segment, 7, size, Options(IoMode::kCached, &parallel), dir / "k.data");
     RoundTrip(store, &segment, 0, size, Options(IoMode::kAuto, &parallel, false), dir / "k.data");
   }
-  CHECK_EQ(store->share().counters.puts_cached, 12u);
-  CHECK_EQ(store->share().counters.gets_cached, 12u);
-  CHECK_EQ(store->share().counters.puts_direct, 0u);
-  CHECK_EQ(store->share().counters.fallbacks(), 0u);
+  CHECK_EQ(store->share().metrics.puts_cached, 12u);
+  CHECK_EQ(store->share().metrics.gets_cached, 12u);
+  CHECK_EQ(store->share().metrics.puts_direct, 0u);
+  CHECK_EQ(store->share().metrics.fallbacks(), 0u);
 }
 
 TEST(auto_goes_past_the_page_cache_only_with_what_must_reach_the_disk) {
@@ -221,9 +221,9 @@ TEST(auto_goes_past_the_page_cache_only_with_what_must_reach_the_disk) {
     options.durability = durability;
     RoundTrip(store, &segment, 0, 2 * kMiB, options, dir / "k.data");
   }
-  CHECK_EQ(store->share().counters.puts_cached, 1u);
-  CHECK_EQ(store->share().counters.puts_direct, 2u);
-  CHECK_EQ(store->share().counters.gets_cached, 3u);
+  CHECK_EQ(store->share().metrics.puts_cached, 1u);
+  CHECK_EQ(store->share().metrics.puts_direct, 2u);
+  CHECK_EQ(store->share().metrics.gets_cached, 3u);
 }
 
 TEST(unaligned_memory_goes_through_the_page_cache_and_is_counted) {
@@ -232,10 +232,10 @@ TEST(unaligned_memory_goes_through_the_page_cache_and_is_counted) {
   NEEDS_DIRECT(store);
   TestSegment segment(4 * kMiB);
   RoundTrip(store, &segment, 1, 2 * kMiB, Options(IoMode::kDirect), dir / "k.data");
-  CHECK_EQ(store->share().counters.puts_cached, 1u);
-  CHECK_EQ(store->share().counters.gets_cached, 1u);
-  CHECK_EQ(store->share().counters.fallbacks(), 2u);
-  CHECK_STARTS(store->share().counters.fallback_reason(), "memory that is no multiple of ");
+  CHECK_EQ(store->share().metrics.puts_cached, 1u);
+  CHECK_EQ(store->share().metrics.gets_cached, 1u);
+  CHECK_EQ(store->share().metrics.fallbacks(), 2u);
+  CHECK_STARTS(store->share().metrics.fallback_reason(), "memory that is no multiple of ");
 }
 
 TEST(a_file_system_without_it_is_counted) {
@@ -245,9 +245,9 @@ TEST(a_file_system_without_it_is_counted) {
     const Store store(path);
     TestSegment segment(4 * kMiB);
     RoundTrip(store, &segment, 0, 2 * kMiB, Options(IoMode::kDirect), path + "/k.data");
-    CHECK_EQ(store->share().counters.fallbacks(), 2u);
-    CHECK_EQ(store->share().counters.fallback_reason(), store.facts.direct_reason);
-    CHECK_EQ(store->share().counters.gets_cached, 1u);
+    CHECK_EQ(store->share().metrics.fallbacks(), 2u);
+    CHECK_EQ(store->share().metrics.fallback_reason(), store.facts.direct_reason);
+    CHECK_EQ(store->share().metrics.gets_cached, 1u);
   }
   std::filesystem::remove_all(path);
 }
@@ -263,13 +263,13 @@ TEST(a_refusal_when_it_comes_to_it_falls_back) {
   TestSegment segment(8 * kMiB);
   TestParallel parallel;
   RoundTrip(store, &segment, 1, 3 * kMiB + 5, Options(IoMode::kDirect, &parallel), dir / "k.data");
-  if (store->share().counters.fallbacks() == 0) {
+  if (store->share().metrics.fallbacks() == 0) {
     SKIP("this " + store.facts.file_system + " does by itself what O_DIRECT cannot");
   }
-  CHECK_EQ(store->share().counters.fallbacks(), 2u);
-  CHECK_EQ(store->share().counters.fallback_reason(), "reading with O_DIRECT: EINVAL");
-  CHECK_EQ(store->share().counters.puts_cached, 1u);
-  CHECK_EQ(store->share().counters.puts_direct, 0u);
+  CHECK_EQ(store->share().metrics.fallbacks(), 2u);
+  CHECK_EQ(store->share().metrics.fallback_reason(), "reading with O_DIRECT: EINVAL");
+  CHECK_EQ(store->share().metrics.puts_cached, 1u);
+  CHECK_EQ(store->share().metrics.puts_direct, 0u);
   CHECK_EQ(dir.Names().size(), 1u);
 }
 

@@ -199,7 +199,7 @@ std::unique_ptr<Task> Engine::Take(Client* client, const Task* task) {
   const auto level = static_cast<size_t>(task->priority());
   std::unique_ptr<Task> taken = client->waiting_[level].Of(*task).remove(task);
   if (taken != nullptr) queued_.fetch_sub(1, std::memory_order_relaxed);
-  if (taken != nullptr && taken->begun()) CountBegun(client, 1, 0);
+  if (taken != nullptr && taken->begun() && !taken->small()) CountBegun(client, 1, 0);
   return taken;
 }
 

@@ -110,6 +110,10 @@ void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
     done.for_each([&](const Task& task) { in_flight_.erase(AsRequest(task).id()); });
   }
   if (outbox_->Add(answers)) engine_->Resume();
+  if (!answers.empty()) {
+    const auto now = Metrics::Clock::now();
+    done.for_each([&](const Task& task) { AsRequest(task).CountAnswered(now); });
+  }
   held_bytes_.fetch_sub(held_bytes);
   engine_->Release(held_bytes);
   const size_t left = unfinished_.fetch_sub(done.size()) - done.size();

@@ -142,13 +142,16 @@ struct RequestTask::Batch {
   std::string result;
 };
 
-RequestTask::RequestTask(RequestV2 request, RequestContext context, const std::string& peer)
+RequestTask::RequestTask(RequestV2 request, RequestContext context, const std::string& peer,
+                         Metrics::Clock::time_point read)
     : Task(request.priority, CostOf(request, context) <= kSmallCost),
       request_(std::move(request)),
       context_(std::move(context)),
       held_bytes_(sizeof(RequestTask) + kMapBytes + request_.held_bytes()),
       cost_(CostOf(request_, context_)),
       peer_(peer),
+      read_(read),
+      metrics_(context_.store->share().metrics),
       keys_left_(request_.keys) {
   set_bytes(TurnBytes(request_, context_));
 }
@@ -171,12 +174,9 @@ Status RequestTask::CancelledAt(std::string_view verb, std::string_view key) con
 
 Status RequestTask::Failed(Status status, std::string_view verb, std::string_view key) const {
   if (status.number() == ENOENT) return status;  // a miss is none
-  if (context_.figures != nullptr) {
-    context_.figures->errors.fetch_add(1, std::memory_order_relaxed);
-    if (status.number() == ECANCELED) {
-      context_.figures->cancelled.fetch_add(1, std::memory_order_relaxed);
-    }
-  }
+  Metrics::Add(&metrics_.errors, 1);
+  metrics_.CountError(static_cast<size_t>(request_.verb));
+  if (status.number() == ECANCELED) Metrics::Add(&metrics_.cancelled, 1);
   return status.number() == ECANCELED ? CancelledAt(verb, key) : status;
 }
 
@@ -197,6 +197,10 @@ TransferOptions RequestTask::Options(const TransferItem& object) {
   return options;
 }
 
+void RequestTask::CountAnswered(Metrics::Clock::time_point now) const {
+  if (answered_) metrics_.CountRequest(static_cast<size_t>(request_.verb), now - read_);
+}
+
 bool RequestTask::Go(std::string* answers) {
   Status status;
   std::string result;
@@ -204,6 +208,7 @@ bool RequestTask::Go(std::string* answers) {
     set_begun();
     return false;
   }
+  answered_ = true;
   if (status.ok()) {
     AppendOk(id(), result, answers);
   } else {
@@ -302,6 +307,9 @@ bool RequestTask::GoObject(size_t index, Item* item, Turn* turn) {
     item->status = CancelledAt(put ? "put" : "get", object.key);
   } else if (!(put ? GoPut(object, item, turn) : GoGet(object, item, turn))) {
     return false;
+  }
+  if (!put && (item->status.ok() || item->status.number() == ENOENT)) {
+    Metrics::Add(item->status.ok() ? &metrics_.hits : &metrics_.misses, 1);
   }
   if (!item->status.ok()) {
     item->status = Failed(std::move(item->status), put ? "put" : "get", object.key);

@@ -16,7 +16,7 @@
 #include <string_view>
 
 #include "worker/base/cancel.h"
-#include "worker/base/figures.h"
+#include "worker/base/metrics.h"
 #include "worker/base/parallel.h"
 #include "worker/base/status.h"
 #include "worker/base/turn.h"
@@ -34,7 +34,6 @@ struct RequestContext {
   std::shared_ptr<const Attachment> memory;  // null: nothing is attached
   const CancelCheck* cancel = nullptr;       // may be null
   Parallel* parallel = nullptr;              // may be null: nobody helps
-  Figures* figures = nullptr;                // may be null: nothing is counted
   IoMode io = IoMode::kAuto;                 // for objects that say nothing of it
   Durability sync = Durability::kNone;       // likewise
   size_t open_objects = 1;                   // of a batch that are under way at one time
@@ -46,7 +45,9 @@ class RequestTask : public Task, private CancelCheck {
  public:
   // `context.cancel` (may be null) says that the worker ends. `peer` names the client in the log
   // and must outlive this.
-  RequestTask(RequestV2 request, RequestContext context, const std::string& peer);
+  // `read`: when its line was.
+  RequestTask(RequestV2 request, RequestContext context, const std::string& peer,
+              Metrics::Clock::time_point read = Metrics::Clock::now());
   ~RequestTask() override;
 
   uint64_t id() const { return request_.id; }
@@ -61,6 +62,9 @@ class RequestTask : public Task, private CancelCheck {
   // appended; of a batch every object has its own success or failure in there. False: its turn is.
   // Blocks.
   bool Go(std::string* answers);
+
+  // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
+  void CountAnswered(Metrics::Clock::time_point now) const;
 
   // Tells it to stop as soon as it can. Any thread, at any time.
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
@@ -94,6 +98,9 @@ class RequestTask : public Task, private CancelCheck {
   const size_t held_bytes_;
   const uint64_t cost_;
   const std::string& peer_;
+  const Metrics::Clock::time_point read_;
+  Metrics& metrics_;
+  bool answered_ = false;
   std::atomic<bool> cancelled_{false};
   std::unique_ptr<Item> item_;    // a lone one that is under way
   std::unique_ptr<Batch> batch_;  // once it is begun

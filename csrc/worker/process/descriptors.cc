@@ -11,6 +11,7 @@
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
 #include "worker/storage/directories.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -20,6 +21,8 @@ namespace {
 constexpr uint64_t kEach = 3;
 // So many requests can always be carried out at one time, unless there are fewer threads.
 constexpr uint64_t kLeastRequests = 4;
+// With a quota: its events, its waking, the root, and a directory that each of its threads reads.
+constexpr uint64_t kQuota = 6;
 // The server's eventfd, and a few for the libraries.
 constexpr uint64_t kSpare = 4;
 constexpr uint64_t kLeastLingering = 2;
@@ -34,8 +37,8 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   shares->logins = needs.logins ? kLeastLogins : 0;
   const uint64_t roots = needs.directories ? 1 : 0;
   shares->listings = needs.directories ? kLeastListings : 0;
-  const uint64_t least = needs.own + kSpare + roots + shares->listings + shares->lingering +
-                         shares->logins + requests * kEach;
+  const uint64_t least = needs.own + (needs.quota ? kQuota : 0) + kSpare + roots +
+                         shares->listings + shares->lingering + shares->logins + requests * kEach;
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
@@ -76,6 +79,12 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
                   shares->clients * KeyListings::kMost - kLeastListings, left / 4});
     shares->listings += more_listings;
     left -= more_listings;
+  }
+  if (needs.quota) {
+    // All that clients may have open, and others that only have something in them.
+    shares->counted = std::min<uint64_t>(kMaxQuotaDirectories, 1 + left / 4);
+    shares->directories = std::min(shares->directories, shares->counted);
+    left -= shares->counted - 1;
   }
 
   const uint64_t more_requests = std::min(needs.threads - requests, left / kEach);

@@ -28,6 +28,7 @@ struct DescriptorNeeds {
   uint64_t usual_clients = 1;       // if nobody asks
   uint64_t threads = 1;             // that carry out requests
   bool directories = false;         // clients may have some below the root
+  bool quota = false;               // which are counted
 };
 
 struct DescriptorShares {
@@ -37,6 +38,7 @@ struct DescriptorShares {
   uint64_t wakes = 0;
   uint64_t directories = 1;   // that are open at one time
   uint64_t listings = 0;      // that wait for their next page
+  uint64_t counted = 0;       // directories in the account of a quota
   uint64_t begun = 1;         // requests that have been begun, see EngineLimits
   uint64_t open_objects = 1;  // of a batch, see RequestContext
   uint64_t kept = 0;          // files that may stay open

@@ -6,6 +6,7 @@
 
 #include "worker/base/text.h"
 #include "worker/execution/give_way.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -41,6 +42,10 @@ socket. Without --listen it serves one client on stdin and stdout.
   --max-bytes-in-flight N
                         requests of version 2 that are carried out at one time
                         move at most N bytes (default 1073741824)
+  --max-bytes N         what the objects in all directories below the root may take
+                        of the disk together, whoever writes them; those that were
+                        used longest ago are removed to make room. 0: they are
+                        counted, and there is no limit. Needs --root
   --io MODE             how objects go to and from their files: direct (past the
                         page cache, where the file system can), cached, or auto
                         (default). For protocol version 2.
@@ -147,6 +152,16 @@ constexpr OptionRule kRules[] = {
      [](const std::string& option, const std::string& value, Options* o) {
        return ParseBounded(option, value, 1, INT64_MAX, &o->max_bytes_in_flight);
      }},
+    {"--max-bytes", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       uint64_t bytes = 0;
+       if (value != "0") {
+         Status status = ParseBounded(option, value, kLeastQuotaBytes, INT64_MAX, &bytes);
+         if (!status.ok()) return Wrong(status.text() + ", or 0 for no limit");
+       }
+       o->max_bytes = bytes;
+       return Status::OK();
+     }},
     {"--io", true,
      [](const std::string& option, const std::string& value, Options* o) {
        if (ParseIoMode(value, &o->io)) return Status::OK();
@@ -232,6 +247,9 @@ Status CheckTogether(const Options& o) {
   }
   if (!o.listen.empty() && o.root.empty()) {
     return Wrong("a listening worker needs --root DIR, the directory that clients may use");
+  }
+  if (o.max_bytes.has_value() && o.root.empty()) {
+    return Wrong("--max-bytes needs --root DIR, the directory whose objects are counted");
   }
   if (o.no_auth && !o.secret_file.empty()) {
     return Wrong("--no-auth and --secret-file exclude each other");

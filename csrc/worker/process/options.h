@@ -35,6 +35,7 @@ struct Options {
   uint64_t idle_timeout_s = 0;          // 0: none
   uint64_t io_threads = 4;
   uint64_t max_bytes_in_flight = 1 << 30;
+  std::optional<uint64_t> max_bytes;  // none: objects are not counted; 0: there is no limit
   uint64_t keep_open = 8192;
   uint64_t nice = 0;
   bool sandbox = true;

@@ -288,10 +288,10 @@ const char* ConnectionEndText(ConnectionEnd end) {
 ConnectionEnd ServeClient(Wire* wire, const Service& service, const std::string& peer,
                           const ConnectionLimits& limits, const Shutdown& shutdown,
                           Opening opening) {
-  if (service.figures != nullptr) service.figures->clients.fetch_add(1);
+  if (service.metrics() != nullptr) service.metrics()->clients.fetch_add(1);
   const ConnectionEnd end =
       Connection(wire, service, peer, limits, shutdown, std::move(opening)).Run();
-  if (service.figures != nullptr) service.figures->clients.fetch_sub(1);
+  if (service.metrics() != nullptr) service.metrics()->clients.fetch_sub(1);
   return end;
 }
 

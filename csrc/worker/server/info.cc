@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/server/info.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string_view>
 #include <utility>
 
 #include "worker/base/percent.h"
 #include "worker/execution/pipeline.h"
+#include "worker/protocol/request_v2.h"
 
 namespace lmshm {
 
@@ -55,23 +57,71 @@ void AddEngine(const Engine& engine, Words* words) {
   words->Add("bytes_in_flight", counts.bytes);
 }
 
-void AddCounters(const IoCounters& counters, Words* words) {
-  words->Add("puts_direct", counters.puts_direct);
-  words->Add("puts_cached", counters.puts_cached);
-  words->Add("gets_direct", counters.gets_direct);
-  words->Add("gets_cached", counters.gets_cached);
-  words->Add("put_bytes", counters.put_bytes);
-  words->Add("got_bytes", counters.got_bytes);
-  words->Add("fallbacks", counters.fallbacks());
-  const std::string reason = counters.fallback_reason();
+void AddObjects(const Metrics& metrics, Words* words) {
+  words->Add("puts_direct", metrics.puts_direct);
+  words->Add("puts_cached", metrics.puts_cached);
+  words->Add("gets_direct", metrics.gets_direct);
+  words->Add("gets_cached", metrics.gets_cached);
+  words->Add("put_bytes", metrics.put_bytes);
+  words->Add("get_bytes", metrics.get_bytes);
+  words->Add("write_bytes", metrics.write_bytes);
+  words->Add("read_bytes", metrics.read_bytes);
+  words->Add("hits", metrics.hits);
+  words->Add("misses", metrics.misses);
+  words->Add("fallbacks", metrics.fallbacks());
+  const std::string reason = metrics.fallback_reason();
   if (!reason.empty()) words->Add("fallback_reason", reason);
 }
 
-void AddFigures(const Figures& figures, Words* words) {
-  words->Add("clients", figures.clients);
-  words->Add("errors", figures.errors);
-  words->Add("cancelled", figures.cancelled);
-  const auto up = std::chrono::steady_clock::now() - figures.started;
+// As a histogram of OpenMetrics: cumulative.
+void AddVerb(std::string name, const VerbMetrics& verb, Words* words) {
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c;
+  });
+  uint64_t requests = 0;
+  std::string histogram;
+  for (size_t i = 0; i < kLatencyBuckets; i++) {
+    requests += verb.latency[i];
+    const bool last = i == kLatencyBoundsUs.size();
+    histogram += (i == 0 ? "" : ",") + (last ? "inf" : std::to_string(kLatencyBoundsUs[i])) + ":" +
+                 std::to_string(requests);
+  }
+  words->Add(name + "_requests", requests);
+  words->Add(name + "_errors", verb.errors);
+  words->Add(name + "_latency_us", histogram);
+  words->Add(name + "_latency_us_sum", verb.latency_us);
+}
+
+void AddVerbs(const Metrics& metrics, Words* words) {
+  static_assert(static_cast<size_t>(Verb::kQuit) < kWriteMetrics);
+  for (size_t i = 0; i <= static_cast<size_t>(Verb::kQuit); i++) {
+    AddVerb(std::string(VerbName(static_cast<Verb>(i))), metrics.Of(i), words);
+  }
+  AddVerb("WRITE", metrics.Of(kWriteMetrics), words);
+  AddVerb("READ", metrics.Of(kReadMetrics), words);
+}
+
+void AddQuota(const Quota& quota, const KeyStore& store, Words* words) {
+  const Quota::Stats stats = quota.stats();
+  words->Add("max_bytes", quota.max_bytes() == UINT64_MAX ? 0 : quota.max_bytes());
+  words->Add("used_bytes", stats.used_bytes);
+  words->Add("objects", stats.objects);
+  words->Add("counted", stats.counted ? 1 : 0);
+  words->Add("counted_directories", stats.directories);
+  words->Add("index_bytes", stats.memory_bytes);
+  words->Add("evictions", stats.evictions);
+  words->Add("evicted_bytes", stats.evicted_bytes);
+  words->Add("stale_temporaries", stats.stale_temporaries);
+  words->Add("stale_keys", stats.stale_keys);
+  words->Add("dir_used_bytes", store.quota()->bytes());
+  words->Add("dir_objects", store.quota()->objects());
+}
+
+void AddClients(const Metrics& metrics, Words* words) {
+  words->Add("clients", metrics.clients);
+  words->Add("errors", metrics.errors);
+  words->Add("cancelled", metrics.cancelled);
+  const auto up = std::chrono::steady_clock::now() - metrics.started;
   const auto ms = std::chrono::floor<std::chrono::milliseconds>(up).count();
   words->Add("uptime_ms", static_cast<uint64_t>(ms));
 }
@@ -82,8 +132,11 @@ std::string DescribeService(const Service& service, const KeyStore& store) {
   Words words;
   AddStorage(service, store, &words);
   if (service.engine != nullptr) AddEngine(*service.engine, &words);
-  AddCounters(store.share().counters, &words);
-  if (service.figures != nullptr) AddFigures(*service.figures, &words);
+  const Metrics& metrics = store.share().metrics;
+  AddObjects(metrics, &words);
+  AddClients(metrics, &words);
+  if (service.quota != nullptr) AddQuota(*service.quota, store, &words);
+  AddVerbs(metrics, &words);
   return words.Take();
 }
 

@@ -14,6 +14,7 @@ Session::Session(const Service& service, std::string peer)
     : service_(service), peer_(std::move(peer)) {}
 
 Session::Next Session::Handle(std::string_view line, std::string* answer) {
+  const Metrics::Clock::time_point read = Metrics::Clock::now();
   Next next = Next::kContinue;
   std::string result = "OK";
   Request request;
@@ -32,7 +33,19 @@ Session::Next Session::Handle(std::string_view line, std::string* answer) {
   } else {
     AppendError(status, answer);
   }
+  if (parsed) Count(request.command, status, Metrics::Clock::now() - read);
   return next;
+}
+
+// Of WRITE and READ alone.
+void Session::Count(Command command, const Status& status, Metrics::Clock::duration took) const {
+  Metrics* const metrics = service_.metrics();
+  if (metrics == nullptr || (command != Command::kWrite && command != Command::kRead)) return;
+  const size_t verb = command == Command::kWrite ? kWriteMetrics : kReadMetrics;
+  metrics->CountRequest(verb, took);
+  if (!status.ok() && status.number() != ENOENT) metrics->CountError(verb);
+  if (command == Command::kWrite || (!status.ok() && status.number() != ENOENT)) return;
+  Metrics::Add(status.ok() ? &metrics->hits : &metrics->misses, 1);
 }
 
 void Session::HandleTooLong(std::string* answer) {
@@ -95,10 +108,15 @@ Status Session::Transfer(const Request& request, std::string* result) {
   uint64_t moved = bytes.size;
   status = service_.WithSpareRoom([&] {
     return request.command == Command::kWrite
-               ? service_.objects->Write(request.name, bytes, service_.cancel)
-               : service_.objects->Read(request.name, bytes, service_.cancel, &moved);
+               ? service_.objects->Write(request.name, bytes, service_.cancel, service_.quota)
+               : service_.objects->Read(request.name, bytes, service_.cancel, &moved,
+                                        service_.quota);
   });
   if (!status.ok()) return status;
+  if (Metrics* const metrics = service_.metrics()) {
+    const bool write = request.command == Command::kWrite;
+    Metrics::Add(write ? &metrics->write_bytes : &metrics->read_bytes, moved);
+  }
   result->push_back(' ');
   result->append(std::to_string(moved));
   return Status::OK();

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "worker/base/cancel.h"
-#include "worker/base/figures.h"
+#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/execution/engine.h"
 #include "worker/memory/attachment.h"
@@ -38,12 +38,18 @@ struct Service {
   const CancelCheck* cancel = nullptr;  // may be null
   // For version 2 of the protocol.
   Directories* directories = nullptr;  // null: version 2 is not served
+  Quota* quota = nullptr;              // null: there is none
   std::string boot_id;                 // see boot_id.h
-  Figures* figures = nullptr;          // may be null: nothing is counted
-  Engine* engine = nullptr;            // null: requests are carried out where they are read
-  IoMode io = IoMode::kAuto;           // where a request does not say
+
+  Engine* engine = nullptr;   // null: requests are carried out where they are read
+  IoMode io = IoMode::kAuto;  // where a request does not say
   Durability sync = Durability::kNone;
   size_t open_objects = 1;  // see RequestContext
+
+  // Where there are no directories nothing is counted, and null is returned.
+  Metrics* metrics() const {
+    return directories == nullptr ? nullptr : &directories->share().metrics;
+  }
 
   // See StoresShare.
   template <typename Step>
@@ -51,6 +57,10 @@ struct Service {
     return directories == nullptr ? step() : directories->share().WithSpareRoom(step, wait);
   }
 };
+
+// Where Metrics has the verbs of version 1: behind those of version 2.
+inline constexpr size_t kWriteMetrics = Metrics::kVerbs - 2;
+inline constexpr size_t kReadMetrics = Metrics::kVerbs - 1;
 
 // In version 1 of the protocol.
 class Session : public Conversation {
@@ -68,6 +78,7 @@ class Session : public Conversation {
   Status Identify(std::string_view identity);
   Status Attach(const Request& request);
   Status Transfer(const Request& request, std::string* result);
+  void Count(Command command, const Status& status, Metrics::Clock::duration took) const;
 
   const Service& service_;
   const std::string peer_;

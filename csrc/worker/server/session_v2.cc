@@ -38,6 +38,7 @@ SessionV2::SessionV2(const Service& service, std::string peer, Directories::Stor
       listings_(*store_, &service.directories->listings()) {}
 
 Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer) {
+  const Metrics::Clock::time_point read = Metrics::Clock::now();
   Next next = Next::kContinue;
   std::string result;
   RequestV2 request;
@@ -50,7 +51,7 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
     id = 0;
   } else if (parsed && !IsImmediate(request.verb)) {
     if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, peer_ + ": " + std::string(line));
-    Begin(std::move(request), answer);
+    Begin(std::move(request), read, answer);
     return next;
   } else if (parsed) {
     status = Dispatch(request, &result, &next);
@@ -66,6 +67,12 @@ Conversation::Next SessionV2::Handle(std::string_view line, std::string* answer)
   } else {
     AppendError(id, status, answer);
   }
+  if (parsed) {
+    Metrics* const metrics = service_.metrics();
+    const auto verb = static_cast<size_t>(request.verb);
+    if (!status.ok()) metrics->CountError(verb);
+    metrics->CountRequest(verb, Metrics::Clock::now() - read);
+  }
   return next;
 }
 
@@ -76,23 +83,23 @@ void SessionV2::HandleTooLong(std::string* answer) {
               answer);
 }
 
-void SessionV2::Begin(RequestV2 request, std::string* answers) {
+void SessionV2::Begin(RequestV2 request, Metrics::Clock::time_point read, std::string* answers) {
   RequestContext context;
   context.store = store_.get();
   context.listings = &listings_;
   context.memory = attachment_;
   context.cancel = service_.cancel;
   context.parallel = service_.engine;
-  context.figures = service_.figures;
   context.io = service_.io;
   context.sync = service_.sync;
   context.open_objects = service_.open_objects;
-  auto task = std::make_unique<RequestTask>(std::move(request), std::move(context), peer_);
+  auto task = std::make_unique<RequestTask>(std::move(request), std::move(context), peer_, read);
   if (pipeline_ != nullptr) {
     pipeline_->Accept(std::move(task));
   } else {
     while (!task->Go(answers)) {
     }
+    task->CountAnswered(Metrics::Clock::now());
   }
 }
 

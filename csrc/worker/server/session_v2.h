@@ -35,7 +35,7 @@ class SessionV2 : public Conversation {
  private:
   // Of what is answered at once.
   Status Dispatch(const RequestV2& request, std::string* result, Next* next);
-  void Begin(RequestV2 request, std::string* answers);
+  void Begin(RequestV2 request, Metrics::Clock::time_point read, std::string* answers);
   Status Attach(const RequestV2& request);
 
   const Service& service_;

@@ -21,10 +21,11 @@ constexpr std::chrono::seconds kLeftoverAge(60);
 
 }  // namespace
 
-Directories::Directories(const ObjectDir& root, const Limits& limits, Probe probe)
+Directories::Directories(const ObjectDir& root, const Limits& limits, Probe probe, Quota* quota)
     : root_(root),
       most_(limits.directories),
       probe_(probe),
+      quota_(quota),
       share_(std::make_shared<StoresShare>(limits.kept)),
       listings_(limits.listings) {}
 
@@ -93,7 +94,10 @@ Status Directories::Open(std::string_view path, Store* store) {
     return error == 0 ? Status::OK() : Status::System(error, "look at " + Printable(path));
   });
   if (!status.ok()) return status;
-  auto directory = std::make_shared<Directory>(std::move(fd), facts, share_);
+  Quota::Directory counted;
+  if (quota_ != nullptr) status = quota_->Find(fd.get(), &counted);
+  if (!status.ok()) return status;
+  auto directory = std::make_shared<Directory>(std::move(fd), facts, share_, std::move(counted));
   directory->device = st.st_dev;
   directory->inode = st.st_ino;
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -109,6 +113,7 @@ Status Directories::Open(std::string_view path, Store* store) {
                            " attributes, past the page cache: " + DescribeDirect(facts));
   *store = Store(directory, &directory->store);
   open_.push_back(directory);
+  if (quota_ != nullptr) return status;
   to_collect_.push_back(std::move(directory));
   collector_wake_.notify_all();
   return status;

@@ -6,7 +6,7 @@
 // Which directory it is, device and inode say: names lead to the same one in several ways. One that
 // no client uses stays open for the next who names it, until another needs its place; the root
 // always stays. When a directory is opened for the first time, what dead writers left in it is
-// collected by a thread that no client waits for.
+// collected by a thread that no client waits for; with a quota, whenever that counts (quota.h).
 #ifndef LMSHM_WORKER_STORAGE_DIRECTORIES_H_
 #define LMSHM_WORKER_STORAGE_DIRECTORIES_H_
 
@@ -27,6 +27,7 @@
 #include "worker/storage/key_listing.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -48,8 +49,10 @@ class Directories : private CancelCheck {
     KeptFilesRules kept;                   // files that are got again and again
   };
 
-  // `root` is confined and must outlive this.
-  Directories(const ObjectDir& root, const Limits& limits, Probe probe = ProbeStorage);
+  // `root` is confined and must outlive this. What is stored takes its room from `quota` (may be
+  // null), which must outlive this, too.
+  Directories(const ObjectDir& root, const Limits& limits, Probe probe = ProbeStorage,
+              Quota* quota = nullptr);
   Directories(const Directories&) = delete;
   Directories& operator=(const Directories&) = delete;
   // Waits until the collecting of leftovers has been broken off. No store may be in use any more.
@@ -71,8 +74,9 @@ class Directories : private CancelCheck {
 
  private:
   struct Directory {
-    Directory(UniqueFd opened, const StorageFacts& facts, std::shared_ptr<StoresShare> share)
-        : fd(std::move(opened)), store(fd.get(), facts, std::move(share)) {}
+    Directory(UniqueFd opened, const StorageFacts& facts, std::shared_ptr<StoresShare> share,
+              Quota::Directory quota)
+        : fd(std::move(opened)), store(fd.get(), facts, std::move(share), std::move(quota)) {}
     const UniqueFd fd;
     const KeyStore store;
     dev_t device = 0;
@@ -89,6 +93,7 @@ class Directories : private CancelCheck {
   const ObjectDir& root_;
   const size_t most_;
   const Probe probe_;
+  Quota* const quota_;
   const std::shared_ptr<StoresShare> share_;
   OpenListings listings_;
   Store root_store_;

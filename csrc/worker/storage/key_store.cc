@@ -35,17 +35,26 @@ std::string LengthMismatch(uint64_t now, const std::string& stored) {
 
 }  // namespace
 
-KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<StoresShare> share)
+KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<StoresShare> share,
+                   Quota::Directory quota)
     : dir_fd_(dir_fd),
       facts_(facts),
       share_(std::move(share)),
+      quota_(std::move(quota)),
       keeps_files_(facts.tells_changes && facts.attributes),
-      io_(facts_, &share_->counters) {
+      io_(facts_, &share_->metrics) {
   struct stat st;
   if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
+  if (quota_ == nullptr) return;
+  // While it stays open a file that is removed keeps its place on the disk.
+  quota_->AddListener(this,
+                      [this](const std::string& name) { share_->kept_files.Drop(dir_fd_, name); });
 }
 
-KeyStore::~KeyStore() { share_->kept_files.DropDirectory(dir_fd_); }
+KeyStore::~KeyStore() {
+  if (quota_ != nullptr) quota_->RemoveListener(this);
+  share_->kept_files.DropDirectory(dir_fd_);
+}
 
 Status KeyStore::Changed(const std::string& action) {
   return Mismatch(action, "the file changed while it was read");
@@ -134,11 +143,15 @@ Status KeyStore::Get(const ObjectKey& key, SharedBytes space, const TransferOpti
 Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOptions& options,
                           Turn* turn, ObjectInfo* info, std::unique_ptr<ObjectGet>* rest) const {
   if (const KeptFiles::File kept = share_->kept_files.Find(dir_fd_, key.file_name)) {
-    if (kept->length <= space.size) return GetKept(*kept, key.text, space, options, info);
+    if (kept->length <= space.size) {
+      if (quota_ != nullptr) quota_->Used(key.file_name);
+      return GetKept(*kept, key.text, space, options, info);
+    }
   }
   UniqueFd fd;
   Status status = Open(key, "get", &fd);
   if (!status.ok()) return status;
+  if (quota_ != nullptr) quota_->Used(key.file_name);
   std::optional<FileState> state;
   if (keeps_files_ && share_->kept_files.Wants(dir_fd_, key.file_name)) {
     state = share_->kept_files.Look(fd.get(), device_);
@@ -214,7 +227,7 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
     return Mismatch(ActionOn("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) share_->counters.CountGet(target.size, moved.direct);
+  if (status.ok()) share_->metrics.CountGet(target.size, moved.direct);
   return status;
 }
 
@@ -267,6 +280,7 @@ Status KeyStore::Remove(const ObjectKey& key, bool* removed) const {
   }
   share_->kept_files.Drop(dir_fd_, key.file_name);
   const int error = sidecar.Remove();
+  if (quota_ != nullptr) quota_->Removed(key.file_name);
   if (error != 0) return ExplainStorage(error, ActionOn("remove the sidecar of", key.text));
   return Status::OK();
 }

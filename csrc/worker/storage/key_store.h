@@ -21,15 +21,16 @@
 #include <vector>
 
 #include "worker/base/cancel.h"
+#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/storage/attributes.h"
 #include "worker/storage/file_io.h"
-#include "worker/storage/io_counters.h"
 #include "worker/storage/io_mode.h"
 #include "worker/storage/kept_files.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"
+#include "worker/storage/quota.h"
 #include "worker/storage/storage_facts.h"
 
 namespace lmshm {
@@ -54,7 +55,7 @@ struct StoresShare {
   Status WithSpareRoom(const Step& step, bool wait = true);
 
   KeptFiles kept_files;
-  IoCounters counters;
+  Metrics metrics;
 };
 
 // For one thing that can be repeated: whether to, if it failed for want of something that files
@@ -90,8 +91,10 @@ class KeyStore {
   // Serves the directory `dir_fd` (may be O_PATH), which stays the caller's and must live as long
   // as this. `facts`: of its file system, see ProbeStorage(). Small files stay open in `share`,
   // where the facts allow that.
+  // `quota`, where there is one: the directory's, which has room for what is stored.
   KeyStore(int dir_fd, const StorageFacts& facts,
-           std::shared_ptr<StoresShare> share = std::make_shared<StoresShare>());
+           std::shared_ptr<StoresShare> share = std::make_shared<StoresShare>(),
+           Quota::Directory quota = nullptr);
   KeyStore(const KeyStore&) = delete;
   KeyStore& operator=(const KeyStore&) = delete;
   ~KeyStore();
@@ -100,6 +103,7 @@ class KeyStore {
   StoresShare& share() const { return *share_; }
   bool has_attributes() const { return facts_.attributes; }
   int dir_fd() const { return dir_fd_; }
+  const Quota::Directory& quota() const { return quota_; }  // null: there is no limit
 
   // The errors of all of these, all of which take a key that was checked:
   //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
@@ -166,6 +170,7 @@ class KeyStore {
   const int dir_fd_;
   const StorageFacts facts_;
   const std::shared_ptr<StoresShare> share_;
+  const Quota::Directory quota_;
   const bool keeps_files_;
   dev_t device_ = 0;  // the directory's file system
   const ObjectIo io_;

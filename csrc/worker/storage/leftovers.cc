@@ -45,6 +45,15 @@ bool RemoveIfOrphan(int dir_fd, const std::string& name, const std::string& obje
 
 }  // namespace
 
+Leftover RemoveIfLeftover(int dir_fd, const std::string& name, std::chrono::seconds age) {
+  if (IsTemporaryName(name) || IsProbeFile(name)) {
+    return RemoveIfDead(dir_fd, name.c_str(), age) ? Leftover::kTemporary : Leftover::kNone;
+  }
+  const std::string object_name = ObjectOfSidecar(name);
+  if (object_name.empty()) return Leftover::kNone;
+  return RemoveIfOrphan(dir_fd, name, object_name, age) ? Leftover::kSidecar : Leftover::kNone;
+}
+
 Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelCheck* cancel) {
   Leftovers removed;
   UniqueFd fd(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -54,14 +63,9 @@ Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelChec
   const int own_fd = fd.Release();  // the stream's
   for (size_t seen = 1; const struct dirent* entry = readdir(dir); seen++) {
     if (seen % 64 == 0 && cancel != nullptr && cancel->Cancelled()) break;
-    const std::string name(entry->d_name);
-    if (IsTemporaryName(name) || IsProbeFile(name)) {
-      if (RemoveIfDead(own_fd, name.c_str(), age)) removed.temporaries++;
-      continue;
-    }
-    const std::string object_name = ObjectOfSidecar(name);
-    if (object_name.empty()) continue;
-    if (RemoveIfOrphan(own_fd, name, object_name, age)) removed.sidecars++;
+    const Leftover what = RemoveIfLeftover(own_fd, entry->d_name, age);
+    if (what == Leftover::kTemporary) removed.temporaries++;
+    if (what == Leftover::kSidecar) removed.sidecars++;
   }
   closedir(dir);
   return removed;

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <string>
 
 #include "worker/base/cancel.h"
 
@@ -24,6 +25,10 @@ struct Leftovers {
 // removed is left, and so is the rest once `cancel` (may be null) says so. Reads all of the
 // directory, which may take seconds.
 Leftovers RemoveLeftovers(int dir_fd, std::chrono::seconds age, const CancelCheck* cancel);
+
+// The same for one file. A name that is none of these is left alone.
+enum class Leftover { kNone, kTemporary, kSidecar };
+Leftover RemoveIfLeftover(int dir_fd, const std::string& name, std::chrono::seconds age);
 
 }  // namespace lmshm
 

@@ -12,6 +12,7 @@
 
 #include "worker/base/text.h"
 #include "worker/storage/file_io.h"
+#include "worker/storage/object_key.h"
 #include "worker/storage/object_write.h"
 
 namespace lmshm {
@@ -84,7 +85,8 @@ int ObjectDir::Open(const std::string& path, int flags, UniqueFd* fd) const {
   return 0;
 }
 
-Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel) const {
+Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
+                        Quota* quota) const {
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
@@ -103,13 +105,20 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   options.checksum = false;
   options.cancel = cancel;
   ObjectWrite write(dir.get(), object.name, io_, data, options, "write", path);
+  std::string key;
+  if (quota != nullptr && ClassifyFile(object.name, &key) != FileKind::kOther) {
+    Quota::Directory directory;
+    status = quota->Find(dir.get(), &directory);
+    if (!status.ok()) return status;
+    write.CountIn(std::move(directory), 0);
+  }
   bool done;
   status = write.Go(nullptr, &done);
   return status.ok() ? write.Publish() : status;
 }
 
 Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-                       uint64_t* done) const {
+                       uint64_t* done, Quota* quota) const {
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
@@ -126,6 +135,12 @@ Status ObjectDir::Read(std::string_view path, SharedBytes data, const CancelChec
 
   error = ReadFully(file.get(), data, cancel, done);
   if (error != 0) return Explain(error, "read", path);
+  UniqueFd dir;
+  Quota::Directory directory;
+  if (quota != nullptr && Open(object.directory, O_PATH | O_DIRECTORY, &dir) == 0 &&
+      quota->Find(dir.get(), &directory).ok()) {
+    directory->Used(object.name);
+  }
   return Status::OK();
 }
 

@@ -22,6 +22,7 @@
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_path.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -44,13 +45,16 @@ class ObjectDir {
   //   ELOOP      a symbolic link is in the way     EISDIR, EINVAL  something else is
   //   ENOSPC     noticed before data is moved      EFAULT          the shared memory is gone
   //   ECANCELED  `cancel` said so                  others          of the system call that failed
-  Status Write(std::string_view path, SharedBytes data, const CancelCheck* cancel) const;
+  // With a `quota` an object takes room there (and waits for it), and ENOSPC is also that there is
+  // none; a file that is named otherwise does not count.
+  Status Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
+               Quota* quota = nullptr) const;
 
   // Reads the object at `path` into `data`, up to whichever ends first; `*done` is the number of
   // bytes. `data` beyond them is untouched; on failure its content is unspecified. Errors as
   // above; ENOENT: no such object.
-  Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-              uint64_t* done) const;
+  Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel, uint64_t* done,
+              Quota* quota = nullptr) const;
 
   // Opens (O_PATH) the directory at `path`, "" being the root, and makes what is missing of it, for
   // its user alone (mode 0700). Only where it is confined. Errors, beside those of
@@ -78,8 +82,8 @@ class ObjectDir {
   BeneathMethod method_ = BeneathMethod::kWalk;
   // Of any directory: nothing is known of its file system.
   StorageFacts facts_;
-  IoCounters counters_;
-  const ObjectIo io_{facts_, &counters_};
+  Metrics metrics_;
+  const ObjectIo io_{facts_, &metrics_};
 };
 
 }  // namespace lmshm

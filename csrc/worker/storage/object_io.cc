@@ -176,7 +176,7 @@ int ObjectMove::GoDirectParts(uint64_t aligned, Turn* turn) {
 }
 
 void ObjectIo::CountFallback(const std::string& reason) const {
-  if (counters_->CountFallback(reason)) {
+  if (metrics_->CountFallback(reason)) {
     Log(LogLevel::kInfo, "not past the page cache, for the first time: " + reason);
   }
 }

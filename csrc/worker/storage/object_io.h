@@ -6,7 +6,7 @@
 // docs/worker.md states the rules, docs/io_engines.md the measurements behind them. What goes past
 // the page cache is the part of the object that is a multiple of the file system's alignment; the
 // rest goes through it. Where that fails for a file, the whole object goes through the page cache,
-// and the counters say how often and why.
+// and the metrics say how often and why.
 //
 // As in file_io.h only the kernel touches the memory, but for checksums (fault_guard.h).
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_IO_H_
@@ -15,9 +15,9 @@
 #include <cstdint>
 #include <string>
 
+#include "worker/base/metrics.h"
 #include "worker/base/turn.h"
 #include "worker/storage/file_io.h"
-#include "worker/storage/io_counters.h"
 #include "worker/storage/io_mode.h"
 #include "worker/storage/storage_facts.h"
 
@@ -36,7 +36,7 @@ enum class Direction { kWrite, kRead };
 // caller's and must live as long as this.
 class ObjectIo {
  public:
-  ObjectIo(const StorageFacts& facts, IoCounters* counters) : facts_(facts), counters_(counters) {}
+  ObjectIo(const StorageFacts& facts, Metrics* metrics) : facts_(facts), metrics_(metrics) {}
 
   const StorageFacts& facts() const { return facts_; }
 
@@ -52,7 +52,7 @@ class ObjectIo {
   void CountFallback(const std::string& reason) const;
 
   const StorageFacts& facts_;
-  IoCounters* const counters_;
+  Metrics* const metrics_;
 };
 
 // One object on its way between memory and its file. It can be left in the middle, when its turn is

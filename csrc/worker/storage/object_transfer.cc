@@ -52,7 +52,13 @@ ObjectPut::ObjectPut(const KeyStore& store, ObjectKey key, SharedBytes data,
       attributes_(std::move(attributes)),
       options_(options),
       write_(store.dir_fd_, key_.file_name, store.io_, data, options, "put", key_.text),
-      patience_(&store.share(), true) {}
+      patience_(&store.share(), true) {
+  if (store.quota_ == nullptr) return;
+  // A record that is not short may take a block of its own.
+  const bool block = !key_.sidecar_name.empty() || !attributes_.empty();
+  sidecar_bytes_ = key_.sidecar_name.empty() ? 0 : key_.text.size();
+  write_.CountIn(store.quota_, BlocksOf(sidecar_bytes_) * kBlockBytes + (block ? kBlockBytes : 0));
+}
 
 Status ObjectPut::Go(Turn* turn, bool* done) {
   for (;;) {
@@ -88,7 +94,7 @@ Status ObjectPut::Finish() {
   // Descriptors may be lacking here: the bytes need not be moved again for that.
   Status status = store_.share().WithSpareRoom(
       [&] { return explain(sidecar.Store(key_.text, sync), kStoreKey); });
-  if (status.ok()) status = write_.Publish();
+  if (status.ok()) status = write_.Publish(sidecar_bytes_);
   if (!status.ok()) return status;
   store_.share().kept_files.Drop(store_.dir_fd_, key_.file_name);
   status = explain(sidecar.Confirm(key_.text, sync), kStoreKey);
@@ -96,7 +102,7 @@ Status ObjectPut::Finish() {
     status = store_.share().WithSpareRoom(
         [&] { return explain(SyncNames(store_.dir_fd_), "wait for the disk to have its name"); });
   }
-  if (status.ok()) store_.share().counters.CountPut(data_.size, moved.direct);
+  if (status.ok()) store_.share().metrics.CountPut(data_.size, moved.direct);
   return status;
 }
 
@@ -137,7 +143,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   Status status = store_.CheckSum(key_, options_, moved.crc32c, stored_.crc32c);
   if (!status.ok()) return status;
-  store_.share().counters.CountGet(length, moved.direct);
+  store_.share().metrics.CountGet(length, moved.direct);
   info->length = length;
   info->crc32c = stored_.crc32c;
   info->attributes = std::move(stored_.attributes);

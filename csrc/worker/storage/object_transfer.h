@@ -49,6 +49,7 @@ class ObjectPut {
   const std::vector<Attribute> attributes_;
   const TransferOptions options_;
   ObjectWrite write_;
+  uint64_t sidecar_bytes_ = 0;
   Patience patience_;
 };
 

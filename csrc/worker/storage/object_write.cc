@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/object_write.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <utility>
 
 #include "worker/storage/file_io.h"
 
@@ -13,11 +17,34 @@ namespace {
 // Reserving takes a fraction of the time that moving takes, but as memory (tmpfs) not a small one.
 constexpr uint64_t kReserveBytes = 32 << 20;
 constexpr uint64_t kReserveCost = 8;  // bytes that are reserved as fast as one is moved
+// A thread is held that long by a put that waits for others to be removed.
+constexpr std::chrono::milliseconds kRoomWait(2);
 
 }  // namespace
 
 Status ObjectWrite::Explain(int error, const char* step) const {
   return ExplainStorage(error, ActionOn(verb_, what_) + (*step == '\0' ? "" : ": ") + step);
+}
+
+void ObjectWrite::CountIn(Quota::Directory quota, uint64_t beside) {
+  quota_ = std::move(quota);
+  beside_ = beside;
+  has_room_ = quota_ == nullptr;
+}
+
+Status ObjectWrite::TakeRoom(const Turn* turn) {
+  if (!room_.has_value()) {
+    const uint64_t blocks = std::max<uint64_t>(BlocksOf(data_.size), 1) + BlocksOf(beside_);
+    room_.emplace(quota_, name_, blocks * kBlockBytes);
+  }
+  do {
+    if (options_.cancel != nullptr && options_.cancel->Cancelled()) return Explain(ECANCELED, "");
+    const Status status = room_->Take(kRoomWait, &has_room_);
+    if (!status.ok()) {
+      return Status::Error(status.number(), ActionOn(verb_, what_) + ": " + status.text());
+    }
+  } while (!has_room_ && turn == nullptr);
+  return Status::OK();
 }
 
 Status ObjectWrite::Begin() {
@@ -31,6 +58,10 @@ Status ObjectWrite::Begin() {
 
 Status ObjectWrite::Go(Turn* turn, bool* done) {
   *done = false;
+  if (!has_room_) {
+    Status status = TakeRoom(turn);
+    if (!status.ok() || !has_room_) return status;
+  }
   if (!file_.has_value()) {
     Status status = Begin();
     if (!status.ok()) return status;
@@ -52,17 +83,22 @@ Status ObjectWrite::Go(Turn* turn, bool* done) {
   return error == 0 ? Status::OK() : Explain(error, "");
 }
 
-Status ObjectWrite::Publish() {
+Status ObjectWrite::Publish(uint64_t sidecar_bytes) {
+  struct stat st = {};
+  if (room_.has_value() && fstat(file_->fd(), &st) != 0) return Explain(errno, "look at it");
   mode_t existing;
   const int error = file_->PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, ActionOn(verb_, what_));
-  return error == 0 ? Status::OK() : Explain(error, "publish");
+  if (error != 0) return Explain(error, "publish");
+  if (room_.has_value()) room_->Commit(st, sidecar_bytes);
+  return Status::OK();
 }
 
 void ObjectWrite::Reset() {
   move_.reset();
   file_.reset();
   reserved_ = 0;
+  if (!has_room_) room_.reset();
 }
 
 }  // namespace lmshm

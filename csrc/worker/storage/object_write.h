@@ -15,6 +15,7 @@
 #include "worker/base/turn.h"
 #include "worker/storage/atomic_file.h"
 #include "worker/storage/object_io.h"
+#include "worker/storage/quota.h"
 
 namespace lmshm {
 
@@ -35,18 +36,24 @@ class ObjectWrite {
   ObjectWrite(const ObjectWrite&) = delete;
   ObjectWrite& operator=(const ObjectWrite&) = delete;
 
+  // Before Go(): it takes its room there, for the bytes and `beside` more, until it is published.
+  // Without a directory it does not.
+  void CountIn(Quota::Directory quota, uint64_t beside);
+
   // Goes on until all bytes are in the file, and sets `*done`, or until the turn is over; `turn`
   // may be null. ENOSPC is noticed before data is moved.
+  // Room in a quota is waited for first: ENOSPC is also that it cannot be had.
   Status Go(Turn* turn, bool* done);
 
   // Between Go() and Publish(): the file.
   int fd() const { return file_->fd(); }
   const Moved& moved() const { return move_->moved(); }
 
-  // Gives it its name. EISDIR, ELOOP, EINVAL: what has that name is no object.
-  Status Publish();
+  // Gives it its name. EISDIR, ELOOP, EINVAL: what has that name is no object. `sidecar_bytes` are
+  // stored beside it.
+  Status Publish(uint64_t sidecar_bytes = 0);
 
-  // Throws away what has been done; Go() may begin again.
+  // Throws away what has been done, but keeps the room; Go() may begin again.
   void Reset();
 
   // A failure, in words.
@@ -54,6 +61,8 @@ class ObjectWrite {
 
  private:
   Status Begin();
+  // Sets `has_room_`; if not, its turn is over.
+  Status TakeRoom(const Turn* turn);
 
   const int dir_fd_;
   const std::string& name_;
@@ -62,6 +71,10 @@ class ObjectWrite {
   const TransferOptions options_;
   const std::string_view verb_;
   const std::string_view what_;
+  Quota::Directory quota_;
+  uint64_t beside_ = 0;
+  std::optional<QuotaRoom> room_;  // must outlive the file, which takes it
+  bool has_room_ = true;
   std::optional<AtomicFile> file_;
   uint64_t reserved_ = 0;
   std::optional<ObjectMove> move_;

@@ -164,6 +164,8 @@ int ProbeStorage(int dir_fd, StorageFacts* facts) {
   return 0;
 }
 
+bool IsLocalFileSystem(int dir_fd) { return FileSystemOf(dir_fd).local; }
+
 std::string DescribeDirect(const StorageFacts& facts) {
   if (!facts.direct()) return "none on this " + facts.file_system + ": " + facts.direct_reason;
   return "files in multiples of " + std::to_string(facts.direct_offset) + ", memory of " +

@@ -35,6 +35,9 @@ struct StorageFacts {
 // ENFILE: there was no descriptor to find out with.
 [[nodiscard]] int ProbeStorage(int dir_fd, StorageFacts* facts);
 
+// Whether the directory's file system has a disk of its own, or none: no other machine changes it.
+bool IsLocalFileSystem(int dir_fd);
+
 // Where O_DIRECT can be used, or why it cannot: for the log.
 std::string DescribeDirect(const StorageFacts& facts);
 

@@ -7,6 +7,8 @@ import type { Section } from "./results.ts";
 export interface Context {
   /** Less of everything: smaller sizes, fewer rounds. */
   readonly quick: boolean;
+  /** In a directory, where a benchmark is about that; null: as it likes. */
+  readonly objects: number | null;
   /** A new directory for files, removed at the end. */
   readonly directory: string;
   /** What is being measured now, for a person at a terminal. */

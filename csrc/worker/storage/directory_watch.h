@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// DirectoryWatch: what other processes do in some directories, as the kernel tells it (inotify).
+// One descriptor for all of them. Directories are watched by descriptor, not by path: one that is
+// renamed or mounted over stays watched.
+//
+// The kernel puts an event into the queue before the call that caused it returns. So who empties
+// the queue knows all that was done until then. The queue is limited (16,384 events by default);
+// when it overflows, events are lost, and the directories have to be read again.
+#ifndef LMSHM_WORKER_STORAGE_DIRECTORY_WATCH_H_
+#define LMSHM_WORKER_STORAGE_DIRECTORY_WATCH_H_
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "worker/base/unique_fd.h"
+
+namespace lmshm {
+
+// Thread safe.
+class DirectoryWatch {
+ public:
+  // Without inotify nothing can be watched.
+  DirectoryWatch();
+  DirectoryWatch(const DirectoryWatch&) = delete;
+  DirectoryWatch& operator=(const DirectoryWatch&) = delete;
+
+  // Watches the directory `dir_fd` (may be O_PATH) from now on. `owner` is handed back with its
+  // events. False if that is not possible.
+  bool Add(int dir_fd, void* owner);
+  // No events of that are handed on after this; not from a handler.
+  void Remove(void* owner);
+
+  // Readable while there are events; -1 without inotify.
+  int fd() const { return fd_.get(); }
+
+  enum class What {
+    kMade,       // a file has this name, which was nobody's before
+    kChanged,    // a file was replaced, renamed, written or removed
+    kDirectory,  // something happened to a directory of this name
+  };
+  using Handler = std::function<void(void* owner, const std::string& name, What what)>;
+  // Hands on all events that there are. False if some were lost. One thread at a time: another
+  // waits until what was there when it came has been handled.
+  bool Drain(const Handler& handler);
+
+ private:
+  UniqueFd fd_;
+  std::mutex draining_;  // taken before the other
+  std::mutex owners_mutex_;
+  std::map<int, void*> owners_;  // by watch
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_DIRECTORY_WATCH_H_

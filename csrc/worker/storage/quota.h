@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Quota: keeps what the objects of all directories below a root take of the disk within a limit,
+// whoever writes them.
+//
+// A put takes room before it writes (QuotaRoom), so what is being written counts, and says what it
+// really takes when it is done. When the account is nearly full a thread makes room in advance: it
+// chooses a time of last use such that removing what was not used since then frees a few percent of
+// the limit, reads the directories once, and removes those. A put that finds no room waits for it.
+// Another thread counts what is there at the start, and listens to what others do afterwards.
+//
+// The account (all times and sizes, docs/worker.md has them for people):
+//
+//     limit     97.5 %   room is made in advance from here on,
+//               92.5 %   down to here;
+//               87.5 %   below this only as far as one put needs it
+//
+// What was put within the last tenth of the limit (in bytes put) is not removed, unless one put
+// alone needs more than the other nine tenths.
+//
+// Several workers on one directory hear of each other's objects when these have their names
+// (directory_watch.h), before each put. What the others are writing they do not know; so while
+// there are others (fellow_workers.h) all workers together write at most a tenth of the limit at a
+// time, or one object each. One of them makes room at a time; the others look again afterwards.
+#ifndef LMSHM_WORKER_STORAGE_QUOTA_H_
+#define LMSHM_WORKER_STORAGE_QUOTA_H_
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "worker/base/status.h"
+#include "worker/base/unique_fd.h"
+#include "worker/storage/directory_watch.h"
+#include "worker/storage/fellow_workers.h"
+#include "worker/storage/object_index.h"
+
+namespace lmshm {
+
+class Quota;
+
+inline constexpr uint64_t kLeastQuotaBytes = kBlockBytes;
+// At one time, in the account; fewer where a process may have few descriptors (descriptors.h).
+inline constexpr size_t kMaxQuotaDirectories = 1024;
+
+struct QuotaRules {
+  uint64_t max_bytes = UINT64_MAX;
+  size_t directories = kMaxQuotaDirectories;  // at most, each holds a descriptor
+  std::chrono::seconds leftover_age{60};      // see leftovers.h
+  // How long a put waits for room while nothing becomes free.
+  std::chrono::milliseconds patience{10000};
+  // Everything is counted again after so long, or ten times as long as that takes: where the kernel
+  // tells what others do, and where it does not.
+  std::chrono::milliseconds recount{600000};
+  std::chrono::milliseconds recount_unwatched{1000};
+};
+
+// One directory below the root. Thread safe.
+class QuotaDirectory : public std::enable_shared_from_this<QuotaDirectory> {
+ public:
+  QuotaDirectory(Quota* quota, UniqueFd fd, DiskTotals* all, size_t number);
+
+  // An object was read, or removed, by its file's name.
+  void Used(std::string_view name);
+  void Removed(const std::string& name);
+
+  // What it holds.
+  uint64_t bytes() const { return index_.totals().blocks * kBlockBytes; }
+  uint64_t objects() const { return index_.totals().objects; }
+
+  // `evicted` is called with the name of each object that is removed to make room, until
+  // RemoveListener(); it is not being called when that returns. `owner` tells them apart.
+  using Listener = std::function<void(const std::string&)>;
+  void AddListener(const void* owner, Listener evicted);
+  void RemoveListener(const void* owner);
+
+ private:
+  friend class Quota;
+  friend class QuotaRoom;
+
+  Quota* const quota_;
+  ObjectIndex index_;
+  const FellowWorkers fellows_;
+  const uint64_t salt_;  // tells its names from those of other directories
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+  bool counted_ = false;             // for the counting thread
+  std::weak_ptr<const void> users_;  // with the account's directories_mutex_ held
+  bool watched_ = false;
+  std::mutex listeners_mutex_;
+  std::map<const void*, Listener> listeners_;
+};
+
+// Room for one object while it is written. Not thread safe: one thread at a time.
+class QuotaRoom {
+ public:
+  // Without a directory all of this does nothing and succeeds.
+  QuotaRoom() = default;
+  QuotaRoom(std::shared_ptr<QuotaDirectory> directory, std::string file_name, uint64_t bytes);
+  QuotaRoom(const QuotaRoom&) = delete;
+  QuotaRoom& operator=(const QuotaRoom&) = delete;
+  // Unless it was committed the room is free again.
+  ~QuotaRoom();
+
+  // Takes the room, if it becomes free within `patience`; else may be called again. Success without
+  // `*taken`: it is still waited for. ENOSPC: it does not fit, and will not.
+  Status Take(std::chrono::milliseconds patience, bool* taken);
+
+  // The object is there. `st`: of its file, once all of it was written; the sidecar's bytes.
+  void Commit(const struct stat& st, uint64_t sidecar_bytes);
+
+ private:
+  friend class Quota;
+  using Clock = std::chrono::steady_clock;
+  enum class State { kNew, kWaiting, kTaken, kOver };
+
+  std::shared_ptr<QuotaDirectory> directory_;
+  std::string name_;
+  uint64_t hash_ = 0;
+  uint64_t blocks_ = 0;
+  State state_ = State::kNew;
+  std::list<QuotaRoom*>::iterator place_;  // while it waits
+  bool hopeless_ = false;                  // an attempt to make room for it has failed
+  Clock::time_point began_;                // to wait
+  Clock::time_point asked_;                // lately
+};
+
+// Thread safe.
+class Quota {
+ public:
+  struct Stats {
+    uint64_t used_bytes = 0;  // what is being written included
+    uint64_t objects = 0;
+    uint64_t directories = 0;
+    uint64_t evictions = 0;
+    uint64_t evicted_bytes = 0;
+    uint64_t stale_temporaries = 0;
+    uint64_t stale_keys = 0;
+    uint64_t memory_bytes = 0;  // of the tables
+    bool counted = false;       // all that was there at the start
+  };
+
+  // `root_fd` (may be O_PATH) stays the caller's, and must live as long as this.
+  Quota(int root_fd, const QuotaRules& rules);
+  Quota(const Quota&) = delete;
+  Quota& operator=(const Quota&) = delete;
+  // Nobody uses its directories any more.
+  ~Quota();
+
+  // Begins to count, and returns at once.
+  Status Start();
+
+  // The directory `dir_fd` (may be O_PATH), which is in the account from now on. The same for all
+  // descriptors of one directory. It must not outlive this. EMFILE: there are too many.
+  using Directory = std::shared_ptr<QuotaDirectory>;
+  Status Find(int dir_fd, Directory* directory);
+
+  uint64_t max_bytes() const { return rules_.max_bytes; }
+  Stats stats() const;
+
+  // For tests: returns once everything was counted again after the call; and once no more room is
+  // being made.
+  void Recount();
+  bool WaitUntilIdle(std::chrono::milliseconds patience);
+
+ private:
+  friend class QuotaDirectory;
+  friend class QuotaRoom;
+  using Clock = std::chrono::steady_clock;
+  using Lock = std::unique_lock<std::mutex>;
+
+  // So much had been put before the object whose tick this is.
+  struct Sample {
+    uint64_t before = 0;
+    UseTick tick = 0;
+  };
+  // What making room once is about.
+  struct Goal {
+    uint64_t used = 0;                 // blocks that may remain
+    bool may_take_all = false;         // what was put lately, too
+    const QuotaRoom* first = nullptr;  // what it is for; may be gone by now
+  };
+
+  // What goes: all that was used last before `latest`, and of what was used just then what is
+  // needed.
+  struct Choice {
+    UseTick latest = 0;
+    uint64_t before = 0;  // blocks of the former
+  };
+
+  // The account: quota.cc. What is called with the lock held says so by its first argument.
+  Status Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* taken);
+  bool Fits(const Lock& lock, const QuotaRoom& room, uint64_t share, Clock::time_point now) const;
+  bool IsHopeless(const Lock& lock, const QuotaRoom& room, Clock::time_point now) const;
+  Status Refuse(const Lock& lock, const QuotaRoom& room) const;
+  void Leave(const Lock& lock, QuotaRoom* room);
+  void Commit(QuotaRoom* room, uint64_t blocks);
+  void NoteChange(const Lock& lock);
+  void NotePut(const Lock& lock, uint64_t blocks, UseTick tick);
+  void NotePutByOthers(uint64_t blocks, UseTick tick);
+  uint64_t InAccount(const Lock& lock) const;
+  std::optional<Goal> NextGoal(const Lock& lock) const;
+  // Later than all that was put, however fast that was.
+  UseTick NextTick() const { return std::max(NowTick(), last_put_.load() + 1); }
+  uint64_t IdOf(const QuotaDirectory& directory, uint64_t hash) const {
+    return hash ^ directory.salt_;
+  }
+
+  // Counting and making room: quota_threads.cc.
+  // A directory that appeared in another one.
+  struct Appeared {
+    Directory parent;
+    std::string name;
+  };
+  struct Round;  // of counting everything
+  void CountMain();
+  void CountAll();
+  void CountAppeared();
+  void CountOne(QuotaDirectory* directory, std::vector<std::string>* below);
+  void CountBelow(UniqueFd dir, size_t depth, Round* round);
+  Directory Known(int dir_fd) const;  // with directories_mutex_ held, and so is the next
+  static Directory Use(const Directory& directory);
+  bool MakePlace();
+  void WakeCounter() const;
+  // Takes note of all that others did until now.
+  void Hear();
+  void HearOf(QuotaDirectory* directory, const std::string& name, DirectoryWatch::What what);
+  bool Ending() const { return ending_.load(std::memory_order_relaxed); }
+  void EvictMain();
+  void MakeRoom(const Goal& goal);
+  bool Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const;
+  void EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
+               uint64_t* evicted);
+  bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,
+             const TableObject& object);
+  bool IsOver(const Goal& goal) const { return all_.blocks.load() <= goal.used; }
+  std::vector<Directory> AllDirectories() const;
+
+  const QuotaRules rules_;
+  const int root_fd_;
+  const uint64_t limit_;  // this and all below in blocks
+  const uint64_t high_;
+  const uint64_t low_;
+  const uint64_t floor_;
+  const uint64_t tenth_;
+  DiskTotals all_;
+  DirectoryWatch watch_;
+
+  mutable std::mutex directories_mutex_;
+  std::vector<Directory> directories_;
+  size_t numbered_ = 0;
+  Directory root_;
+
+  mutable std::mutex mutex_;      // guards all up to the threads
+  std::condition_variable room_;  // there may be room
+  std::condition_variable work_;  // room may have to be made
+  uint64_t reserved_ = 0;
+  uint64_t waiting_blocks_ = 0;
+  std::list<QuotaRoom*> waiting_;              // the one that came first in front
+  std::unordered_multiset<uint64_t> writing_;  // objects, by IdOf()
+  uint64_t evicting_ = 0;                      // the object, likewise; 0: none
+  uint64_t put_ = 0;                           // in all
+  std::deque<Sample> samples_;
+  uint64_t changes_ = 0;  // of the account
+  bool making_room_ = false;
+  Clock::time_point progress_;  // something became free
+  bool counted_ = false;
+  bool count_wanted_ = false;
+  std::vector<Appeared> appeared_;
+  std::vector<Directory> uncounted_;
+  uint64_t counts_wanted_ = 0;
+  uint64_t counts_ = 0;
+  std::string refused_;  // the last object that could not be removed, and why
+  std::condition_variable counts_done_;
+
+  std::atomic<UseTick> last_put_{0};   // written with the lock held
+  std::atomic<UseTick> keep_from_{0};  // what was put then or later stays
+  std::atomic<uint64_t> evictions_{0};
+  std::atomic<uint64_t> evicted_blocks_{0};
+  std::atomic<uint64_t> stale_temporaries_{0};
+  std::atomic<uint64_t> stale_keys_{0};
+  std::atomic<bool> ending_{false};
+  bool told_ = false;  // that not all is counted; for the counting thread
+  UniqueFd wake_;      // that thread
+  std::thread counter_;
+  std::thread evictor_;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_QUOTA_H_
