@@ -14,14 +14,11 @@ import { join } from "node:path";
 import process from "node:process";
 import {
   CacheEngineKey,
-  GpuDevice,
-  gpuStatus,
-  MemoryFormat,
   MixedMemoryAllocator,
-  PagedKvCache,
   ShmFileConnector,
-  TensorMemoryObj,
+  type TensorMemoryObj,
 } from "../src/mod.ts";
+import { GpuDevice, gpuStatus, PagedKvCache } from "../src/gpu/mod.ts";
 
 // A small model: 8 layers, 16 tokens a page, 4 KiB a token in keys and in values.
 const LAYERS = 8;
@@ -45,14 +42,14 @@ const pagesOf = (chunk: number, first: number) =>
   Array.from({ length: CHUNK_TOKENS / PAGE_TOKENS }, (_, n) => (first + chunk + 3 * n) % PAGES);
 
 function allocate(pool: MixedMemoryAllocator): TensorMemoryObj {
-  const chunk = pool.allocateOrThrow([2, LAYERS, CHUNK_TOKENS, HIDDEN], "bfloat16");
-  if (chunk instanceof TensorMemoryObj) return chunk;
-  throw new TypeError(`${MemoryFormat.KV_2LTD} belongs into the pool`);
+  return pool.allocate({ shape: [2, LAYERS, CHUNK_TOKENS, HIDDEN], dtype: "bfloat16" });
 }
 
 async function withGpu(pool: MixedMemoryAllocator, store: ShmFileConnector): Promise<void> {
   using device = GpuDevice.open();
-  console.log(`GPU ${device.index}: ${device.name}, the pool is pinned by ${pool.segment.pinnedBy}`);
+  console.log(
+    `GPU ${device.index}: ${device.name}, the pool is pinned by ${pool.segment.pinnedBy}`,
+  );
   const layerBytes = 2 * PAGES * PAGE_TOKENS * HIDDEN * 2;
   using memory = device.alloc(LAYERS * layerBytes);
   const cache = new PagedKvCache({

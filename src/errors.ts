@@ -4,19 +4,87 @@
 // both before any native call; everything that the system, the worker or the storage refuses is a
 // ShmError with a stable `code`.
 
+/**
+ * The errno names that can come, with Linux's numbers (asm-generic: x86-64 and arm64). Every other
+ * number of the kernel becomes EIO, and is kept in `errno`.
+ * @internal
+ */
+const ERRNO = {
+  EPERM: 1,
+  ENOENT: 2,
+  EINTR: 4,
+  EIO: 5,
+  E2BIG: 7,
+  ENOEXEC: 8,
+  EBADF: 9,
+  EAGAIN: 11,
+  ENOMEM: 12,
+  EACCES: 13,
+  EFAULT: 14,
+  EBUSY: 16,
+  EEXIST: 17,
+  EXDEV: 18,
+  ENODEV: 19,
+  ENOTDIR: 20,
+  EISDIR: 21,
+  EINVAL: 22,
+  ENFILE: 23,
+  EMFILE: 24,
+  ENOTTY: 25,
+  ETXTBSY: 26,
+  EFBIG: 27,
+  ENOSPC: 28,
+  EROFS: 30,
+  EPIPE: 32,
+  ERANGE: 34,
+  ENAMETOOLONG: 36,
+  ENOSYS: 38,
+  ELOOP: 40,
+  ENODATA: 61,
+  EPROTO: 71,
+  EBADMSG: 74,
+  EOVERFLOW: 75,
+  ELIBBAD: 80,
+  EMSGSIZE: 90,
+  EPROTONOSUPPORT: 93,
+  ENOTSUP: 95,
+  ENETUNREACH: 101,
+  ECONNRESET: 104,
+  ENOTCONN: 107,
+  ETIMEDOUT: 110,
+  ECONNREFUSED: 111,
+  EHOSTUNREACH: 113,
+  ESTALE: 116,
+  EDQUOT: 122,
+  ECANCELED: 125,
+} as const;
+
+/** Those that no kernel has. @internal */
+const OWN = ["ECONFIG", "ECORRUPT", "EFREED", "EMOVED", "ENOTFOUND", "EWORKER"] as const;
+
+/** What kind of failure a ShmError is: an errno name ("ENOSPC") or one of the library's own. */
+export type ErrorCode = keyof typeof ERRNO | (typeof OWN)[number];
+
+/** All codes, in alphabetical order. */
+export const ERROR_CODES: readonly ErrorCode[] = Object.freeze(
+  [...Object.keys(ERRNO) as (keyof typeof ERRNO)[], ...OWN].sort(),
+);
+
 /** Facts about a failure: sizes in bytes, names, paths, process ids. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
+/** What a ShmError says beside the words. */
 export interface ShmErrorOptions {
-  /** Stable and upper case: an errno name ("ENOSPC") or one of the library's own ("EWORKER"). */
-  code: string;
+  code: ErrorCode;
   /** What was being done, e.g. "create segment". */
   operation: string;
   /** The kernel's number, positive, when the failure came from a system call. */
   errno?: number | undefined;
   /** What to do about it, in one sentence. */
   hint?: string | undefined;
+  /** Facts for programs. */
   details?: ErrorDetails | undefined;
+  /** The error that this one is about. */
   cause?: unknown;
 }
 
@@ -25,16 +93,24 @@ export interface ShmErrorOptions {
  * the hint; `code`, `errno`, `operation`, `hint` and `details` are for programs.
  */
 export class ShmError extends Error {
+  /** Always "ShmError". */
   override readonly name = "ShmError";
-  readonly code: string;
+  /** What kind of failure it is; the README has the table of all of them. */
+  readonly code: ErrorCode;
+  /** What was being done. */
   readonly operation: string;
+  /** The kernel's number, positive; undefined where no system call failed. */
   readonly errno: number | undefined;
+  /** What to do about it. */
   readonly hint: string | undefined;
+  /** Facts for programs; empty mostly. */
   readonly details: ErrorDetails;
 
+  /** A failure. @param what failed, in words. */
   constructor(what: string, options: ShmErrorOptions) {
     const { code, operation, errno, hint, details = {}, cause } = options;
-    const text = `${operation}: ${what} (${code})`;
+    const unforeseen = code === "EIO" && errno !== undefined && errno !== ERRNO.EIO;
+    const text = `${operation}: ${what} (${code}${unforeseen ? `, errno ${errno}` : ""})`;
     super(hint ? `${text}. ${hint}` : text, cause === undefined ? undefined : { cause });
     this.code = code;
     this.operation = operation;
@@ -44,46 +120,17 @@ export class ShmError extends Error {
   }
 }
 
-/** Linux errno numbers that this library's own calls return (asm-generic: x86-64 and arm64). */
-const ERRNO_NAMES: Readonly<Record<number, string>> = {
-  1: "EPERM",
-  2: "ENOENT",
-  4: "EINTR",
-  5: "EIO",
-  9: "EBADF",
-  11: "EAGAIN",
-  12: "ENOMEM",
-  13: "EACCES",
-  14: "EFAULT",
-  16: "EBUSY",
-  17: "EEXIST",
-  19: "ENODEV",
-  20: "ENOTDIR",
-  21: "EISDIR",
-  22: "EINVAL",
-  23: "ENFILE",
-  24: "EMFILE",
-  25: "ENOTTY",
-  27: "EFBIG",
-  28: "ENOSPC",
-  30: "EROFS",
-  32: "EPIPE",
-  34: "ERANGE",
-  36: "ENAMETOOLONG",
-  38: "ENOSYS",
-  40: "ELOOP",
-  61: "ENODATA",
-  75: "EOVERFLOW",
-  95: "ENOTSUP",
-  104: "ECONNRESET",
-  110: "ETIMEDOUT",
-  111: "ECONNREFUSED",
-  116: "ESTALE",
-  122: "EDQUOT",
-  125: "ECANCELED",
-};
+const KNOWN: ReadonlySet<unknown> = new Set(ERROR_CODES);
+const BY_NUMBER: ReadonlyMap<number, ErrorCode> = new Map(
+  Object.entries(ERRNO).map(([name, errno]) => [errno, name as ErrorCode]),
+);
 
-/** "ENOSPC" for 28, "ERRNO_<n>" for a number that has no entry. `errno` is positive. */
-export function errnoName(errno: number): string {
-  return ERRNO_NAMES[errno] ?? `ERRNO_${errno}`;
+/** `code` if it is one of ours; undefined for what a runtime or a worker says beyond that. */
+export function knownCode(code: unknown): ErrorCode | undefined {
+  return KNOWN.has(code) ? code as ErrorCode : undefined;
+}
+
+/** "ENOSPC" for 28, "EIO" for a number that has no entry. `errno` is positive. */
+export function errnoName(errno: number): ErrorCode {
+  return BY_NUMBER.get(errno) ?? "EIO";
 }

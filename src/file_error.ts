@@ -2,13 +2,13 @@
 //
 // The runtimes' file system errors as ShmErrors.
 
-import { ShmError } from "./errors.ts";
+import { type ErrorCode, knownCode, ShmError } from "./errors.ts";
 import { throwIfRefused } from "./permission.ts";
 
-function errnoOf(error: unknown): { code: string; errno: number | undefined } {
+function errnoOf(error: unknown): { code: ErrorCode; errno: number | undefined } {
   const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
   return {
-    code: typeof code === "string" ? code : "EIO",
+    code: knownCode(code) ?? "EIO",
     errno: typeof errno === "number" && errno !== 0 ? Math.abs(errno) : undefined,
   };
 }

@@ -1,33 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The public names of lmshm, and nothing else.
+// The public names of lmshm, and nothing else: segments, memory, cache, connector, errors. "lmshm/gpu"
+// has those of a GPU, "lmshm/config" those of configuration files.
 
 export { version } from "./version.ts";
-export { type ErrorDetails, ShmError } from "./errors.ts";
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, ShmError } from "./errors.ts";
 export {
   type AttachOptions,
   type CreateOptions,
   type IfExists,
   type NameState,
-  type OpenHooks,
+  type OpenOptions,
   type PageMode,
   type PinMode,
   type PinnedBy,
+  type PinOptions,
+  type SegmentFacts,
   type ShmRange,
   ShmSegment,
 } from "./memory/segment.ts";
 export { ShmView } from "./memory/view.ts";
-export { type DType, type DTypeName, DTYPES, dtypeSizeBytes, parseDType } from "./memory/dtype.ts";
+export { type DType, type DTypeArrays, type DTypeName } from "./memory/dtype.ts";
 export { bfloat16ToFloat32, float32ToBfloat16 } from "./memory/bfloat16.ts";
-export {
-  MEMORY_FORMATS,
-  MemoryFormat,
-  memoryFormatNumber,
-  parseMemoryFormat,
-  tokenDimension,
-} from "./memory/memory_format.ts";
+export { MemoryFormat } from "./memory/memory_format.ts";
 export {
   type DTypeArgument,
+  type LayoutArgument,
+  type LayoutFields,
   type Shape,
   type ShapeArgument,
   TensorLayout,
@@ -49,9 +48,11 @@ export { TensorMemoryAllocator } from "./memory/tensor_allocator.ts";
 export { type PagedOptions, PagedTensorMemoryAllocator } from "./memory/paged_allocator.ts";
 export { BufferAllocator } from "./memory/buffer_allocator.ts";
 export {
+  type BufferLayout,
   MixedMemoryAllocator,
   type MixedOptions,
   type MixedPoolOptions,
+  type PoolLayout,
 } from "./memory/mixed_allocator.ts";
 export { runtime } from "./native/ffi.ts";
 export {
@@ -63,12 +64,7 @@ export {
   parseCacheKey,
 } from "./keys/key.ts";
 export { fileNameToKey, keyToFileName } from "./keys/key_file.ts";
-export {
-  checkChunk,
-  type ChunkCheck,
-  layoutMetadata,
-  type Metadata,
-} from "./connector/chunk_metadata.ts";
+export { type Metadata } from "./connector/chunk_metadata.ts";
 export type {
   CallOptions,
   ConnectorStats,
@@ -85,17 +81,17 @@ export type { ConnectorSource, StoreSettings } from "./connector/shm_file_source
 export type { Durability, IoMode } from "./worker/object_client.ts";
 export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
 export {
-  type AllocateAsyncOptions,
   type AllocateOptions,
+  type CachePolicyName,
   type EvictListener,
   type HotTierSettings,
   LocalCpuBackend,
   type LocalCpuBackendOptions,
   type LocalCpuBackendStats,
   type RefusalReason,
+  type TryAllocateOptions,
 } from "./cache/local_cpu_backend.ts";
 export {
-  type ChunkLayout,
   type PutOptions,
   type TieredSettings,
   TieredStore,
@@ -103,39 +99,4 @@ export {
   type TieredStoreStats,
   type WriteMode,
 } from "./cache/tiered_store.ts";
-export {
-  type ConfigProblem,
-  type ConfigSources,
-  createConfig,
-  type LmshmConfig,
-  loadConfig,
-  type LoadedConfig,
-} from "./config/config.ts";
-export {
-  GpuDevice,
-  type GpuDeviceFacts,
-  type GpuLibraryKind,
-  type GpuLibraryOptions,
-  type GpuOpenOptions,
-  type GpuStatus,
-  gpuStatus,
-  type MemoryKind,
-} from "./gpu/device.ts";
-export { GpuEvent } from "./gpu/event.ts";
-export {
-  DeviceBuffer,
-  type DeviceMemory,
-  DeviceRange,
-  HostBuffer,
-  type HostMemory,
-  HostRange,
-} from "./gpu/memory.ts";
-export {
-  type KvMoveOptions,
-  type KvOrder,
-  PagedKvCache,
-  type PagedKvOptions,
-} from "./gpu/paged_kv.ts";
-export { type Extent, GpuStream, type Rows } from "./gpu/stream.ts";
-export type { WaitOptions } from "./gpu/wait.ts";
 export { disposeAll } from "./at_exit.ts";

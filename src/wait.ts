@@ -25,6 +25,7 @@ type GiveUp = (reason: unknown) => void;
 /**
  * Calls `giveUp` once: when the limit is over, or when the signal, which is not aborted yet, is.
  * @returns ends that, without a call.
+ * @throws {TypeError} for a signal that is none.
  */
 export function watch(patience: Patience, giveUp: GiveUp): () => void {
   const { limitMs = Infinity, signal, expired } = patience;
@@ -37,8 +38,8 @@ export function watch(patience: Patience, giveUp: GiveUp): () => void {
     stop();
     giveUp(reason);
   };
-  if (limitMs <= MAX_TIMER_MS) timer = setTimeout(() => end(expired()), limitMs);
   if (signal !== undefined) listen(signal, end);
+  if (limitMs <= MAX_TIMER_MS) timer = setTimeout(() => end(expired()), limitMs);
   return stop;
 }
 
@@ -128,8 +129,8 @@ function listen(signal: AbortSignal, call: GiveUp): void {
     calls.add(call);
     return;
   }
-  waiting.set(signal, new Set([call]));
   signal.addEventListener("abort", onAbort, { once: true });
+  waiting.set(signal, new Set([call]));
 }
 
 function ignore(signal: AbortSignal, call: GiveUp): void {

@@ -232,7 +232,7 @@ class ObjectModel {
       while (!target.freed) this.#use(target, target.refs > 0 ? "down" : "unpin", 0);
     }
     this.check();
-    const { freeBytes, totalBytes } = this.#pool.stats();
+    const { freeBytes, totalBytes } = this.#pool.stats;
     assert.equal(freeBytes, totalBytes);
   }
 
@@ -272,11 +272,11 @@ class ObjectModel {
   }
 
   #allocate(byteLength: number, count: number): void {
-    const before = this.#pool.stats();
-    const objs = this.#pool.batchedAllocateLayout(TensorLayout.ofBytes(byteLength), count);
+    const before = this.#pool.stats;
+    const objs = this.#pool.tryBatchedAllocate(byteLength, count);
     if (objs === null) {
-      const { failedAllocations } = this.#pool.stats();
-      assert.deepEqual(this.#pool.stats(), { ...before, failedAllocations });
+      const { failedAllocations } = this.#pool.stats;
+      assert.deepEqual(this.#pool.stats, { ...before, failedAllocations });
       assert.ok(count > 1 || before.largestFreeBytes < byteLength, "null only when it is full");
       return;
     }
@@ -411,7 +411,7 @@ objectProperty(
 
 objectProperty(
   "objects of PagedTensorMemoryAllocator never overlap, and their views die with them",
-  (segment) => new PagedTensorMemoryAllocator(segment, { shapes: [10_000], format: "BINARY" }),
+  (segment) => new PagedTensorMemoryAllocator(segment, { page: 10_000 }),
   10_000,
 );
 
@@ -420,7 +420,7 @@ test("a layout's size and its tokens determine each other", TIMEOUT, () => {
   const dtype = fc.constantFrom("half", "bfloat16", "float", "fp8_e4m3", "double" as const);
   fc.assert(
     fc.property(dimension, dimension, dimension, dimension, dtype, (l, t, d, wanted, type) => {
-      const layout = TensorLayout.of([2, l, t, d], type);
+      const layout = TensorLayout.of({ shape: [2, l, t, d], dtype: type });
       const other = layout.withTokens(wanted);
       assert.equal(other.numTokens, wanted);
       assert.equal(other.byteLength, layout.tokenBytes! * wanted);

@@ -9,7 +9,7 @@ import { collectGarbage } from "./support/gc.ts";
 
 test("allocate() makes cleared bytes outside any segment", () => {
   const allocator = new BufferAllocator();
-  using obj = allocator.allocateOrThrow([100]);
+  using obj = allocator.allocate(100);
   assert.ok(obj instanceof BytesBufferMemoryObj);
   assert.ok(!((obj as unknown) instanceof TensorMemoryObj));
   assert.equal(obj.format, "BINARY_BUFFER");
@@ -19,13 +19,13 @@ test("allocate() makes cleared bytes outside any segment", () => {
   assert.equal(obj.dtype, "uint8");
   assert.equal(obj.numTokens, null);
   assert.equal(obj.metadata.address, 0);
-  using padded = allocator.allocateOrThrow([3, 0, 0, 0]);
+  using padded = allocator.allocate({ shape: [3, 0, 0, 0] });
   assert.equal(padded.byteLength, 3);
 });
 
 test("objects follow the same rules as those of a pool", () => {
   const allocator = new BufferAllocator();
-  const obj = allocator.allocateOrThrow([10]);
+  const obj = allocator.allocate(10);
   const { bytes } = obj;
   bytes[3] = 9;
   obj.refCountUp();
@@ -43,9 +43,9 @@ test("objects follow the same rules as those of a pool", () => {
   assert.throws(() => allocator.free(obj), shmError("EFREED"));
 });
 
-test("stats() and memcheck() follow every object", () => {
+test("stats and memcheck() follow every object", () => {
   const allocator = new BufferAllocator();
-  const objs = allocator.batchedAllocate([1000], null, 3)!;
+  const objs = allocator.tryBatchedAllocate(1000, 3)!;
   assert.equal(allocator.memcheck().usedBytes, 3000);
   allocator.batchedFree(objs.slice(1));
   allocator.free(objs[0]!);
@@ -56,28 +56,31 @@ test("stats() and memcheck() follow every object", () => {
 
 test("what no process can have is null, or ENOMEM with the size", () => {
   const allocator = new BufferAllocator();
-  assert.equal(allocator.allocate([2 ** 52]), null);
-  assert.throws(() => allocator.allocateOrThrow([2 ** 52]), shmError("ENOMEM", /4503599627370496/));
-  assert.equal(allocator.batchedAllocate([2 ** 52], null, 2), null);
+  assert.equal(allocator.tryAllocate(2 ** 52), null);
+  assert.throws(() => allocator.allocate(2 ** 52), shmError("ENOMEM", /4503599627370496/));
+  assert.equal(allocator.tryBatchedAllocate(2 ** 52, 2), null);
   assert.equal(allocator.memcheck().liveObjects, 0);
-  assert.equal(allocator.stats().failedAllocations, 3);
+  assert.equal(allocator.stats.failedAllocations, 3);
 });
 
 test("allocate() refuses other formats and wrong sizes", () => {
   const allocator = new BufferAllocator();
   assert.throws(
-    () => allocator.allocate([2, 1, 1, 1], "half", "KV_2LTD"),
+    () => allocator.tryAllocate({ shape: [2, 1, 1, 1], dtype: "half", format: "KV_2LTD" }),
     /TypeError.*not KV_2LTD/,
   );
-  assert.throws(() => allocator.allocate([5], null, "BINARY"), /TypeError.*not BINARY/);
-  for (const bad of [0, -1, 1.5, NaN]) assert.throws(() => allocator.allocate([bad]), RangeError);
-  assert.throws(() => allocator.allocate(5 as never), TypeError);
-  assert.throws(() => allocator.batchedAllocate([5], null, 0), RangeError);
+  assert.throws(
+    () => allocator.tryAllocate({ shape: [5], format: "BINARY" }),
+    /TypeError.*not BINARY/,
+  );
+  for (const bad of [0, -1, 1.5, NaN]) assert.throws(() => allocator.tryAllocate(bad), RangeError);
+  assert.throws(() => allocator.tryAllocate({ shape: 5 as never }), TypeError);
+  assert.throws(() => allocator.tryBatchedAllocate(5, 0), RangeError);
 });
 
 test("free() refuses another allocator's objects, shared ones, and lists with doubles", () => {
   const [one, other] = [new BufferAllocator(), new BufferAllocator()];
-  using obj = one.allocateOrThrow([5]);
+  using obj = one.allocate(5);
   assert.throws(() => other.free(obj), shmError("EINVAL", /another allocator/));
   assert.throws(() => one.batchedFree([obj, obj]), shmError("EINVAL", /twice/));
   obj.refCountUp();
@@ -88,7 +91,7 @@ test("free() refuses another allocator's objects, shared ones, and lists with do
 
 test("a lost object is counted and leaves the account", { timeout: 60_000 }, async () => {
   const allocator = new BufferAllocator();
-  (() => void allocator.allocateOrThrow([1 << 16]))();
-  await collectGarbage(() => allocator.stats().leakedObjects === 1);
+  (() => void allocator.allocate(1 << 16))();
+  await collectGarbage(() => allocator.stats.leakedObjects === 1);
   assert.equal(allocator.memcheck().usedBytes, 0);
 });

@@ -220,7 +220,7 @@ test("listeners of memory that throw keep nobody from being told", async () => {
           throw new Error("from onFree");
         });
         pool.onFree(() => heard.push("free"));
-        const obj = pool.allocateOrThrow([8], "uint8", format);
+        const obj = pool.allocate({ shape: [8], dtype: "uint8", format });
         obj.onceIdle(() => {
           throw new Error("from onceIdle");
         });
@@ -233,7 +233,7 @@ test("listeners of memory that throw keep nobody from being told", async () => {
         "a listener of onFree() failed: from onFree",
         "a listener of onceIdle() failed: from onceIdle",
       ]);
-      assert.equal(pool.stats().liveObjects, 0);
+      assert.equal(pool.stats.liveObjects, 0);
     }
   });
 });
@@ -244,14 +244,14 @@ test("an onProgress that throws ends create(); a promise that rejects is a warni
     const throws = () => {
       throw new Error("from onProgress");
     };
-    await assert.rejects(ShmSegment.create(options, { onProgress: throws }), /from onProgress/);
+    await assert.rejects(ShmSegment.create({ ...options, onProgress: throws }), /from onProgress/);
     let calls = 0;
     const rejects = async () => {
       await Promise.resolve();
       if (calls++ === 0) throw new Error("from onProgress");
     };
     const warnings = await warningsOf(async () => {
-      const segment = await ShmSegment.create(options, { onProgress: rejects as () => void });
+      const segment = await ShmSegment.create({ ...options, onProgress: rejects as () => void });
       await segment.free();
     });
     assert.ok(calls > 0);
@@ -263,7 +263,7 @@ test("holdAll() ends every hold, whatever one of them throws", async () => {
   await withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 4 * PAGE, pin: "none" });
     const pool = new TensorMemoryAllocator(segment);
-    using obj = pool.allocateOrThrow([8], "uint8", "BINARY");
+    using obj = pool.allocate(8);
     const warnings = await warningsOf(() => {
       const release = holdAll([throwing(obj), obj, segment.range()], "test");
       assert.equal(obj.inFlight, 1);

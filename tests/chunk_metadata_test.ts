@@ -12,8 +12,12 @@ import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { TensorLayout } from "../src/memory/tensor_layout.ts";
 import { checkChunk, layoutMetadata, metadataOf } from "../src/connector/chunk_metadata.ts";
 
-const KV = TensorLayout.of([2, 4, 8, 16], "bfloat16", "KV_2LTD");
-const SEVERAL = TensorLayout.of([[2, 1, 8, 64], [2, 3, 8, 16]], ["half", "uint8"], "KV_2LTD");
+const KV = TensorLayout.of({ shape: [2, 4, 8, 16], dtype: "bfloat16", format: "KV_2LTD" });
+const SEVERAL = TensorLayout.of({
+  shape: [[2, 1, 8, 64], [2, 3, 8, 16]],
+  dtype: ["half", "uint8"],
+  format: "KV_2LTD",
+});
 
 function faultOf(metadata: Record<string, string>, byteLength: number, wanted = KV): string {
   const { layout, fault } = checkChunk(metadata, byteLength, wanted);
@@ -28,7 +32,7 @@ test("layoutMetadata() writes shape, dtype and format, and lists of them", () =>
     dtype: "half+uint8",
     format: "KV_2LTD",
   });
-  assert.deepEqual(layoutMetadata(TensorLayout.ofBytes(5)), {
+  assert.deepEqual(layoutMetadata(TensorLayout.of(5)), {
     shape: "5",
     dtype: "uint8",
     format: "BINARY",
@@ -37,11 +41,11 @@ test("layoutMetadata() writes shape, dtype and format, and lists of them", () =>
 });
 
 test("layoutMetadata() of more tensors than a file can remember is nothing", () => {
-  const many = TensorLayout.of(
-    Array.from({ length: 300 }, () => [2, 1, 8, 64]),
-    Array.from({ length: 300 }, () => "half" as const),
-    "KV_2LTD",
-  );
+  const many = TensorLayout.of({
+    shape: Array.from({ length: 300 }, () => [2, 1, 8, 64]),
+    dtype: Array.from({ length: 300 }, () => "half" as const),
+    format: "KV_2LTD",
+  });
   assert.deepEqual(layoutMetadata(many), {});
   assert.equal(checkChunk({}, many.byteLength, many).layout, many, "the length alone must do");
 });
@@ -49,7 +53,7 @@ test("layoutMetadata() of more tensors than a file can remember is nothing", () 
 test("metadataOf() takes the layout of a memory object, which wins over what is said", () => {
   using segment = ShmSegment.createSync({ sizeBytes: 65_536, pin: "none" });
   const pool = new TensorMemoryAllocator(segment);
-  using obj = pool.allocate([2, 4, 8, 16], "bfloat16", "KV_2LTD")!;
+  using obj = pool.tryAllocate({ shape: [2, 4, 8, 16], dtype: "bfloat16", format: "KV_2LTD" })!;
   assert.deepEqual(metadataOf(obj), layoutMetadata(KV));
   assert.deepEqual(metadataOf(obj, { shape: "9", note: "mine" }), {
     ...layoutMetadata(KV),
@@ -69,8 +73,8 @@ test("checkChunk() accepts a full chunk, and a partial one with its true shape",
   const tensors = SEVERAL.withTokens(5);
   const several = checkChunk(layoutMetadata(tensors), tensors.byteLength, SEVERAL);
   assert.deepEqual(several.layout?.shapes, [[2, 1, 5, 64], [2, 3, 5, 16]]);
-  const bytes = TensorLayout.ofBytes(1000);
-  const fewer = checkChunk(layoutMetadata(TensorLayout.ofBytes(7)), 7, bytes);
+  const bytes = TensorLayout.of(1000);
+  const fewer = checkChunk(layoutMetadata(TensorLayout.of(7)), 7, bytes);
   assert.equal(fewer.layout?.byteLength, 7);
 });
 
@@ -138,7 +142,7 @@ function layouts(): fc.Arbitrary<TensorLayout> {
       fc.integer({ min: 1, max: format.startsWith("BINARY") ? 1 : 3 }),
     ).map(([shape, dtype, count]) => {
       const shapes = Array.from({ length: count }, () => shape as number[]);
-      return TensorLayout.of(shapes, shapes.map(() => dtype), format);
+      return TensorLayout.of({ shape: shapes, dtype: shapes.map(() => dtype), format });
     })
   );
 }

@@ -11,7 +11,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import { type ConfigSources, createConfig, loadConfig } from "../src/config/config.ts";
+import { type ConfigSources, createConfig, loadConfig } from "../src/config/mod.ts";
 import { FOREIGN_EXTRA_KEYS, FOREIGN_KEYS } from "../src/config/lmcache_keys.ts";
 import { editDistance, nearest } from "../src/nearest.ts";
 import type { ConfigProblem } from "../src/config/problems.ts";
@@ -56,14 +56,14 @@ function problemOf(load: () => unknown, ...parts: string[]): ConfigProblem {
 test("createConfig() without fields has LMCache's defaults and no shared memory", () => {
   const config = createConfig();
   assert.equal(config.chunkSizeTokens, 256);
-  assert.equal(config.localCpu, true);
-  assert.equal(config.maxLocalCpuSizeBytes, 5 * GIB);
+  assert.equal(config.hotTier, true);
+  assert.equal(config.poolSizeBytes, 5 * GIB);
   assert.equal(config.cachePolicy, "LRU");
   assert.equal(config.blockingTimeoutMs, 10_000);
   assert.equal(config.alignBytes, 4096);
   assert.equal(config.shmName, null);
   assert.equal(config.storageDir, null);
-  assert.equal(config.maxStorageSizeBytes, null);
+  assert.equal(config.maxBytes, null);
   assert.ok(Object.isFrozen(config));
 });
 
@@ -94,8 +94,8 @@ extra_config:
 `);
   assert.deepEqual(notices, []);
   assert.equal(config.chunkSizeTokens, 128);
-  assert.equal(config.localCpu, false);
-  assert.equal(config.maxLocalCpuSizeBytes, GIB / 2);
+  assert.equal(config.hotTier, false);
+  assert.equal(config.poolSizeBytes, GIB / 2);
   assert.equal(config.blockingTimeoutMs, 2500);
   assert.equal(config.cachePolicy, "S3FIFO");
   assert.equal(config.shmName, "/kv");
@@ -103,7 +103,7 @@ extra_config:
   assert.equal(config.workerBinary, "/opt/worker");
   assert.equal(config.workerAddress, "127.0.0.1:9000");
   assert.equal(config.alignBytes, 65536);
-  assert.equal(config.maxStorageSizeBytes, 100 * GIB);
+  assert.equal(config.maxBytes, 100 * GIB);
   assert.equal(config.pin, "require");
 });
 
@@ -141,8 +141,8 @@ test("loadConfig() reads every variable that LMCache has for these keys", () => 
   });
   assert.deepEqual(notices, []);
   assert.equal(config.chunkSizeTokens, 512);
-  assert.equal(config.localCpu, false);
-  assert.equal(config.maxLocalCpuSizeBytes, 1.5 * GIB);
+  assert.equal(config.hotTier, false);
+  assert.equal(config.poolSizeBytes, 1.5 * GIB);
   assert.equal(config.storageDir, "/data");
   assert.equal(config.cachePolicy, "LFU");
   assert.equal(config.shmName, "/kv");
@@ -152,12 +152,12 @@ test("loadConfig() reads every variable that LMCache has for these keys", () => 
 test("loadConfig() prefers code to variables, variables to the file, the file to defaults", () => {
   const text = "chunk_size: 1\nmax_local_cpu_size: 1\ncache_policy: LFU\n";
   const environment = { LMCACHE_CHUNK_SIZE: "2", LMCACHE_MAX_LOCAL_CPU_SIZE: "2" };
-  const overrides = { chunkSizeTokens: 3, localCpu: undefined };
+  const overrides = { chunkSizeTokens: 3, hotTier: undefined };
   const { config } = loadConfig({ text, environment, overrides });
   assert.equal(config.chunkSizeTokens, 3);
-  assert.equal(config.maxLocalCpuSizeBytes, 2 * GIB);
+  assert.equal(config.poolSizeBytes, 2 * GIB);
   assert.equal(config.cachePolicy, "LFU");
-  assert.equal(config.localCpu, true);
+  assert.equal(config.hotTier, true);
 });
 
 test("LMCACHE_EXTRA_CONFIG replaces the file's extra_config as a whole, and says so", () => {
@@ -445,10 +445,10 @@ test("numa_mode and lmshm.numa place the pool", () => {
 });
 
 test("createConfig() checks fields in their own units", () => {
-  problemOf(() => createConfig({ maxLocalCpuSizeBytes: 0.5 }), "integer number of bytes");
+  problemOf(() => createConfig({ poolSizeBytes: 0.5 }), "integer number of bytes");
   problemOf(() => createConfig({ blockingTimeoutMs: 0 }), "milliseconds from 1");
   problemOf(() => createConfig({ cachePolicy: "lru" as "LRU" }), "one of LRU");
-  problemOf(() => createConfig({ localCpu: null as unknown as boolean }), "true or false");
+  problemOf(() => createConfig({ hotTier: null as unknown as boolean }), "true or false");
   const misnamed = problemOf(() => createConfig({ chunk_size: 3 } as object));
   assert.equal(misnamed.nearest, "chunkSizeTokens");
   assert.equal(
@@ -464,16 +464,16 @@ test("a value that a kind accepts from code, it accepts back as a file would say
   fc.assert(fc.property(
     fc.record({
       chunkSizeTokens: fc.integer({ min: 1, max: 1 << 20 }),
-      localCpu: fc.boolean(),
+      hotTier: fc.boolean(),
       blockingTimeoutMs: fc.integer({ min: 1, max: 0x7fff_ffff }),
       cachePolicy: fc.constantFrom("LRU", "LFU", "FIFO", "MRU", "S3FIFO"),
       quarterGib: fc.integer({ min: 1, max: 1 << 20 }),
     }),
     ({ quarterGib, ...fields }) => {
-      const config = createConfig({ ...fields, maxLocalCpuSizeBytes: quarterGib * GIB / 4 });
+      const config = createConfig({ ...fields, poolSizeBytes: quarterGib * GIB / 4 });
       const text = [
         `chunk_size: ${fields.chunkSizeTokens}`,
-        `local_cpu: ${fields.localCpu ? "True" : "False"}`,
+        `local_cpu: ${fields.hotTier ? "True" : "False"}`,
         `blocking_timeout_secs: ${fields.blockingTimeoutMs / 1000}`,
         `cache_policy: ${fields.cachePolicy.toLowerCase()}`,
         `max_local_cpu_size: ${quarterGib / 4}`,
@@ -506,7 +506,7 @@ test(
         const indented = extra.split("\n").map((part) => `  ${part}`).join("\n");
         try {
           const { config } = fromText(`${top}\nextra_config:\n${indented}\n`);
-          assert.ok(config.maxLocalCpuSizeBytes >= 4096);
+          assert.ok(config.poolSizeBytes >= 4096);
         } catch (error) {
           assert.ok(error instanceof ShmError && error.code === "ECONFIG", String(error));
         }
@@ -619,6 +619,6 @@ test("examples/lmcache.yaml describes a hot tier in shared memory and a store", 
   const { config } = loadConfig({ file: example("lmcache.yaml"), environment: null });
   assert.equal(config.shmName, "/lmshm-example");
   assert.equal(config.storageDir, "/tmp/lmshm-example");
-  assert.equal(config.maxLocalCpuSizeBytes, 2 * GIB);
-  assert.equal(config.maxStorageSizeBytes, 10 * GIB);
+  assert.equal(config.poolSizeBytes, 2 * GIB);
+  assert.equal(config.maxBytes, 10 * GIB);
 });

@@ -98,7 +98,7 @@ for (const protocol of [1, 2] as const) {
       const cold = stack.use(await ShmFileConnector.open(options));
       const store = new TieredStore({ hot, cold, writeMode: "behind" });
       const putOne = async (index: number) => {
-        using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+        using obj = await hot.allocate(CHUNK);
         obj.bytes.fill(index);
         await store.put(`k${index}`, obj);
       };

@@ -23,25 +23,21 @@ import { eventually, processExists, shmError, TempDir } from "./support/worker.t
 const BUN = "Bun" in globalThis;
 const LIMIT = { timeout: 120_000 };
 
-for (const backend of ["liblmshm", "libc"]) {
-  for (const how of ["exit", "exit-while-creating", "exit-while-freeing"]) {
-    test(`process.exit() leaves no name: ${how}, ${backend}`, LIMIT, async () => {
-      const name = uniqueName("ending");
-      const ended = await runFixture("ending.ts", [how, name], { env: { LMSHM_BACKEND: backend } });
-      const left = existsSync(`/dev/shm/${name}`);
-      ShmSegment.reclaimDead();
-      assert.equal(ended.code, 0, ended.stderr);
-      assert.ok(!left);
-    });
-  }
+for (const how of ["exit", "exit-while-creating", "exit-while-freeing"]) {
+  test(`process.exit() leaves no name: ${how}`, LIMIT, async () => {
+    const name = uniqueName("ending");
+    const ended = await runFixture("ending.ts", [how, name]);
+    const left = existsSync(`/dev/shm/${name}`);
+    ShmSegment.reclaimDead();
+    assert.equal(ended.code, 0, ended.stderr);
+    assert.ok(!left);
+  });
 }
 
 for (const how of ["throw", "reject", "throw-while-creating"]) {
   test(`an exception that nobody catches leaves no name: ${how}`, LIMIT, async () => {
     const name = uniqueName("ending");
-    const ended = await runFixture("ending.ts", [how, name], {
-      env: { LMSHM_BACKEND: "liblmshm" },
-    });
+    const ended = await runFixture("ending.ts", [how, name]);
     const left = existsSync(`/dev/shm/${name}`);
     ShmSegment.reclaimDead();
     assert.match(ended.stderr, /on purpose/);
@@ -94,7 +90,7 @@ async function busyStore(dir: TempDir, ownsTiers: boolean): Promise<TieredStore>
   let store: TieredStore;
   if (ownsTiers) {
     store = await TieredStore.create(
-      createConfig({ maxLocalCpuSizeBytes: sizeBytes, storageDir: dir.path, pin: "none" }),
+      createConfig({ poolSizeBytes: sizeBytes, storageDir: dir.path, pin: "none" }),
     );
   } else {
     const segment = await ShmSegment.create({ sizeBytes, pin: "none" });
@@ -105,7 +101,7 @@ async function busyStore(dir: TempDir, ownsTiers: boolean): Promise<TieredStore>
     });
   }
   for (let i = 0; i < 30; i++) {
-    using obj = store.hot.allocateOrThrow([2 ** 20], "uint8", "BINARY");
+    using obj = store.hot.tryAllocate(2 ** 20)!;
     await store.put(`key${i}`, obj, { mode: "behind" });
   }
   return store;

@@ -5,14 +5,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  type DeviceMemory,
-  GpuDevice,
-  gpuStatus,
-  type HostMemory,
-  ShmError,
-  ShmSegment,
-} from "../src/mod.ts";
+import { ShmError, ShmSegment } from "../src/mod.ts";
+import { type DeviceMemory, GpuDevice, gpuStatus, type HostMemory } from "../src/gpu/mod.ts";
 import {
   FakeGpu,
   type FakeKind,

@@ -8,15 +8,12 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { planCopies } from "../src/gpu/kv_plan.ts";
 import {
-  type DeviceMemory,
-  GpuDevice,
-  type KvOrder,
   MemoryFormat,
-  PagedKvCache,
   ShmSegment,
   TensorMemoryAllocator,
   type TensorMemoryObj,
 } from "../src/mod.ts";
+import { type DeviceMemory, GpuDevice, type KvOrder, PagedKvCache } from "../src/gpu/mod.ts";
 import { FakeGpu, fillPattern, noFakes } from "./support/fake_gpu.ts";
 
 const OPTIONS = { skip: noFakes || false, timeout: 120_000 } as const;
@@ -293,7 +290,11 @@ for (const planes of [1, 2] as const) {
         assert.equal(cache.pageCount, 4);
         await using stream = device.createStream();
         const all = planes === 2 ? MemoryFormat.KV_2LTD : MemoryFormat.KV_MLA_FMT;
-        using chunk = allocator.allocateOrThrow([planes, 3, 40, 32], "bfloat16", all);
+        using chunk = allocator.allocate({
+          shape: [planes, 3, 40, 32],
+          dtype: "bfloat16",
+          format: all,
+        });
         stream.fill(buffer, 3);
         chunk.bytes.fill(0);
         assert.throws(() => cache.save(stream, [0, 1], chunk as TensorMemoryObj), /take 3 pages/);
@@ -306,15 +307,27 @@ for (const planes of [1, 2] as const) {
         cache.save(stream, [3, 1], chunk as TensorMemoryObj);
         await stream.synchronize();
         assert.ok(chunk.bytes.every((byte) => byte === 3));
-        using two = allocator.allocateOrThrow([planes, 2, 40, 32], "bfloat16", all);
+        using two = allocator.allocate({
+          shape: [planes, 2, 40, 32],
+          dtype: "bfloat16",
+          format: all,
+        });
         assert.throws(
           () => cache.save(stream, [0, 1, 2], two as TensorMemoryObj),
           /2 layers, not 3/,
         );
-        using wrong = allocator.allocateOrThrow([40, 2, 32], "bfloat16", MemoryFormat.KV_T2D);
+        using wrong = allocator.allocate({
+          shape: [40, 2, 32],
+          dtype: "bfloat16",
+          format: MemoryFormat.KV_T2D,
+        });
         assert.throws(() => cache.save(stream, [0, 1, 2], wrong as TensorMemoryObj), /of format/);
         if (planes === 2) {
-          using single = allocator.allocateOrThrow([2, 40, 32], "bfloat16", MemoryFormat.KV_2TD);
+          using single = allocator.allocate({
+            shape: [2, 40, 32],
+            dtype: "bfloat16",
+            format: MemoryFormat.KV_2TD,
+          });
           single.bytes.fill(0);
           cache.save(stream, [2, 0, 1], single as TensorMemoryObj, { layer: 1 });
           await stream.synchronize();

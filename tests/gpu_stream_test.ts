@@ -6,15 +6,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  type DeviceBuffer,
-  GpuDevice,
-  GpuEvent,
-  MemoryFormat,
-  ShmError,
-  ShmSegment,
-  TensorMemoryAllocator,
-} from "../src/mod.ts";
+import { ShmError, ShmSegment, TensorMemoryAllocator } from "../src/mod.ts";
+import { type DeviceBuffer, GpuDevice, GpuEvent } from "../src/gpu/mod.ts";
 import { segmentInPieces } from "./support/fake_segment.ts";
 import { FakeGpu, fillPattern, KINDS, noFakes } from "./support/fake_gpu.ts";
 import { warningsOf } from "./support/warnings.ts";
@@ -150,7 +143,7 @@ each("memory is held until the device is through", async ({ fake, device, segmen
 each("a memory object is held, too", async ({ fake, device, segment, buffer }) => {
   await using stream = device.createStream();
   const allocator = new TensorMemoryAllocator(segment);
-  const chunk = allocator.allocateOrThrow([64 * KIB], null, MemoryFormat.BINARY);
+  const chunk = allocator.allocate(64 * KIB);
   fake.order("STUCK", 1);
   stream.download(chunk as never, buffer.range(0, 64 * KIB));
   assert.throws(() => chunk.refCountDown(), shmError("EBUSY", /download from GPU/));
@@ -197,6 +190,9 @@ each("waiting ends with its signal, and the work does not", async ({ fake, devic
   await assert.rejects(stream.synchronize({ signal: AbortSignal.abort(new Error("no")) }), /no/);
   using event = device.createEvent();
   stream.record(event);
+  const later = new AbortController();
+  setTimeout(() => later.abort(new Error("late")), 10);
+  await assert.rejects(event.wait({ signal: later.signal }), /late/);
   await assert.rejects(event.wait({ timeoutMs: 10 }), shmError("ETIMEDOUT", /10 ms/));
   for (const timeoutMs of [0, -1, NaN, 1e12]) {
     await assert.rejects(stream.synchronize({ timeoutMs }), RangeError);

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
-import { gpuStatus } from "../src/mod.ts";
+import { gpuStatus } from "../src/gpu/mod.ts";
 import { CUDA_DRIVER_SYMBOLS, CUDART_SYMBOLS, HIP_SYMBOLS } from "../src/native/gpu_symbols.ts";
 import type { CType, SymbolTable } from "../src/native/symbols.ts";
 import { exportedFunctions } from "./support/elf.ts";

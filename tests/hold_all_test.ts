@@ -12,14 +12,14 @@ import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { shmError } from "./support/assertions.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
-const LAYOUT = TensorLayout.of([4096], "uint8", "BINARY");
+const LAYOUT = TensorLayout.of(4096);
 
 test("holdAll() keeps segments and objects from being freed, until it is over", () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
     await using other = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
     const pool = new TensorMemoryAllocator(segment.range(0, 1 << 19));
-    const objs = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    const objs = [pool.tryAllocate(LAYOUT)!, pool.tryAllocate(LAYOUT)!];
     const release = holdAll(
       [segment.range(1 << 19, 10), objs[0]!, segment.range(1 << 19, 20), objs[1]!, other.range()],
       "test many",
@@ -36,7 +36,7 @@ test("holdAll() holds nothing when one of the ranges cannot be held", () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
     const pool = new TensorMemoryAllocator(segment);
-    const [alive, freed] = [pool.allocateLayout(LAYOUT)!, pool.allocateLayout(LAYOUT)!];
+    const [alive, freed] = [pool.tryAllocate(LAYOUT)!, pool.tryAllocate(LAYOUT)!];
     freed.refCountDown();
     assert.throws(() => holdAll([alive, freed], "test"), shmError("EFREED"));
     alive.refCountDown();
@@ -47,7 +47,7 @@ test("a part of a range is held through the range; a segment's parts share one h
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
     const pool = new TensorMemoryAllocator(segment.range(0, 1 << 19));
-    const obj = pool.allocateLayout(LAYOUT)!;
+    const obj = pool.tryAllocate(LAYOUT)!;
     const part = partOf(partOf(obj, 1000, 2000), 10, 20);
     assert.deepEqual([part.segment, part.offset, part.byteLength], [
       segment,
@@ -66,8 +66,8 @@ test("a part of a range is held through the range; a segment's parts share one h
 test("an object of a pool within an object keeps both", () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 1 << 20, pin: "none" });
-    const outer = new TensorMemoryAllocator(segment).allocateOrThrow([1 << 19], "uint8", "BINARY");
-    const inner = new TensorMemoryAllocator(outer).allocateLayout(LAYOUT)!;
+    const outer = new TensorMemoryAllocator(segment).allocate(1 << 19);
+    const inner = new TensorMemoryAllocator(outer).tryAllocate(LAYOUT)!;
     const release = inner.hold("test inner");
     assert.throws(() => outer.refCountDown(), shmError("EBUSY", /test inner/));
     release();

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileNameToKey, keyFile } from "../src/keys/key_file.ts";
+import type { ErrorCode } from "../src/errors.ts";
 import { shmError } from "./support/assertions.ts";
 
 const GOLDEN = new URL("./golden/keys.tsv", import.meta.url);
@@ -61,7 +62,7 @@ test("keyFile() gives the names of the golden file, and refuses what it refuses"
   assert.ok(rows.length > 50);
   for (const { key, fileName, refusal, line } of rows) {
     if (fileName === null) {
-      const expected = refusal === "EINVAL" ? RangeError : shmError(refusal!);
+      const expected = refusal === "EINVAL" ? RangeError : shmError(refusal as ErrorCode);
       // Bytes that are no text cannot be handed to keyFile() at all.
       if (key !== null) assert.throws(() => keyFile(key), expected, line);
       continue;

@@ -14,7 +14,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import { useSegmentBackend } from "../src/native/backend.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 import { TempDir } from "./support/worker.ts";
 
@@ -161,38 +160,34 @@ if (inDeno) {
 }
 
 function allocate(pool: TensorMemoryAllocator): TensorMemoryObj {
-  return pool.allocateOrThrow([BYTES], "uint8", "BINARY");
+  return pool.allocate(BYTES);
 }
 
-for (const backend of ["liblmshm", "libc"] as const) {
-  for (const [what, start] of Object.entries(READS)) {
-    test(
-      `${what} that ends after the release spares the next owner (${backend})`,
-      TIMEOUT,
-      () =>
-        withoutLeaks(async () => {
-          useSegmentBackend(backend);
-          using segment = ShmSegment.createSync({ sizeBytes: 16 * BYTES, pin: "none" });
-          const pool = new TensorMemoryAllocator(segment);
-          const obj = allocate(pool);
-          const late = await start(obj.bytes);
-          try {
-            await sleep(50);
-            obj.refCountDown();
-            using next = allocate(pool);
-            assert.equal(next.offset, obj.offset, "the memory has a new owner");
-            next.bytes.fill(1);
-            await late.end();
-            await sleep(20);
-            assert.ok(next.bytes.every((byte) => byte === 1), "the late bytes were not seen");
-            assert.equal(pool.memcheck().quarantinedBytes, 0);
-          } finally {
-            await late.close();
-            useSegmentBackend(undefined);
-          }
-        }),
-    );
-  }
+for (const [what, start] of Object.entries(READS)) {
+  test(
+    `${what} that ends after the release spares the next owner`,
+    TIMEOUT,
+    () =>
+      withoutLeaks(async () => {
+        using segment = ShmSegment.createSync({ sizeBytes: 16 * BYTES, pin: "none" });
+        const pool = new TensorMemoryAllocator(segment);
+        const obj = allocate(pool);
+        const late = await start(obj.bytes);
+        try {
+          await sleep(50);
+          obj.refCountDown();
+          using next = allocate(pool);
+          assert.equal(next.offset, obj.offset, "the memory has a new owner");
+          next.bytes.fill(1);
+          await late.end();
+          await sleep(20);
+          assert.ok(next.bytes.every((byte) => byte === 1), "the late bytes were not seen");
+          assert.equal(pool.memcheck().quarantinedBytes, 0);
+        } finally {
+          await late.close();
+        }
+      }),
+  );
 }
 
 interface Writer {
@@ -219,14 +214,14 @@ test(
       const sizeBytes = 2 ** 20;
       using segment = ShmSegment.createSync({ sizeBytes, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      const obj = pool.allocateOrThrow([sizeBytes], "uint8", "BINARY");
+      const obj = pool.allocate(sizeBytes);
       const { bytes } = obj;
       bytes.fill(7);
       // More than a pipe holds, so it waits for the reader.
       const writing = settled(writer.write(bytes));
       await sleep(50);
       obj.refCountDown();
-      using next = pool.allocateOrThrow([sizeBytes], "uint8", "BINARY");
+      using next = pool.allocate(sizeBytes);
       assert.equal(next.offset, obj.offset, "the memory has a new owner");
       next.bytes.fill(1);
       const reader = spawn("head", ["-c", String(sizeBytes), path], {

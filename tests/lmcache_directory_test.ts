@@ -70,7 +70,7 @@ for (const protocol of [1, 2] as const) {
 
   scene("LMCache finds what we wrote, by its names and byte for byte", async (s) => {
     for (let chunk = 0; chunk < 4; chunk++) {
-      using obj = s.hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+      using obj = s.hot.tryAllocate(CHUNK)!;
       if (chunk === 3) obj.truncateTokens(5);
       obj.bytes.set(pattern(obj.byteLength, chunk));
       await s.store.put(keyOf(chunk), obj);
@@ -109,7 +109,7 @@ for (const protocol of [1, 2] as const) {
   });
 
   scene("what LMCache writes over our object is taken for what it is now", async (s) => {
-    using obj = s.hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+    using obj = s.hot.tryAllocate(CHUNK)!;
     obj.bytes.fill(1);
     const key = keyOf(0);
     await s.store.put(key, obj);
@@ -134,7 +134,7 @@ for (const protocol of [1, 2] as const) {
 
   scene("a directory whose attributes were lost by copying is served all the same", async (s) => {
     for (let chunk = 0; chunk < 3; chunk++) {
-      using obj = s.hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+      using obj = s.hot.tryAllocate(CHUNK)!;
       if (chunk === 2) obj.truncateTokens(1);
       obj.bytes.set(pattern(obj.byteLength, chunk));
       await s.store.put(keyOf(chunk), obj);

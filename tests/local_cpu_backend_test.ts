@@ -8,7 +8,7 @@ import { readdirSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import fc from "fast-check";
-import { createConfig } from "../src/config/config.ts";
+import { createConfig } from "../src/config/mod.ts";
 import { ShmError } from "../src/errors.ts";
 import { BufferAllocator } from "../src/memory/buffer_allocator.ts";
 import type { TensorMemoryObj } from "../src/memory/memory_obj.ts";
@@ -46,14 +46,14 @@ async function withTier(
 
 /** A new object of so many pages under `key`, which only the tier holds. */
 function fill(tier: LocalCpuBackend, key: string, pages = 1): TensorMemoryObj {
-  const obj = tier.allocateOrThrow([pages * PAGE], "uint8", "BINARY");
+  const obj = tier.tryAllocate(pages * PAGE)!;
   assert.ok(tier.put(key, obj));
   obj.refCountDown();
   return obj;
 }
 
 function bytesFor(tier: LocalCpuBackend, pages: number): TensorMemoryObj | null {
-  return tier.allocate([pages * PAGE], "uint8", "BINARY");
+  return tier.tryAllocate(pages * PAGE);
 }
 
 function reasonOf(error: unknown): unknown {
@@ -62,9 +62,9 @@ function reasonOf(error: unknown): unknown {
 }
 
 /** The reason why so many pages cannot be had now. */
-function whyNot(tier: LocalCpuBackend, pages: number, evict = true): ShmError {
+async function whyNot(tier: LocalCpuBackend, pages: number, evict = true): Promise<ShmError> {
   try {
-    tier.allocateOrThrow([pages * PAGE], "uint8", "BINARY", { evict }).refCountDown();
+    (await tier.allocate(pages * PAGE, { evict, timeoutMs: 0 })).refCountDown();
   } catch (error) {
     assert.ok(error instanceof ShmError && error.code === "ENOSPC", String(error));
     return error;
@@ -77,7 +77,7 @@ test(
   TIMEOUT,
   () =>
     withTier(4, (tier, pool) => {
-      const obj = tier.allocateOrThrow([2, 1, 4, 8], "bfloat16");
+      const obj = tier.tryAllocate({ shape: [2, 1, 4, 8], dtype: "bfloat16" })!;
       obj.bytes.fill(7);
       assert.equal(tier.put("a", obj), true);
       assert.equal(obj.refCount, 2);
@@ -91,9 +91,9 @@ test(
       }
       assert.equal(obj.refCount, 1);
       assert.equal(tier.get("b"), null);
-      assert.equal(tier.getBlocking("a"), obj);
+      assert.equal(tier.get("a"), obj);
       obj.refCountDown();
-      const { hits, misses, puts, objects, bytes } = tier.stats();
+      const { hits, misses, puts, objects, bytes } = tier.stats;
       assert.deepEqual({ hits, misses, puts, objects, bytes }, {
         hits: 2,
         misses: 1,
@@ -103,7 +103,7 @@ test(
       });
       assert.equal(tier.remove("a"), true);
       assert.equal(obj.valid, false);
-      assert.equal(pool.stats().liveObjects, 0);
+      assert.equal(pool.stats.liveObjects, 0);
     }),
 );
 
@@ -116,7 +116,7 @@ test("a CacheEngineKey and its text are the same key", TIMEOUT, () =>
       chunkHash: 255n,
       dtype: "bfloat16",
     });
-    const obj = tier.allocateOrThrow([PAGE], "uint8", "BINARY");
+    const obj = tier.tryAllocate(PAGE)!;
     assert.ok(tier.submitPutTask(key, obj));
     obj.refCountDown();
     assert.ok(tier.contains("org/model@1@0@ff@bfloat16"));
@@ -136,7 +136,7 @@ test(
       const first = fill(tier, "a");
       first.refCountUp();
       first.bytes.fill(1);
-      using second = tier.allocateOrThrow([2 * PAGE], "uint8", "BINARY");
+      using second = tier.tryAllocate(2 * PAGE)!;
       assert.equal(tier.put("a", second), true);
       assert.deepEqual([first.refCount, second.refCount], [1, 2]);
       assert.ok(first.bytes.every((byte) => byte === 1));
@@ -146,7 +146,7 @@ test(
       }
       assert.equal(tier.put("a", second), false, "it is there already");
       assert.equal(second.refCount, 2);
-      const { objects, bytes, puts, duplicatePuts, evictions, removals } = tier.stats();
+      const { objects, bytes, puts, duplicatePuts, evictions, removals } = tier.stats;
       assert.deepEqual({ objects, bytes, puts, duplicatePuts, evictions, removals }, {
         objects: 1,
         bytes: 2 * PAGE,
@@ -157,7 +157,7 @@ test(
       });
       tier.memcheck();
       first.refCountDown();
-      assert.equal(pool.stats().liveObjects, 1);
+      assert.equal(pool.stats.liveObjects, 1);
       const third = fill(tier, "a");
       assert.equal(second.refCount, 1, "not the tier's any more");
       assert.ok(third.canEvict);
@@ -213,7 +213,7 @@ for (const policy of CACHE_POLICIES) {
       withTier(12, (tier) => {
         const kept: TensorMemoryObj[] = [];
         for (let i = 0; i < 300; i++) {
-          const obj = tier.allocateOrThrow([(1 + i % 2) * PAGE], "uint8", "BINARY");
+          const obj = tier.tryAllocate((1 + i % 2) * PAGE)!;
           tier.put("abc"[i * 7 % 3]!, obj);
           if (i % 5 === 0) kept.push(obj);
           else obj.refCountDown();
@@ -222,10 +222,10 @@ for (const policy of CACHE_POLICIES) {
           tier.memcheck();
         }
         for (const obj of kept) obj.refCountDown();
-        const { objects } = tier.stats();
+        const { objects } = tier.stats;
         assert.equal(tier.clear(), objects);
-        assert.equal(tier.stats().allocator.liveObjects, 0);
-      }, { policy }),
+        assert.equal(tier.stats.allocator.liveObjects, 0);
+      }, { cachePolicy: policy }),
   );
 }
 
@@ -235,18 +235,18 @@ test(
   () =>
     withTier(4, (tier) => {
       const first = fill(tier, "a");
-      using second = tier.allocateOrThrow([PAGE], "uint8", "BINARY");
+      using second = tier.tryAllocate(PAGE)!;
       assert.equal(tier.submitPutTask("a", second), false);
       assert.equal(second.refCount, 1);
       using found = tier.get("a");
       assert.equal(found, first);
-      assert.equal(tier.stats().duplicatePuts, 1);
+      assert.equal(tier.stats.duplicatePuts, 1);
     }),
 );
 
 test("batchedPut() of one key twice keeps the last object", TIMEOUT, () =>
   withTier(4, (tier) => {
-    const [a, b, c] = ["1", "2", "3"].map(() => tier.allocateOrThrow([PAGE], "uint8", "BINARY"));
+    const [a, b, c] = ["1", "2", "3"].map(() => tier.tryAllocate(PAGE)!);
     assert.equal(tier.batchedPut(["k", "other", "k"], [a!, b!, c!]), 2);
     for (const obj of [a!, b!, c!]) obj.refCountDown();
     assert.equal(a!.valid, false);
@@ -256,20 +256,23 @@ test("batchedPut() of one key twice keeps the last object", TIMEOUT, () =>
 
 test("put() refuses what it could not evict", TIMEOUT, () =>
   withTier(4, (tier) => {
-    using foreign = new BufferAllocator().allocateOrThrow([8], "uint8");
+    using foreign = new BufferAllocator().allocate({ shape: [8], dtype: "uint8" });
     assert.throws(() => tier.put("a", foreign as unknown as TensorMemoryObj), TypeError);
     assert.throws(() => tier.put("a", {} as TensorMemoryObj), /memory objects of its pool/);
     using segment = ShmSegment.createSync({ sizeBytes: PAGE, pin: "none" });
-    using other = new TensorMemoryAllocator(segment).allocateOrThrow([8], "uint8", "BINARY");
+    using other = new TensorMemoryAllocator(segment).allocate(8);
     assert.throws(() => tier.put("a", other), /another allocator's/);
-    const freed = tier.allocateOrThrow([8], "uint8", "BINARY");
+    const freed = tier.tryAllocate(8)!;
     freed.refCountDown();
     assert.throws(() => tier.put("a", freed), shmError("EFREED"));
     const obj = fill(tier, "a");
     assert.throws(() => tier.put("b", obj), shmError("EEXIST", /has another key already/));
     assert.equal(tier.size, 1);
     assert.throws(() => tier.batchedPut(["x"], []), RangeError);
-    assert.throws(() => tier.allocate([8], "uint8", "BINARY_BUFFER"), TypeError);
+    assert.throws(
+      () => tier.tryAllocate({ shape: [8], dtype: "uint8", format: "BINARY_BUFFER" }),
+      TypeError,
+    );
   }));
 
 test(
@@ -285,7 +288,7 @@ test(
       assert.equal(tier.size, 3, "free memory was used first");
       bytesFor(tier, 3)?.refCountDown();
       assert.deepEqual(tier.getKeys(), ["a"]);
-      const { evictions, evictedBytes } = tier.stats();
+      const { evictions, evictedBytes } = tier.stats;
       assert.deepEqual({ evictions, evictedBytes }, { evictions: 3, evictedBytes: 3 * PAGE });
     }),
 );
@@ -294,7 +297,7 @@ test(
   "what is referenced, pinned or in transfer is never evicted",
   TIMEOUT,
   () =>
-    withTier(4, (tier) => {
+    withTier(4, async (tier) => {
       const a = fill(tier, "a");
       fill(tier, "b");
       const c = fill(tier, "c");
@@ -305,7 +308,7 @@ test(
       const obj = bytesFor(tier, 1);
       assert.ok(obj, "d is evicted");
       assert.deepEqual(tier.getKeys(), ["a", "b", "c"]);
-      const why = whyNot(tier, 1);
+      const why = await whyNot(tier, 1);
       assert.equal(reasonOf(why), "in-use");
       assert.match(
         why.message,
@@ -337,19 +340,19 @@ test(
       assert.ok(next);
       assert.deepEqual(tier.getKeys(), ["c", "d"], "a was the oldest");
       obj.refCountDown();
-    }, { policy: "FIFO" }),
+    }, { cachePolicy: "FIFO" }),
 );
 
-test("allocateOrThrow() says why there is no memory", TIMEOUT, () =>
-  withTier(8, (tier) => {
-    const large = whyNot(tier, 9);
+test("allocate() says why there is no memory", TIMEOUT, () =>
+  withTier(8, async (tier) => {
+    const large = await whyNot(tier, 9);
     assert.equal(reasonOf(large), "too-large");
-    assert.match(large.message, /no 36864 bytes for .*: the pool has 32768 .*max_local_cpu_size/);
+    assert.match(large.message, /no 36864 bytes for .*: the pool has 32768 .*Make the pool larger/);
     for (const key of "abcdefgh") fill(tier, key);
-    assert.equal(reasonOf(whyNot(tier, 1, false)), "not-evicting");
+    assert.equal(reasonOf(await whyNot(tier, 1, false)), "not-evicting");
     assert.equal(tier.size, 8, "nothing was evicted for what cannot be");
     for (const key of "bdfh") tier.pin(key);
-    const fragmented = whyNot(tier, 2);
+    const fragmented = await whyNot(tier, 2);
     assert.equal(reasonOf(fragmented), "fragmented");
     assert.match(fragmented.message, /16384 are free, but the largest range has 4096/);
     assert.equal(fragmented.details["pinnedObjects"], 4);
@@ -357,43 +360,46 @@ test("allocateOrThrow() says why there is no memory", TIMEOUT, () =>
     assert.ok(all);
     using more = bytesFor(tier, 1);
     assert.ok(more);
-    const inUse = whyNot(tier, 4);
+    const inUse = await whyNot(tier, 4);
     assert.equal(reasonOf(inUse), "in-use");
     assert.equal(inUse.details["otherObjects"], 2);
-    assert.equal(tier.stats().refusals, 4);
+    assert.equal(tier.stats.refusals, 4);
     for (const key of "bdfh") tier.unpin(key);
   }));
 
 test(
-  "allocate() gives null where allocateOrThrow() throws, and refuses nonsense",
+  "tryAllocate() gives null where allocate() throws, and refuses nonsense",
   TIMEOUT,
   () =>
     withTier(2, (tier) => {
       assert.equal(bytesFor(tier, 3), null);
-      assert.throws(() => tier.allocate([-1], "uint8", "BINARY"), RangeError);
+      assert.throws(() => tier.tryAllocate(-1), RangeError);
       assert.throws(
-        () => tier.allocate([1], "uint8", "BINARY", { evcit: false } as object),
+        () => tier.tryAllocate(1, { evcit: false } as object),
         /has no option "evcit"/,
       );
-      assert.throws(() => tier.batchedAllocate([1], "uint8", 0, "BINARY"), RangeError);
+      assert.throws(() => tier.tryBatchedAllocate(1, 0), RangeError);
       assert.throws(() => new LocalCpuBackend({ allocator: null as never }), TypeError);
       const { allocator } = tier;
-      assert.throws(() => new LocalCpuBackend({ allocator, policy: "ARC" }), /must be one of LRU/);
-      assert.throws(() => new LocalCpuBackend({ allocator, useHot: 1 as never }), TypeError);
+      assert.throws(
+        () => new LocalCpuBackend({ allocator, cachePolicy: "ARC" }),
+        /must be one of LRU/,
+      );
+      assert.throws(() => new LocalCpuBackend({ allocator, hotTier: 1 as never }), TypeError);
       assert.throws(() => new LocalCpuBackend({ allocator, blockingTimeoutMs: 0 }), RangeError);
     }),
 );
 
 test(
-  "batchedAllocate() evicts for all of its objects, or gives none",
+  "tryBatchedAllocate() evicts for all of its objects, or gives none",
   TIMEOUT,
   () =>
     withTier(8, (tier, pool) => {
       for (const key of "abcdefgh") fill(tier, key);
       tier.pin("a");
-      assert.equal(tier.batchedAllocate([PAGE], "uint8", 8, "BINARY"), null);
-      assert.equal(pool.stats().liveObjects, tier.size);
-      const objs = tier.batchedAllocate([PAGE], "uint8", 7, "BINARY");
+      assert.equal(tier.tryBatchedAllocate(PAGE, 8), null);
+      assert.equal(pool.stats.liveObjects, tier.size);
+      const objs = tier.tryBatchedAllocate(PAGE, 7);
       assert.equal(objs?.length, 7);
       assert.deepEqual(tier.getKeys(), ["a"]);
       for (const obj of objs ?? []) obj.refCountDown();
@@ -425,9 +431,7 @@ test(
     withoutLeaks(async () => {
       using segment = ShmSegment.createSync({ sizeBytes: 4 * PAGE, pin: "none" });
       const allocator = new PagedTensorMemoryAllocator(segment, {
-        shapes: [PAGE],
-        dtypes: "uint8",
-        format: "BINARY",
+        page: PAGE,
       });
       await using tier = new LocalCpuBackend({ allocator });
       for (const key of "abcdef") fill(tier, key);
@@ -443,7 +447,7 @@ test(
   () =>
     withTier(4, (tier) => {
       const keys = ["chunk 0", "chunk 1", "chunk 2", "chunk 3"];
-      const objs = keys.map(() => tier.allocateOrThrow([PAGE], "uint8", "BINARY"));
+      const objs = keys.map(() => tier.tryAllocate(PAGE)!);
       assert.equal(tier.batchedPut(keys, objs), 4);
       assert.equal(tier.batchedPut(keys, objs), 0);
       for (const obj of objs) obj.refCountDown();
@@ -453,8 +457,8 @@ test(
       assert.deepEqual(found, [objs[0], objs[1], objs[2], null]);
       assert.deepEqual(found.map((obj) => obj?.refCount), [2, 2, 2, undefined]);
       for (const obj of found) obj?.refCountDown();
-      assert.equal(tier.stats().hits, 3);
-      assert.equal(tier.stats().misses, 1);
+      assert.equal(tier.stats.hits, 3);
+      assert.equal(tier.stats.misses, 1);
       bytesFor(tier, 2)!.refCountDown();
       assert.equal(tier.batchedContains(keys), 2);
     }),
@@ -472,7 +476,7 @@ test(
       assert.equal(tier.batchedContains([..."abcd"], true), 2);
       bytesFor(tier, 2)!.refCountDown();
       assert.deepEqual(tier.getKeys(), ["a", "b"]);
-      assert.equal(tier.stats().hits + tier.stats().misses, 0);
+      assert.equal(tier.stats.hits + tier.stats.misses, 0);
       assert.ok(tier.unpin("a") && tier.unpin("b"));
       assert.equal(tier.unpin("b"), false, "one unpin for each pin");
       assert.equal(tier.contains("zzz", true), false);
@@ -491,7 +495,7 @@ test(
       tier.pin("a");
       assert.equal(tier.remove("a", false), false);
       assert.equal(tier.remove("a"), true);
-      assert.equal(pool.stats().liveObjects, 0);
+      assert.equal(pool.stats.liveObjects, 0);
       assert.equal(tier.remove("a"), false);
 
       const used = fill(tier, "b");
@@ -509,7 +513,7 @@ test(
       assert.equal(moving.valid, false);
       for (const key of "de") fill(tier, key);
       assert.equal(tier.batchedRemove(["d", "e", "f"]), 2);
-      assert.equal(tier.stats().removals, 5);
+      assert.equal(tier.stats.removals, 5);
     }),
 );
 
@@ -558,7 +562,7 @@ test(
       for (const key of "abcdefgh") fill(tier, key);
       assert.equal(bytesFor(tier, 2), null);
       assert.equal(kept.length, 2);
-      const pending = tier.allocateAsync([2 * PAGE], "uint8", "BINARY");
+      const pending = tier.allocate(2 * PAGE);
       await sleep(5);
       assert.equal(kept.length, 4, "evicts for itself, and no more");
       for (const obj of kept.splice(0)) obj.refCountDown();
@@ -566,12 +570,7 @@ test(
       assert.equal(tier.size, 4);
       kept.length = 0;
       for (const key of "abcd") fill(tier, key);
-      try {
-        tier.allocateOrThrow([2 * PAGE], "uint8", "BINARY");
-        assert.fail("was allocated");
-      } catch (error) {
-        assert.equal(reasonOf(error), "retained");
-      }
+      assert.equal(reasonOf(await whyNot(tier, 2)), "retained");
       for (const obj of kept) obj.refCountDown();
     }),
 );
@@ -595,7 +594,7 @@ test(
         bytesFor(tier, 1)!.refCountDown();
       });
       assert.deepEqual(told, ["a"]);
-      assert.deepEqual([tier.size, pool.stats().liveObjects], [1, 1]);
+      assert.deepEqual([tier.size, pool.stats.liveObjects], [1, 1]);
       assert.deepEqual(warnings, [
         "a listener of onEvict() failed: from the listener",
         "a listener of onEvict() failed: from the promise",
@@ -647,12 +646,12 @@ const RELEASES: Record<string, (tier: LocalCpuBackend) => () => void> = {
   },
   "an object that is not cached is freed": (tier) => {
     tier.remove("a");
-    const obj = tier.allocateOrThrow([PAGE], "uint8", "BINARY");
+    const obj = tier.tryAllocate(PAGE)!;
     return () => obj.refCountDown();
   },
   "an object that is not cached is put and released": (tier) => {
     tier.remove("a");
-    const obj = tier.allocateOrThrow([PAGE], "uint8", "BINARY");
+    const obj = tier.tryAllocate(PAGE)!;
     return () => {
       tier.put("new", obj);
       obj.refCountDown();
@@ -660,7 +659,7 @@ const RELEASES: Record<string, (tier: LocalCpuBackend) => () => void> = {
   },
   "an object that is not cached is put, and released later": (tier) => {
     tier.remove("a");
-    const obj = tier.allocateOrThrow([PAGE], "uint8", "BINARY");
+    const obj = tier.tryAllocate(PAGE)!;
     return () => {
       tier.put("new", obj);
       setTimeout(() => obj.refCountDown(), 5);
@@ -670,7 +669,7 @@ const RELEASES: Record<string, (tier: LocalCpuBackend) => () => void> = {
 
 for (const [what, occupy] of Object.entries(RELEASES)) {
   test(
-    `allocateAsync() gets its memory when ${what}`,
+    `allocate() gets its memory when ${what}`,
     TIMEOUT,
     () =>
       withTier(2, async (tier, pool) => {
@@ -679,40 +678,40 @@ for (const [what, occupy] of Object.entries(RELEASES)) {
         const free = occupy(tier);
         using b = tier.get("b");
         assert.ok(b);
-        const pending = tier.allocateAsync([PAGE], "uint8", "BINARY", { timeoutMs: 30_000 });
+        const pending = tier.allocate(PAGE, { timeoutMs: 30_000 });
         await sleep(10);
-        const attempts = pool.stats().failedAllocations;
-        assert.equal(tier.stats().waiting, 1);
+        const attempts = pool.stats.failedAllocations;
+        assert.equal(tier.stats.waiting, 1);
         await sleep(30);
-        assert.equal(pool.stats().failedAllocations, attempts, "waiting is not polling");
+        assert.equal(pool.stats.failedAllocations, attempts, "waiting is not polling");
         free();
         using obj = await pending;
         assert.equal(obj.refCount, 1);
-        assert.equal(tier.stats().waiting, 0);
-        assert.equal(tier.stats().waits, 1);
+        assert.equal(tier.stats.waiting, 0);
+        assert.equal(tier.stats.waits, 1);
         tier.memcheck();
       }),
   );
 }
 
-test("allocateAsync() does not wait where it need not", TIMEOUT, () =>
+test("allocate() does not wait where it need not", TIMEOUT, () =>
   withTier(2, async (tier) => {
     for (const key of "ab") fill(tier, key);
-    using obj = await tier.allocateAsync([2 * PAGE], "uint8", "BINARY");
+    using obj = await tier.allocate(2 * PAGE);
     assert.ok(obj.valid);
-    assert.equal(tier.stats().waits, 0);
+    assert.equal(tier.stats.waits, 0);
     assert.equal(tier.size, 0);
   }));
 
 test(
-  "allocateAsync() serves those who wait in their order, the large one first",
+  "allocate() serves those who wait in their order, the large one first",
   TIMEOUT,
   () =>
     withTier(4, async (tier) => {
-      const held = tier.batchedAllocate([PAGE], "uint8", 4, "BINARY")!;
+      const held = tier.tryBatchedAllocate(PAGE, 4)!;
       const order: string[] = [];
       const wait = async (name: string, pages: number) => {
-        const obj = await tier.allocateAsync([pages * PAGE], "uint8", "BINARY");
+        const obj = await tier.allocate(pages * PAGE);
         order.push(name);
         return obj;
       };
@@ -732,75 +731,75 @@ test(
 );
 
 test(
-  "allocateAsync() times out with the reason, and lets the next one try",
+  "allocate() times out with the reason, and lets the next one try",
   TIMEOUT,
   () =>
     withTier(4, async (tier) => {
-      const held = tier.batchedAllocate([PAGE], "uint8", 3, "BINARY")!;
-      const large = tier.allocateAsync([4 * PAGE], "uint8", "BINARY", { timeoutMs: 20 });
-      const small = tier.allocateAsync([PAGE], "uint8", "BINARY");
+      const held = tier.tryBatchedAllocate(PAGE, 3)!;
+      const large = tier.allocate(4 * PAGE, { timeoutMs: 20 });
+      const small = tier.allocate(PAGE);
       await assert.rejects(large, (error) => {
         shmError("ETIMEDOUT", /no 16384 bytes .* within 20 ms: 4096 of 16384 are free/)(error);
         assert.equal(reasonOf(error), "in-use");
         return true;
       });
       (await small).refCountDown();
-      assert.equal(tier.stats().refusals, 1);
+      assert.equal(tier.stats.refusals, 1);
       for (const obj of held) obj.refCountDown();
     }),
 );
 
 test(
-  "allocateAsync() uses the tier's own limit when it is not told one",
+  "allocate() uses the tier's own limit when it is not told one",
   TIMEOUT,
   () =>
     withTier(1, async (tier) => {
       using held = bytesFor(tier, 1);
       assert.ok(held);
       await assert.rejects(
-        tier.allocateAsync([PAGE], "uint8", "BINARY"),
+        tier.allocate(PAGE),
         shmError("ETIMEDOUT", /within 15 ms/),
       );
       await assert.rejects(
-        tier.batchedAllocateAsync([1], "uint8", 1, "BINARY", { timeoutMs: 0 }),
+        tier.batchedAllocate(1, 1, { timeoutMs: -1 }),
         RangeError,
       );
     }, { blockingTimeoutMs: 15 }),
 );
 
 test(
-  "allocateAsync() ends at once for what can never fit, and by its signal",
+  "allocate() ends at once for what can never fit, and by its signal",
   TIMEOUT,
   () =>
     withTier(2, async (tier) => {
-      await assert.rejects(tier.allocateAsync([3 * PAGE], "uint8", "BINARY"), (error) => {
+      await assert.rejects(tier.allocate(3 * PAGE), (error) => {
         assert.equal(reasonOf(error), "too-large");
         return true;
       });
       using held = bytesFor(tier, 2);
       assert.ok(held);
       const controller = new AbortController();
-      const pending = tier.allocateAsync([PAGE], "uint8", "BINARY", { signal: controller.signal });
+      const pending = tier.allocate(PAGE, { signal: controller.signal });
       const reason = new Error("not needed any more");
       controller.abort(reason);
       await assert.rejects(pending, (error) => error === reason);
       await assert.rejects(
-        tier.allocateAsync([PAGE], "uint8", "BINARY", { signal: controller.signal }),
+        tier.allocate(PAGE, { signal: controller.signal }),
         (error) => error === reason,
       );
-      assert.equal(tier.stats().waiting, 0);
+      assert.equal(tier.stats.waiting, 0);
       const wrong = { signal: {} as AbortSignal };
-      await assert.rejects(tier.allocateAsync([PAGE], "uint8", "BINARY", wrong), TypeError);
+      await assert.rejects(tier.allocate(PAGE, wrong), TypeError);
     }),
 );
 
 test(
-  "batchedAllocateAsync() waits for all of its objects",
+  "batchedAllocate() waits for all of its objects",
   TIMEOUT,
   () =>
     withTier(4, async (tier) => {
-      const held = tier.batchedAllocate([PAGE], "uint8", 4, "BINARY")!;
-      const pending = tier.batchedAllocateAsync([PAGE], "uint8", 3, "BINARY");
+      const held = tier.tryBatchedAllocate(PAGE, 4)!;
+      const pending = tier.batchedAllocate(PAGE, 3);
       for (const obj of held) obj.refCountDown();
       const objs = await pending;
       assert.equal(objs.length, 3);
@@ -816,38 +815,38 @@ test(
       fill(tier, "a");
       using b = bytesFor(tier, 1);
       tier.pin("a");
-      const pending = tier.allocateAsync([PAGE], "uint8", "BINARY");
+      const pending = tier.allocate(PAGE);
       const ended = assert.rejects(pending, shmError("ECANCELED"));
       await tier.close();
       await ended;
       await tier.close();
-      assert.equal(pool.stats().liveObjects, 1, "pins of keys end, references do not");
+      assert.equal(pool.stats.liveObjects, 1, "pins of keys end, references do not");
       assert.ok(b?.valid);
       for (
         const call of [
           () => tier.get("a"),
           () => tier.put("c", b!),
           () => tier.contains("a"),
-          () => tier.allocate([1], "uint8", "BINARY"),
-          () => tier.batchedAllocate([1], "uint8", 1, "BINARY"),
+          () => tier.tryAllocate(1),
+          () => tier.tryBatchedAllocate(1, 1),
           () => tier.clear(),
           () => tier.memcheck(),
         ]
       ) assert.throws(call, shmError("EBADF", /hot tier is closed/));
-      await assert.rejects(tier.allocateAsync([1], "uint8", "BINARY"), shmError("EBADF"));
+      await assert.rejects(tier.allocate(1), shmError("EBADF"));
     }),
 );
 
 test("without a hot tier it only allocates", TIMEOUT, () =>
-  withTier(2, (tier) => {
+  withTier(2, async (tier) => {
     const obj = bytesFor(tier, 2);
     assert.ok(obj);
     assert.equal(tier.put("a", obj), false);
     assert.equal(tier.get("a"), null);
     assert.equal(obj.refCount, 1);
-    assert.equal(reasonOf(whyNot(tier, 1)), "not-evicting");
+    assert.equal(reasonOf(await whyNot(tier, 1)), "not-evicting");
     obj.refCountDown();
-  }, { useHot: false }));
+  }, { hotTier: false }));
 
 test(
   "an object that was freed under the tier is a miss, and memcheck() says so",
@@ -861,7 +860,7 @@ test(
       assert.throws(() => tier.memcheck(), shmError("ECORRUPT", /"a": .* was freed under/));
       assert.equal(tier.get("a"), null);
       bytesFor(tier, 4)!.refCountDown();
-      const { lost, misses, objects, evictions } = tier.stats();
+      const { lost, misses, objects, evictions } = tier.stats;
       assert.deepEqual({ lost, misses, objects, evictions }, {
         lost: 1,
         misses: 1,
@@ -869,7 +868,7 @@ test(
         evictions: 0,
       });
       assert.equal(tier.contains("b"), false);
-      assert.equal(tier.stats().lost, 2);
+      assert.equal(tier.stats.lost, 2);
     }),
 );
 
@@ -881,7 +880,7 @@ test(
       const shmName = `/${uniqueName("hot")}`;
       const config = createConfig({
         shmName,
-        maxLocalCpuSizeBytes: 16 * PAGE,
+        poolSizeBytes: 16 * PAGE,
         pin: "none",
         cachePolicy: "S3FIFO",
         alignBytes: 8192,
@@ -889,7 +888,7 @@ test(
       const tier = await LocalCpuBackend.create(config);
       assert.ok(tier.allocator instanceof MixedMemoryAllocator);
       assert.equal(tier.allocator.shmName, shmName);
-      assert.equal(tier.policyName, "S3FIFO");
+      assert.equal(tier.cachePolicy, "S3FIFO");
       assert.ok(readdirSync("/dev/shm").includes(shmName.slice(1)));
       const obj = fill(tier, "a");
       assert.equal(obj.physicalSizeBytes, 8192);
@@ -906,11 +905,11 @@ test(
 test("create() without a name makes no shared memory", TIMEOUT, () =>
   withoutLeaks(async () => {
     const before = readdirSync("/dev/shm").filter((name) => name.startsWith("lmshm"));
-    const config = createConfig({ maxLocalCpuSizeBytes: 4 * PAGE, pin: "none", localCpu: false });
+    const config = createConfig({ poolSizeBytes: 4 * PAGE, pin: "none", hotTier: false });
     await using tier = await LocalCpuBackend.create(config);
     assert.ok(tier.allocator instanceof MixedMemoryAllocator);
     assert.equal(tier.allocator.shmName, null);
-    assert.equal(tier.useHot, false);
+    assert.equal(tier.hotTier, false);
     const after = readdirSync("/dev/shm").filter((name) => name.startsWith("lmshm"));
     assert.deepEqual(after.filter((name) => !before.includes(name)), []);
   }));
@@ -1020,11 +1019,11 @@ for (const policy of CACHE_POLICIES) {
             assert.ok(all, "everything can be evicted");
             all.refCountDown();
             assert.equal(tier.size, 0);
-            assert.equal(pool.stats().liveObjects, 0);
+            assert.equal(pool.stats.liveObjects, 0);
           }),
           { numRuns: 60 },
         );
-      }, { policy }),
+      }, { cachePolicy: policy }),
   );
 }
 
@@ -1039,7 +1038,7 @@ test(
           const key = `chunk ${Math.floor(1000 * random() ** 2)}`;
           let obj = tier.get(key);
           if (obj === null) {
-            obj = await tier.allocateAsync([PAGE], "uint8", "BINARY");
+            obj = await tier.allocate(PAGE);
             obj.bytes.fill(1);
             tier.put(key, obj);
           }
@@ -1052,11 +1051,11 @@ test(
       const checks = setInterval(() => tier.memcheck(), 5);
       await Promise.all(workers);
       clearInterval(checks);
-      const { hits, misses, evictions, waiting, objects } = tier.stats();
+      const { hits, misses, evictions, waiting, objects } = tier.stats;
       assert.equal(hits + misses, 150 * 800);
       assert.ok(evictions > 100 && waiting === 0);
-      assert.equal(pool.stats().liveObjects, objects);
+      assert.equal(pool.stats.liveObjects, objects);
       assert.equal(tier.clear(), objects);
-      assert.equal(pool.stats().usedBytes, 0);
+      assert.equal(pool.stats.usedBytes, 0);
     }),
 );

@@ -16,7 +16,7 @@ test(
   "onceIdle() tells once, when the last of references, pins and transfers has ended",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8192));
-    const obj = pool.allocateOrThrow([8], "uint8", "BINARY");
+    const obj = pool.allocate(8);
     obj.refCountUp();
     obj.pin();
     const done = obj.hold("test");
@@ -44,7 +44,7 @@ test(
   "onceIdle() tells of an object that was freed, too",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8192));
-    const obj = pool.allocateOrThrow([8], "uint8", "BINARY");
+    const obj = pool.allocate(8);
     let valid: boolean | null = null;
     obj.onceIdle(() => valid = obj.valid);
     obj.refCountDown();
@@ -56,7 +56,7 @@ test(
   "a listener of onceIdle() may release the object, or wait again",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8192));
-    const obj = pool.allocateOrThrow([8], "uint8", "BINARY");
+    const obj = pool.allocate(8);
     obj.refCountUp();
     const wait = () => obj.onceIdle(() => obj.refCountDown());
     obj.onceIdle(wait);
@@ -74,8 +74,8 @@ test(
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8192));
     const free: number[] = [];
-    const stop = pool.onFree(() => free.push(pool.stats().freeBytes));
-    const [a, b] = pool.batchedAllocate([8], "uint8", 2, "BINARY")!;
+    const stop = pool.onFree(() => free.push(pool.stats.freeBytes));
+    const [a, b] = pool.tryBatchedAllocate(8, 2)!;
     a!.refCountDown();
     b!.refCountUp();
     b!.refCountDown();
@@ -92,9 +92,9 @@ test("onFree() of a MixedMemoryAllocator is its pool's", () =>
     using mixed = MixedMemoryAllocator.createSync(8192, { pin: "none" });
     let told = 0;
     mixed.onFree(() => told++);
-    mixed.allocateOrThrow([8], "uint8", "BINARY_BUFFER").refCountDown();
+    mixed.allocate({ shape: [8], dtype: "uint8", format: "BINARY_BUFFER" }).refCountDown();
     assert.equal(told, 0);
-    mixed.allocateOrThrow([8], "uint8", "BINARY").refCountDown();
+    mixed.allocate(8).refCountDown();
     assert.equal(told, 1);
   }));
 
@@ -102,7 +102,7 @@ test("onFree() of a BufferAllocator tells likewise", () => {
   const buffers = new BufferAllocator();
   let told = 0;
   buffers.onFree(() => told++);
-  const obj = buffers.allocateOrThrow([8], "uint8");
+  const obj = buffers.allocate({ shape: [8], dtype: "uint8" });
   assert.equal(told, 0);
   obj.refCountDown();
   assert.equal(told, 1);

@@ -35,8 +35,8 @@ function poolTest(
 }
 
 poolTest("a memory object says what it is", (pool, segment) => {
-  pool.allocateOrThrow([4096], null, "BINARY");
-  using obj = pool.allocateOrThrow(SHAPE, "bfloat16");
+  pool.allocate(4096);
+  using obj = pool.allocate({ shape: SHAPE, dtype: "bfloat16" });
   assert.deepEqual(obj.metadata, {
     shape: [2, 2, 16, 64],
     dtype: "bfloat16",
@@ -59,7 +59,7 @@ poolTest("a memory object says what it is", (pool, segment) => {
 
 poolTest("console.log() shows an object in one line, also a freed one", (pool) => {
   const tensor = '{ shape: [2,2,16,64], dtype: "bfloat16", format: "KV_2LTD", byteLength: 8192';
-  const obj = pool.allocateOrThrow(SHAPE, "bfloat16");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "bfloat16" });
   assert.equal(
     inspect(obj),
     `TensorMemoryObj ${tensor}, offset: 0, refCount: 1, pinCount: 0 }`,
@@ -70,13 +70,13 @@ poolTest("console.log() shows an object in one line, also a freed one", (pool) =
   end();
   obj.refCountDown();
   assert.equal(inspect(obj), `TensorMemoryObj ${tensor.replace("{", "{ freed,")}, offset: 0 }`);
-  using two = pool.allocateOrThrow([[2, 1, 4, 2], [2, 1, 4, 4]], ["half", "float"]);
+  using two = pool.allocate({ shape: [[2, 1, 4, 2], [2, 1, 4, 4]], dtype: ["half", "float"] });
   assert.match(inspect(two), /shapes: \[\[2,1,4,2\],\[2,1,4,4\]\], dtypes: \["half","float"\]/);
 });
 
 poolTest("bytes are the segment's memory, not a copy", (pool, segment) => {
-  pool.allocateOrThrow([1], null, "BINARY");
-  using obj = pool.allocateOrThrow([100], null, "BINARY");
+  pool.allocate(1);
+  using obj = pool.allocate(100);
   assert.equal(obj.bytes.length, 100, "the logical size");
   assert.equal(obj.bytes, obj.bytes, "the same array each time");
   obj.bytes.fill(7);
@@ -86,7 +86,7 @@ poolTest("bytes are the segment's memory, not a copy", (pool, segment) => {
 });
 
 poolTest("tensor() is a typed array over the same memory", (pool) => {
-  using obj = pool.allocateOrThrow(SHAPE, "float");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "float" });
   const numbers = obj.tensor(0, "float");
   assert.ok(numbers instanceof Float32Array);
   assert.equal(numbers.length, 2 * 2 * 16 * 64);
@@ -99,7 +99,7 @@ poolTest("tensor() is a typed array over the same memory", (pool) => {
 });
 
 poolTest("an object of several tensors has each of them", (pool) => {
-  using obj = pool.allocateOrThrow([[2, 1, 4, 2], [2, 1, 4, 4]], ["half", "double"]);
+  using obj = pool.allocate({ shape: [[2, 1, 4, 2], [2, 1, 4, 4]], dtype: ["half", "double"] });
   assert.equal(obj.byteLength, 32 + 256);
   obj.tensor(0, "half").fill(1);
   obj.tensor(1, "double").fill(-2);
@@ -111,13 +111,17 @@ poolTest("an object of several tensors has each of them", (pool) => {
 });
 
 poolTest("a tensor that is not aligned has bytes but no typed array", (pool) => {
-  using obj = pool.allocateOrThrow([[1, 1, 3, 1], [1, 1, 3, 1]], ["uint8", "float"], "KV_MLA_FMT");
+  using obj = pool.allocate({
+    shape: [[1, 1, 3, 1], [1, 1, 3, 1]],
+    dtype: ["uint8", "float"],
+    format: "KV_MLA_FMT",
+  });
   assert.throws(() => obj.tensor(1), RangeError);
   assert.equal(obj.tensorBytes(1).byteLength, 12);
 });
 
 poolTest("freeing revokes every view: length 0, reads give undefined", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "float");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "float" });
   const { bytes } = obj;
   const numbers = obj.tensor(0, "float");
   const part = bytes.subarray(8, 16);
@@ -129,13 +133,13 @@ poolTest("freeing revokes every view: length 0, reads give undefined", (pool) =>
     view[0] = 1;
     assert.equal(view[0], undefined);
   }
-  using next = pool.allocateOrThrow(SHAPE, "float");
+  using next = pool.allocate({ shape: SHAPE, dtype: "float" });
   assert.equal(next.offset, 0, "the same memory again");
   assert.equal(bytes.length, 0);
 });
 
 poolTest("methods that need the memory say EFREED after the object is freed", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   obj.refCountDown();
   assert.equal(obj.valid, false);
   assert.equal(obj.canEvict, false);
@@ -162,7 +166,7 @@ poolTest("methods that need the memory say EFREED after the object is freed", (p
 });
 
 poolTest("the last reference frees", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   obj.refCountUp();
   obj.refCountUp();
   assert.equal(obj.refCount, 3);
@@ -170,27 +174,27 @@ poolTest("the last reference frees", (pool) => {
   obj.refCountDown();
   obj.refCountDown();
   assert.ok(obj.valid);
-  assert.equal(pool.stats().liveObjects, 1);
+  assert.equal(pool.stats.liveObjects, 1);
   obj.refCountDown();
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
 });
 
 poolTest("using releases the reference of the allocation", (pool) => {
   let kept: MemoryObj;
   {
-    using obj = pool.allocateOrThrow(SHAPE, "half");
-    using other = pool.allocateOrThrow(SHAPE, "half");
+    using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
+    using other = pool.allocate({ shape: SHAPE, dtype: "half" });
     kept = obj;
     kept.refCountUp();
     assert.ok(other.valid);
   }
-  assert.equal(pool.stats().liveObjects, 1);
+  assert.equal(pool.stats.liveObjects, 1);
   kept.refCountDown();
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
 });
 
 poolTest("a pinned object outlives its references until it is unpinned", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   obj.pin();
   obj.pin();
   assert.ok(obj.isPinned && !obj.canEvict);
@@ -201,18 +205,18 @@ poolTest("a pinned object outlives its references until it is unpinned", (pool) 
   assert.ok(obj.valid);
   obj.unpin();
   assert.equal(obj.valid, false);
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
 });
 
 poolTest("unpin() of what is not pinned is an error that changes nothing", (pool) => {
-  using obj = pool.allocateOrThrow(SHAPE, "half");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   assert.throws(() => obj.unpin(), shmError("EINVAL", /is not pinned/));
   assert.equal(obj.pinCount, 0);
   assert.equal(obj.refCount, 1);
 });
 
 poolTest("freeing with I/O in flight is EBUSY, names the operation and changes nothing", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   const done = obj.hold("put llama@1@0@ff@half");
   const alsoDone = obj.hold("checksum");
   assert.equal(obj.inFlight, 2);
@@ -235,7 +239,7 @@ poolTest("freeing with I/O in flight is EBUSY, names the operation and changes n
 });
 
 poolTest("the pool cannot be freed with I/O in flight on an object", async (pool, segment) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   const done = obj.hold("get");
   await assert.rejects(segment.free(), shmError("EBUSY", /get/));
   assert.equal(obj.bytes.length, obj.byteLength);
@@ -247,7 +251,7 @@ poolTest("the pool cannot be freed with I/O in flight on an object", async (pool
 poolTest(
   "when its pool is closed an object is invalid, and releasing it is no error",
   async (pool, segment) => {
-    const obj = pool.allocateOrThrow(SHAPE, "half");
+    const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
     const { bytes } = obj;
     obj.pin();
     await segment.free();
@@ -255,14 +259,17 @@ poolTest(
     assert.equal(bytes.length, 0);
     assert.throws(() => obj.bytes, shmError("EFREED", /pool was closed/));
     assert.throws(() => obj.hold("x"), shmError("EFREED"));
-    assert.throws(() => pool.allocate(SHAPE, "half"), shmError("EBADF", /pool is closed/));
+    assert.throws(
+      () => pool.tryAllocate({ shape: SHAPE, dtype: "half" }),
+      shmError("EBADF", /pool is closed/),
+    );
     obj.unpin();
     obj.refCountDown();
   },
 );
 
 poolTest("truncateTokens() gives a partial chunk its true shape", (pool) => {
-  using obj = pool.allocateOrThrow(SHAPE, "half");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   const full = obj.bytes;
   assert.equal(obj.truncateTokens(3), obj);
   assert.deepEqual(obj.shape, [2, 2, 3, 64]);
@@ -277,13 +284,13 @@ poolTest("truncateTokens() gives a partial chunk its true shape", (pool) => {
 });
 
 poolTest("truncating refuses to grow, and sizes that are no whole tokens", (pool) => {
-  using obj = pool.allocateOrThrow(SHAPE, "half");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   assert.throws(() => obj.truncateTokens(17), /RangeError.*more than the object's 8192/);
   for (const bad of [0, -1, 1.5, NaN]) assert.throws(() => obj.truncateTokens(bad), RangeError);
   assert.throws(() => obj.truncateBytes(511), /RangeError.*no multiple of 512/);
   assert.throws(() => obj.truncateBytes(0), RangeError);
   assert.equal(obj.numTokens, 16);
-  using binary = pool.allocateOrThrow([1000], null, "BINARY");
+  using binary = pool.allocate(1000);
   assert.throws(() => binary.truncateTokens(1), TypeError);
   assert.deepEqual(binary.truncateBytes(17).shape, [17]);
   assert.throws(() => binary.truncateBytes(18), RangeError);
@@ -291,14 +298,14 @@ poolTest("truncating refuses to grow, and sizes that are no whole tokens", (pool
 });
 
 poolTest("a buffer that was transferred away reads zeros once the object is freed", (pool) => {
-  const obj = pool.allocateOrThrow([4096], null, "BINARY");
+  const obj = pool.allocate(4096);
   const elsewhere = new Uint8Array(obj.bytes.buffer.transfer());
   elsewhere[0] = 42;
   assert.throws(() => obj.bytes, shmError("EMOVED", /transferred/));
   assert.equal(elsewhere[0], 42);
   obj.refCountDown();
   assert.equal(pool.memcheck().quarantinedBytes, 0);
-  using next = pool.allocateOrThrow([4096], null, "BINARY");
+  using next = pool.allocate(4096);
   assert.equal(next.offset, obj.offset);
   next.bytes.fill(255);
   assert.ok(elsewhere.every((byte) => byte === 0), "not the next owner's");
@@ -314,17 +321,17 @@ test(
       const sizeBytes = (LIMITS.maxWindows + 8) * 4096;
       await using segment = await ShmSegment.create({ sizeBytes, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      const layout = TensorLayout.ofBytes(4096);
-      const viewed = pool.batchedAllocateLayout(layout, LIMITS.maxWindows)!;
+      const layout = TensorLayout.of(4096);
+      const viewed = pool.tryBatchedAllocate(layout, LIMITS.maxWindows)!;
       for (const obj of viewed) obj.bytes[0] = 1;
-      const obj = pool.allocateLayout(layout)!;
+      const obj = pool.tryAllocate(layout)!;
       const elsewhere = new Uint8Array(obj.bytes.buffer.transfer());
       elsewhere[0] = 42;
       obj.refCountDown();
       const { quarantinedBytes, quarantinedObjects } = pool.memcheck();
       assert.deepEqual([quarantinedBytes, quarantinedObjects], [4096, 1]);
-      const rest = pool.batchedAllocateLayout(layout, 7)!;
-      assert.equal(pool.allocateLayout(layout), null, "never handed out again");
+      const rest = pool.tryBatchedAllocate(layout, 7)!;
+      assert.equal(pool.tryAllocate(layout), null, "never handed out again");
       for (const next of rest) next.bytes.fill(255);
       assert.equal(elsewhere[0], 42);
       const [escaped] = pool.leakReport().objects;
@@ -336,8 +343,8 @@ test(
 );
 
 poolTest("zeroOnFree clears all of the chunk, viewed or not", (pool, segment) => {
-  const seen = pool.allocateOrThrow([5000], null, "BINARY");
-  const unseen = pool.allocateOrThrow([5000], null, "BINARY");
+  const seen = pool.allocate(5000);
+  const unseen = pool.allocate(5000);
   segment.bytes(0, 16384).fill(3);
   seen.bytes[0] = 4;
   seen.truncateBytes(1);
@@ -349,7 +356,7 @@ poolTest("zeroOnFree clears all of the chunk, viewed or not", (pool, segment) =>
 }, { zeroOnFree: true });
 
 poolTest("without zeroOnFree the memory keeps what was in it", (pool, segment) => {
-  const obj = pool.allocateOrThrow([16], null, "BINARY");
+  const obj = pool.allocate(16);
   obj.bytes.fill(3);
   obj.refCountDown();
   assert.equal(segment.bytes(0, 1)[0], 3);
@@ -358,7 +365,7 @@ poolTest("without zeroOnFree the memory keeps what was in it", (pool, segment) =
 poolTest("onFree() is called each time memory was given back, until it is ended", (pool) => {
   let calls = 0;
   const end = pool.onFree(() => calls++);
-  const [a, b, c] = pool.batchedAllocate(SHAPE, "half", 3)!;
+  const [a, b, c] = pool.tryBatchedAllocate({ shape: SHAPE, dtype: "half" }, 3)!;
   a!.refCountUp();
   a!.refCountDown();
   assert.equal(calls, 0);
@@ -372,7 +379,7 @@ poolTest("onFree() is called each time memory was given back, until it is ended"
 });
 
 poolTest("onceIdle() is called once, when the object can be evicted or was freed", (pool) => {
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   let calls = 0;
   obj.refCountUp();
   obj.pin();
@@ -393,7 +400,7 @@ poolTest("onceIdle() is called once, when the object can be evicted or was freed
 
 poolTest("leakReport() names where a live object was allocated", (pool) => {
   function allocateHere() {
-    return pool.allocateOrThrow(SHAPE, "half");
+    return pool.allocate({ shape: SHAPE, dtype: "half" });
   }
   using obj = allocateHere();
   obj.pin();
@@ -412,7 +419,7 @@ poolTest("leakReport() names where a live object was allocated", (pool) => {
 }, { trackAllocations: true });
 
 poolTest("leakReport() is empty when everything was released", (pool) => {
-  pool.batchedFree(pool.batchedAllocate(SHAPE, "half", 3)!);
+  pool.batchedFree(pool.tryBatchedAllocate({ shape: SHAPE, dtype: "half" }, 3)!);
   assert.deepEqual(pool.leakReport(), {
     liveObjects: 0,
     liveBytes: 0,
@@ -423,21 +430,21 @@ poolTest("leakReport() is empty when everything was released", (pool) => {
 }, { trackAllocations: true });
 
 poolTest("an object that is lost without a view gives its memory back", async (pool) => {
-  (() => void pool.allocateOrThrow(SHAPE, "half"))();
-  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  (() => void pool.allocate({ shape: SHAPE, dtype: "half" }))();
+  await collectGarbage(() => pool.stats.leakedObjects === 1);
   const { liveObjects, usedBytes, quarantinedBytes, freeBytes } = pool.memcheck();
   assert.deepEqual([liveObjects, usedBytes, quarantinedBytes, freeBytes], [0, 0, 0, POOL_BYTES]);
   assert.equal(pool.leakReport().recoveredObjects, 1);
 });
 
 poolTest("an object that is lost with a view is set aside: the array stays good", async (pool) => {
-  const bytes = (() => pool.allocateOrThrow([4096], null, "BINARY").bytes)();
+  const bytes = (() => pool.allocate(4096).bytes)();
   bytes.fill(9);
-  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  await collectGarbage(() => pool.stats.leakedObjects === 1);
   assert.equal(pool.memcheck().quarantinedBytes, 4096);
   assert.equal(pool.leakReport().objects[0]?.state, "lost");
   assert.match(pool.leakReport().objects[0]?.allocatedAt ?? "", /memory_obj_test\.ts/);
-  using other = pool.allocateOrThrow([4096], null, "BINARY");
+  using other = pool.allocate(4096);
   other.bytes.fill(1);
   assert.equal(bytes[0], 9);
   assert.equal(pool.reclaimLost(), 4096);
@@ -448,11 +455,11 @@ poolTest("an object that is lost with a view is set aside: the array stays good"
 
 poolTest("a lost object whose buffer was transferred can be reclaimed", async (pool) => {
   const elsewhere = (() => {
-    const { buffer } = pool.allocateOrThrow([4096], null, "BINARY").bytes;
+    const { buffer } = pool.allocate(4096).bytes;
     return new Uint8Array(buffer.transfer());
   })();
   elsewhere[0] = 1;
-  await collectGarbage(() => pool.stats().leakedObjects === 1);
+  await collectGarbage(() => pool.stats.leakedObjects === 1);
   assert.equal(pool.memcheck().quarantinedBytes, 4096);
   assert.equal(elsewhere[0], 1);
   assert.equal(pool.reclaimLost(), 4096);
@@ -461,24 +468,24 @@ poolTest("a lost object whose buffer was transferred can be reclaimed", async (p
 });
 
 poolTest("an object in flight is not lost, although only the operation knows it", async (pool) => {
-  const done = (() => pool.allocateOrThrow(SHAPE, "half").hold("put"))();
-  (() => void pool.allocateOrThrow([1], null, "BINARY"))();
-  await collectGarbage(() => pool.stats().leakedObjects === 1);
-  assert.equal(pool.stats().liveObjects, 1);
+  const done = (() => pool.allocate({ shape: SHAPE, dtype: "half" }).hold("put"))();
+  (() => void pool.allocate(1))();
+  await collectGarbage(() => pool.stats.leakedObjects === 1);
+  assert.equal(pool.stats.liveObjects, 1);
   done();
 });
 
 poolTest("without detectLeaks a lost object stays allocated", async (pool, segment) => {
-  (() => void pool.allocateOrThrow(SHAPE, "half"))();
+  (() => void pool.allocate({ shape: SHAPE, dtype: "half" }))();
   const detecting = new TensorMemoryAllocator(segment);
-  (() => void detecting.allocateOrThrow(SHAPE, "half"))();
-  await collectGarbage(() => detecting.stats().leakedObjects === 1);
-  assert.equal(pool.stats().leakedObjects, 0);
+  (() => void detecting.allocate({ shape: SHAPE, dtype: "half" }))();
+  await collectGarbage(() => detecting.stats.leakedObjects === 1);
+  assert.equal(pool.stats.leakedObjects, 0);
   assert.equal(pool.memcheck().liveObjects, 1);
 }, { detectLeaks: false });
 
 poolTest("use() holds the object until the work has ended, however it ends", async (pool) => {
-  const obj = pool.allocateOrThrow([4096], null, "BINARY");
+  const obj = pool.allocate(4096);
   const { promise, resolve } = Promise.withResolvers<number>();
   const using = obj.use((bytes) => (bytes.fill(3), promise), "read page");
   assert.equal(obj.inFlight, 1);

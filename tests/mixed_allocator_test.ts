@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
-import { BytesBufferMemoryObj, TensorMemoryObj } from "../src/memory/memory_obj.ts";
+import { BytesBufferMemoryObj, type MemoryObj, TensorMemoryObj } from "../src/memory/memory_obj.ts";
 import { MixedMemoryAllocator } from "../src/memory/mixed_allocator.ts";
 import { PagedTensorMemoryAllocator } from "../src/memory/paged_allocator.ts";
-import { ShmSegment } from "../src/memory/segment.ts";
+import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
+import { TensorLayout } from "../src/memory/tensor_layout.ts";
 import { shmError } from "./support/assertions.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 
@@ -22,7 +23,7 @@ leakTest("create() with a name makes shared memory that others attach", async ()
   await using pool = await MixedMemoryAllocator.create(MIB, { shmName: name, pin: "none" });
   assert.equal(pool.shmName, `/${name}`);
   assert.equal(pool.sizeBytes, MIB);
-  using obj = pool.allocateOrThrow(SHAPE, "half");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   assert.ok(obj instanceof TensorMemoryObj);
   await using other = await ShmSegment.attach({ name });
   obj.bytes.fill(5);
@@ -34,7 +35,7 @@ leakTest("create() without a name makes private memory", async () => {
     await using pool = await MixedMemoryAllocator.create(MIB, { shmName, pin: "none" });
     assert.equal(pool.shmName, null);
     assert.notEqual(pool.segment.fd, null, "that a worker can be given");
-    using obj = pool.allocateOrThrow(SHAPE, "half");
+    using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
     obj.bytes[0] = 1;
   }
 });
@@ -59,47 +60,72 @@ leakTest("the format decides where an object lies", async () => {
     ["BINARY", [100]],
   ] as const;
   for (const [format, shape] of shapes) {
-    using obj = pool.allocateOrThrow(shape, "uint8", format);
+    using obj = pool.allocate({ shape, dtype: "uint8", format });
     assert.ok(obj instanceof TensorMemoryObj, format);
     assert.equal(obj.format, format);
     assert.equal(obj.segment, pool.segment);
   }
-  using buffer = pool.allocateOrThrow([100], null, "BINARY_BUFFER");
+  using buffer = pool.allocate({ shape: [100], format: "BINARY_BUFFER" });
   assert.ok(buffer instanceof BytesBufferMemoryObj);
-  assert.equal(pool.bufferAllocator.stats().liveObjects, 1);
-  assert.equal(pool.stats().liveObjects, 0);
-  assert.throws(() => pool.allocate([4], "half", "UNDEFINED"), /TypeError.*UNDEFINED/);
-  assert.throws(() => pool.allocateOrThrow([4], "half", "UNDEFINED"), /TypeError.*UNDEFINED/);
-  assert.throws(() => pool.allocate(SHAPE, "half", "KV_3" as never), TypeError);
+  assert.equal(pool.bufferAllocator.stats.liveObjects, 1);
+  assert.equal(pool.stats.liveObjects, 0);
+  assert.throws(
+    () => pool.tryAllocate({ shape: [4], dtype: "half", format: "UNDEFINED" }),
+    /TypeError.*UNDEFINED/,
+  );
+  assert.throws(
+    () => pool.allocate({ shape: [4], dtype: "half", format: "UNDEFINED" }),
+    /TypeError.*UNDEFINED/,
+  );
+  assert.throws(
+    () => pool.tryAllocate({ shape: SHAPE, dtype: "half", format: "KV_3" as never }),
+    TypeError,
+  );
+});
+
+leakTest("what is allocated for the pool is what a connector takes, by its type, too", async () => {
+  await using pool = await MixedMemoryAllocator.create(MIB, { pin: "none" });
+  const ranges: ShmRange[] = [
+    pool.allocate(100),
+    pool.allocate({ shape: [100], format: "BINARY" }),
+    pool.allocate({ shape: SHAPE, dtype: "half" }),
+    ...pool.batchedAllocate({ shape: [4, 8], dtype: "half", format: "HS_TD" }, 2),
+  ];
+  for (const range of ranges) assert.equal(range.segment, pool.segment);
+  const buffer: BytesBufferMemoryObj = pool.allocate({ shape: [9], format: "BINARY_BUFFER" });
+  assert.equal(buffer.byteLength, 9);
+  const layout = TensorLayout.of({ shape: [9], format: "BINARY_BUFFER" });
+  const either: MemoryObj = pool.allocate(layout);
+  assert.ok(either instanceof BytesBufferMemoryObj);
 });
 
 leakTest("batches and free() go to the right allocator, all or none", async () => {
   await using pool = await MixedMemoryAllocator.create(MIB, { pin: "none" });
-  const tensors = pool.batchedAllocate(SHAPE, "half", 4)!;
-  const buffers = pool.batchedAllocate([10], null, 4, "BINARY_BUFFER")!;
+  const tensors = pool.tryBatchedAllocate({ shape: SHAPE, dtype: "half" }, 4)!;
+  const buffers = pool.tryBatchedAllocate({ shape: [10], format: "BINARY_BUFFER" }, 4)!;
   tensors[2]!.pin();
   assert.throws(() => pool.batchedFree([...buffers, ...tensors]), shmError("EBUSY"));
-  assert.equal(pool.stats().liveObjects + pool.bufferAllocator.stats().liveObjects, 8);
+  assert.equal(pool.stats.liveObjects + pool.bufferAllocator.stats.liveObjects, 8);
   tensors[2]!.unpin();
   pool.free(tensors[0]!);
   pool.batchedFree([...buffers, ...tensors.slice(1)]);
-  assert.equal(pool.stats().liveObjects + pool.bufferAllocator.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects + pool.bufferAllocator.stats.liveObjects, 0);
   assert.equal(pool.memcheck().freeBytes, MIB);
-  assert.equal(pool.batchedAllocate([MIB / 2 + 1], null, 2, "BINARY"), null);
+  assert.equal(pool.tryBatchedAllocate(MIB / 2 + 1, 2), null);
   await using other = await MixedMemoryAllocator.create(MIB, { pin: "none" });
-  using foreign = other.allocateOrThrow(SHAPE, "half");
+  using foreign = other.allocate({ shape: SHAPE, dtype: "half" });
   assert.throws(() => pool.free(foreign), shmError("EINVAL", /another allocator/));
 });
 
-leakTest("align, zeroOnFree and trackAllocations reach the pool", async () => {
+leakTest("alignBytes, zeroOnFree and trackAllocations reach the pool", async () => {
   await using pool = await MixedMemoryAllocator.create(MIB, {
     pin: "none",
-    align: 64,
+    alignBytes: 64,
     zeroOnFree: true,
     trackAllocations: true,
   });
-  const a = pool.allocateOrThrow([1], null, "BINARY");
-  using b = pool.allocateOrThrow([1], null, "BINARY");
+  const a = pool.allocate(1);
+  using b = pool.allocate(1);
   assert.equal(b.metadata.address, 64);
   a.bytes[0] = 1;
   assert.equal(pool.leakReport().objects.length, 2);
@@ -107,23 +133,23 @@ leakTest("align, zeroOnFree and trackAllocations reach the pool", async () => {
   assert.equal(pool.segment.bytes(0, 1)[0], 0);
 });
 
-leakTest("paging divides the pool into pages", async () => {
+leakTest("a page layout divides the pool into pages", async () => {
   await using pool = await MixedMemoryAllocator.create(MIB, {
     pin: "none",
-    paging: { shapes: SHAPE, dtypes: "half", format: "KV_2LTD" },
+    page: { shape: SHAPE, dtype: "half", format: "KV_2LTD" },
   });
   assert.ok(pool.pinAllocator instanceof PagedTensorMemoryAllocator);
   assert.equal(pool.pinAllocator.pages, MIB / 8192);
-  using page = pool.allocateOrThrow(SHAPE, "half");
+  using page = pool.allocate({ shape: SHAPE, dtype: "half" });
   assert.equal(page.physicalSizeBytes, 8192);
-  using buffer = pool.allocateOrThrow([1], null, "BINARY_BUFFER");
+  using buffer = pool.allocate({ shape: [1], format: "BINARY_BUFFER" });
   assert.equal(buffer.byteLength, 1);
 });
 
 leakTest("close() revokes all views, and refuses while I/O is in flight", async () => {
   const name = uniqueName("close");
   const pool = await MixedMemoryAllocator.create(MIB, { shmName: name, pin: "none" });
-  const obj = pool.allocateOrThrow(SHAPE, "half");
+  const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   const { bytes } = obj;
   const done = obj.hold("put chunk");
   await assert.rejects(pool.close(), shmError("EBUSY", /put chunk/));
@@ -137,7 +163,10 @@ leakTest("close() revokes all views, and refuses while I/O is in flight", async 
   assert.equal(obj.valid, false);
   obj.refCountDown();
   assert.equal(existsSync(`/dev/shm/${name}`), false);
-  assert.throws(() => pool.allocate(SHAPE, "half"), shmError("EBADF", /closed/));
+  assert.throws(
+    () => pool.tryAllocate({ shape: SHAPE, dtype: "half" }),
+    shmError("EBADF", /closed/),
+  );
 });
 
 leakTest("a pool over a segment that was attached leaves the segment to its owner", async () => {
@@ -145,17 +174,17 @@ leakTest("a pool over a segment that was attached leaves the segment to its owne
   await using owner = await ShmSegment.create({ name, sizeBytes: MIB, pin: "none" });
   {
     await using pool = new MixedMemoryAllocator(await ShmSegment.attach({ name, pin: "none" }));
-    using obj = pool.allocateOrThrow(SHAPE, "half");
+    using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
     obj.bytes.fill(3);
   }
   assert.equal(owner.bytes()[0], 3);
 });
 
-leakTest("hugePages: true is a wish for shared memory, and never an error", async () => {
+leakTest("transparent huge pages are a wish for shared memory, and never an error", async () => {
   const name = uniqueName("huge");
   await using pool = await MixedMemoryAllocator.create(4 * MIB, {
     shmName: name,
-    hugePages: true,
+    pages: "transparent",
     pin: "none",
   });
   assert.equal(pool.sizeBytes, 4 * MIB);
@@ -168,19 +197,20 @@ leakTest("create() refuses wrong arguments before it takes memory", async () => 
   for (const bad of [0, -1, 1.5, NaN, Infinity]) await assert.rejects(create(bad), RangeError);
   for (const bad of ["1", null, undefined, 5n]) await assert.rejects(create(bad), TypeError);
   const refused: [object, RegExp][] = [
-    [{ alignBytes: 64 }, /TypeError.*no option "alignBytes"; it has .*align/],
-    [{ align: 100 }, /RangeError: align must be a power of two/],
-    [{ align: 2 ** 31 }, /RangeError: align must be/],
+    [{ align: 64 }, /TypeError.*no option "align"; it has .*alignBytes/],
+    [{ alignBytes: 100 }, /RangeError: alignBytes must be a power of two/],
+    [{ alignBytes: 2 ** 31 }, /RangeError: alignBytes must be/],
     [{ pin: "yes" }, /TypeError.*pin must be one of/],
-    [{ hugePages: "4M" }, /TypeError.*hugePages must be one of "transparent", "2M", "1G"/],
-    [{ hugePages: "2M" }, /TypeError.*needs an anonymous segment/],
+    [{ pages: "4M" }, /TypeError.*pages must be one of "default", "transparent", "2M", "1G"/],
+    [{ pages: "2M" }, /TypeError.*needs an anonymous segment/],
     [{ numa: { policy: "bind", nodes: [] } }, /TypeError.*numa.nodes/],
     [{ numa: { policy: "bind", nodes: [99] } }, /RangeError.*numa node/],
     [{ zeroOnFree: "yes" }, /TypeError.*zeroOnFree/],
     [{ trackAllocations: 1 }, /TypeError.*trackAllocations/],
-    [{ paging: { shapes: [2, 2], dtypes: "half" } }, /RangeError.*KV_2LTD has the shape/],
-    [{ paging: null }, /TypeError.*paging takes an options object, got null/],
-    [{ paging: { shape: [2] } }, /TypeError.*paging has no option "shape"/],
+    [{ page: { shape: [2, 2], dtype: "half" } }, /RangeError.*KV_2LTD has the shape/],
+    [{ page: null }, /TypeError.*a layout is .* got null/],
+    [{ page: { shapes: [2] } }, /TypeError.*a layout has no option "shapes"/],
+    [{ signal: "now" }, /TypeError.*signal must be an AbortSignal/],
     [{ ifExists: "steal" }, /TypeError.*ifExists/],
     [{ populateThreads: -1 }, /RangeError.*populateThreads/],
   ];
@@ -194,8 +224,8 @@ leakTest("create() refuses wrong arguments before it takes memory", async () => 
 
 leakTest("create() leaves nothing behind when the pool cannot be divided up", async () => {
   const shmName = uniqueName("undone");
-  const paging = { shapes: [2, 1024, 1024, 64], dtypes: "half" } as const;
-  const options = { shmName, pin: "none", paging } as const;
+  const page = { shape: [2, 1024, 1024, 64], dtype: "half" } as const;
+  const options = { shmName, pin: "none", page } as const;
   await assert.rejects(MixedMemoryAllocator.create(MIB, options), /RangeError.*0 pages/);
   assert.throws(() => MixedMemoryAllocator.createSync(MIB, options), /RangeError.*0 pages/);
   assert.equal(existsSync(`/dev/shm/${shmName}`), false);
@@ -205,6 +235,6 @@ leakTest("a name that a live pool has is EEXIST", async () => {
   const shmName = uniqueName("taken");
   await using pool = await MixedMemoryAllocator.create(MIB, { shmName, pin: "none" });
   await assert.rejects(MixedMemoryAllocator.create(MIB, { shmName }), shmError("EEXIST"));
-  using obj = pool.allocateOrThrow(SHAPE, "half");
+  using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   obj.bytes[0] = 1;
 });

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
-import { useSegmentBackend } from "../src/native/backend.ts";
+import { locateLibrary } from "../src/native/locate.ts";
 import { runFixture } from "./support/process.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
 
@@ -29,24 +29,22 @@ function documented(): { spawned: string[]; connected: string[] } {
 test("what the README lists is enough", { skip, timeout: 60_000 }, async () => {
   const { spawned, connected } = documented();
   using dir = new TempDir();
-  for (const backend of ["liblmshm", "libc"]) {
-    const env = { LMSHM_BACKEND: backend, LMSHM_LIBRARY: "" };
-    const own = await runFixture("round_trip.ts", [dir.path], {
+  const env = { LMSHM_LIBRARY: "" };
+  const own = await runFixture("round_trip.ts", [dir.path], {
+    env,
+    denoPermissions: ["--no-prompt", ...spawned],
+  });
+  assert.equal(own.code, 0, own.stderr);
+  const report = { byteLength: 4096, equal: true };
+  assert.deepEqual(JSON.parse(own.stdout), report);
+  for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
+    await using worker = await startWorker(listen!, dir.path, args);
+    const running = await runFixture("round_trip.ts", [dir.path, worker.address], {
       env,
-      denoPermissions: ["--no-prompt", ...spawned],
+      denoPermissions: ["--no-prompt", ...connected],
     });
-    assert.equal(own.code, 0, own.stderr);
-    const report = { backend, byteLength: 4096, equal: true };
-    assert.deepEqual(JSON.parse(own.stdout), report);
-    for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
-      await using worker = await startWorker(listen!, dir.path, args);
-      const running = await runFixture("round_trip.ts", [dir.path, worker.address], {
-        env,
-        denoPermissions: ["--no-prompt", ...connected],
-      });
-      assert.equal(running.code, 0, running.stderr);
-      assert.deepEqual(JSON.parse(running.stdout), report);
-    }
+    assert.equal(running.code, 0, running.stderr);
+    assert.deepEqual(JSON.parse(running.stdout), report);
   }
 });
 
@@ -69,7 +67,7 @@ test(
       ] as const
     ) {
       const ended = await runFixture("round_trip.ts", [dir.path], {
-        env: { LMSHM_LIBRARY: "", LMSHM_BACKEND: "" },
+        env: { LMSHM_LIBRARY: "" },
         denoPermissions: ["--no-prompt", ...spawned.filter((word) => word !== missing)],
       });
       assert.notEqual(ended.code, 0, `without ${missing}`);
@@ -88,7 +86,7 @@ test("it is enough for maxBytes where others' temporaries are", {
   const temporary = `.k.data.${process.pid}.0123456789abcdef.tmp`;
   writeFileSync(dir.file(temporary), "x");
   const ended = await runFixture("round_trip.ts", [dir.path, "", `${2 ** 20}`], {
-    env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+    env: { LMSHM_LIBRARY: "" },
     denoPermissions: ["--no-prompt", ...spawned],
   });
   assert.equal(ended.code, 0, ended.stderr);
@@ -101,23 +99,17 @@ test("--allow-ffi with a list of paths is said to be too little", {
 }, async () => {
   const { spawned } = documented();
   using dir = new TempDir();
-  const { path } = useSegmentBackend("liblmshm");
-  useSegmentBackend(undefined);
-  for (
-    const [backend, said] of [
-      // It is loaded, and what is needed next is more than loading.
-      ["liblmshm", /ShmError: view memory: Deno does not allow.*\(EPERM\)[^]*bare --allow-ffi/],
-      ["libc", /ShmError: load library: Deno does not allow.*\(EPERM\)[^]*--allow-ffi/],
-    ] as const
-  ) {
-    const others = spawned.filter((word) => word !== "--allow-ffi");
-    const ended = await runFixture("round_trip.ts", [dir.path], {
-      env: { LMSHM_BACKEND: backend, LMSHM_LIBRARY: "" },
-      denoPermissions: ["--no-prompt", `--allow-ffi=${path}`, ...others],
-    });
-    assert.notEqual(ended.code, 0, backend);
-    assert.match(ended.stderr, said);
-  }
+  const others = spawned.filter((word) => word !== "--allow-ffi");
+  const ended = await runFixture("round_trip.ts", [dir.path], {
+    env: { LMSHM_LIBRARY: "" },
+    denoPermissions: ["--no-prompt", `--allow-ffi=${locateLibrary()}`, ...others],
+  });
+  assert.notEqual(ended.code, 0);
+  // The library is loaded, and what is needed next is more than loading.
+  assert.match(
+    ended.stderr,
+    /ShmError: view memory: Deno does not allow.*\(EPERM\)[^]*bare --allow-ffi/,
+  );
 });
 
 test("a connection that is refused names its flag", { skip, timeout: 60_000 }, async () => {
@@ -126,7 +118,7 @@ test("a connection that is refused names its flag", { skip, timeout: 60_000 }, a
   for (const [listen, ...args] of [[`unix:${dir.file("s")}`], ["127.0.0.1:0", "--no-auth"]]) {
     await using worker = await startWorker(listen!, dir.path, args);
     const ended = await runFixture("round_trip.ts", [dir.path, worker.address], {
-      env: { LMSHM_BACKEND: "liblmshm", LMSHM_LIBRARY: "" },
+      env: { LMSHM_LIBRARY: "" },
       denoPermissions: ["--no-prompt", ...connected.filter((word) => word !== "--allow-net")],
     });
     assert.notEqual(ended.code, 0, worker.address);

@@ -48,7 +48,7 @@ test("memory of get() without a range goes back when the worker is done, not bef
         workerAddress: worker.path,
         protocol: 2,
         allocate: (byteLength) => {
-          const obj = pool.allocate([byteLength], "uint8", "BINARY");
+          const obj = pool.tryAllocate(byteLength);
           if (obj !== null) allocated.push(obj);
           return obj;
         },
@@ -66,5 +66,5 @@ test("memory of get() without a range goes back when the worker is done, not bef
     const [{ id, peer }] = loading as [{ id: number; peer: Peer }];
     peer.send(`${id} ERROR ECANCELED get key: Operation canceled\n`);
     await eventually("the memory is free", () => !obj!.valid);
-    assert.equal(pool.stats().liveObjects, 0);
+    assert.equal(pool.stats.liveObjects, 0);
   }));

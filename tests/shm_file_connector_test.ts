@@ -211,7 +211,7 @@ conformance("a part that get() returns keeps the object that it is a part of", a
   const data = pattern(2 * MIB - 5000, 1);
   segment.bytes(0, data.length).set(data);
   await connector.put("short", segment.range(0, data.length));
-  const into = pool.allocateOrThrow([2 * MIB], "uint8", "BINARY");
+  const into = pool.allocate(2 * MIB);
   const loads = [
     () => connector.get("short", into),
     async () => (await connector.load("short", into))!.range,
@@ -544,7 +544,7 @@ conformance("a range of another segment, and what is no range, is refused", asyn
   await assert.rejects(connector.get("k", other.range(0, 8)), shmError("EINVAL"));
   await assert.rejects(connector.put("k", new Uint8Array(8) as never), TypeError);
   await assert.rejects(connector.get("k", 7 as never), TypeError);
-  using outside = new BufferAllocator().allocateOrThrow([8]);
+  using outside = new BufferAllocator().allocate({ shape: [8] });
   await assert.rejects(
     connector.put("k", outside as never),
     /takes a range of a segment, and BINARY/,
@@ -618,7 +618,7 @@ conformance("get() without a range returns the memory object itself, truncated",
   const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
   const given: TensorMemoryObj[] = [];
   const allocate = () => {
-    given.push(pool.allocateOrThrow([2, 1, 256, 64], "half"));
+    given.push(pool.allocate({ shape: [2, 1, 256, 64], dtype: "half" }));
     return given.at(-1)!;
   };
   await using other = await ShmFileConnector.open({ ...s.options, allocate });
@@ -629,29 +629,29 @@ conformance("get() without a range returns the memory object itself, truncated",
   assert.equal(got, given[0]);
   assert.equal(given[0]!.numTokens, 100);
   given[0]!.refCountDown();
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
 });
 
 conformance("memory of get() without a range lives as long as what it returns", async (s) => {
   const { segment } = s;
   const pool = new TensorMemoryAllocator(segment.range(4 * MIB, 4 * MIB));
   // Of 7 bytes there is no whole number of tokens.
-  const allocate = () => pool.allocateOrThrow([2, 1, 256, 64], "half");
+  const allocate = () => pool.allocate({ shape: [2, 1, 256, 64], dtype: "half" });
   await using other = await ShmFileConnector.open({ ...s.options, allocate });
   segment.bytes(0, 7).fill(7);
   await other.put("odd", segment.range(0, 7));
   const got = (await other.get("odd"))!;
   assert.equal(got.byteLength, 7);
-  (() => void pool.allocateOrThrow([4096], "uint8", "BINARY"))();
-  await collectGarbage(() => pool.stats().leakedObjects > 0);
-  assert.equal(pool.stats().leakedObjects, 1, "the one that nobody has");
-  assert.equal(pool.stats().liveObjects, 1);
+  (() => void pool.allocate(4096))();
+  await collectGarbage(() => pool.stats.leakedObjects > 0);
+  assert.equal(pool.stats.leakedObjects, 1, "the one that nobody has");
+  assert.equal(pool.stats.liveObjects, 1);
   const release = got.hold("test");
   const dispose = () => (got as ShmRange & Disposable)[Symbol.dispose]();
   assert.throws(dispose, shmError("EBUSY", /test/));
   release();
   dispose();
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
   assert.throws(() => got.hold("late"), shmError("EFREED"));
 });
 

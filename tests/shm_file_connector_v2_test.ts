@@ -71,7 +71,7 @@ function scene(name: string, body: (scene: Scene) => Promise<void>): void {
 scene("a memory object stores its shape, dtype and format by itself", async (s) => {
   const connector = await s.open();
   const pool = new TensorMemoryAllocator(s.segment);
-  using obj = pool.allocate([2, 1, 8, 128], "bfloat16", "KV_2LTD")!;
+  using obj = pool.tryAllocate({ shape: [2, 1, 8, 128], dtype: "bfloat16", format: "KV_2LTD" })!;
   await connector.put("full", obj, { metadata: { tenant: "a" } });
   assert.deepEqual((await connector.stat("full"))?.metadata, {
     dtype: "bfloat16",
@@ -234,7 +234,7 @@ scene("what version 1 cannot do is refused when it is asked for", async (s) => {
     shmError("ENOTSUP", /metadata needs protocol version 2/),
   );
   const pool = new TensorMemoryAllocator(s.segment);
-  using obj = pool.allocate([2, 1, 8, 128], "bfloat16", "KV_2LTD")!;
+  using obj = pool.allocate({ shape: [2, 1, 8, 128], dtype: "bfloat16" });
   await connector.put("k", obj);
   assert.deepEqual((await connector.stat("k"))?.metadata, {}, "its own layout is not insisted on");
   await assert.rejects(

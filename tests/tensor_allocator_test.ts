@@ -17,10 +17,10 @@ import { withoutLeaks } from "./support/leaks.ts";
 const KIB = 1024;
 const GIB = 2 ** 30;
 
-const bytesOf = (byteLength: number) => TensorLayout.ofBytes(byteLength);
+const bytesOf = (byteLength: number) => TensorLayout.of(byteLength);
 
 function mustAllocate(pool: TensorMemoryAllocator, byteLength: number): TensorMemoryObj {
-  const obj = pool.allocateLayout(bytesOf(byteLength));
+  const obj = pool.tryAllocate(bytesOf(byteLength));
   assert.ok(obj, `${byteLength} bytes fit`);
   return obj;
 }
@@ -41,10 +41,10 @@ test(
   "allocate() gives null when nothing is large enough, and only then",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(16 * KIB));
-    assert.equal(pool.allocateLayout(bytesOf(16 * KIB + 1)), null);
+    assert.equal(pool.tryAllocate(bytesOf(16 * KIB + 1)), null);
     const all = mustAllocate(pool, 16 * KIB);
-    assert.equal(pool.allocateLayout(bytesOf(1)), null);
-    assert.equal(pool.stats().failedAllocations, 2);
+    assert.equal(pool.tryAllocate(bytesOf(1)), null);
+    assert.equal(pool.stats.failedAllocations, 2);
     all.refCountDown();
     mustAllocate(pool, 16 * KIB);
     pool.memcheck();
@@ -52,21 +52,21 @@ test(
 );
 
 test(
-  "allocateOrThrow() says ENOSPC with the numbers and why",
+  "allocate() says ENOSPC with the numbers and why",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(16 * KIB));
     assert.throws(
-      () => pool.allocateOrThrow([17 * KIB], null, "BINARY"),
+      () => pool.allocate(17 * KIB),
       shmError("ENOSPC", /17408 bytes; of 16384, 16384 are free.*larger than the pool/),
     );
-    const [a, , c] = pool.batchedAllocateLayout(bytesOf(4096), 4)!;
+    const [a, , c] = pool.tryBatchedAllocate(bytesOf(4096), 4)!;
     pool.batchedFree([a!, c!]);
     assert.throws(
-      () => pool.allocateOrThrow([8 * KIB], null, "BINARY"),
+      () => pool.allocate(8 * KIB),
       shmError("ENOSPC", /8192 are free and 4096 of them in one piece.*in pieces/),
     );
     assert.throws(
-      () => pool.allocateOrThrow([12 * KIB], null, "BINARY"),
+      () => pool.allocate(12 * KIB),
       shmError("ENOSPC", /Release or evict/),
     );
   }),
@@ -84,7 +84,7 @@ test(
     assert.equal(mustAllocate(pool, 4 * 4096).offset, objs[4]!.offset);
     assert.equal(mustAllocate(pool, 1 * 4096).offset, objs[4]!.offset + 4 * 4096);
     assert.equal(mustAllocate(pool, 3 * 4096).offset, objs[0]!.offset);
-    assert.equal(pool.allocateLayout(bytesOf(1)), null);
+    assert.equal(pool.tryAllocate(bytesOf(1)), null);
     rest.refCountDown();
     pool.memcheck();
   }),
@@ -96,13 +96,13 @@ test(
     const orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for (const order of orders) {
       const pool = new TensorMemoryAllocator(fakeRange(3 * 4096));
-      const objs = pool.batchedAllocateLayout(bytesOf(4096), 3)!;
+      const objs = pool.tryBatchedAllocate(bytesOf(4096), 3)!;
       for (const i of order) {
         objs[i]!.refCountDown();
         pool.memcheck();
       }
-      assert.equal(pool.stats().largestFreeBytes, 3 * 4096, order.join());
-      assert.equal(pool.stats().fragmentation, 0);
+      assert.equal(pool.stats.largestFreeBytes, 3 * 4096, order.join());
+      assert.equal(pool.stats.fragmentation, 0);
     }
   }),
 );
@@ -111,19 +111,19 @@ test(
   "batchedAllocate() gives all or none",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8 * 4096));
-    const objs = pool.batchedAllocate([2, 1, 4, 256], "half", 4)!;
+    const objs = pool.tryBatchedAllocate({ shape: [2, 1, 4, 256], dtype: "half" }, 4)!;
     assert.equal(objs.length, 4);
     assert.equal(new Set(objs.map((obj) => obj.offset)).size, 4);
     const [, second, , fourth] = objs;
     second!.refCountDown();
     fourth!.refCountDown();
-    const before = pool.stats();
-    assert.equal(pool.batchedAllocateLayout(bytesOf(8192), 3), null, "6 pages are free, in pieces");
-    assert.equal(pool.batchedAllocateLayout(bytesOf(4096), 7), null);
+    const before = pool.stats;
+    assert.equal(pool.tryBatchedAllocate(bytesOf(8192), 3), null, "6 pages are free, in pieces");
+    assert.equal(pool.tryBatchedAllocate(bytesOf(4096), 7), null);
     assert.deepEqual(pool.memcheck(), { ...before, failedAllocations: 2 });
-    assert.equal(pool.batchedAllocateLayout(bytesOf(4096), 6)!.length, 6);
+    assert.equal(pool.tryBatchedAllocate(bytesOf(4096), 6)!.length, 6);
     for (const bad of [0, -1, 1.5, NaN]) {
-      assert.throws(() => pool.batchedAllocateLayout(bytesOf(1), bad), /RangeError.*batchSize/);
+      assert.throws(() => pool.tryBatchedAllocate(bytesOf(1), bad), /RangeError.*count/);
     }
   }),
 );
@@ -132,13 +132,13 @@ test(
   "batchedFree() frees all or none",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(8 * 4096));
-    const [a, b, c] = pool.batchedAllocateLayout(bytesOf(4096), 3)!;
+    const [a, b, c] = pool.tryBatchedAllocate(bytesOf(4096), 3)!;
     b!.refCountUp();
     assert.throws(
       () => pool.batchedFree([a!, b!, c!]),
       shmError("EBUSY", /2 references and 0 pins/),
     );
-    assert.equal(pool.stats().liveObjects, 3);
+    assert.equal(pool.stats.liveObjects, 3);
     b!.refCountDown();
     b!.pin();
     assert.throws(() => pool.batchedFree([a!, b!]), shmError("EBUSY", /1 pins/));
@@ -146,7 +146,7 @@ test(
     assert.throws(() => pool.batchedFree([a!, a!]), shmError("EINVAL", /twice/));
     assert.throws(() => pool.batchedFree([a!, {} as never]), /TypeError.*MemoryObj/);
     assert.throws(() => pool.batchedFree(a as never), /TypeError.*array/);
-    assert.equal(pool.stats().liveObjects, 3);
+    assert.equal(pool.stats.liveObjects, 3);
     pool.batchedFree([c!, a!, b!]);
     pool.batchedFree([]);
     assert.equal(pool.memcheck().liveObjects, 0);
@@ -173,13 +173,13 @@ test(
 );
 
 test(
-  "stats() accounts for every byte",
+  "stats accounts for every byte",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(10 * 4096));
     const [a, b] = [mustAllocate(pool, 3 * 4096), mustAllocate(pool, 4096)];
     mustAllocate(pool, 2 * 4096);
     a.refCountDown();
-    assert.deepEqual(pool.stats(), {
+    assert.deepEqual(pool.stats, {
       totalBytes: 10 * 4096,
       usedBytes: 3 * 4096,
       freeBytes: 7 * 4096,
@@ -194,7 +194,7 @@ test(
       leakedObjects: 0,
     });
     b.refCountDown();
-    assert.equal(pool.stats().highWaterBytes, 6 * 4096);
+    assert.equal(pool.stats.highWaterBytes, 6 * 4096);
   }),
 );
 
@@ -260,12 +260,21 @@ test(
   "allocate() refuses wrong arguments and takes nothing",
   withFakes((fakeRange) => {
     const pool = new TensorMemoryAllocator(fakeRange(64 * KIB));
-    assert.throws(() => pool.allocate([2, 2, -2, 2], "half"), RangeError);
-    assert.throws(() => pool.allocate([2, 2, 2, 2], "float17" as never), /TypeError.*"float17"/);
-    assert.throws(() => pool.allocate([2, 2, 2, 2], "half", "KV" as never), TypeError);
-    assert.throws(() => pool.allocate([5], null, "BINARY_BUFFER"), /TypeError.*BufferAllocator/);
-    assert.equal(pool.stats().allocations, 0);
-    assert.equal(pool.stats().failedAllocations, 0);
+    assert.throws(() => pool.tryAllocate({ shape: [2, 2, -2, 2], dtype: "half" }), RangeError);
+    assert.throws(
+      () => pool.tryAllocate({ shape: [2, 2, 2, 2], dtype: "float17" as never }),
+      /TypeError.*"float17"/,
+    );
+    assert.throws(
+      () => pool.tryAllocate({ shape: [2, 2, 2, 2], dtype: "half", format: "KV" as never }),
+      TypeError,
+    );
+    assert.throws(
+      () => pool.tryAllocate({ shape: [5], format: "BINARY_BUFFER" }),
+      /TypeError.*BufferAllocator/,
+    );
+    assert.equal(pool.stats.allocations, 0);
+    assert.equal(pool.stats.failedAllocations, 0);
   }),
 );
 
@@ -357,7 +366,7 @@ test("soak: three million objects through a full pool of 64 MiB, with flat memor
     for (let made = 1; made <= 3_000_000; made++) {
       const layout = layouts[Math.floor(random() ** 2 * layouts.length)]!;
       let obj: TensorMemoryObj | null;
-      while ((obj = pool.allocateLayout(layout)) === null) evictOne();
+      while ((obj = pool.tryAllocate(layout)) === null) evictOne();
       live.push(obj);
       if (made % 16 === 0) obj.bytes[0] = made;
       if (made % 250_000 === 0) {

@@ -72,7 +72,7 @@ const program = fc.record({
   seed: fc.nat(0xffff_ffff),
   failing: fc.boolean(),
   policy: fc.constantFrom(...CACHE_POLICIES),
-  useHot: fc.constantFrom(true, true, true, false),
+  hotTier: fc.constantFrom(true, true, true, false),
   writeConcurrency: fc.integer({ min: 1, max: 3 }),
   maxQueuedObjects: fc.integer({ min: 1, max: 4 }),
   lanes: fc.array(fc.array(step, { maxLength: 12, size: "max" }), { minLength: 1, maxLength: 4 }),
@@ -167,7 +167,7 @@ class UnrulyConnector extends MemoryConnector {
 }
 
 async function run(program: Program): Promise<void> {
-  const { seed, failing, policy, useHot, writeConcurrency, maxQueuedObjects, lanes } = program;
+  const { seed, failing, policy, hotTier, writeConcurrency, maxQueuedObjects, lanes } = program;
   const random = randomNumbers(seed);
   const below = (limit: number) => Math.floor(random() * limit);
   const pause = async () => {
@@ -178,7 +178,7 @@ async function run(program: Program): Promise<void> {
   };
   using segment = ShmSegment.createSync({ sizeBytes: 64 * PAGE, pin: "none" });
   const pool = new TensorMemoryAllocator(segment);
-  await using hot = new LocalCpuBackend({ allocator: pool, policy, useHot });
+  await using hot = new LocalCpuBackend({ allocator: pool, cachePolicy: policy, hotTier });
   const cold = new UnrulyConnector(pause, (oneIn) => below(oneIn) === 0);
   const store = new TieredStore({ hot, cold, writeConcurrency, maxQueuedObjects });
 
@@ -189,11 +189,11 @@ async function run(program: Program): Promise<void> {
   let lastValue = KEYS.length;
   for (const [index, name] of KEYS.entries()) {
     cold.objects.set(name, new Uint8Array(PAGE).fill(1 + index));
-    cold.metadata.set(name, layoutMetadata(TensorLayout.of(CHUNK.shape, CHUNK.dtype)));
+    cold.metadata.set(name, layoutMetadata(TensorLayout.of(CHUNK)));
   }
   const newChunk = (value: number): TensorMemoryObj => {
     const { shape, dtype, format } = layoutOf(value);
-    const obj = hot.allocateOrThrow(shape, dtype, format);
+    const obj = hot.tryAllocate({ shape, dtype, format })!;
     obj.bytes.fill(value);
     return obj;
   };
@@ -355,7 +355,7 @@ async function run(program: Program): Promise<void> {
   }
   await store.close().catch(() => {});
   hot.clear();
-  assert.equal(pool.stats().liveObjects, 0, "references that were left behind");
+  assert.equal(pool.stats.liveObjects, 0, "references that were left behind");
 }
 
 test("the search tells possible histories from impossible ones", () => {

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ShmError } from "../src/errors.ts";
+import { type ErrorCode, ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
@@ -35,7 +35,7 @@ async function got({ store }: Scene, key: string): Promise<number | null> {
   return obj.bytes[0]!;
 }
 
-function fails(call: string, code = "EIO"): (call: string) => void {
+function fails(call: string, code: ErrorCode = "EIO"): (call: string) => void {
   return (made) => {
     if (made === call) throw new ShmError("broken", { code, operation: call });
   };
@@ -79,7 +79,7 @@ for (const mode of MODES) {
   tiered(`put() ${mode} heals a key that has another layout`, async (scene) => {
     const { store, hot, cold } = scene;
     {
-      using half = hot.allocateOrThrow(CHUNK.shape, "half", CHUNK.format);
+      using half = hot.tryAllocate({ shape: CHUNK.shape, dtype: "half", format: CHUNK.format })!;
       half.bytes.fill(1);
       await store.put("k", half, { mode });
     }
@@ -455,7 +455,7 @@ tiered("what is cleared up after failures takes its room in the queue", async (s
   using late = newChunk(scene, 9);
   const options = { mode: "behind", timeoutMs: 20 } as const;
   await assert.rejects(store.put("good", late, options), shmError("ETIMEDOUT", /3 objects of 3/));
-  assert.equal(pool.stats().liveObjects, 4);
+  assert.equal(pool.stats.liveObjects, 4);
   const next = put(scene, "good", 7, "behind");
   held.open();
   await next;
@@ -527,8 +527,8 @@ tiered(
     await put(scene, "k", 1);
     const reader = await store.get("k", CHUNK);
     using filler = newChunk(scene, 9);
-    assert.equal(hot.allocate(CHUNK.shape, CHUNK.dtype, CHUNK.format), null);
-    const allocating = hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format, {
+    assert.equal(hot.tryAllocate(CHUNK), null);
+    const allocating = hot.allocate(CHUNK, {
       timeoutMs: 5000,
     });
     reader!.refCountDown();
@@ -583,7 +583,7 @@ for (const protocol of [1, 2] as const) {
         /** One writer for each key, so that what is got can be told: never older than the last put. */
         const writer = async (key: string, index: number) => {
           for (let round = 1; round <= 40; round++) {
-            using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+            using obj = await hot.allocate(CHUNK);
             obj.bytes.fill(round);
             await store.put(key, obj, { mode: (round + index) % 3 === 0 ? "behind" : "through" });
             last.set(key, round);

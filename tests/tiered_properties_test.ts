@@ -21,10 +21,14 @@ const TOKENS = 8;
 const KEYS = 6;
 /** Four ways to read the same number of bytes a token. */
 const LAYOUTS = [
-  TensorLayout.of([2, 1, TOKENS, 128], "bfloat16", "KV_2LTD"),
-  TensorLayout.of([2, 1, TOKENS, 128], "half", "KV_2LTD"),
-  TensorLayout.of([2, 2, TOKENS, 64], "bfloat16", "KV_2LTD"),
-  TensorLayout.of([[2, 1, TOKENS, 64], [2, 1, TOKENS, 64]], ["half", "half"], "KV_2LTD"),
+  TensorLayout.of({ shape: [2, 1, TOKENS, 128], dtype: "bfloat16", format: "KV_2LTD" }),
+  TensorLayout.of({ shape: [2, 1, TOKENS, 128], dtype: "half", format: "KV_2LTD" }),
+  TensorLayout.of({ shape: [2, 2, TOKENS, 64], dtype: "bfloat16", format: "KV_2LTD" }),
+  TensorLayout.of({
+    shape: [[2, 1, TOKENS, 64], [2, 1, TOKENS, 64]],
+    dtype: ["half", "half"],
+    format: "KV_2LTD",
+  }),
 ];
 
 type Step =
@@ -84,7 +88,7 @@ for (const protocol of [1, 2] as const) {
             switch (one.do) {
               case "put": {
                 const wanted = LAYOUTS[one.layout]!.withTokens(one.tokens);
-                using obj = await hot.allocateLayoutAsync(wanted);
+                using obj = await hot.allocate(wanted);
                 obj.bytes.fill(++fill);
                 await store.put(name(one.key), obj, { mode: one.behind ? "behind" : "through" });
                 model.set(name(one.key), { layout: wanted, fill, stripped: protocol === 1 });
@@ -144,7 +148,7 @@ for (const protocol of [1, 2] as const) {
           await store.close();
           for (const text of model.keys()) await cold.remove(text);
           hot.clear();
-          assert.equal(pool.stats().liveObjects, 0, "references that were left behind");
+          assert.equal(pool.stats.liveObjects, 0, "references that were left behind");
           assert.equal(cold.stats.mismatches, 0);
           run++;
         };

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync } from "node:fs";
 import { test } from "node:test";
-import { createConfig } from "../src/config/config.ts";
+import { createConfig } from "../src/config/mod.ts";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
@@ -82,7 +82,7 @@ tiered("what cannot have the layout is a counted miss, and takes no memory", asy
   inStore(cold, "empty", 1, 0);
   for (const key of ["odd", "long", "empty"]) assert.equal(await store.get(key, CHUNK), null, key);
   assert.equal(store.stats.mismatches, 3);
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
   await put(scene, "hot", 3);
   assert.equal(await store.get("hot", { ...CHUNK, dtype: "half" }), null, "another dtype");
   assert.equal(store.stats.mismatches, 4);
@@ -115,7 +115,7 @@ tiered("what was stored as something else is a counted miss that says why", asyn
     assert.match(store.stats.lastMismatch!.fault, fault);
   }
   assert.equal(store.stats.misses, faults.length);
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
   stored("full", good);
   stored("part", { ...good, shape: "2,1,3,128" }, 3 * 512);
   using full = await store.get("full", CHUNK);
@@ -130,7 +130,7 @@ tiered("what is put carries its layout, and comes back with it", async (scene) =
     dtype: ["half", "uint8"],
     format: "KV_2LTD",
   } as const;
-  using obj = hot.allocateOrThrow(several.shape, several.dtype, several.format);
+  using obj = hot.tryAllocate(several)!;
   obj.truncateTokens(5).bytes.fill(3);
   await store.put("k", obj);
   assert.deepEqual(cold.metadata.get("k"), {
@@ -162,16 +162,16 @@ tiered("who waits goes first: gets are high, what is behind or ahead is low", as
 tiered("a partial chunk takes no more of a full pool than it needs", async (scene) => {
   const { store, cold, hot } = scene;
   for (const key of ["a", "b", "c"]) await put(scene, key, 1);
-  const { bytes } = hot.stats();
+  const { bytes } = hot.stats;
   inStore(cold, "tail", 5, 2 * PAGE);
   const large = { shape: [2, 1, 24, 128], dtype: "bfloat16", format: "KV_2LTD" } as const;
   using tail = await store.get("tail", large);
   assert.equal(tail?.byteLength, 2 * PAGE);
-  assert.equal(hot.stats().evictions, 2, "not three");
-  assert.equal(hot.stats().bytes, bytes);
+  assert.equal(hot.stats.evictions, 2, "not three");
+  assert.equal(hot.stats.bytes, bytes);
   inStore(cold, "odd", 1, 700);
   assert.equal(await store.get("odd", CHUNK), null);
-  assert.equal(hot.stats().evictions, 2, "nothing is evicted for what is another object");
+  assert.equal(hot.stats.evictions, 2, "nothing is evicted for what is another object");
 }, { pages: 3 });
 
 tiered("batchedPut() puts each pair", async (scene) => {
@@ -246,7 +246,7 @@ tiered("an option that there is not is named", async ({ store, hot }) => {
   await assert.rejects(store.prefetch(["a"], CHUNK, wrong), named("prefetch"));
   await assert.rejects(store.remove("a", wrong), named("remove"));
   await assert.rejects(store.flush(wrong), named("flush"));
-  using obj = hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+  using obj = hot.tryAllocate(CHUNK)!;
   await assert.rejects(store.put("a", obj, wrong), named("put"));
   await store.put("a", obj, { mode: "through", timeoutMs: 1000, priority: "low" });
 });
@@ -280,7 +280,7 @@ tiered("a load that fails fails all its callers, and the next one tries again", 
   };
   const ended = await Promise.allSettled([store.get("a", CHUNK), store.get("a", CHUNK)]);
   for (const one of ended) assert.equal(one.status, "rejected");
-  assert.equal(pool.stats().liveObjects, 0);
+  assert.equal(pool.stats.liveObjects, 0);
   cold.before = () => {};
   using obj = await store.get("a", CHUNK);
   assert.ok(isFilled(obj, 4));
@@ -372,7 +372,7 @@ tiered("a full queue makes put() wait, by bytes; a larger object goes alone", as
   const held = gate();
   cold.before = held.wait;
   {
-    using large = hot.allocateOrThrow([3 * PAGE], "uint8", "BINARY");
+    using large = hot.tryAllocate(3 * PAGE)!;
     await store.put("large", large, { mode: "behind" });
   }
   let accepted = false;
@@ -401,7 +401,7 @@ tiered("what is queued is found, even when the pool keeps nothing", async (scene
   using obj = await store.get("a", CHUNK);
   assert.ok(isFilled(obj, 8));
   assert.equal(store.stats.coldHits, 1);
-}, { useHot: false });
+}, { hotTier: false });
 
 tiered("two writes of a key never overlap, and the last one wins", async (scene) => {
   const { store, cold } = scene;
@@ -415,7 +415,7 @@ tiered("two writes of a key never overlap, and the last one wins", async (scene)
   assert.equal(cold.mostActive, 1);
   assert.equal(store.stats.replaced, 1);
   assert.equal(store.stats.written, 2);
-}, { useHot: false });
+}, { hotTier: false });
 
 const failures: string[] = [];
 
@@ -484,7 +484,7 @@ tiered("close() has a limit, and names what it gave up", async (scene) => {
     return true;
   });
   scene.hot.clear();
-  assert.equal(pool.stats().liveObjects, 1, "memory in use by I/O stays");
+  assert.equal(pool.stats.liveObjects, 1, "memory in use by I/O stays");
   held.open();
   await eventually("it is over", () => store.stats.queuedObjects === 0);
 }, { closeTimeoutMs: 50, writeConcurrency: 1 });
@@ -664,7 +664,7 @@ tiered("a random mix loses no reference and no object", async (scene) => {
       const what = random(10);
       try {
         if (what < 4) {
-          const obj = hot.allocate(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+          const obj = hot.tryAllocate(CHUNK);
           if (obj === null) continue;
           using own = obj;
           own.bytes.fill(id);
@@ -708,7 +708,7 @@ test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, asy
   }
   await using store = new TieredStore({ hot, cold });
   await assert.rejects(store.get("a", { shape: [0], dtype: "half" }), /shape/);
-  await assert.rejects(store.get("a", null as unknown as number), /a chunk is a layout/);
+  await assert.rejects(store.get("a", null as unknown as number), /a layout is/);
   for (const key of [1, {}, null] as unknown as string[]) {
     await assert.rejects(store.get(key, 5), /a key must be a string or a CacheEngineKey, got/);
   }
@@ -721,28 +721,28 @@ test("tiered store: create() makes what a configuration describes, and close() e
     using dir = new TempDir();
     const name = uniqueName("tiered");
     const config = createConfig({
-      maxLocalCpuSizeBytes: 16 * PAGE,
+      poolSizeBytes: 16 * PAGE,
       shmName: `/${name}`,
       storageDir: dir.file("kv"),
       writeMode: "behind",
-      writeQueueSizeBytes: 2 * PAGE,
+      maxQueuedBytes: 2 * PAGE,
       blockingTimeoutMs: 2_000,
       durability: "data",
-      maxStorageSizeBytes: 100 * PAGE,
+      maxBytes: 100 * PAGE,
     });
     const store = await TieredStore.create(config);
     assert.equal(store.writeMode, "behind");
     assert.equal(store.hot.segment.name, `/${name}`);
     assert.equal((await (store.cold as ShmFileConnector).info()).maxBytes, 100 * PAGE);
     for (let i = 0; i < 20; i++) {
-      using obj = await store.hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+      using obj = await store.hot.allocate(CHUNK);
       obj.bytes.fill(i);
       await store.put(`k${i}`, obj);
     }
     assert.ok(store.stats.putWaits > 0, "the queue has two pages");
     await store.close();
     assert.ok(store.hot.closed);
-    await using again = await TieredStore.create(config, {}, { writeMode: "through" });
+    await using again = await TieredStore.create(config, { writeMode: "through" });
     assert.equal(again.writeMode, "through");
     for (let i = 0; i < 20; i++) {
       using obj = await again.get(`k${i}`, CHUNK);
@@ -773,7 +773,7 @@ for (const protocol of [1, 2] as const) {
         const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, protocol }));
         const store = new TieredStore({ hot, cold, writeMode: "behind" });
         const putOne = async (key: string, mode?: "through" | "behind") => {
-          using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+          using obj = await hot.allocate(CHUNK);
           await store.put(key, obj, { mode });
         };
         await putOne("before");
@@ -791,7 +791,7 @@ for (const protocol of [1, 2] as const) {
         hot.clear();
         assert.equal(await store.get("before", CHUNK), null);
         await store.close();
-        assert.equal(pool.stats().liveObjects, 0);
+        assert.equal(pool.stats.liveObjects, 0);
       }),
   );
 }
@@ -815,7 +815,7 @@ test(
       const store = stack.use(new TieredStore({ hot, cold, writeMode: "behind" }));
       const keys = Array.from({ length: 100 }, (_, i) => `model@1@0@${i.toString(16)}@bfloat16`);
       for (const [i, key] of keys.entries()) {
-        using obj = await hot.allocateAsync(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+        using obj = await hot.allocate(CHUNK);
         obj.bytes.fill(i);
         if (i === 99) obj.truncateTokens(5);
         await store.put(key, obj);

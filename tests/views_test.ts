@@ -78,3 +78,39 @@ test("`using` revokes a view, and nothing else", LONG, () =>
     assert.equal(other.bytes[0], 3);
     assert.ok(other.valid);
   }));
+
+test("a loop of `using` keeps nothing until the event loop turns", LONG, () =>
+  withoutLeaks(() => {
+    using segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
+    // What a weak reference is made to lives until the event loop turns, in either runtime.
+    let weak = 0;
+    const own = globalThis.WeakRef;
+    globalThis.WeakRef = class<T extends WeakKey> extends own<T> {
+      constructor(target: T) {
+        super(target);
+        weak++;
+      }
+    };
+    try {
+      for (let i = 0; i < 10_000; i++) {
+        using view = segment.view(i % 1024, 8);
+        view.bytes[0] = 1;
+      }
+    } finally {
+      globalThis.WeakRef = own;
+    }
+    assert.equal(weak, 0);
+  }));
+
+test(
+  "free() revokes every view that was not revoked, however many there are",
+  LONG,
+  () =>
+    withoutLeaks(async () => {
+      const segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
+      const views = Array.from({ length: 5000 }, (_, i) => segment.view(i % 4000, 8));
+      for (const view of views.filter((_, i) => i % 3 === 0)) assert.ok(view.revoke());
+      await segment.free();
+      assert.ok(views.every((view) => !view.valid && view.bytes.length === 0));
+    }),
+);

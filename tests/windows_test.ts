@@ -5,8 +5,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import { type OpenRequest, segmentBackend, useSegmentBackend } from "../src/native/backend.ts";
-import type { NativeSegment, SegmentBackend } from "../src/native/backend.ts";
+import { lmshm } from "../src/native/lmshm.ts";
+import type { NativeSegment, OpenRequest } from "../src/native/native_segment.ts";
 import { ffi } from "../src/native/ffi.ts";
 import { type Window, Windows } from "../src/memory/windows.ts";
 import { withoutLeaks } from "./support/leaks.ts";
@@ -29,22 +29,17 @@ const REQUEST: OpenRequest = {
   gpuDevice: null,
 };
 
-/** A test with a segment of 4 MiB, for each backend. */
+/** A test with a segment of 4 MiB. */
 function windowTest(name: string, body: (native: NativeSegment) => void): void {
-  for (const kind of ["liblmshm", "libc"] as const) {
-    test(`${name} (${kind})`, { timeout: 60_000 }, () =>
-      withoutLeaks(() => {
-        const backend: SegmentBackend = useSegmentBackend(kind);
-        assert.equal(segmentBackend(), backend);
-        const native = backend.openSync(REQUEST);
-        try {
-          body(native);
-        } finally {
-          native.closeSync(false);
-          useSegmentBackend(undefined);
-        }
-      }));
-  }
+  test(name, { timeout: 60_000 }, () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      try {
+        body(native);
+      } finally {
+        native.closeSync(false);
+      }
+    }));
 }
 
 function bytesOf(window: Window, byteLength: number): Uint8Array<ArrayBuffer> {
@@ -101,6 +96,30 @@ windowTest("addresses are not used again while a buffer may have them", (native)
   }
   assert.ok(kept.every((byte) => byte === 0));
 });
+
+test(
+  "all threads of a process share the number of windows",
+  { timeout: 60_000 },
+  () =>
+    withoutLeaks(() => {
+      const native = lmshm().openSync(REQUEST);
+      const all: Window[] = [];
+      // Each thread has one of these.
+      for (const windows of [new Windows(), new Windows()]) {
+        for (let i = 0; i < 10_000; i++) {
+          const window = windows.open(native, 0, PAGE);
+          if (window === null) break;
+          all.push(window);
+        }
+      }
+      const opened = all.length;
+      const closed = all.every((window) => window.close(true));
+      const again = open(new Windows(), native, 0, PAGE).close(true);
+      native.closeSync(false);
+      assert.ok(opened >= 10_000 && opened <= 16_384, `${opened} at a time`);
+      assert.ok(closed && again);
+    }),
+);
 
 windowTest(
   "what is around a buffer that escaped is used again, and the buffer's own is not",
@@ -163,13 +182,12 @@ test(
   { timeout: 60_000 },
   () =>
     withoutLeaks(async () => {
-      useSegmentBackend("liblmshm");
       const { TensorMemoryAllocator } = await import("../src/memory/tensor_allocator.ts");
       const segment = ShmSegment.createSync({ sizeBytes: MIB, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      const obj = pool.allocateOrThrow([PAGE], "uint8", "BINARY");
+      const obj = pool.allocate(PAGE);
       const { bytes } = obj;
-      const moved = pool.allocateOrThrow([PAGE], "uint8", "BINARY");
+      const moved = pool.allocate(PAGE);
       const elsewhere = new Uint8Array(moved.bytes.buffer.transfer());
       elsewhere[0] = 1;
       await segment.free();

@@ -180,10 +180,11 @@ enum lmshm_numa {
 
 /* Bits of lmshm_options.flags */
 /* LMSHM_CREATE: the name is unlinked, too, when the process ends by exit()
- * before the segment is closed, also while a job creates it; not when the
- * process is killed or ends by _exit() or quick_exit(). The C library's list of
- * what to do at exit keeps a note of it, which stays allocated to the end of
- * the process: some 60 bytes and the name. */
+ * before the segment is closed, also while a job creates it (one that is to
+ * replace a stranger's goes, and the stranger's stays); not when the process is
+ * killed or ends by _exit() or quick_exit(). The C library's list of what to do
+ * at exit keeps a note of it, which stays allocated to the end of the process:
+ * some 60 bytes and the name. */
 #define LMSHM_OPTION_UNLINK_AT_EXIT 1u
 
 /* Zero everything, set struct_size and what you need. 72 bytes. Pages, numa,
@@ -254,8 +255,8 @@ typedef struct lmshm_info {
   uint32_t flags;            /* LMSHM_INFO_ bits */
   int32_t fd;                /* of the segment's file, to be inherited or sent:
                                 see IDENTITY. Owned by the segment and closed
-                                with it; -1 where there is no /proc to open a
-                                named one's again */
+                                with it; -1 where a named one's could not be
+                                opened again: no /proc, no descriptor left */
   int32_t gpu_error;         /* the GPU runtime's own code, 0 when it had none */
   uint32_t gpu_devices;      /* how many it counted */
   uint32_t populate_threads; /* how many were used */
@@ -336,31 +337,46 @@ intptr_t lmshm_job_finish(lmshm_job* job, lmshm_info* info);
  *
  * A window lies in a range of addresses that was reserved before, so that no
  * address of it ever comes to mean somebody else's memory: the host program
- * decides when, if ever, a range is used for another window. */
+ * decides when, if ever, a range is used for another window.
+ *
+ * A process has at most LMSHM_WINDOWS_MAX windows, of all segments and threads
+ * together: each is a mapping, and the gap to the next is another, of which a
+ * process usually may have 65,530 (vm.max_map_count). A host program that has
+ * none left does not live on: its own allocator needs some. */
+#define LMSHM_WINDOWS_MAX 16384
 
-/* Puts untouched private memory, which costs address space only, over the
- * `size` bytes at `at`: over a window, to take it back, or, where `at` is
- * NULL, at addresses that are free, to reserve them. It reads zeros; what is
- * written to it nobody sees. Where the system counts even untouched memory
+/* Puts untouched private memory, which costs address space only, over `size`
+ * bytes: where `at` is NULL, at addresses that are free, to reserve them; else
+ * over a range that is reserved and has no windows (any more), whose memory,
+ * if something came late, is then free. It reads zeros; what is written to it
+ * nobody sees. Where the system counts even untouched memory
  * (vm.overcommit_memory is 2) it can be read only.
  *
  * `at` is NULL or was returned by an earlier call, plus an offset; it and
- * `size` are multiples of the system's page size, and a window of huge pages
- * is taken back whole. The segment, any that is open, tells what the system
- * counts. Returns the address, or -EINVAL, or -ENOMEM: no address space, or
- * too many mappings (vm.max_map_count). A window is then unmapped. */
+ * `size` are multiples of the system's page size. The segment, any that is
+ * open, tells what the system counts. Returns the address, or -EINVAL, or
+ * -ENOMEM: no address space, or too many mappings (vm.max_map_count). What was
+ * at `at` is then unmapped. */
 intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t size);
 
 /* Maps the `size` bytes from `offset` of the segment at `at`, within a range
  * of lmshm_window_reserve(); all three are multiples of the segment's page
  * size. The pages of up to 64 MiB are mapped at once, else when they are
- * touched. To be taken back before lmshm_close(): as long as it is there it
- * keeps the memory, and the lock on the name.
+ * touched. To be taken back, before or after lmshm_close() of this segment: as
+ * long as it is there it keeps the memory (and the lock on the name, where fd
+ * in lmshm_info is -1).
  *
- * Returns 0, or -EINVAL (beyond the segment, no such segment), or -errno of
- * mmap(2), -ENOMEM for too many mappings. The range is then to be used no
- * more. */
+ * Returns 0, or -EINVAL (beyond the segment, no such segment), or -ENOMEM
+ * (LMSHM_WINDOWS_MAX are there already, and the range is as it was; or the
+ * system has no room for another mapping), or another -errno of mmap(2). */
 int lmshm_window_map(const lmshm_segment* segment, uint64_t offset, size_t size, void* at);
+
+/* Takes a window back: puts private memory as of lmshm_window_reserve() over
+ * the `size` bytes at `at`, which are those of one lmshm_window_map(). The
+ * segment is any that is open. Returns 0, -EINVAL, or -ENOMEM as
+ * lmshm_window_reserve() does: it is then unmapped, or, where the system
+ * refuses even that, still there. */
+int lmshm_window_unmap(const lmshm_segment* segment, void* at, size_t size);
 
 /* Who holds a name. */
 enum lmshm_name_state {

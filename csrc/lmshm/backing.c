@@ -110,7 +110,8 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
   struct stat status;
   *backing = (struct lmshm_backing){.size = options->size,
                                     .fresh = options->kind != LMSHM_ATTACH,
-                                    .owner = options->kind == LMSHM_CREATE};
+                                    .owner = options->kind == LMSHM_CREATE,
+                                    .locked = options->kind == LMSHM_CREATE};
   if (options->kind == LMSHM_CREATE)
     backing->fd = lmshm_name_claim(name, (enum lmshm_if_exists)options->if_exists,
                                    &backing->temporary, &status, task);
@@ -125,7 +126,8 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
   backing->device = status.st_dev;
   backing->inode = status.st_ino;
   if (backing->owner && (options->flags & LMSHM_OPTION_UNLINK_AT_EXIT) != 0)
-    backing->exit_note = lmshm_exit_note_make(name, status.st_dev, status.st_ino);
+    backing->exit_note =
+        lmshm_exit_note_make(name, &backing->temporary, status.st_dev, status.st_ino);
   int rc = look_up_page_size(backing, task);
   if (rc == 0 && !backing->fresh) rc = check_existing(options, backing, &status, task);
   if (rc != 0) lmshm_backing_undo(backing, name);
@@ -168,18 +170,20 @@ int lmshm_backing_publish(struct lmshm_backing* backing, const struct lmshm_name
 }
 
 void lmshm_backing_share(struct lmshm_backing* backing) {
-  if (!backing->owner) return; /* nobody locks what he attached; a memfd has no name to lock */
+  if (!backing->locked) return; /* attached, or a memfd, which has no name to lock */
   char path[64];
   struct stat status;
   snprintf(path, sizeof path, "/proc/self/fd/%d", backing->fd);
   int shared = open(path, O_RDWR | O_CLOEXEC);
-  if (shared >= 0 && (lmshm_fstat(shared, &status) != 0 || status.st_dev != backing->device ||
-                      status.st_ino != backing->inode)) {
+  if (shared < 0) return;
+  if (lmshm_fstat(shared, &status) != 0 || status.st_dev != backing->device ||
+      status.st_ino != backing->inode) {
     close(shared);
-    shared = -1;
+    return;
   }
   close(backing->fd);
   backing->fd = shared;
+  backing->locked = false;
 }
 
 int lmshm_backing_undo(struct lmshm_backing* backing, const struct lmshm_name* name) {

@@ -12,7 +12,8 @@
 #include "task.h"
 
 struct lmshm_backing {
-  int fd;             /* owned */
+  int fd;             /* owned; where the windows come from, too */
+  bool locked;        /* fd holds the lock of an owner: nobody else is to have it */
   bool fresh;         /* made here, and empty so far */
   bool owner;         /* made here, with a name */
   uint64_t size;      /* bytes of the segment; the file may be longer */
@@ -38,7 +39,8 @@ int lmshm_backing_publish(struct lmshm_backing* backing, const struct lmshm_name
                           lmshm_task* task);
 
 /* Once it is mapped: puts a descriptor without the lock in the place of an
- * owner's, which the mapping keeps; -1 where that cannot be had. */
+ * owner's, which the mapping keeps. Where that cannot be had (no /proc, no
+ * descriptor left) everything stays as it was. */
 void lmshm_backing_share(struct lmshm_backing* backing);
 
 /* Closes the descriptor, and unlinks a name that it owns. Returns 0, or the

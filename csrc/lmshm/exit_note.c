@@ -14,7 +14,7 @@ struct lmshm_exit_note {
   pid_t pid; /* a child made by fork() runs the list as well, and owns nothing */
   dev_t device;
   ino_t inode;
-  char path[];
+  char paths[]; /* the temporary one ("": none), and after its NUL the name's */
 };
 
 /* What atexit() is made of, in every libc that matters; it takes an argument. */
@@ -23,22 +23,27 @@ extern void* __dso_handle __attribute__((visibility("hidden")));
 
 static void at_exit(void* argument) {
   struct lmshm_exit_note* note = argument;
-  struct lmshm_name name;
+  struct lmshm_name name, temporary;
   if (atomic_load(&note->dropped) || note->pid != getpid()) return;
-  strcpy(name.path, note->path);
+  strcpy(temporary.path, note->paths);
+  strcpy(name.path, note->paths + strlen(note->paths) + 1);
+  /* In this order: a job's thread may rename the one to the other meanwhile. */
+  lmshm_name_unlink(&temporary, note->device, note->inode);
   lmshm_name_unlink(&name, note->device, note->inode);
 }
 
-struct lmshm_exit_note* lmshm_exit_note_make(const struct lmshm_name* name, dev_t device,
+struct lmshm_exit_note* lmshm_exit_note_make(const struct lmshm_name* name,
+                                             const struct lmshm_name* temporary, dev_t device,
                                              ino_t inode) {
-  size_t length = strlen(name->path) + 1;
-  struct lmshm_exit_note* note = malloc(sizeof *note + length);
+  size_t first = strlen(temporary->path) + 1, second = strlen(name->path) + 1;
+  struct lmshm_exit_note* note = malloc(sizeof *note + first + second);
   if (note == NULL) return NULL;
   atomic_init(&note->dropped, false);
   note->pid = getpid();
   note->device = device;
   note->inode = inode;
-  memcpy(note->path, name->path, length);
+  memcpy(note->paths, temporary->path, first);
+  memcpy(note->paths + first, name->path, second);
   if (__cxa_atexit(at_exit, note, &__dso_handle) == 0) return note;
   free(note);
   return NULL;

@@ -44,10 +44,14 @@ _Static_assert(sizeof(lmshm_info) == 640, "lmshm_info is part of the ABI");
  * fifth of what it takes page by page. */
 #define WINDOW_AT_ONCE_BYTES ((size_t)64 << 20)
 
+/* Windows that are there. Who takes back one that he does not have only makes
+ * it too small. */
+static atomic_int windows;
+
 struct lmshm_segment {
-  lmshm_info info;              /* as it was when it was ready */
-  struct lmshm_backing backing; /* its fd has no lock once mapped */
-  struct lmshm_name name;       /* when backing.owner: what it should be called */
+  lmshm_info info; /* as it was when it was ready */
+  struct lmshm_backing backing;
+  struct lmshm_name name; /* when backing.owner: what it should be called */
   struct lmshm_pinning pin;
   char* address;
   size_t mapped; /* bytes */
@@ -249,7 +253,7 @@ static void report(lmshm_segment* segment, const lmshm_options* options, lmshm_t
   if (options->pages == LMSHM_PAGES_TRANSPARENT && info->huge_bytes == 0)
     say_no_huge(segment, task);
   if (segment->backing.owner) info->flags |= LMSHM_INFO_OWNER;
-  info->fd = segment->backing.fd;
+  info->fd = segment->backing.locked ? -1 : segment->backing.fd;
   lmshm_identity(segment->backing.device, segment->backing.inode, info->identity);
   segment->info = *info;
 }
@@ -399,16 +403,26 @@ void* lmshm_segment_forget(lmshm_segment* segment) {
 
 /* --------------------------------------------------------------------- windows */
 
-intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t size) {
+/* `*left`: whether what was at `at` is still there. */
+static intptr_t reserve(const lmshm_segment* segment, void* at, size_t size, bool* left) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  *left = true;
   if (segment == NULL || size == 0 || ((uintptr_t)at | size) % page != 0) return -EINVAL;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == NULL ? 0 : MAP_FIXED);
   const int access = segment->strict ? PROT_READ : PROT_READ | PROT_WRITE;
   void* reserved = mmap(at, size, access, flags, -1, 0);
-  if (reserved != MAP_FAILED) return (intptr_t)reserved;
+  *left = reserved == MAP_FAILED;
+  if (!*left) return (intptr_t)reserved;
   int rc = -errno;
+  if (at == NULL) return rc;
   /* A fault is better than to go on seeing the memory. */
-  return at == NULL || munmap(at, size) == 0 ? rc : -errno;
+  *left = munmap(at, size) != 0;
+  return *left ? -errno : rc;
+}
+
+intptr_t lmshm_window_reserve(const lmshm_segment* segment, void* at, size_t size) {
+  bool left;
+  return reserve(segment, at, size, &left);
 }
 
 int lmshm_window_map(const lmshm_segment* segment, uint64_t offset, size_t size, void* at) {
@@ -418,8 +432,19 @@ int lmshm_window_map(const lmshm_segment* segment, uint64_t offset, size_t size,
   if (__builtin_add_overflow(offset, size, &end) || end > segment->mapped) return -EINVAL;
   const int flags = MAP_SHARED | MAP_FIXED | (size <= WINDOW_AT_ONCE_BYTES ? MAP_POPULATE : 0);
   const int access = PROT_READ | PROT_WRITE;
-  void* mapped = mmap(at, size, access, flags, segment->backing.fd, (off_t)offset);
-  return mapped == MAP_FAILED ? -errno : 0;
+  int rc = atomic_fetch_add(&windows, 1) < LMSHM_WINDOWS_MAX ? 0 : -ENOMEM;
+  if (rc == 0 && mmap(at, size, access, flags, segment->backing.fd, (off_t)offset) == MAP_FAILED)
+    rc = -errno;
+  if (rc != 0) atomic_fetch_sub(&windows, 1);
+  return rc;
+}
+
+int lmshm_window_unmap(const lmshm_segment* segment, void* at, size_t size) {
+  if (at == NULL) return -EINVAL;
+  bool left;
+  intptr_t rc = reserve(segment, at, size, &left);
+  if (!left) atomic_fetch_sub(&windows, 1);
+  return rc > 0 ? 0 : (int)rc;
 }
 
 /* ---------------------------------------------------------- blocking interface */

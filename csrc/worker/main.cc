@@ -120,8 +120,8 @@ Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* ob
   return lmshm::ObjectDir::OpenConfined(options.root, lmshm::DetectBeneathMethod(), objects);
 }
 
-// For the clients that were asked for, or as many as can be.
-Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorShares* shares) {
+// For the clients that were asked for, or as many as can be. `secret`: there is one.
+Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorShares* shares) {
   lmshm::DescriptorNeeds needs;
   needs.limit = lmshm::RaiseDescriptorLimit();
   needs.own = lmshm::CountDescriptors(needs.limit);
@@ -129,8 +129,10 @@ Status PlanDescriptors(const Options& options, bool logins, lmshm::DescriptorSha
   if (needs.sockets) {
     needs.clients = options.max_clients;
     needs.usual_clients = lmshm::kDefaultClients;
+    needs.listeners = options.listen.size();
   }
-  needs.logins = needs.sockets && logins;
+  for (const lmshm::ListenAddress& address : options.listen)
+    needs.logins |= secret && address.tcp();
   needs.threads = options.io_threads;
   needs.directories = !options.root.empty();
   needs.quota = options.max_bytes.has_value();

@@ -14,7 +14,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "errors.ts": [],
   "version.ts": [],
   "nearest.ts": [],
-  "members.ts": [],
+  "slot_set.ts": [],
   "fence.ts": [],
   "at_exit.ts": [],
   "internal.ts": [],
@@ -24,36 +24,36 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "wait.ts": ["errors.ts", "arguments.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts"],
   memory: [
-    ...["errors.ts", "arguments.ts", "members.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "native"],
   ],
   gpu: [
-    ...["errors.ts", "arguments.ts", "fence.ts", "internal.ts", "permission.ts"],
+    ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "internal.ts", "permission.ts"],
     ...["native", "memory"],
   ],
   keys: ["errors.ts", "nearest.ts", "arguments.ts"],
   // Version 1 knows files: it needs their names.
   worker: [
-    ...["errors.ts", "members.ts", "fence.ts", "permission.ts", "file_error.ts", "wait.ts"],
+    ...["errors.ts", "wait.ts", "slot_set.ts", "fence.ts", "permission.ts", "file_error.ts"],
     "keys",
   ],
   // The connector starts the worker that locate.ts finds, or has users.ts say whose it is.
   connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["permission.ts", "file_error.ts", "config", "memory", "worker", "keys"],
+    ...["permission.ts", "file_error.ts", "wait.ts", "config", "memory", "worker", "keys"],
     ...["native/locate.ts"],
     ...["native/users.ts"],
   ],
   cache: [
-    ...["errors.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
+    ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["config", "memory", "worker", "keys", "connector"],
   ],
-  config: ["errors.ts", "nearest.ts", "permission.ts"],
+  config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts"],
-    ...["native", "memory", "gpu", "worker", "keys", "connector", "cache", "config"],
+    ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
-  cli: ["mod.ts"],
+  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts"],
 });
 
 /** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */

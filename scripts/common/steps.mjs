@@ -72,6 +72,10 @@ async function format() {
 
 async function lint() {
   await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
+  // Every public name has a description, and names nothing that is not public.
+  const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const paths = /** @type {string[]} */ (Object.values(entries));
+  await must("deno doc --lint", pinnedTool("deno"), ["doc", "--quiet", "--lint", ...paths]);
   const shellcheck = which("shellcheck");
   if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
   const shellScripts = [join(root, ".ci", "run"), join(root, "scripts", "gpu_check.sh")];

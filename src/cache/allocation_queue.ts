@@ -6,12 +6,7 @@
 // The first request is served before any other is tried, so that a large one is not overtaken for
 // ever by small ones.
 
-export interface WaitOptions {
-  /** 1 or more; what rejects then is made by `expired`. */
-  readonly timeoutMs: number;
-  readonly signal: AbortSignal | undefined;
-  readonly expired: () => Error;
-}
+import { type Patience, watch } from "../wait.ts";
 
 interface Waiting<Result> {
   readonly attempt: () => Result | null;
@@ -33,13 +28,12 @@ export class AllocationQueue<Result> {
    * Waits until `attempt`, which is called when this request is the first one, gives a result.
    * @throws what `expired` makes; the signal's reason; what `attempt` throws.
    */
-  wait(attempt: () => Result | null, options: WaitOptions): Promise<Result> {
-    const { timeoutMs, signal, expired } = options;
+  wait(attempt: () => Result | null, patience: Patience): Promise<Result> {
+    const { signal } = patience;
     if (signal?.aborted) return Promise.reject(signal.reason);
     return new Promise<Result>((resolve, reject) => {
       const leave = () => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", onAbort);
+        stop();
         const wasFirst = this.#first === waiting;
         this.#waiting.delete(waiting);
         if (wasFirst) this.wake();
@@ -55,9 +49,7 @@ export class AllocationQueue<Result> {
           reject(reason);
         },
       };
-      const onAbort = () => waiting.reject(signal?.reason);
-      const timer = setTimeout(() => waiting.reject(expired()), timeoutMs);
-      signal?.addEventListener("abort", onAbort, { once: true });
+      const stop = watch(patience, (reason) => waiting.reject(reason));
       this.#waiting.add(waiting);
     });
   }

@@ -31,13 +31,11 @@ export interface Refused {
 }
 
 const HINTS: Readonly<Record<RefusalReason, string>> = {
-  "too-large": "Make the pool larger (max_local_cpu_size), or the object smaller",
+  "too-large": "Make the pool larger, or the object smaller",
   "not-evicting": "Allow eviction, or release objects first",
   "retained": "Whoever is told of evictions should release its references sooner",
   "fragmented": "Release some objects, or use pages of one size",
-  "in-use":
-    "Release references with refCountDown() and pins with unpin(), or make the pool larger " +
-    "(max_local_cpu_size)",
+  "in-use": "Release references with refCountDown() and pins with unpin(), or make the pool larger",
 };
 
 /** ENOSPC, or ETIMEDOUT after waiting. `details.reason` is a RefusalReason. */

@@ -4,6 +4,7 @@
 // same few are wanted for ever; MRU where more than fits is gone through in circles; FIFO costs the
 // least. tests/bench/policy_bench.ts compares them.
 
+import type { LmshmConfig } from "../config/config.ts";
 import type { CacheEntry, CachePolicy } from "./policies/cache_entry.ts";
 import { LfuPolicy } from "./policies/lfu.ts";
 import { FifoPolicy, LruPolicy, MruPolicy } from "./policies/queue_policies.ts";
@@ -17,9 +18,10 @@ const POLICIES = {
   FIFO: FifoPolicy,
   MRU: MruPolicy,
   S3FIFO: S3FifoPolicy,
-} as const;
+} as const satisfies Record<CachePolicyName, unknown>;
 
-export type CachePolicyName = keyof typeof POLICIES;
+/** The name of an eviction policy. */
+export type CachePolicyName = LmshmConfig["cachePolicy"];
 
 export const CACHE_POLICIES: readonly CachePolicyName[] = Object.freeze(
   Object.keys(POLICIES) as CachePolicyName[],

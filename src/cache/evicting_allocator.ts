@@ -10,15 +10,18 @@ import type { MemoryAllocator } from "../memory/memory_allocator.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { AllocationQueue } from "./allocation_queue.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 import { refusal } from "./allocation_refusal.ts";
 
-export interface AllocateOptions {
+/** What tryAllocate() may do to make room. */
+export interface TryAllocateOptions {
   /** Make room by evicting; default true. */
   evict?: boolean | undefined;
 }
 
-export interface AllocateAsyncOptions extends AllocateOptions {
-  /** 1 or more; default: the backend's blockingTimeoutMs. */
+/** How allocate() makes room, and how long it waits for some. */
+export interface AllocateOptions extends TryAllocateOptions {
+  /** 0: do not wait. Default: the backend's blockingTimeoutMs. */
   timeoutMs?: number | undefined;
   /** Ends the waiting with the signal's reason. */
   signal?: AbortSignal | undefined;
@@ -42,8 +45,6 @@ interface Request {
   /** Evicted for it, and still kept by others. */
   retained: TensorMemoryObj[];
 }
-
-export const MAX_TIMER_MS = 0x7fff_ffff;
 
 export class EvictingAllocator {
   readonly #pool: MemoryAllocator<TensorMemoryObj>;
@@ -81,51 +82,38 @@ export class EvictingAllocator {
   }
 
   /** `count` objects, each with a reference for the caller, or null. */
-  allocate(
+  tryAllocate(
     layout: TensorLayout,
     count: number,
-    options: AllocateOptions,
+    options: TryAllocateOptions,
   ): TensorMemoryObj[] | null {
     const objs = this.#attempt(this.#request(layout, count, options));
     if (objs === null) this.#refusals++;
     return objs;
   }
 
-  /** allocate() that throws ENOSPC with the reason. */
-  allocateOrThrow(
+  /** tryAllocate() that waits; see LocalCpuBackend.allocate(). */
+  async allocate(
     layout: TensorLayout,
     count: number,
     options: AllocateOptions,
-  ): TensorMemoryObj[] {
-    const request = this.#request(layout, count, options);
-    const objs = this.#attempt(request);
-    if (objs !== null) return objs;
-    this.#refusals++;
-    throw this.#refusal(request, null);
-  }
-
-  /** allocate() that waits; see LocalCpuBackend.allocateAsync(). */
-  async allocateAsync(
-    layout: TensorLayout,
-    count: number,
-    options: AllocateAsyncOptions,
   ): Promise<TensorMemoryObj[]> {
     const { timeoutMs = this.#blockingTimeoutMs, signal, ...rest } = options;
-    checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
+    checkInteger("timeoutMs", timeoutMs, 0, MAX_TIMER_MS);
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
       throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
     }
     const request = this.#request(layout, count, rest);
     signal?.throwIfAborted();
-    const objs = this.#queue.size === 0 ? this.#attempt(request) : null;
+    const objs = this.#queue.size === 0 || timeoutMs === 0 ? this.#attempt(request) : null;
     if (objs !== null) return objs;
-    if (!this.#canEverFit(request)) {
+    if (timeoutMs === 0 || !this.#canEverFit(request)) {
       this.#refusals++;
       throw this.#refusal(request, null);
     }
     this.#waits++;
     return await this.#queue.wait(() => this.#attempt(request), {
-      timeoutMs,
+      limitMs: timeoutMs,
       signal,
       expired: () => {
         this.#refusals++;
@@ -147,13 +135,13 @@ export class EvictingAllocator {
     );
   }
 
-  #request(layout: TensorLayout, count: number, options: AllocateOptions): Request {
+  #request(layout: TensorLayout, count: number, options: TryAllocateOptions): Request {
     checkKnownOptions("allocate", options as unknown, ["evict"]);
     const { evict = true } = options;
     if (typeof evict !== "boolean") {
       throw new TypeError(`evict must be true or false, got ${describe(evict)}`);
     }
-    checkInteger("batchSize", count, 1);
+    checkInteger("count", count, 1);
     return { layout, count, evict: evict && this.#cache.enabled, retained: [] };
   }
 
@@ -179,19 +167,19 @@ export class EvictingAllocator {
   }
 
   #take({ layout, count }: Request): TensorMemoryObj[] | null {
-    if (count > 1) return this.#pool.batchedAllocateLayout(layout, count);
-    const obj = this.#pool.allocateLayout(layout);
+    if (count > 1) return this.#pool.tryBatchedAllocate(layout, count);
+    const obj = this.#pool.tryAllocate(layout);
     return obj === null ? null : [obj];
   }
 
   /** Cheaper than to try, and right about a single object. */
   #mayFit(request: Request): boolean {
-    const { freeBytes, largestFreeBytes } = this.#pool.stats();
+    const { freeBytes, largestFreeBytes } = this.#pool.stats;
     return freeBytes >= wantedBytes(request) && largestFreeBytes >= request.layout.byteLength;
   }
 
   #canEverFit(request: Request): boolean {
-    const { totalBytes, quarantinedBytes } = this.#pool.stats();
+    const { totalBytes, quarantinedBytes } = this.#pool.stats;
     return wantedBytes(request) <= totalBytes - quarantinedBytes;
   }
 
@@ -202,7 +190,7 @@ export class EvictingAllocator {
       count,
       evict,
       retainedBytes: sizeOf(retained.filter((obj) => obj.valid)),
-      stats: this.#pool.stats(),
+      stats: this.#pool.stats,
       cached: this.#cache.objects(),
       waitedMs,
       waiting: this.#queue.size,

@@ -7,24 +7,17 @@
 // Who uses an object is known only by the object. So eviction asks it, and an object that was in
 // use says when it is not any more: nothing here polls, and nothing is searched twice.
 //
-// One thread at a time. Only close() and the methods that end in Async wait for anything.
+// One thread at a time. Only allocate(), batchedAllocate() and close() wait for anything.
 
 import { ShmError } from "../errors.ts";
 import { checkKnownOptions, describe } from "../arguments.ts";
+import type { LmshmConfig } from "../config/config.ts";
 import { callFenced } from "../fence.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
-import { MemoryFormat } from "../memory/memory_format.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
 import { MixedMemoryAllocator } from "../memory/mixed_allocator.ts";
-import type {
-  CreateOptions,
-  IfExists,
-  OpenHooks,
-  PageMode,
-  PinMode,
-  ShmSegment,
-} from "../memory/segment.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import type { OpenOptions, ShmSegment } from "../memory/segment.ts";
+import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type { RefusalReason } from "./allocation_refusal.ts";
 import {
   CacheEntry,
@@ -34,47 +27,47 @@ import {
   parseCachePolicy,
 } from "./cache_policy.ts";
 import {
-  type AllocateAsyncOptions,
   type AllocateOptions,
   EvictingAllocator,
+  type TryAllocateOptions,
 } from "./evicting_allocator.ts";
 import type { Key } from "../keys/key.ts";
 
-export type { AllocateAsyncOptions, AllocateOptions, RefusalReason };
+export type { AllocateOptions, CachePolicyName, RefusalReason, TryAllocateOptions };
 
+/** What a LocalCpuBackend is made of. */
 export interface LocalCpuBackendOptions {
   /** Where objects come from. It must outlive the backend, which does not close it. */
   allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
   /** Default "LRU". */
-  policy?: CachePolicyName | string | undefined;
-  /** False: keep nothing; only allocate. LMCache's local_cpu. Default true. */
-  useHot?: boolean | undefined;
-  /** How long allocateAsync() waits unless it is told; default 10,000. */
+  cachePolicy?: CachePolicyName | string | undefined;
+  /** False: keep nothing; only allocate. Default true. */
+  hotTier?: boolean | undefined;
+  /** How long allocate() waits unless it is told; default 10,000. */
   blockingTimeoutMs?: number | undefined;
 }
 
-/** What create() makes a tier of: the part of a LmshmConfig that concerns it, by the same names. */
-export interface HotTierSettings {
-  readonly maxLocalCpuSizeBytes: number;
-  /** Null: private memory. */
-  readonly shmName: string | null;
-  readonly localCpu: boolean;
-  readonly cachePolicy: CachePolicyName;
-  readonly blockingTimeoutMs: number;
-  readonly alignBytes: number;
-  readonly pin: PinMode;
-  readonly gpuLibrary: string | null;
-  readonly gpuDevice: number | null;
-  readonly pages: PageMode;
-  readonly numa: CreateOptions["numa"] | null;
-  /** 0: chosen from the CPUs. */
-  readonly populateThreads: number;
-  readonly ifExists: IfExists;
-  readonly zeroOnFree: boolean;
-  readonly trackAllocations: boolean;
-}
+/** What create() makes a tier of: the part of a LmshmConfig that concerns it. */
+export type HotTierSettings = Pick<
+  LmshmConfig,
+  | "poolSizeBytes"
+  | "shmName"
+  | "hotTier"
+  | "cachePolicy"
+  | "blockingTimeoutMs"
+  | "alignBytes"
+  | "pin"
+  | "gpuLibrary"
+  | "gpuDevice"
+  | "pages"
+  | "numa"
+  | "populateThreads"
+  | "ifExists"
+  | "zeroOnFree"
+  | "trackAllocations"
+>;
 
-const OPTIONS = ["allocator", "policy", "useHot", "blockingTimeoutMs"];
+const OPTIONS = ["allocator", "cachePolicy", "hotTier", "blockingTimeoutMs"];
 
 /**
  * Told of each eviction, before the reference is released. Whoever wants to keep the object takes a
@@ -85,15 +78,23 @@ export type EvictListener = (key: string, obj: TensorMemoryObj) => void;
 
 /** Counted since the backend was made; sizes are those that the allocator set aside. */
 export interface LocalCpuBackendStats {
-  readonly policy: CachePolicyName;
+  /** What decides which object is evicted. */
+  readonly cachePolicy: CachePolicyName;
+  /** Objects that it holds now. */
   readonly objects: number;
+  /** Bytes of those. */
   readonly bytes: number;
+  /** Gets that found their object. */
   readonly hits: number;
+  /** Gets that did not. */
   readonly misses: number;
+  /** Puts that changed something. */
   readonly puts: number;
   /** Puts of keys that were there, whether they replaced the object or left it. */
   readonly duplicatePuts: number;
+  /** Objects that were evicted. */
   readonly evictions: number;
+  /** Bytes of those. */
   readonly evictedBytes: number;
   /** By remove() and clear(). */
   readonly removals: number;
@@ -105,6 +106,7 @@ export interface LocalCpuBackendStats {
   readonly waits: number;
   /** Requests for memory that failed, timeouts included. */
   readonly refusals: number;
+  /** Of the pool. */
   readonly allocator: AllocatorStats;
 }
 
@@ -123,8 +125,10 @@ class HotEntry extends CacheEntry {
 export class LocalCpuBackend implements AsyncDisposable {
   /** As it was given, or made by create(). */
   readonly allocator: MixedMemoryAllocator | MemoryAllocator<TensorMemoryObj>;
-  readonly policyName: CachePolicyName;
-  readonly useHot: boolean;
+  /** What decides which object is evicted. */
+  readonly cachePolicy: CachePolicyName;
+  /** False: it keeps nothing, and only allocates. */
+  readonly hotTier: boolean;
   readonly #pool: MemoryAllocator<TensorMemoryObj>;
   readonly #policy: CachePolicy<HotEntry>;
   readonly #allocation: EvictingAllocator;
@@ -144,23 +148,23 @@ export class LocalCpuBackend implements AsyncDisposable {
   #removals = 0;
   #lost = 0;
 
-  /** @throws {TypeError | RangeError} for options. */
+  /** Over an allocator that is there already. @throws {TypeError | RangeError} for options. */
   constructor(options: LocalCpuBackendOptions) {
     checkKnownOptions("LocalCpuBackend", options, OPTIONS);
-    const { allocator, policy = "LRU", useHot = true, blockingTimeoutMs = 10_000 } = options;
-    if (typeof allocator?.allocateLayout !== "function") {
+    const { allocator, cachePolicy = "LRU", hotTier = true, blockingTimeoutMs = 10_000 } = options;
+    if (typeof allocator?.tryBatchedAllocate !== "function") {
       throw new TypeError(`allocator must be a memory allocator, got ${describe(allocator)}`);
     }
-    if (typeof useHot !== "boolean") {
-      throw new TypeError(`useHot must be true or false, got ${describe(useHot)}`);
+    if (typeof hotTier !== "boolean") {
+      throw new TypeError(`hotTier must be true or false, got ${describe(hotTier)}`);
     }
     this.allocator = allocator;
-    this.useHot = useHot;
-    this.policyName = parseCachePolicy(policy);
+    this.hotTier = hotTier;
+    this.cachePolicy = parseCachePolicy(cachePolicy);
     this.#pool = allocator instanceof MixedMemoryAllocator ? allocator.pinAllocator : allocator;
-    this.#policy = createCachePolicy(this.policyName);
+    this.#policy = createCachePolicy(this.cachePolicy);
     this.#allocation = new EvictingAllocator(this.#pool, {
-      enabled: useHot,
+      enabled: hotTier,
       evictNext: () => this.#evictNext(),
       objects: () => this.#objects,
     }, blockingTimeoutMs);
@@ -173,26 +177,28 @@ export class LocalCpuBackend implements AsyncDisposable {
    */
   static async create(
     settings: HotTierSettings,
-    hooks: OpenHooks = {},
+    options: OpenOptions = {},
   ): Promise<LocalCpuBackend> {
-    const { pages, populateThreads } = settings;
-    const allocator = await MixedMemoryAllocator.create(settings.maxLocalCpuSizeBytes, {
+    checkKnownOptions("LocalCpuBackend.create", options as unknown, ["signal", "onProgress"]);
+    const { populateThreads } = settings;
+    const allocator = await MixedMemoryAllocator.create(settings.poolSizeBytes, {
       shmName: settings.shmName,
       ifExists: settings.ifExists,
       pin: settings.pin,
       gpuLibrary: settings.gpuLibrary ?? undefined,
       gpuDevice: settings.gpuDevice ?? undefined,
-      hugePages: pages === "default" ? undefined : pages,
+      pages: settings.pages,
       numa: settings.numa ?? undefined,
       populateThreads: populateThreads === 0 ? undefined : populateThreads,
-      align: settings.alignBytes,
+      alignBytes: settings.alignBytes,
       zeroOnFree: settings.zeroOnFree,
       trackAllocations: settings.trackAllocations,
-    }, hooks);
+      ...options,
+    });
     const backend = new LocalCpuBackend({
       allocator,
-      policy: settings.cachePolicy,
-      useHot: settings.localCpu,
+      cachePolicy: settings.cachePolicy,
+      hotTier: settings.hotTier,
       blockingTimeoutMs: settings.blockingTimeoutMs,
     });
     backend.#owned = allocator;
@@ -213,6 +219,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     return this.#entries.size;
   }
 
+  /** True from the moment close() begins. */
   get closed(): boolean {
     return this.#closing !== null;
   }
@@ -247,11 +254,6 @@ export class LocalCpuBackend implements AsyncDisposable {
     return entry.obj;
   }
 
-  /** get() by LMCache's name. */
-  getBlocking(key: Key): TensorMemoryObj | null {
-    return this.get(key);
-  }
-
   /**
    * get() of each key. The last one counts as used first, so that the beginning of a sequence of
    * chunks outlives its end, which is worth nothing without it.
@@ -282,7 +284,7 @@ export class LocalCpuBackend implements AsyncDisposable {
   put(key: Key, obj: TensorMemoryObj): boolean {
     const text = keyText(key);
     const found = this.#acceptable(text, obj);
-    if (!this.useHot) return false;
+    if (!this.hotTier) return false;
     if (found === null) {
       this.#add(text, obj);
       return true;
@@ -300,7 +302,7 @@ export class LocalCpuBackend implements AsyncDisposable {
   submitPutTask(key: Key, obj: TensorMemoryObj): boolean {
     const text = keyText(key);
     const found = this.#acceptable(text, obj);
-    if (!this.useHot) return false;
+    if (!this.hotTier) return false;
     if (found === null) this.#add(text, obj);
     else this.#duplicatePuts++;
     return found === null;
@@ -382,90 +384,43 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * An object with one reference, which is the caller's; null when it does not fit and no more can
-   * be evicted. allocateOrThrow() says why.
-   * @param format default KV_2LTD.
+   * An object with one reference, which is the caller's. When none fits, not even after evicting
+   * what nobody uses, it waits until others release memory, behind those who wait already.
+   * @throws {ShmError} ETIMEDOUT when that takes longer than timeoutMs; ENOSPC at once when it can
+   *   never fit, or with timeoutMs 0; both with details.reason, a RefusalReason. ECANCELED when the
+   *   backend is closed, EBADF when it was closed before; the signal's reason.
    * @throws {TypeError | RangeError} for arguments, and for an object larger than a page.
    */
-  allocate(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-    options: AllocateOptions = {},
-  ): TensorMemoryObj | null {
-    return this.allocateLayout(TensorLayout.of(shape, dtype, format), options);
+  async allocate(layout: LayoutArgument, options: AllocateOptions = {}): Promise<TensorMemoryObj> {
+    return (await this.batchedAllocate(layout, 1, options))[0]!;
   }
 
-  /** allocate() for a layout that is there already. */
-  allocateLayout(layout: TensorLayout, options: AllocateOptions = {}): TensorMemoryObj | null {
-    this.#mustBeOpen("allocate");
-    return this.#allocation.allocate(layout, 1, options)?.[0] ?? null;
+  /** allocate() that gives null instead of waiting. */
+  tryAllocate(layout: LayoutArgument, options: TryAllocateOptions = {}): TensorMemoryObj | null {
+    return this.tryBatchedAllocate(layout, 1, options)?.[0] ?? null;
   }
 
   /**
-   * allocate() that says why it cannot: details.reason of the error is a RefusalReason.
-   * @throws {ShmError} ENOSPC.
+   * allocate() of `count` objects that look alike: all of them or none. What was evicted for a part
+   * of them is gone all the same.
    */
-  allocateOrThrow(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
+  async batchedAllocate(
+    layout: LayoutArgument,
+    count: number,
     options: AllocateOptions = {},
-  ): TensorMemoryObj {
-    this.#mustBeOpen("allocate");
-    const layout = TensorLayout.of(shape, dtype, format);
-    return this.#allocation.allocateOrThrow(layout, 1, options)[0]!;
-  }
-
-  /**
-   * `batchSize` objects that look alike, or null when not all of them fit. What was evicted for a
-   * part of them is gone all the same.
-   */
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-    options: AllocateOptions = {},
-  ): TensorMemoryObj[] | null {
-    this.#mustBeOpen("allocate");
-    return this.#allocation.allocate(TensorLayout.of(shape, dtype, format), batchSize, options);
-  }
-
-  /**
-   * allocate() that waits until others release memory, behind those who wait already.
-   * @throws {ShmError} ETIMEDOUT when that takes longer than timeoutMs, ENOSPC at once when it can
-   *   never fit, both with details.reason; ECANCELED when the backend is closed; the signal's reason.
-   */
-  async allocateAsync(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-    options: AllocateAsyncOptions = {},
-  ): Promise<TensorMemoryObj> {
-    return await this.allocateLayoutAsync(TensorLayout.of(shape, dtype, format), options);
-  }
-
-  /** allocateAsync() for a layout that is there already. */
-  async allocateLayoutAsync(
-    layout: TensorLayout,
-    options: AllocateAsyncOptions = {},
-  ): Promise<TensorMemoryObj> {
-    this.#mustBeOpen("allocate");
-    return (await this.#allocation.allocateAsync(layout, 1, options))[0]!;
-  }
-
-  /** batchedAllocate() that waits, as allocateAsync() does: all of them or none. */
-  async batchedAllocateAsync(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-    options: AllocateAsyncOptions = {},
   ): Promise<TensorMemoryObj[]> {
     this.#mustBeOpen("allocate");
-    const layout = TensorLayout.of(shape, dtype, format);
-    return await this.#allocation.allocateAsync(layout, batchSize, options);
+    return await this.#allocation.allocate(TensorLayout.of(layout), count, options);
+  }
+
+  /** batchedAllocate() that gives null instead of waiting. */
+  tryBatchedAllocate(
+    layout: LayoutArgument,
+    count: number,
+    options: TryAllocateOptions = {},
+  ): TensorMemoryObj[] | null {
+    this.#mustBeOpen("allocate");
+    return this.#allocation.tryAllocate(TensorLayout.of(layout), count, options);
   }
 
   /**
@@ -479,9 +434,10 @@ export class LocalCpuBackend implements AsyncDisposable {
     return () => void this.#evictListeners.delete(own);
   }
 
-  stats(): LocalCpuBackendStats {
+  /** What it holds, and what was counted. */
+  get stats(): LocalCpuBackendStats {
     return {
-      policy: this.policyName,
+      cachePolicy: this.cachePolicy,
       objects: this.#entries.size,
       bytes: this.#bytes,
       hits: this.#hits,
@@ -495,7 +451,7 @@ export class LocalCpuBackend implements AsyncDisposable {
       waiting: this.#allocation.waiting,
       waits: this.#allocation.waits,
       refusals: this.#allocation.refusals,
-      allocator: this.#pool.stats(),
+      allocator: this.#pool.stats,
     };
   }
 
@@ -511,11 +467,11 @@ export class LocalCpuBackend implements AsyncDisposable {
         code: "ECORRUPT",
         operation: "check hot tier",
         hint: "Somebody released a reference that was not theirs, or this is a bug in lmshm",
-        details: { ...this.stats() },
+        details: { ...this.stats },
       });
     }
     this.#pool.memcheck();
-    return this.stats();
+    return this.stats;
   }
 
   /**
@@ -531,6 +487,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

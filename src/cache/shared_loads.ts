@@ -10,6 +10,7 @@ import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { release } from "./local_cpu_backend.ts";
+import { watch } from "../wait.ts";
 import type { CallOptions, Priority } from "../connector/remote_connector.ts";
 
 /** A load as the one who carries it out sees it. */
@@ -41,8 +42,6 @@ interface OwnLoad extends Load {
   stale: boolean;
   readonly waiters: Set<Waiter>;
 }
-
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 export class SharedLoads {
   readonly #fetch: (load: Load) => Promise<TensorMemoryObj | null>;
@@ -98,8 +97,7 @@ export class SharedLoads {
     const load = present ?? this.#start(key, layout, options.priority);
     return new Promise((resolve, reject) => {
       const end = () => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", onAbort);
+        stop();
         load.waiters.delete(waiter);
       };
       const waiter: Waiter = {
@@ -112,11 +110,11 @@ export class SharedLoads {
           reject(reason);
         },
       };
-      const onAbort = () => waiter.reject(signal?.reason);
-      const timer = timeoutMs <= MAX_TIMER_MS
-        ? setTimeout(() => waiter.reject(timedOut(key, timeoutMs)), timeoutMs)
-        : undefined;
-      signal?.addEventListener("abort", onAbort, { once: true });
+      const expired = () => timedOut(key, timeoutMs);
+      const stop = watch(
+        { limitMs: timeoutMs, signal, expired },
+        (reason) => waiter.reject(reason),
+      );
       load.waiters.add(waiter);
     });
   }

@@ -28,18 +28,24 @@ import { checkCallOptions, checkInteger } from "../arguments.ts";
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
-import type { OpenHooks } from "../memory/segment.ts";
-import type { TensorLayout } from "../memory/tensor_layout.ts";
+import type { OpenOptions } from "../memory/segment.ts";
+import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { settlesWithin } from "../worker/transport.ts";
-import { checkChunk, type Metadata, metadataOf } from "../connector/chunk_metadata.ts";
+import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { Deadline, within } from "../connector/limit.ts";
-import { LocalCpuBackend, release } from "./local_cpu_backend.ts";
+import { Deadline, MAX_TIMER_MS, settlesWithin, within } from "../wait.ts";
+import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";
+import {
+  type AllocateOptions,
+  LocalCpuBackend,
+  release,
+  type TryAllocateOptions,
+} from "./local_cpu_backend.ts";
 import {
   CALL_OPTIONS,
   type CallOptions,
+  type LoadedObject,
   type Priority,
   type RemoteConnector,
 } from "../connector/remote_connector.ts";
@@ -48,11 +54,8 @@ import { ShmFileConnector } from "../connector/shm_file_connector.ts";
 import {
   checkMode,
   checkTieredOptions,
-  type ChunkLayout,
-  layoutOf,
   layoutsOf,
   matches,
-  MAX_TIMER_MS,
   type PutOptions,
   type TieredSettings,
   type TieredStoreOptions,
@@ -62,27 +65,38 @@ import {
 import { WatchedRange } from "../connector/watched_range.ts";
 import { type Turn, WriteQueue } from "./write_queue.ts";
 
-export type {
-  ChunkLayout,
-  PutOptions,
-  TieredSettings,
-  TieredStoreOptions,
-  TieredStoreStats,
-  WriteMode,
-};
+export type { PutOptions, TieredSettings, TieredStoreOptions, TieredStoreStats, WriteMode };
 
 /** Instead of an object of the store: it is in the pool, or queued. */
 const NEAR: unique symbol = Symbol("near");
 
 const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
 
+const WRITE_BEHIND: CallOptions = { priority: "low" };
+
+interface Loading {
+  readonly key: string;
+  readonly obj: TensorMemoryObj;
+}
+
+interface Storing {
+  readonly key: string;
+  readonly range: WatchedRange;
+}
+
 /** See the file's head. */
 export class TieredStore implements AsyncDisposable {
+  /** The pool, and the objects in it. */
   readonly hot: LocalCpuBackend;
+  /** The store behind it. */
   readonly cold: RemoteConnector;
+  /** For puts that say nothing else. */
   readonly writeMode: WriteMode;
   readonly #loads: SharedLoads;
   readonly #queue: WriteQueue;
+  /** Loads and puts of small objects. */
+  readonly #smallLoads: GatheredCalls<Loading, LoadedObject | null, CallOptions>;
+  readonly #smallPuts: GatheredCalls<Storing, void, CallOptions>;
   readonly #prefetchConcurrency: number;
   readonly #queueTimeoutMs: number;
   readonly #closeTimeoutMs: number;
@@ -98,7 +112,7 @@ export class TieredStore implements AsyncDisposable {
   #misses = 0;
   #mismatches = 0;
 
-  /** @throws {TypeError | RangeError} naming the option at fault. */
+  /** Over tiers that are there already. @throws {TypeError | RangeError} naming the option at fault. */
   constructor(options: TieredStoreOptions) {
     const limits = checkTieredOptions(options);
     const { hot, cold, onError } = options;
@@ -108,12 +122,24 @@ export class TieredStore implements AsyncDisposable {
     this.#prefetchConcurrency = limits.prefetchConcurrency;
     this.#queueTimeoutMs = limits.queueTimeoutMs;
     this.#closeTimeoutMs = limits.closeTimeoutMs;
+    this.#smallLoads = new GatheredCalls({
+      one: ({ key, obj }, call) => cold.load(key, obj, call),
+      many: (loads, call) =>
+        cold.batchedLoad(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
+    });
+    this.#smallPuts = new GatheredCalls({
+      one: ({ key, range }, call) => cold.put(key, range, call),
+      many: async (puts, call) => {
+        await cold.batchedPut(puts.map(({ key }) => key), puts.map(({ range }) => range), call);
+        return puts.map(() => {});
+      },
+    });
     this.#loads = new SharedLoads((load) => this.#fetch(load));
     this.#queue = new WriteQueue({
       write: (key, obj) => {
         const range = new WatchedRange(obj);
         return {
-          stored: this.#store(key, obj, range, { priority: "low" }),
+          stored: this.#store(key, range, WRITE_BEHIND, WRITE_BEHIND),
           quiet: () => range.quiet(),
         };
       },
@@ -131,28 +157,44 @@ export class TieredStore implements AsyncDisposable {
   /**
    * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
    * store over both, which owns them: close() closes them, too.
-   * @param others limits and onError, as the constructor takes them.
+   * @param options signal and onProgress of the pool's making, and limits as the constructor takes
+   *   them.
    * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.fromConfig(). Nothing is left
    *   behind then.
    */
   static async create(
     settings: TieredSettings,
-    hooks: OpenHooks = {},
-    others: Omit<TieredStoreOptions, "hot" | "cold"> = {},
+    options: OpenOptions & Omit<TieredStoreOptions, "hot" | "cold"> = {},
   ): Promise<TieredStore> {
+    const { signal, onProgress, ...others } = options;
     await using stack = new AsyncDisposableStack();
-    const hot = stack.use(await LocalCpuBackend.create(settings, hooks));
+    const hot = stack.use(await LocalCpuBackend.create(settings, { signal, onProgress }));
     const cold = stack.use(await ShmFileConnector.fromConfig(settings, { segment: hot.segment }));
     const store = new TieredStore({
       hot,
       cold,
       writeMode: settings.writeMode,
-      maxQueuedBytes: settings.writeQueueSizeBytes,
+      maxQueuedBytes: settings.maxQueuedBytes,
       queueTimeoutMs: settings.blockingTimeoutMs,
       ...others,
     });
     store.#owned = stack.move();
     return store;
+  }
+
+  /**
+   * Memory for an object that is to be put: LocalCpuBackend.allocate() of the pool.
+   * @throws {ShmError} EBADF after close(), and as that.
+   */
+  async allocate(layout: LayoutArgument, options: AllocateOptions = {}): Promise<TensorMemoryObj> {
+    this.#mustBeOpen("allocate");
+    return await this.hot.allocate(layout, options);
+  }
+
+  /** allocate() that gives null instead of waiting. */
+  tryAllocate(layout: LayoutArgument, options: TryAllocateOptions = {}): TensorMemoryObj | null {
+    this.#mustBeOpen("allocate");
+    return this.hot.tryAllocate(layout, options);
   }
 
   /**
@@ -165,12 +207,12 @@ export class TieredStore implements AsyncDisposable {
    */
   async get(
     key: Key,
-    chunk: ChunkLayout,
+    chunk: LayoutArgument,
     options: CallOptions = {},
   ): Promise<TensorMemoryObj | null> {
     this.#begin("get", options);
     const text = keyText(key);
-    const layout = layoutOf(chunk);
+    const layout = TensorLayout.of(chunk);
     options.signal?.throwIfAborted();
     return this.#nearby(text, layout, this.hot.get(text)) ??
       await this.#distant(text, layout, options);
@@ -183,7 +225,7 @@ export class TieredStore implements AsyncDisposable {
    */
   async batchedGet(
     keys: readonly Key[],
-    chunks: ChunkLayout | readonly ChunkLayout[],
+    chunks: LayoutArgument | readonly LayoutArgument[],
     options: CallOptions = {},
   ): Promise<(TensorMemoryObj | null)[]> {
     this.#begin("batchedGet", options);
@@ -229,7 +271,7 @@ export class TieredStore implements AsyncDisposable {
     const text = keyText(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
-    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call));
+    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call, options));
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
     await this.#queue.add(text, obj, timeoutMs, call.signal);
@@ -287,7 +329,7 @@ export class TieredStore implements AsyncDisposable {
    */
   async prefetch(
     keys: readonly Key[],
-    chunks: ChunkLayout | readonly ChunkLayout[],
+    chunks: LayoutArgument | readonly LayoutArgument[],
     options: CallOptions = {},
   ): Promise<number> {
     this.#begin("prefetch", options);
@@ -332,7 +374,7 @@ export class TieredStore implements AsyncDisposable {
     await turn;
     // It goes on when its caller has gone: only then is it known what the store has.
     const { leftMs: limitMs = Infinity, signal } = deadline;
-    return await within(removing, limitMs, signal, () => notRemoved(text, limitMs));
+    return await within(removing, { limitMs, signal, expired: () => notRemoved(text, limitMs) });
   }
 
   /**
@@ -345,21 +387,21 @@ export class TieredStore implements AsyncDisposable {
     const { signal, timeoutMs = Infinity } = options;
     if (timeoutMs !== Infinity) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
     signal?.throwIfAborted();
-    await within(
-      this.#queue.settled(),
-      timeoutMs,
+    await within(this.#queue.settled(), {
+      limitMs: timeoutMs,
       signal,
-      () =>
+      expired: () =>
         new ShmError(`not done within ${timeoutMs} ms`, {
           code: "ETIMEDOUT",
           operation: "flush",
           hint: "The writing goes on; call flush() again",
           details: { timeoutMs },
         }),
-    );
+    });
     this.#queue.throwFailures("flush");
   }
 
+  /** What was counted, as it is now. */
   get stats(): TieredStoreStats {
     const { written, replaced, errors, waits } = this.#queue.counts;
     return {
@@ -378,7 +420,7 @@ export class TieredStore implements AsyncDisposable {
       written,
       replaced,
       writeErrors: errors,
-      hot: this.hot.stats(),
+      hot: this.hot.stats,
       cold: this.cold.stats,
     };
   }
@@ -393,6 +435,7 @@ export class TieredStore implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -510,12 +553,12 @@ export class TieredStore implements AsyncDisposable {
   /** Loads an object into the pool; with one reference, or null. */
   async #fetch(load: Load): Promise<TensorMemoryObj | null> {
     const { key, layout } = load;
-    let obj = this.hot.allocateLayout(layout, { evict: false });
+    let obj = this.hot.tryAllocate(layout, { evict: false });
     if (obj === null) {
       // Nothing is evicted for an object that does not exist, or is another one.
       const stored = await this.#storedLayout(load);
       if (stored === null) return null;
-      obj = await this.hot.allocateLayoutAsync(stored);
+      obj = await this.hot.allocate(stored);
     }
     let keep = false;
     try {
@@ -543,7 +586,10 @@ export class TieredStore implements AsyncDisposable {
   /** False: there is no object, or none that looks so. */
   async #fill({ key, layout, priority }: Load, obj: TensorMemoryObj): Promise<boolean> {
     try {
-      const found = await this.cold.load(key, obj, { priority });
+      const call = { priority };
+      const found = obj.byteLength < SMALL_BYTES
+        ? await this.#smallLoads.add(priority, { key, obj }, call)
+        : await this.cold.load(key, obj, call);
       if (found === null) return false;
       const { byteLength } = found.range;
       const stored = this.#checked(key, found.metadata, byteLength, layout);
@@ -574,7 +620,13 @@ export class TieredStore implements AsyncDisposable {
     this.#lastMismatch = { key, fault };
   }
 
-  async #putThrough(key: string, obj: TensorMemoryObj, options: CallOptions): Promise<void> {
+  /** @param group see #store(). */
+  async #putThrough(
+    key: string,
+    obj: TensorMemoryObj,
+    options: CallOptions,
+    group: object,
+  ): Promise<void> {
     const deadline = deadlineOf(options);
     const range = new WatchedRange(obj);
     obj.refCountUp();
@@ -582,7 +634,7 @@ export class TieredStore implements AsyncDisposable {
       const turn = await this.#turn("put", key, deadline);
       try {
         const { signal, leftMs: timeoutMs } = deadline;
-        await this.#store(key, obj, range, { signal, timeoutMs, priority: options.priority });
+        await this.#store(key, range, { signal, timeoutMs, priority: options.priority }, group);
       } catch (error) {
         // A request that was given up may still be carried out.
         void range.quiet().then(() => this.#unsure(key, turn));
@@ -595,13 +647,15 @@ export class TieredStore implements AsyncDisposable {
     }
   }
 
+  /** @param group puts of the same one, that of a batch, may go together. */
   async #store(
     key: string,
-    obj: TensorMemoryObj,
     range: WatchedRange,
     options: CallOptions,
+    group: object,
   ): Promise<void> {
-    await this.cold.put(key, range, { ...options, metadata: metadataOf(obj) });
+    if (range.byteLength >= SMALL_BYTES) return await this.cold.put(key, range, options);
+    await this.#smallPuts.add(group, { key, range }, options);
   }
 
   async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {
@@ -640,7 +694,8 @@ export class TieredStore implements AsyncDisposable {
     deadline: Deadline,
   ): Promise<void> {
     const limitMs = Math.min(deadline.leftMs ?? Infinity, this.#queueTimeoutMs);
-    await within(change, limitMs, deadline.signal, () => stuck(operation, key, limitMs));
+    const { signal } = deadline;
+    await within(change, { limitMs, signal, expired: () => stuck(operation, key, limitMs) });
   }
 
   /** A change has failed, and the store may have either object. */
@@ -685,10 +740,13 @@ export class TieredStore implements AsyncDisposable {
 
   /** A call may begin. @throws {ShmError} EBADF; {TypeError} for an option that there is not. */
   #begin(operation: string, options: CallOptions, known: readonly string[] = CALL_OPTIONS): void {
-    if (this.#closing !== null) {
-      throw new ShmError("the store is closed", { code: "EBADF", operation });
-    }
+    this.#mustBeOpen(operation);
     checkCallOptions(operation, options, known);
+  }
+
+  #mustBeOpen(operation: string): void {
+    if (this.#closing === null) return;
+    throw new ShmError("the store is closed", { code: "EBADF", operation });
   }
 }
 

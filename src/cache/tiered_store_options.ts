@@ -4,8 +4,7 @@
 
 import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
 import type { LmshmConfig } from "../config/config.ts";
-import type { MemoryFormat } from "../memory/memory_format.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type {
   HotTierSettings,
   LocalCpuBackend,
@@ -17,10 +16,12 @@ import type {
   RemoteConnector,
 } from "../connector/remote_connector.ts";
 import type { StoreSettings } from "../connector/shm_file_sources.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Whether put() returns when the store has the object, or when it is queued for it. */
 export type WriteMode = "through" | "behind";
 
+/** What a TieredStore is made of. */
 export interface TieredStoreOptions {
   /** The pool; its objects must be in the segment of `cold`. */
   hot: LocalCpuBackend;
@@ -47,18 +48,11 @@ export interface TieredStoreOptions {
   onError?: ((error: unknown, key: string) => void) | undefined;
 }
 
+/** What put() takes. */
 export interface PutOptions extends CallOptions {
+  /** Default: the store's writeMode. */
   mode?: WriteMode | undefined;
 }
-
-/**
- * What a full chunk looks like: a layout, its parts, or a number of bytes (BINARY). An object in
- * the store may have fewer tokens, or bytes.
- */
-export type ChunkLayout =
-  | TensorLayout
-  | number
-  | { shape: ShapeArgument; dtype?: DTypeArgument; format?: MemoryFormat | undefined };
 
 /** Counted since the store was made. */
 export interface TieredStoreStats {
@@ -80,9 +74,11 @@ export interface TieredStoreStats {
   readonly loading: number;
   /** Objects queued, being written behind, or cleared up after a failure, and their bytes. */
   readonly queuedObjects: number;
+  /** Bytes of those. */
   readonly queuedBytes: number;
   /** Puts that wait for room in the queue now, and that ever had to. */
   readonly waitingPuts: number;
+  /** Puts that ever had to wait for room. */
   readonly putWaits: number;
   /** Objects that were written behind. */
   readonly written: number;
@@ -90,7 +86,9 @@ export interface TieredStoreStats {
   readonly replaced: number;
   /** Objects that were accepted behind and not stored. */
   readonly writeErrors: number;
+  /** Of the pool. */
   readonly hot: LocalCpuBackendStats;
+  /** Of the connector. */
   readonly cold: ConnectorStats;
 }
 
@@ -98,7 +96,7 @@ export interface TieredStoreStats {
 export type TieredSettings =
   & HotTierSettings
   & StoreSettings
-  & Pick<LmshmConfig, "writeMode" | "writeQueueSizeBytes">;
+  & Pick<LmshmConfig, "writeMode" | "maxQueuedBytes">;
 
 const OPTIONS = [
   "hot",
@@ -112,8 +110,6 @@ const OPTIONS = [
   "closeTimeoutMs",
   "onError",
 ];
-/** A longer timer rings at once. */
-export const MAX_TIMER_MS = 0x7fff_ffff;
 
 /** What the options mean. */
 export interface TieredLimits {
@@ -130,7 +126,7 @@ export interface TieredLimits {
 export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
   checkKnownOptions("TieredStore", options, OPTIONS);
   const { hot, cold, onError } = options;
-  if (typeof hot?.allocateLayoutAsync !== "function") {
+  if (typeof hot?.tryAllocate !== "function") {
     throw new TypeError(`hot must be a LocalCpuBackend, got ${describe(hot)}`);
   }
   if (typeof cold?.batchedContains !== "function") {
@@ -160,30 +156,19 @@ export function checkMode(name: string, mode: unknown): WriteMode {
   throw new TypeError(`${name} must be "through" or "behind", got ${describe(mode)}`);
 }
 
-/** @throws {TypeError} for what is no key. */
-export function layoutOf(chunk: ChunkLayout): TensorLayout {
-  if (chunk instanceof TensorLayout) return chunk;
-  if (typeof chunk === "number") return TensorLayout.ofBytes(chunk);
-  if (typeof chunk === "object" && chunk !== null) {
-    return TensorLayout.of(chunk.shape, chunk.dtype, chunk.format);
-  }
-  throw new TypeError(
-    `a chunk is a layout, { shape, dtype, format } or a number of bytes, got ${describe(chunk)}`,
-  );
-}
-
+/** The layout of each key: the same for all, or one for each. @throws as TensorLayout.of(). */
 export function layoutsOf(
-  chunks: ChunkLayout | readonly ChunkLayout[],
+  chunks: LayoutArgument | readonly LayoutArgument[],
   count: number,
 ): readonly TensorLayout[] {
   if (!Array.isArray(chunks)) {
-    const layout = layoutOf(chunks as ChunkLayout);
+    const layout = TensorLayout.of(chunks as LayoutArgument);
     return Array.from({ length: count }, () => layout);
   }
   if (chunks.length !== count) {
     throw new RangeError(`${count} keys and ${chunks.length} layouts are no pairs`);
   }
-  return (chunks as readonly ChunkLayout[]).map(layoutOf);
+  return (chunks as readonly LayoutArgument[]).map((chunk) => TensorLayout.of(chunk));
 }
 
 /** Whether an object of the layout `actual` is a full or partial chunk of `wanted`. */

@@ -17,9 +17,8 @@
 import { callFenced } from "../fence.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
-import { settlesWithin } from "../worker/transport.ts";
 import { AllocationQueue } from "./allocation_queue.ts";
-import { within } from "../connector/limit.ts";
+import { type Patience, settlesWithin, within } from "../wait.ts";
 import { release } from "./local_cpu_backend.ts";
 
 /** An object on its way to the store. */
@@ -50,13 +49,6 @@ export interface WriteQueueOptions {
   readonly concurrency: number;
   /** Called for each object that was not stored. */
   readonly onError: ((error: unknown, key: string) => void) | undefined;
-}
-
-/** How long somebody waits, and what they get then. */
-export interface Patience {
-  readonly limitMs: number;
-  readonly signal: AbortSignal | undefined;
-  readonly expired: () => ShmError;
 }
 
 /** A change that goes on now, because nothing else changes its key. */
@@ -203,7 +195,7 @@ export class WriteQueue {
       if (this.#room.size === 0 && this.#accept(lane, place, obj) !== null) return;
       this.#waits++;
       await this.#room.wait(() => this.#accept(lane, place, obj), {
-        timeoutMs,
+        limitMs: timeoutMs,
         signal,
         expired: () => this.#noRoom(key, timeoutMs),
       });
@@ -230,7 +222,7 @@ export class WriteQueue {
     this.#advance(lane);
     if (lane.running !== waiter) {
       try {
-        await within(started, patience.limitMs, patience.signal, patience.expired);
+        await within(started, patience);
       } catch (error) {
         if (lane.running === waiter) this.#end(lane, false);
         else lane.waiting = lane.waiting.filter((other) => other !== waiter);

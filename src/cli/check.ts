@@ -4,7 +4,8 @@
 // options and printing; the work is in configuration_check.ts.
 
 import process from "node:process";
-import { type LmshmConfig, loadConfig, runtime, version } from "../mod.ts";
+import { runtime, version } from "../mod.ts";
+import { type LmshmConfig, loadConfig } from "../config/mod.ts";
 import { type Command, interruptible, parseOptions, sizeOption, UsageError } from "./command.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "./format.ts";
@@ -71,17 +72,15 @@ function requests({ protocol, ioMode, durability, checksum }: LmshmConfig): stri
 
 function describe(config: LmshmConfig): string[] {
   return [
-    `pool     ${config.shmName ?? "private"}, ${formatBytes(config.maxLocalCpuSizeBytes)}, ` +
-    `${config.localCpu ? config.cachePolicy : "keeps nothing"}`,
+    `pool     ${config.shmName ?? "private"}, ${formatBytes(config.poolSizeBytes)}, ` +
+    `${config.hotTier ? config.cachePolicy : "keeps nothing"}`,
     `worker   ${
       config.storageDir === null
         ? "none"
         : (config.workerAddress ?? "started, over pipes") + requests(config)
     }`,
     `storage  ${config.storageDir ?? "none"}${
-      config.maxStorageSizeBytes === null
-        ? ""
-        : `, at most ${formatBytes(config.maxStorageSizeBytes)}`
+      config.maxBytes === null ? "" : `, at most ${formatBytes(config.maxBytes)}`
     }`,
   ];
 }
@@ -90,7 +89,7 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
   const say = (line: string) => given.json || print(line);
   const { config, notices, file } = loadConfig({
     ...(given.file === undefined ? {} : { file: given.file }),
-    overrides: given.poolBytes === undefined ? {} : { maxLocalCpuSizeBytes: given.poolBytes },
+    overrides: given.poolBytes === undefined ? {} : { poolSizeBytes: given.poolBytes },
   });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${file}`);
   for (const line of describe(config)) say(line);

@@ -13,7 +13,6 @@ import process from "node:process";
 import {
   CacheEngineKey,
   type CallOptions,
-  type LmshmConfig,
   LocalCpuBackend,
   MemoryFormat,
   ShmFileConnector,
@@ -23,6 +22,7 @@ import {
   TieredStore,
   type WorkerInfo,
 } from "../mod.ts";
+import { type LmshmConfig } from "../config/mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
 import { formatPinning } from "./format.ts";
 
@@ -49,7 +49,7 @@ export interface CheckReport {
   readonly steps: readonly CheckStep[];
   readonly notes: readonly string[];
   /** What makes the shared memory; null when there is no pool. */
-  readonly backend: { readonly name: string; readonly path: string } | null;
+  readonly library: string | null;
 }
 
 interface Work {
@@ -68,7 +68,11 @@ function expect(holds: boolean, what: string): void {
 /** A chunk of the configured number of tokens, of about CHUNK_BYTES. */
 function chunkLayout(tokens: number): TensorLayout {
   const hidden = Math.max(1, Math.min(HIDDEN, Math.floor(CHUNK_BYTES / 4 / tokens)));
-  return TensorLayout.of([2, 1, tokens, hidden], "bfloat16", MemoryFormat.KV_2LTD);
+  return TensorLayout.of({
+    shape: [2, 1, tokens, hidden],
+    dtype: "bfloat16",
+    format: MemoryFormat.KV_2LTD,
+  });
 }
 
 /** Whether list() and remove() work: the worker does it, or the directory is here. */
@@ -122,7 +126,7 @@ export class ConfigurationCheck {
   readonly #config: LmshmConfig;
   readonly #signal: AbortSignal;
   readonly #onStep: (step: CheckStep) => void;
-  #backend: CheckReport["backend"] = null;
+  #library: CheckReport["library"] = null;
   readonly #cleanup: (() => Promise<unknown>)[] = [];
   /** All keys of this run begin so. */
   readonly #model = `lmshm-check-${process.pid}-${randomBytes(4).toString("hex")}`;
@@ -155,7 +159,7 @@ export class ConfigurationCheck {
         });
       }
     }
-    return { ok: held, steps: this.steps, notes: this.notes, backend: this.#backend };
+    return { ok: held, steps: this.steps, notes: this.notes, library: this.#library };
   }
 
   async #runSteps(): Promise<void> {
@@ -180,8 +184,8 @@ export class ConfigurationCheck {
       this.#cleanup.push(() => hot.close());
       made = hot;
       const segment = hot.segment;
-      this.#backend = { name: segment.backend, path: segment.backendPath };
-      this.notes.push(`shared memory by ${segment.backend}, ${segment.backendPath}`);
+      this.#library = segment.libraryPath;
+      this.notes.push(`shared memory by ${segment.libraryPath}`);
       if (segment.facts.message) this.notes.push(segment.facts.message);
       const name = segment.name ?? "private memory";
       return {
@@ -216,7 +220,7 @@ export class ConfigurationCheck {
   /** As many chunks as the pool holds, the last one with half of the tokens. */
   async #prepareData(): Promise<void> {
     const { byteLength, tokenBytes } = this.#layout;
-    const fit = Math.floor(this.#config.maxLocalCpuSizeBytes / this.#physicalBytes());
+    const fit = Math.floor(this.#config.poolSizeBytes / this.#physicalBytes());
     const count = Math.max(1, Math.min(CHUNKS, fit));
     const missing = Math.floor(this.#config.chunkSizeTokens / 2) * tokenBytes!;
     const chunks = generatedChunks(count * byteLength - missing, byteLength);
@@ -244,7 +248,7 @@ export class ConfigurationCheck {
   // --- the steps
 
   async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
-    const { writeMode, writeQueueSizeBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
+    const { writeMode, maxQueuedBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
     const queueTimeoutMs = blockingTimeoutMs;
     const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes, queueTimeoutMs });
     // The store is closed first, so that nothing is written after the removal.
@@ -293,7 +297,7 @@ export class ConfigurationCheck {
     try {
       await this.#step("allocate", async () => {
         for (const data of this.#data) {
-          const obj = await hot.allocateLayoutAsync(this.#layout, { signal: this.#signal });
+          const obj = await hot.allocate(this.#layout, { signal: this.#signal });
           objs.push(obj);
           obj.truncateBytes(data.length).bytes.set(data);
         }
@@ -308,7 +312,7 @@ export class ConfigurationCheck {
 
   /** @param store that has put the chunks into the pool; null: they are put now. */
   async #checkPool(hot: LocalCpuBackend, store: TieredStore | null): Promise<void> {
-    if (!this.#config.localCpu) {
+    if (!this.#config.hotTier) {
       this.#untried("get from the pool", "local_cpu is false: the pool keeps nothing");
       return;
     }
@@ -359,7 +363,7 @@ export class ConfigurationCheck {
       // As many bytes, and other numbers. From the store: the pool would know by itself.
       const key = this.#keys[0]!;
       hot.remove(key);
-      const other = TensorLayout.of(this.#layout.shapes, "half", format);
+      const other = TensorLayout.of({ shape: this.#layout.shapes, dtype: "half", format });
       using wrong = await store.get(key, other, limit);
       expect(wrong === null, `${key} is ${dtype}, and was given as half`);
       using right = await store.get(key, this.#layout, limit);

@@ -3,15 +3,8 @@
 // lmshm gpu: which GPUs there are, whether a segment can be pinned for one, and how fast copies are.
 
 import process from "node:process";
-import {
-  GpuDevice,
-  type GpuStatus,
-  gpuStatus,
-  runtime,
-  ShmError,
-  ShmSegment,
-  version,
-} from "../mod.ts";
+import { runtime, ShmError, ShmSegment, version } from "../mod.ts";
+import { GpuDevice, type GpuStatus, gpuStatus } from "../gpu/mod.ts";
 import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
 import { formatBytes, formatTime, parseSize } from "./format.ts";
 import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";
@@ -147,7 +140,8 @@ async function measure(
     pin: "require",
     gpuLibrary: library,
     gpuDevice: given.device,
-  }, { signal });
+    signal,
+  });
   const createMs = performance.now() - started;
   using device = GpuDevice.open({ library, device: given.device });
   const { freeBytes, totalBytes } = device.memory();

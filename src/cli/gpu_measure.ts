@@ -4,8 +4,9 @@
 // page-locks itself, and an unpinned segment. The contenders take turns, so that what disturbs one
 // disturbs all; a sample is several copies between two events of the device; medians are reported.
 
-import { type DeviceBuffer, GpuDevice, GpuEvent, type GpuStream, ShmSegment } from "../mod.ts";
-import type { HostMemory } from "../mod.ts";
+import { ShmSegment } from "../mod.ts";
+import { type DeviceBuffer, GpuDevice, GpuEvent, type GpuStream } from "../gpu/mod.ts";
+import type { HostMemory } from "../gpu/mod.ts";
 
 export const CONTENDERS = ["pool", "hostAlloc", "unpinned"] as const;
 export type Contender = (typeof CONTENDERS)[number];
@@ -94,7 +95,7 @@ export async function measureCopies(
 ): Promise<CopyResult[]> {
   const { sizes, repeat, signal } = options;
   const room = pool.sizeBytes;
-  await using unpinned = await ShmSegment.create({ sizeBytes: room, pin: "none" }, { signal });
+  await using unpinned = await ShmSegment.create({ sizeBytes: room, pin: "none", signal });
   using hostBuffer = device.hostAlloc(room);
   using target = device.alloc(room);
   using start = device.createEvent({ timing: true });

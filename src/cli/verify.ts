@@ -192,7 +192,10 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 
     const started = performance.now();
     const allocating = progress(sizeBytes);
-    const segment = await ShmSegment.create({ sizeBytes, name, pin: wanted.pin }, {
+    const segment = await ShmSegment.create({
+      sizeBytes,
+      name,
+      pin: wanted.pin,
       signal,
       onProgress: (populatedBytes) => allocating.update("allocate", populatedBytes),
     }).finally(() => allocating.end());
@@ -209,7 +212,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     cleanup.unshift(() => connector.close());
 
     const { facts } = segment;
-    say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${segment.backend}`);
+    say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
     const where = segment.name ?? "anonymous";
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
@@ -266,7 +269,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       bytes,
       version,
       runtime: runtime.name,
-      backend: segment.backend,
+      library: segment.libraryPath,
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
       worker: wanted.workerAddress ?? "spawned",
       storageDir: directory,

@@ -1,95 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Configuration from a file in LMCache's spelling, from environment variables, and from code.
-//
-// Precedence, highest first: fields from code; environment variables; the file; defaults. As in
-// LMCache, LMCACHE_EXTRA_CONFIG replaces the file's extra_config as a whole. Of one source, what
-// remote_url says wins over the keys that say the same.
+// Configuration from code, and from what LMCache calls extra_config. load.ts reads files.
 
-import process from "node:process";
-import { throwIfRefused } from "../permission.ts";
 import type { Entry } from "./entries.ts";
-import { type Environment, FILE_VARIABLE, hasExtra, readEnvironment } from "./environment.ts";
 import { configError, show } from "./problems.ts";
 import { resolve } from "./resolve.ts";
 import type { LmshmConfig } from "./settings.ts";
-import { parseYaml, readYamlFile } from "./yaml_file.ts";
 
-export type { ConfigProblem } from "./problems.ts";
 export { CACHE_POLICY_NAMES } from "./settings.ts";
-export type { Environment, LmshmConfig };
-export type { NumaPlacement } from "./settings.ts";
-
-/** @throws {ShmError} EPERM: Deno does not allow looking at it. */
-function wholeEnvironment(): Environment {
-  try {
-    return { ...process.env };
-  } catch (error) {
-    throwIfRefused(error, "reading the environment", "load configuration");
-    throw error;
-  }
-}
-
-export interface ConfigSources {
-  /** A YAML or JSON file; default: the one that LMCACHE_CONFIG_FILE names. Null: none. */
-  file?: string | null | undefined;
-  /** Text instead of a file, e.g. from a secret store. Excludes `file`. */
-  text?: string | undefined;
-  /** Default process.env. Null: none. */
-  environment?: Environment | null | undefined;
-  /** Fields that win over everything else. */
-  overrides?: Partial<LmshmConfig> | undefined;
-}
-
-export interface LoadedConfig {
-  readonly config: LmshmConfig;
-  /** What a person should know: keys without effect, what won over what. Empty mostly. */
-  readonly notices: readonly string[];
-  /** The file that was read; null when there was none. */
-  readonly file: string | null;
-}
-
-const SOURCE_NAMES = ["file", "text", "environment", "overrides"];
-
-/**
- * Reads the file once, synchronously.
- * @throws {ShmError} ECONFIG, whose message and `details.problems` name every key at fault, its
- *   value and place, and what would be accepted; ENOENT and the like when the file cannot be read.
- */
-export function loadConfig(sources: ConfigSources = {}): LoadedConfig {
-  if (typeof sources !== "object" || sources === null) {
-    throw new TypeError(`loadConfig takes an options object, got ${show(sources)}`);
-  }
-  for (const name of Object.keys(sources)) {
-    if (SOURCE_NAMES.includes(name)) continue;
-    throw new TypeError(`loadConfig has no option "${name}"; it has ${SOURCE_NAMES.join(", ")}`);
-  }
-  const { text, overrides = {} } = sources;
-  const environment = sources.environment === undefined
-    ? wholeEnvironment()
-    : sources.environment ?? {};
-  if (text !== undefined && sources.file !== undefined && sources.file !== null) {
-    throw new TypeError("loadConfig takes file or text, not both");
-  }
-  const { file, because } = text !== undefined
-    ? { file: null, because: "" }
-    : fileOf(sources.file, environment);
-  const fromFile = text !== undefined
-    ? parseYaml(text, "configuration text")
-    : file === null
-    ? []
-    : readYamlFile(file, because);
-  const { entries, notices } = withoutReplaced(fromFile, environment);
-  const resolved = resolve([entries, readEnvironment(environment)], checkObject(overrides));
-  return { ...resolved, notices: [...notices, ...resolved.notices], file };
-}
+export type { LmshmConfig };
 
 /**
  * A configuration from code alone: defaults for every field that is not given.
  * @throws {ShmError} ECONFIG as loadConfig().
  */
 export function createConfig(fields: Partial<LmshmConfig> = {}): LmshmConfig {
-  return resolve([], checkObject(fields)).config;
+  return resolve([], checkFields(fields)).config;
 }
 
 /**
@@ -106,36 +32,8 @@ export function configFromExtra(extra: Readonly<Record<string, unknown>>): Lmshm
   return resolve([entries], {}).config;
 }
 
-function checkObject(fields: unknown): Partial<LmshmConfig> {
+/** @throws {ShmError} ECONFIG unless it is an object. */
+export function checkFields(fields: unknown): Partial<LmshmConfig> {
   if (typeof fields === "object" && fields !== null && !Array.isArray(fields)) return fields;
   throw configError(`code: the fields are ${show(fields)}; accepted is an object`, []);
-}
-
-function fileOf(
-  file: string | null | undefined,
-  environment: Environment,
-): { file: string | null; because: string } {
-  if (file === null) return { file, because: "" };
-  if (file !== undefined) {
-    if (typeof file === "string" && file !== "") return { file, because: "the caller" };
-    throw new TypeError(`file must be a path, got ${show(file)}`);
-  }
-  return { file: environment[FILE_VARIABLE] || null, because: FILE_VARIABLE };
-}
-
-function withoutReplaced(entries: Entry[], environment: Environment): {
-  entries: Entry[];
-  notices: string[];
-} {
-  const replaced = hasExtra(environment)
-    ? entries.filter(({ section }) => section === "extra_config")
-    : [];
-  if (replaced.length === 0) return { entries, notices: [] };
-  const keys = replaced.map(({ key, place }) => `${key} (${place})`).join(", ");
-  return {
-    entries: entries.filter(({ section }) => section !== "extra_config"),
-    notices: [
-      `LMCACHE_EXTRA_CONFIG replaces the file's extra_config as a whole; not used: ${keys}`,
-    ],
-  };
 }

@@ -6,10 +6,10 @@
 import type { Entry } from "./entries.ts";
 import { FOREIGN_KEYS, FOREIGN_PREFIX, FOREIGN_VARIABLES } from "./lmcache_keys.ts";
 import { nearest } from "../nearest.ts";
-import { configError } from "./problems.ts";
+import { configError, notAMapping } from "./problems.ts";
 import { SETTING_NAMES, SETTINGS } from "./settings.ts";
-import { notAMapping } from "./yaml_file.ts";
 
+/** Variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 const PREFIX = "LMCACHE_";

@@ -177,7 +177,9 @@ export const names: Kind<readonly string[]> = plain(
   },
 );
 
+/** Where the pages of memory come from. */
 export interface NumaPlacement {
+  /** From these nodes alone, or from each in turn. */
   readonly policy: "bind" | "interleave";
   /** NUMA nodes, 0 to 63, ascending. */
   readonly nodes: readonly number[];

@@ -4,6 +4,7 @@
 
 import { ShmError } from "../errors.ts";
 
+/** One thing that is wrong with a configuration. */
 export interface ConfigProblem {
   /** As it is written, e.g. "chunk_sise". */
   readonly key: string;
@@ -47,6 +48,12 @@ export function configError(
     details: { problems },
     ...(cause === undefined ? {} : { cause }),
   });
+}
+
+/** An extra_config that is no mapping. */
+export function notAMapping(place: string, value: unknown): ShmError {
+  const message = `extra_config is ${show(value)}; accepted is a mapping of keys to values`;
+  return configError(`${place}: ${message}`, [{ key: "extra_config", value, place, message }]);
 }
 
 /** A value as a message shows it: short, and on one line. */

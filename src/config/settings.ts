@@ -24,6 +24,8 @@ import {
   workerAddress,
 } from "./kinds.ts";
 
+import { MAX_TIMER_MS } from "../wait.ts";
+
 export type { NumaPlacement };
 
 /** The eviction policies, as cache_policy names them. */
@@ -34,10 +36,11 @@ export interface LmshmConfig {
   /** Tokens of a full chunk. */
   readonly chunkSizeTokens: number;
   /** Keep objects in the pool after use (the hot tier). False: the pool is only for transfers. */
-  readonly localCpu: boolean;
+  readonly hotTier: boolean;
   /** Size of the pool. */
-  readonly maxLocalCpuSizeBytes: number;
-  readonly cachePolicy: (typeof CACHE_POLICY_NAMES)[number];
+  readonly poolSizeBytes: number;
+  /** What decides which object is evicted. */
+  readonly cachePolicy: "LRU" | "LFU" | "FIFO" | "MRU" | "S3FIFO";
   /** How long a call that has to wait, for memory or for the store, waits at most. */
   readonly blockingTimeoutMs: number;
   /** As configured; its parts are storageDir, shmName, workerBinary and workerAddress. */
@@ -52,12 +55,15 @@ export interface LmshmConfig {
   readonly workerAddress: string | null;
   /** Every object of the pool begins at a multiple of this. */
   readonly alignBytes: number;
+  /** How the pool is page-locked. */
   readonly pin: "auto" | "require" | "none";
   /** A GPU runtime library to use instead of the search. */
   readonly gpuLibrary: string | null;
   /** The device that pins, from 0; null: LMSHM_GPU_DEVICE, else 0. */
   readonly gpuDevice: number | null;
+  /** Pages of the pool. */
   readonly pages: "default" | "transparent" | "2M" | "1G";
+  /** Where the pool's pages come from; null: the kernel decides. */
   readonly numa: NumaPlacement | null;
   /** 0: chosen from the CPUs. */
   readonly populateThreads: number;
@@ -68,11 +74,11 @@ export interface LmshmConfig {
   /** Remember where each object was allocated, for leak reports. */
   readonly trackAllocations: boolean;
   /** Disk that the storage directory may use; null: no limit. */
-  readonly maxStorageSizeBytes: number | null;
+  readonly maxBytes: number | null;
   /** Whether a put returns when the store has the object, or when it is queued for the store. */
   readonly writeMode: "through" | "behind";
   /** The most that is queued with writeMode "behind"; more waits. */
-  readonly writeQueueSizeBytes: number;
+  readonly maxQueuedBytes: number;
   /**
    * What is on stable storage before an object is published: nothing, its data, or its directory's
    * entry as well. "none": as the worker was started.
@@ -85,7 +91,7 @@ export interface LmshmConfig {
   /** The version of the worker's protocol; "auto": 2 where the worker has it. */
   readonly protocol: "auto" | 1 | 2;
   /** Holds the secret of a worker that is connected to over TCP. */
-  readonly workerSecretFile: string | null;
+  readonly secretFile: string | null;
 }
 
 /** What files and variables say beyond that; resolve.ts makes LmshmConfig of it. */
@@ -121,12 +127,11 @@ const GIB = 1024 ** 3;
 const MIN_POOL_BYTES = 4096;
 /** The smallest object takes as much of the disk. */
 const MIN_QUOTA_BYTES = 4096;
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettings[Name]> } = {
   chunkSizeTokens: top("chunk_size", integer(1, 1 << 20, "tokens"), 256),
-  localCpu: top("local_cpu", boolean, true),
-  maxLocalCpuSizeBytes: top("max_local_cpu_size", gigabytes(MIN_POOL_BYTES), 5 * GIB),
+  hotTier: top("local_cpu", boolean, true),
+  poolSizeBytes: top("max_local_cpu_size", gigabytes(MIN_POOL_BYTES), 5 * GIB),
   useHugePages: top("local_cpu_use_hugepages", boolean, false),
   cachePolicy: top("cache_policy", choice(...CACHE_POLICY_NAMES), "LRU"),
   blockingTimeoutMs: top("blocking_timeout_secs", seconds(1, MAX_TIMER_MS), 10_000),
@@ -149,14 +154,14 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   ifExists: extra("lmshm.if_exists", choice("reclaim", "fail", "replace"), "reclaim"),
   zeroOnFree: extra("lmshm.zero_on_free", boolean, false),
   trackAllocations: extra("lmshm.track_allocations", boolean, false),
-  maxStorageSizeBytes: extra("lmshm.max_storage_size", gigabytes(MIN_QUOTA_BYTES), null),
+  maxBytes: extra("lmshm.max_storage_size", gigabytes(MIN_QUOTA_BYTES), null),
   writeMode: extra("lmshm.write_mode", choice("through", "behind"), "behind"),
-  writeQueueSizeBytes: extra("lmshm.write_queue_size", gigabytes(1), GIB / 4),
+  maxQueuedBytes: extra("lmshm.write_queue_size", gigabytes(1), GIB / 4),
   durability: extra("lmshm.fsync", durability, "none"),
   ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
   checksum: extra("lmshm.checksum", boolean, true),
   protocol: extra("lmshm.protocol", protocol, "auto"),
-  workerSecretFile: extra("lmshm.worker_secret_file", path, null),
+  secretFile: extra("lmshm.worker_secret_file", path, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 

@@ -5,10 +5,10 @@
 
 import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Node, parseDocument, type YAMLMap } from "yaml";
-import { errnoName, ShmError } from "../errors.ts";
+import { errnoName, knownCode, ShmError } from "../errors.ts";
 import { throwIfRefused } from "../permission.ts";
 import type { Entry } from "./entries.ts";
-import { configError, show } from "./problems.ts";
+import { configError, notAMapping } from "./problems.ts";
 import type { Section } from "./settings.ts";
 
 /** Far beyond any configuration; a wrong path should not make the program read a model. */
@@ -27,7 +27,7 @@ export function readYamlFile(file: string, because: string): Entry[] {
     const { code, errno } = cause as NodeJS.ErrnoException;
     const number = errno === undefined ? undefined : Math.abs(errno);
     throw new ShmError(`cannot read ${file}, which ${because} names`, {
-      code: code ?? (number === undefined ? "EIO" : errnoName(number)),
+      code: knownCode(code) ?? (number === undefined ? "EIO" : errnoName(number)),
       operation: "read configuration",
       errno: number,
       hint: "Check the path and its permissions",
@@ -95,9 +95,4 @@ export function parseYaml(text: string, file: string): Entry[] {
 function notYaml(place: string, message: string, cause?: unknown) {
   const what = `${place}: ${message}`;
   return configError(what, [{ key: "", place, message }], cause);
-}
-
-export function notAMapping(place: string, value: unknown) {
-  const message = `extra_config is ${show(value)}; accepted is a mapping of keys to values`;
-  return configError(`${place}: ${message}`, [{ key: "extra_config", value, place, message }]);
 }

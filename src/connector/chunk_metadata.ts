@@ -12,7 +12,6 @@
 
 import type { DTypeName } from "../memory/dtype.ts";
 import { isBinary, type MemoryFormat } from "../memory/memory_format.ts";
-import { MemoryObj } from "../memory/memory_obj.ts";
 import { TensorLayout } from "../memory/tensor_layout.ts";
 
 /** Names (1 to 32 of a-z, 0-9 and "_") and their texts. */
@@ -59,9 +58,10 @@ export function isLayout(metadata: Metadata): boolean {
  * What to store with the bytes of `range`: what the caller says, and the layout if it has one,
  * which wins where they disagree.
  */
-export function metadataOf(range: unknown, given: Metadata = NO_METADATA): Metadata {
-  if (!(range instanceof MemoryObj)) return given;
-  const metadata = layoutMetadata(range.layout);
+export function metadataOf(range: object, given: Metadata = NO_METADATA): Metadata {
+  const { layout } = range as { readonly layout?: unknown };
+  if (!(layout instanceof TensorLayout)) return given;
+  const metadata = layoutMetadata(layout);
   return given === NO_METADATA ? metadata : { ...given, ...metadata };
 }
 
@@ -129,7 +129,11 @@ function storedLayout(shape: string, dtypes: readonly string[], format: string):
   if (shapes.length !== dtypes.length) {
     throw new RangeError(`it has ${shapes.length} tensors, not ${dtypes.length}`);
   }
-  return TensorLayout.of(shapes, dtypes as readonly DTypeName[], format as MemoryFormat);
+  return TensorLayout.of({
+    shape: shapes,
+    dtype: dtypes as readonly DTypeName[],
+    format: format as MemoryFormat,
+  });
 }
 
 /** `wanted` with as many tokens, or bytes, as `stored` has. */

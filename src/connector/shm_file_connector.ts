@@ -21,12 +21,11 @@ import type {
   WorkerInfo,
 } from "../worker/object_client.ts";
 import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { settlesWithin } from "../worker/transport.ts";
 import { unsupported } from "../worker/v1/unsupported.ts";
 import { isLayout, type Metadata, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { Deadline } from "./limit.ts";
+import { Deadline, settlesWithin } from "../wait.ts";
 import { openWorker } from "./open_worker.ts";
 import { OwnRange } from "./watched_range.ts";
 import {

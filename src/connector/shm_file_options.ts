@@ -15,6 +15,7 @@ import { checkSecret } from "../worker/login.ts";
 import type { Durability, IoMode } from "../worker/object_client.ts";
 import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Version of the worker's protocol; "auto": 2 where the worker has it. */
 export type ProtocolChoice = "auto" | 1 | 2;
@@ -156,7 +157,6 @@ export interface ShmFileSettings {
   readonly onWorkerLost: ((error: Error) => void) | undefined;
 }
 
-const MAX_TIMER_MS = 0x7fff_ffff;
 /** The smallest object takes as much of the disk. */
 const MIN_QUOTA_BYTES = 4096;
 

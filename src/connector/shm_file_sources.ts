@@ -16,8 +16,8 @@ export type StoreSettings = Pick<
   | "shmName"
   | "workerBinary"
   | "workerAddress"
-  | "workerSecretFile"
-  | "maxStorageSizeBytes"
+  | "secretFile"
+  | "maxBytes"
   | "durability"
   | "ioMode"
   | "checksum"
@@ -37,8 +37,8 @@ export interface NamedOptions {
  * @throws {TypeError} without a storage directory.
  */
 export function optionsFromConfig(settings: StoreSettings): NamedOptions {
-  const { storageDir, shmName, workerBinary, workerAddress, workerSecretFile } = settings;
-  const { maxStorageSizeBytes, durability, ioMode, checksum, protocol } = settings;
+  const { storageDir, shmName, workerBinary, workerAddress, secretFile } = settings;
+  const { maxBytes, durability, ioMode, checksum, protocol } = settings;
   if (storageDir === null) {
     throw new TypeError(
       "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
@@ -51,8 +51,8 @@ export function optionsFromConfig(settings: StoreSettings): NamedOptions {
       // As in LMCache, an address wins over a program to start.
       workerAddress: workerAddress ?? undefined,
       workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
-      secretFile: workerSecretFile ?? undefined,
-      maxBytes: maxStorageSizeBytes ?? undefined,
+      secretFile: secretFile ?? undefined,
+      maxBytes: maxBytes ?? undefined,
       durability: durability === "none" ? undefined : durability,
       ioMode: ioMode === "auto" ? undefined : ioMode,
       checksum: checksum ? undefined : false,

@@ -9,6 +9,7 @@ import { takeHold } from "../memory/hold_all.ts";
 import { MemoryObj } from "../memory/memory_obj.ts";
 import { partOf } from "../memory/part_of_range.ts";
 import type { ShmRange, ShmSegment } from "../memory/segment.ts";
+import type { TensorLayout } from "../memory/tensor_layout.ts";
 
 export class WatchedRange implements ShmRange {
   readonly #range: ShmRange;
@@ -29,6 +30,11 @@ export class WatchedRange implements ShmRange {
 
   get byteLength(): number {
     return this.#range.byteLength;
+  }
+
+  /** That of a memory object; undefined for what has none. */
+  get layout(): TensorLayout | undefined {
+    return this.#range instanceof MemoryObj ? this.#range.layout : undefined;
   }
 
   hold(reason: string): () => void {

@@ -3,12 +3,12 @@
 // One opened device, as its buffers, streams and events see it: the library, the number, how codes
 // become errors, and who still uses it. Also what is in use of a piece of memory: copies in flight.
 
-import { ShmError } from "../errors.ts";
+import { type ErrorCode, ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
 import type { GpuApi, GpuCode, Made } from "../native/gpu_api.ts";
 
 /** Codes that CUDA and HIP share; everything else is EIO. */
-const CODES: Readonly<Record<number, string>> = {
+const CODES: Readonly<Record<number, ErrorCode>> = {
   1: "EINVAL",
   2: "ENOMEM",
   3: "ENODEV",

@@ -30,6 +30,7 @@ import { GpuStream } from "./stream.ts";
 
 export type { GpuDeviceFacts, GpuLibraryKind, MemoryKind };
 
+/** Which GPU library is used. */
 export interface GpuLibraryOptions {
   /** Path of a GPU library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
   library?: string | undefined;
@@ -60,6 +61,7 @@ export type GpuStatus =
     readonly devices: readonly [];
   };
 
+/** Which device is opened. */
 export interface GpuOpenOptions extends GpuLibraryOptions {
   /** From 0; default LMSHM_GPU_DEVICE, else 0. */
   device?: number | undefined;
@@ -108,6 +110,7 @@ function environmentDevice(): number {
 
 /** A GPU in use. Everything made of it belongs to the thread that opened it. */
 export class GpuDevice implements Disposable {
+  /** What it is. */
   readonly facts: GpuDeviceFacts;
   readonly #context: GpuContext;
   #closed = false;
@@ -161,6 +164,7 @@ export class GpuDevice implements Disposable {
     return this.#context.device;
   }
 
+  /** As the library calls it. */
   get name(): string {
     return this.facts.name;
   }
@@ -171,6 +175,7 @@ export class GpuDevice implements Disposable {
     return { kind, path: library };
   }
 
+  /** True from the moment close() begins. */
   get closed(): boolean {
     return this.#closed;
   }

@@ -27,6 +27,7 @@ export class GpuEvent implements Disposable {
     this.#letGo = context.users.add("event");
   }
 
+  /** The device's number. */
   get device(): number {
     return this.#context.device;
   }
@@ -88,6 +89,7 @@ export class GpuEvent implements Disposable {
     this.#context.check(this.#release(), "free GPU event");
   }
 
+  /** close() that throws nothing for what the device failed with before. */
   [Symbol.dispose](): void {
     this.#context.checkAtEnd(this.#release(), "free GPU event");
   }

@@ -18,7 +18,10 @@ let placeOf: (
   range: { buffer: Allocation; offset: number; byteLength: number },
 ) => { address: bigint; byteLength: number; device: number };
 
-/** What DeviceBuffer and HostBuffer share: an address, a size, and who uses it. */
+/**
+ * What DeviceBuffer and HostBuffer share: an address, a size, and who uses it.
+ * @internal
+ */
 abstract class Allocation implements Disposable {
   readonly #address: bigint;
   readonly #sizeBytes: number;
@@ -145,10 +148,12 @@ export class DeviceBuffer extends Allocation {
     return new DeviceRange(this, offset, byteLength);
   }
 
+  /** For messages. */
   override toString(): string {
     return `device buffer of ${this.sizeBytes} bytes on GPU ${this.device}`;
   }
 
+  /** @internal */
   protected override release(api: GpuContext["api"], device: number, address: bigint): number {
     return this.#owned ? api.free(device, address) : 0;
   }
@@ -156,13 +161,16 @@ export class DeviceBuffer extends Allocation {
 
 /** A run of bytes on a device. */
 export class DeviceRange {
+  /** The buffer that it is a part of. */
   readonly buffer: DeviceBuffer;
   /** Bytes from the start of the buffer. */
   readonly offset: number;
+  /** How many bytes. */
   readonly byteLength: number;
   /** Keeps other objects with these fields from passing as one. */
   readonly #device: number;
 
+  /** DeviceBuffer.range() makes it. @throws {RangeError} when it is not within the buffer. */
   constructor(buffer: DeviceBuffer, offset: number, byteLength: number) {
     if (!(buffer instanceof DeviceBuffer)) {
       throw new TypeError(`a device range is of a DeviceBuffer, got ${describe(buffer)}`);
@@ -175,6 +183,7 @@ export class DeviceRange {
     finalize(this, "buffer", "offset", "byteLength");
   }
 
+  /** The device's number. */
   get device(): number {
     return this.#device;
   }
@@ -216,14 +225,17 @@ export class HostBuffer extends Allocation {
     return this.#view.bytes;
   }
 
+  /** Bytes [offset, offset + byteLength) of it; the rest of it by default. */
   range(offset = 0, byteLength: number = this.sizeBytes - offset): HostRange {
     return new HostRange(this, offset, byteLength);
   }
 
+  /** For messages. */
   override toString(): string {
     return `${this.#kind} buffer of ${this.sizeBytes} bytes`;
   }
 
+  /** @internal */
   protected override release(api: GpuContext["api"], device: number, address: bigint): number {
     // Who still has the view finds it empty. Memory whose view has escaped stays for good.
     if (this.#view?.revoke() === false) return 0;
@@ -233,11 +245,15 @@ export class HostBuffer extends Allocation {
 
 /** A run of bytes of a HostBuffer. */
 export class HostRange {
+  /** The buffer that it is a part of. */
   readonly buffer: HostBuffer;
+  /** Bytes from the start of the buffer. */
   readonly offset: number;
+  /** How many bytes. */
   readonly byteLength: number;
   readonly #kind = "host";
 
+  /** HostBuffer.range() makes it. @throws {RangeError} when it is not within the buffer. */
   constructor(buffer: HostBuffer, offset: number, byteLength: number) {
     if (!(buffer instanceof HostBuffer)) {
       throw new TypeError(`a host range is of a HostBuffer, got ${describe(buffer)}`);
@@ -249,6 +265,7 @@ export class HostRange {
     finalize(this, "buffer", "offset", "byteLength");
   }
 
+  /** For messages. */
   toString(): string {
     return `${this.#kind} range of ${this.byteLength} bytes at ${this.offset}`;
   }

@@ -21,6 +21,7 @@ import type { GpuStream } from "./stream.ts";
  */
 export type KvOrder = "planes-first" | "pages-first";
 
+/** Where a paged KV cache lies, and how it is divided up. */
 export interface PagedKvOptions {
   /** One for each layer, each with all its pages; ranges of one buffer, or buffers of their own. */
   layers?: readonly DeviceMemory[] | undefined;
@@ -36,6 +37,7 @@ export interface PagedKvOptions {
   order?: KvOrder | undefined;
 }
 
+/** Which part of a chunk is moved. */
 export interface KvMoveOptions {
   /** How many tokens of the chunk, from its first; default all. */
   tokens?: number | undefined;
@@ -51,15 +53,21 @@ const FORMATS: Readonly<Record<1 | 2, readonly MemoryFormat[]>> = {
 
 /** Owns no memory: the buffers must outlive it. */
 export class PagedKvCache {
+  /** Layers of the model. */
   readonly layerCount: number;
+  /** Pages of each layer. */
   readonly pageCount: number;
+  /** Tokens in a page. */
   readonly pageTokens: number;
+  /** Bytes of one token in one plane of one layer. */
   readonly tokenBytes: number;
+  /** 2: keys and values; 1: one joint vector. */
   readonly planes: 1 | 2;
   readonly #buffers: DeviceBuffer[] = [];
   readonly #place: (layer: number, plane: number, page: number) => Place;
 
   /**
+   * Describes a cache whose memory is there already.
    * @throws {RangeError} when a layer's memory is no whole number of pages, or layers differ;
    *   {TypeError} when something is no device memory.
    */

@@ -16,6 +16,7 @@ import { bounded, pause, type WaitOptions, waitOptions } from "./wait.ts";
 
 /** Rows in memory: row n begins at n x pitchBytes. */
 export interface Rows<M> {
+  /** Where the rows are. */
   readonly memory: M;
   /** Bytes from the start of one row to the start of the next; at least the rows' width. */
   readonly pitchBytes: number;
@@ -23,7 +24,9 @@ export interface Rows<M> {
 
 /** So many rows of so many bytes. */
 export interface Extent {
+  /** Bytes of a row. */
   readonly widthBytes: number;
+  /** How many. */
   readonly rows: number;
 }
 
@@ -80,6 +83,7 @@ export class GpuStream implements Disposable, AsyncDisposable {
     return this.#unfenced.length > 0 || this.#fences.length > 0;
   }
 
+  /** True from the moment it takes no more work. */
   get closed(): boolean {
     return this.#closed;
   }

@@ -6,7 +6,9 @@
 import { setImmediate, setTimeout } from "node:timers";
 import { ShmError } from "../errors.ts";
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
+import { within } from "../wait.ts";
 
+/** How long a wait for a device takes at most. */
 export interface WaitOptions {
   /** 1 ms to 24 hours; default 60,000. */
   timeoutMs?: number | undefined;
@@ -58,30 +60,13 @@ export async function bounded(
   operation: string,
   { timeoutMs, signal }: Wait,
 ): Promise<void> {
-  signal?.throwIfAborted();
-  let stop = () => {};
-  const limit = new Promise<never>((_, reject) => {
-    const timer = setTimeout(() => {
-      reject(
-        new ShmError(`the device was not done after ${timeoutMs} ms`, {
-          code: "ETIMEDOUT",
-          operation,
-          hint: "What is in flight goes on, and keeps its memory; wait longer, or look at the " +
-            "device with its own tools",
-          details: { timeoutMs },
-        }),
-      );
-    }, timeoutMs);
-    const abort = () => reject(signal?.reason);
-    signal?.addEventListener("abort", abort, { once: true });
-    stop = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
-    };
-  });
-  try {
-    await Promise.race([work, limit]);
-  } finally {
-    stop();
-  }
+  const expired = () =>
+    new ShmError(`the device was not done after ${timeoutMs} ms`, {
+      code: "ETIMEDOUT",
+      operation,
+      hint: "What is in flight goes on, and keeps its memory; wait longer, or look at the device " +
+        "with its own tools",
+      details: { timeoutMs },
+    });
+  await within(work, { limitMs: timeoutMs, signal, expired });
 }

@@ -13,10 +13,28 @@
 import { nearest } from "../nearest.ts";
 
 /**
- * Names of element types in keys. "fp8", "fp8_e4m3" and "fp8_e5m2" were written by earlier versions
- * of LMCache, the other fp8 names by its present one.
+ * A dtype as LMCache writes it into keys. "fp8", "fp8_e4m3" and "fp8_e5m2" were written by earlier
+ * versions of LMCache, the other fp8 names by its present one.
  */
-export const KEY_DTYPES = [
+export type KeyDtype =
+  | "half"
+  | "bfloat16"
+  | "float"
+  | "double"
+  | "uint8"
+  | "int8"
+  | "int16"
+  | "int32"
+  | "int64"
+  | "bool"
+  | "fp8"
+  | "fp8_e4m3"
+  | "fp8_e4m3fn"
+  | "fp8_e4m3fnuz"
+  | "fp8_e5m2"
+  | "fp8_e5m2fnuz";
+
+export const KEY_DTYPES: readonly KeyDtype[] = [
   "half",
   "bfloat16",
   "float",
@@ -33,17 +51,19 @@ export const KEY_DTYPES = [
   "fp8_e4m3fnuz",
   "fp8_e5m2",
   "fp8_e5m2fnuz",
-] as const;
+];
 
-export type KeyDtype = typeof KEY_DTYPES[number];
-
+/** The parts of a key. */
 export interface CacheEngineKeyFields {
   /** As the serving engine names it; slashes are fine, "@" is not. */
   model: string;
+  /** Processes that share the model, as the engine counts them. */
   worldSize: number;
+  /** Which of them the chunk is of. */
   workerId: number;
   /** A number, or its hexadecimal digits without "0x"; leading zeros of those are kept. */
   chunkHash: bigint | string;
+  /** Of the chunk's elements. */
   dtype: KeyDtype;
   /** Order matters: it is part of the key. */
   tags?: readonly (readonly [name: string, value: string])[] | undefined;
@@ -95,15 +115,20 @@ function checkDtype(dtype: unknown): KeyDtype {
 
 /** The key of one chunk of tokens. Immutable. */
 export class CacheEngineKey {
+  /** As the serving engine names it. */
   readonly model: string;
+  /** Processes that share the model. */
   readonly worldSize: number;
+  /** Which of them the chunk is of. */
   readonly workerId: number;
   /** Lower case, without "0x". */
   readonly chunkHashHex: string;
+  /** Of the chunk's elements. */
   readonly dtype: KeyDtype;
+  /** In their order, which is part of the key. */
   readonly tags: readonly (readonly [name: string, value: string])[];
 
-  /** @throws {TypeError | RangeError} naming the part that cannot be in a key. */
+  /** The key of its parts. @throws {TypeError | RangeError} naming the part that cannot be in one. */
   constructor(fields: CacheEngineKeyFields) {
     this.model = checkPart("model", fields.model, /@|^$/, `is empty or contains "@"`);
     this.worldSize = checkCount("worldSize", fields.worldSize);
@@ -118,6 +143,7 @@ export class CacheEngineKey {
     );
   }
 
+  /** The hash as a number. */
   get chunkHash(): bigint {
     const negative = this.chunkHashHex.startsWith("-");
     const value = BigInt(`0x${negative ? this.chunkHashHex.slice(1) : this.chunkHashHex}`);
@@ -136,10 +162,12 @@ export class CacheEngineKey {
     return key;
   }
 
+  /** As LMCache writes it: "model@1@0@1f3a@bfloat16". */
   toString(): string {
     return keyText(this);
   }
 
+  /** Whether both are written alike. */
   equals(other: CacheEngineKey): boolean {
     return this.toString() === other.toString();
   }
@@ -154,6 +182,7 @@ export class CacheEngineKey {
     return Array.from({ length: count }, (_, layerId) => this.layer(layerId));
   }
 
+  /** The key of one layer's share of the chunk. */
   layer(layerId: number): LayerCacheEngineKey {
     return new LayerCacheEngineKey({ ...this.#fields(), layerId });
   }
@@ -173,14 +202,17 @@ function keyText(key: CacheEngineKey, layerId?: number): string {
 
 /** The key of one layer of a chunk. */
 export class LayerCacheEngineKey extends CacheEngineKey {
+  /** Which layer, from 0. */
   readonly layerId: number;
 
+  /** The key of its parts. @throws as CacheEngineKey. */
   constructor(fields: CacheEngineKeyFields & { layerId: number }) {
     super(fields);
     this.layerId = checkCount("layerId", fields.layerId);
     if (this.layerId < 0) refuse("layerId", this.layerId, "is negative");
   }
 
+  /** The chunk's key with the layer's number at its end. */
   override toString(): string {
     return keyText(this, this.layerId);
   }

@@ -12,27 +12,24 @@ import type { TensorLayout } from "./tensor_layout.ts";
 const DEFAULT_ALIGN_BYTES = 4096;
 
 /** ENOSPC with the numbers of `stats`, and what could be done. */
-export function noSpace(layout: TensorLayout, stats: AllocatorStats): ShmError {
+export function noSpace(layout: TensorLayout, count: number, stats: AllocatorStats): ShmError {
   const { totalBytes, usedBytes, freeBytes, largestFreeBytes } = stats;
-  const hint = layout.byteLength > totalBytes
-    ? "The object is larger than the pool: make the pool larger, or the chunks smaller"
-    : layout.byteLength <= freeBytes
+  const requestedBytes = layout.byteLength * count;
+  const objects = count === 1 ? "The object is" : `The ${count} objects are`;
+  const hint = requestedBytes > totalBytes
+    ? `${objects} larger than the pool: make the pool larger, or the chunks smaller`
+    : requestedBytes <= freeBytes
     ? "The free memory is in pieces: release or evict objects"
     : "Release or evict objects, or make the pool larger";
+  const what = count === 1 ? `${layout} needs` : `${count} times ${layout} need`;
   return new ShmError(
-    `${layout} needs ${layout.byteLength} bytes; of ${totalBytes}, ${freeBytes} are free and ` +
+    `${what} ${requestedBytes} bytes; of ${totalBytes}, ${freeBytes} are free and ` +
       `${largestFreeBytes} of them in one piece`,
     {
       code: "ENOSPC",
       operation: "allocate",
       hint,
-      details: {
-        requestedBytes: layout.byteLength,
-        totalBytes,
-        usedBytes,
-        freeBytes,
-        largestFreeBytes,
-      },
+      details: { requestedBytes, count, totalBytes, usedBytes, freeBytes, largestFreeBytes },
     },
   );
 }

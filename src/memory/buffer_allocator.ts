@@ -11,7 +11,7 @@ import { checkInteger } from "../arguments.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
 import { BytesBufferMemoryObj, Chunk, type ChunkHome, type MemoryObj } from "./memory_obj.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
+import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 import { ShmView } from "./view.ts";
 
 class BufferChunk extends Chunk {
@@ -25,7 +25,7 @@ class BufferChunk extends Chunk {
 
 /**
  * Makes BINARY_BUFFER objects: shape [num_bytes]. Its memory is cleared. Nothing limits it but the
- * process: stats() has no total and no free bytes.
+ * process: stats has no total and no free bytes.
  */
 export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
   readonly #home: ChunkHome;
@@ -55,25 +55,27 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     };
   }
 
-  allocate(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.BINARY_BUFFER,
-  ): BytesBufferMemoryObj | null {
-    return this.allocateLayout(TensorLayout.of(shape, dtype, format));
+  /**
+   * An object of so many bytes, or that looks so; the format is BINARY_BUFFER, said or not.
+   * @throws {ShmError} ENOMEM when the process cannot have that much memory, or one buffer not be
+   *   that large.
+   */
+  allocate(layout: LayoutArgument): BytesBufferMemoryObj {
+    const checked = bufferLayout(layout);
+    const obj = this.tryAllocate(checked);
+    if (obj === null) throw this.#noMemory(checked.byteLength);
+    return obj;
   }
 
-  /** Null when the process cannot have that much memory, or one buffer not be that large. */
-  allocateLayout(layout: TensorLayout): BytesBufferMemoryObj | null {
-    if (layout.format !== MemoryFormat.BINARY_BUFFER) {
-      throw new TypeError(`BufferAllocator makes BINARY_BUFFER objects, not ${layout.format}`);
-    }
-    const buffer = makeBuffer(layout.byteLength);
+  /** allocate() that gives null when the memory cannot be had. */
+  tryAllocate(layout: LayoutArgument): BytesBufferMemoryObj | null {
+    const checked = bufferLayout(layout);
+    const buffer = makeBuffer(checked.byteLength);
     if (buffer === null) {
       this.#failedAllocations++;
       return null;
     }
-    const chunk = new BufferChunk(layout, buffer);
+    const chunk = new BufferChunk(checked, buffer);
     const obj = new BytesBufferMemoryObj(this.#home, chunk);
     this.#registry.register(obj, chunk, obj);
     this.#liveObjects++;
@@ -83,36 +85,21 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return obj;
   }
 
-  allocateOrThrow(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.BINARY_BUFFER,
-  ): BytesBufferMemoryObj {
-    const layout = TensorLayout.of(shape, dtype, format);
-    const obj = this.allocateLayout(layout);
-    if (obj !== null) return obj;
-    throw new ShmError(`the process cannot have a buffer of ${layout.byteLength} bytes`, {
-      code: "ENOMEM",
-      operation: "allocate",
-      hint: "Use a pool for large objects",
-      details: { requestedBytes: layout.byteLength, usedBytes: this.#usedBytes },
-    });
+  /** `count` objects that look alike: all or none. @throws as allocate(). */
+  batchedAllocate(layout: LayoutArgument, count: number): BytesBufferMemoryObj[] {
+    const checked = bufferLayout(layout);
+    const objs = this.tryBatchedAllocate(checked, count);
+    if (objs === null) throw this.#noMemory(checked.byteLength * count);
+    return objs;
   }
 
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.BINARY_BUFFER,
-  ): BytesBufferMemoryObj[] | null {
-    return this.batchedAllocateLayout(TensorLayout.of(shape, dtype, format), batchSize);
-  }
-
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): BytesBufferMemoryObj[] | null {
-    checkInteger("batchSize", batchSize, 1);
+  /** batchedAllocate() that gives null when the memory cannot be had. */
+  tryBatchedAllocate(layout: LayoutArgument, count: number): BytesBufferMemoryObj[] | null {
+    const checked = bufferLayout(layout);
+    checkInteger("count", count, 1);
     const objs: BytesBufferMemoryObj[] = [];
-    while (objs.length < batchSize) {
-      const obj = this.allocateLayout(layout);
+    while (objs.length < count) {
+      const obj = this.tryAllocate(checked);
       if (obj === null) {
         this.batchedFree(objs);
         return null;
@@ -122,10 +109,12 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return objs;
   }
 
+  /** As MemoryAllocator.free(). */
   free(obj: MemoryObj): void {
     this.batchedFree([obj]);
   }
 
+  /** As MemoryAllocator.batchedFree(). */
   batchedFree(objs: readonly MemoryObj[]): void {
     checkBatch(objs);
     for (const obj of objs) {
@@ -135,13 +124,15 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     for (const obj of objs) obj.refCountDown();
   }
 
+  /** As MemoryAllocator.onFree(). */
   onFree(listener: () => void): () => void {
     const own = () => listener();
     this.#freeListeners.add(own);
     return () => void this.#freeListeners.delete(own);
   }
 
-  stats(): AllocatorStats {
+  /** How much memory its objects have. */
+  get stats(): AllocatorStats {
     return {
       totalBytes: this.#usedBytes,
       usedBytes: this.#usedBytes,
@@ -158,8 +149,9 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     };
   }
 
+  /** As MemoryAllocator.memcheck(). */
   memcheck(): AllocatorStats {
-    const stats = this.stats();
+    const stats = this.stats;
     const { liveObjects, usedBytes } = stats;
     if (liveObjects < 0 || usedBytes < 0 || (liveObjects === 0) !== (usedBytes === 0)) {
       throw new ShmError(`${liveObjects} objects are live with ${usedBytes} bytes`, {
@@ -172,6 +164,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     return stats;
   }
 
+  /** What is still allocated, and what was lost. */
   leakReport(): LeakReport {
     return {
       liveObjects: this.#liveObjects,
@@ -182,11 +175,32 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     };
   }
 
+  #noMemory(requestedBytes: number): ShmError {
+    return new ShmError(`the process cannot have ${requestedBytes} bytes for buffers`, {
+      code: "ENOMEM",
+      operation: "allocate",
+      hint: "Use a pool for large objects",
+      details: { requestedBytes, usedBytes: this.#usedBytes },
+    });
+  }
+
   #forget(chunk: Chunk): void {
     this.#liveObjects--;
     this.#usedBytes -= chunk.physicalSizeBytes;
     for (const listener of this.#freeListeners) callFenced("a listener of onFree()", listener);
   }
+}
+
+function bufferLayout(argument: LayoutArgument): TensorLayout {
+  const format = MemoryFormat.BINARY_BUFFER;
+  const given: unknown = argument;
+  const layout = typeof argument === "number"
+    ? TensorLayout.of({ shape: [checkInteger("byteLength", argument, 1)], format })
+    : argument instanceof TensorLayout || typeof given !== "object" || given === null
+    ? TensorLayout.of(argument)
+    : TensorLayout.of({ ...argument, format: argument.format ?? format });
+  if (layout.format === format) return layout;
+  throw new TypeError(`BufferAllocator makes BINARY_BUFFER objects, not ${layout.format}`);
 }
 
 function makeBuffer(byteLength: number): ArrayBuffer | null {

@@ -10,28 +10,38 @@ import { describe } from "../arguments.ts";
 
 /** The typed array of every dtype. Types that JavaScript lacks appear as their bits. */
 export interface DTypeArrays {
+  /** Two bytes each. */
   half: Float16Array<ArrayBuffer>;
   /** The bits; bfloat16.ts converts to and from Float32Array. */
   bfloat16: Uint16Array<ArrayBuffer>;
+  /** Four bytes each. */
   float: Float32Array<ArrayBuffer>;
+  /** Eight bytes each. */
   double: Float64Array<ArrayBuffer>;
+  /** One byte each. */
   uint8: Uint8Array<ArrayBuffer>;
+  /** One byte each, signed. */
   int8: Int8Array<ArrayBuffer>;
+  /** Two bytes each, signed. */
   int16: Int16Array<ArrayBuffer>;
+  /** Four bytes each, signed. */
   int32: Int32Array<ArrayBuffer>;
+  /** Eight bytes each, signed. */
   int64: BigInt64Array<ArrayBuffer>;
   /** One byte each, 0 or 1. */
   bool: Uint8Array<ArrayBuffer>;
   /** One byte each, of a kind that only the model knows: what LMCache wrote before it had the next two. */
   fp8: Uint8Array<ArrayBuffer>;
+  /** One byte each: the bits, with 4 of exponent and 3 of mantissa. */
   fp8_e4m3: Uint8Array<ArrayBuffer>;
+  /** One byte each: the bits, with 5 of exponent and 2 of mantissa. */
   fp8_e5m2: Uint8Array<ArrayBuffer>;
 }
 
 /** The name of an element type, as LMCache writes it. */
 export type DType = keyof DTypeArrays;
 
-const ALIASES = {
+const ALIASES: Readonly<Record<Exclude<DTypeName, DType>, DType>> = {
   float16: "half",
   float32: "float",
   float64: "double",
@@ -39,10 +49,18 @@ const ALIASES = {
   float8_e4m3fnuz: "fp8_e4m3",
   float8_e5m2: "fp8_e5m2",
   float8_e5m2fnuz: "fp8_e5m2",
-} as const satisfies Record<string, DType>;
+};
 
 /** A DType, or another spelling of one. */
-export type DTypeName = DType | keyof typeof ALIASES;
+export type DTypeName =
+  | DType
+  | "float16"
+  | "float32"
+  | "float64"
+  | "float8_e4m3fn"
+  | "float8_e4m3fnuz"
+  | "float8_e5m2"
+  | "float8_e5m2fnuz";
 
 type ArrayOf<D extends DType> = new (
   buffer: ArrayBuffer,

@@ -17,7 +17,10 @@ import { ShmError } from "../errors.ts";
 
 type BlockState = "free" | "used" | "withheld" | "merged";
 
-/** A run of the space. Its owner is the FreeSpace; others read offset and size. */
+/**
+ * A run of the space. Its owner is the FreeSpace; others read offset and size.
+ * @internal
+ */
 export class Block {
   readonly offset: number;
   size: number;

@@ -2,14 +2,14 @@
 //
 // Operations in flight on a piece of memory, which keep it from being freed.
 
-import { type Member, Members } from "../members.ts";
+import { SlotSet, type Slotted } from "../slot_set.ts";
 
-interface Hold extends Member {
+interface Hold extends Slotted {
   readonly reason: string;
 }
 
 export class Holds {
-  readonly #held = new Members<Hold>();
+  readonly #held = new SlotSet<Hold>();
 
   get size(): number {
     return this.#held.size;

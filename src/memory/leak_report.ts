@@ -14,7 +14,7 @@ export function warnOfLeak(chunk: Chunk, reachable: boolean): void {
   const origin = allocationStack(chunk);
   process.emitWarning(
     `a memory object was garbage-collected without refCountDown(): ${chunk.layout} at ` +
-      `${chunk.offset}. ${fate}. Further ones are only counted: see stats().leakedObjects` +
+      `${chunk.offset}. ${fate}. Further ones are only counted: see stats.leakedObjects` +
       (origin === null ? "; trackAllocations names where" : `. It was allocated at
 ${origin}`),
     "LmshmLeakWarning",

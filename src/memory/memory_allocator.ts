@@ -2,8 +2,7 @@
 //
 // What every allocator can do, and what it tells about itself. Types only.
 
-import type { DTypeArgument, ShapeArgument, TensorLayout } from "./tensor_layout.ts";
-import type { MemoryFormat } from "./memory_format.ts";
+import type { LayoutArgument } from "./tensor_layout.ts";
 import type { MemoryObj } from "./memory_obj.ts";
 
 /**
@@ -12,29 +11,21 @@ import type { MemoryObj } from "./memory_obj.ts";
  */
 export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
   /**
-   * An object of that shape, with one reference that is the caller's, or null when it does not fit.
-   * The memory is not cleared. `format` is KV_2LTD when absent.
+   * An object that looks so, with one reference that is the caller's. The memory is not cleared.
+   * @throws {ShmError} ENOSPC when it does not fit, with the numbers and what could be done; EBADF
+   *   when the pool is closed.
    * @throws {TypeError} and {RangeError} as TensorLayout.of().
-   * @throws {ShmError} EBADF when the pool is closed.
    */
-  allocate(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj | null;
+  allocate(layout: LayoutArgument): Obj;
 
-  /** allocate() for a layout that is there already. */
-  allocateLayout(layout: TensorLayout): Obj | null;
+  /** allocate() that gives null when it does not fit. */
+  tryAllocate(layout: LayoutArgument): Obj | null;
 
-  /** allocate() that throws ENOSPC, with the numbers and what could be done, instead of null. */
-  allocateOrThrow(shape: ShapeArgument, dtype?: DTypeArgument, format?: MemoryFormat): Obj;
+  /** `count` objects that look alike: all or none. @throws as allocate(). */
+  batchedAllocate(layout: LayoutArgument, count: number): Obj[];
 
-  /** `batchSize` objects that look alike, or null when not all of them fit: all or none. */
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format?: MemoryFormat,
-  ): Obj[] | null;
-
-  /** batchedAllocate() for a layout that is there already. */
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): Obj[] | null;
+  /** batchedAllocate() that gives null when not all of them fit. */
+  tryBatchedAllocate(layout: LayoutArgument, count: number): Obj[] | null;
 
   /**
    * Releases the last reference. Code that shares objects calls refCountDown() instead.
@@ -53,7 +44,8 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
    */
   onFree(listener: () => void): () => void;
 
-  stats(): AllocatorStats;
+  /** How the memory is used now. */
+  readonly stats: AllocatorStats;
 
   /**
    * Proves that the books add up.
@@ -67,8 +59,11 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
 
 /** Sizes in bytes of set-aside memory, counts in objects. totalBytes = used + free + quarantined. */
 export interface AllocatorStats {
+  /** All that it can hand out. */
   readonly totalBytes: number;
+  /** Of live objects. */
   readonly usedBytes: number;
+  /** What can be handed out, not necessarily in one piece. */
   readonly freeBytes: number;
   /** Not handed out again: its object was lost, or a view of it escaped. */
   readonly quarantinedBytes: number;
@@ -76,7 +71,9 @@ export interface AllocatorStats {
   readonly largestFreeBytes: number;
   /** Which part of the free bytes is not in the largest free range: 0 (none) to almost 1. */
   readonly fragmentation: number;
+  /** Allocated, and not freed. */
   readonly liveObjects: number;
+  /** Objects whose memory is quarantined. */
   readonly quarantinedObjects: number;
   /** The most bytes that were in use at once. */
   readonly highWaterBytes: number;
@@ -90,11 +87,17 @@ export interface AllocatorStats {
 
 /** One object that is still allocated, or was lost. */
 export interface LeakedObject {
+  /** Still allocated; collected without release; freed while a view of it was elsewhere. */
   readonly state: "live" | "lost" | "escaped";
+  /** Its layout, in words. */
   readonly description: string;
+  /** Bytes from the start of the segment. */
   readonly offset: number;
+  /** Bytes that are set aside for it. */
   readonly physicalSizeBytes: number;
+  /** References that were not released. */
   readonly refCount: number;
+  /** Pins that were not ended. */
   readonly pinCount: number;
   /** Reasons of the operations in flight. */
   readonly inFlight: readonly string[];
@@ -104,8 +107,11 @@ export interface LeakedObject {
   readonly allocatedAt: string | null;
 }
 
+/** What is still allocated, and what was lost. */
 export interface LeakReport {
+  /** Allocated, and not freed. */
   readonly liveObjects: number;
+  /** Bytes that are set aside for those. */
   readonly liveBytes: number;
   /** Objects that were garbage-collected without having been released. */
   readonly leakedObjects: number;

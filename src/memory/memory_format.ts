@@ -6,30 +6,41 @@
 
 import { describe } from "../arguments.ts";
 
+/**
+ * How the numbers of a chunk are laid out:
+ * - UNDEFINED: Any shape; nothing is known of it.
+ * - KV_2LTD: [2, num_layers, num_tokens, hidden_dim]: keys, then values, of all layers.
+ * - KV_T2D: [num_tokens, 2, hidden_dim]: one layer, token by token.
+ * - KV_2TD: [2, num_tokens, hidden_dim]: one layer, keys, then values.
+ * - BINARY: [num_bytes] in the pool: compressed or otherwise opaque.
+ * - BINARY_BUFFER: [num_bytes] in ordinary memory of the process.
+ * - KV_MLA_FMT: [1, num_layers, num_tokens, aligned_head_size]: the joint vector of latent attention.
+ * - EC_TD: [num_tokens, hidden_dim]: encoder cache.
+ * - HS_TD: [num_tokens, hidden_dim]: hidden states.
+ */
+export type MemoryFormat =
+  | "UNDEFINED"
+  | "KV_2LTD"
+  | "KV_T2D"
+  | "KV_2TD"
+  | "BINARY"
+  | "BINARY_BUFFER"
+  | "KV_MLA_FMT"
+  | "EC_TD"
+  | "HS_TD";
+
 /** The formats by name; their values are their names, which is what metadata on disk carries. */
-export const MemoryFormat = Object.freeze(
-  {
-    /** Any shape; nothing is known of it. */
-    UNDEFINED: "UNDEFINED",
-    /** [2, num_layers, num_tokens, hidden_dim]: keys, then values, of all layers. */
-    KV_2LTD: "KV_2LTD",
-    /** [num_tokens, 2, hidden_dim]: one layer, token by token. */
-    KV_T2D: "KV_T2D",
-    /** [2, num_tokens, hidden_dim]: one layer, keys, then values. */
-    KV_2TD: "KV_2TD",
-    /** [num_bytes] in the pool: compressed or otherwise opaque. */
-    BINARY: "BINARY",
-    /** [num_bytes] in ordinary memory of the process. */
-    BINARY_BUFFER: "BINARY_BUFFER",
-    /** [1, num_layers, num_tokens, aligned_head_size]: the joint vector of latent attention. */
-    KV_MLA_FMT: "KV_MLA_FMT",
-    /** [num_tokens, hidden_dim]: encoder cache. */
-    EC_TD: "EC_TD",
-    /** [num_tokens, hidden_dim]: hidden states. */
-    HS_TD: "HS_TD",
-  } as const,
-);
-export type MemoryFormat = keyof typeof MemoryFormat;
+export const MemoryFormat: { readonly [Name in MemoryFormat]: Name } = Object.freeze({
+  UNDEFINED: "UNDEFINED",
+  KV_2LTD: "KV_2LTD",
+  KV_T2D: "KV_T2D",
+  KV_2TD: "KV_2TD",
+  BINARY: "BINARY",
+  BINARY_BUFFER: "BINARY_BUFFER",
+  KV_MLA_FMT: "KV_MLA_FMT",
+  EC_TD: "EC_TD",
+  HS_TD: "HS_TD",
+});
 
 interface FormatFacts {
   /** LMCache's number for it, as in its remote metadata. */
@@ -77,11 +88,6 @@ export function parseMemoryFormat(value: unknown): MemoryFormat {
     `memory format must be one of ${MEMORY_FORMATS.join(", ")} or its number; ` +
       `got ${describe(value)}`,
   );
-}
-
-/** LMCache's number for `format`, as in its remote metadata. */
-export function memoryFormatNumber(format: MemoryFormat): number {
-  return TABLE[format].number;
 }
 
 /**

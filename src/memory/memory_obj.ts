@@ -7,7 +7,7 @@
 // Where the memory comes from and goes to is the allocators' business (ChunkHome). One thread at a
 // time: nothing here is shared between threads, and nothing blocks.
 
-import { ShmError } from "../errors.ts";
+import { type ErrorCode, ShmError } from "../errors.ts";
 import { checkInteger, describe } from "../arguments.ts";
 import { callFenced } from "../fence.ts";
 import { type DType, type DTypeArrays, dtypeSizeBytes, dtypeView } from "./dtype.ts";
@@ -22,15 +22,21 @@ import type { ShmView } from "./view.ts";
 export interface MemoryObjMetadata {
   /** Of the first tensor. */
   readonly shape: Shape;
+  /** Of the first tensor. */
   readonly dtype: DType;
+  /** One for each tensor. */
   readonly shapes: readonly Shape[];
+  /** One for each tensor. */
   readonly dtypes: readonly DType[];
+  /** How the numbers are laid out. */
   readonly format: MemoryFormat;
   /** Bytes from the start of the segment; 0 for objects outside a segment. */
   readonly address: number;
   /** Bytes that the allocator set aside: the logical size, rounded up. */
   readonly physicalSizeBytes: number;
+  /** References that are held. */
   readonly refCount: number;
+  /** Pins that are held. */
   readonly pinCount: number;
 }
 
@@ -109,6 +115,7 @@ export abstract class MemoryObj implements Disposable {
     return !this.#chunk.freed && !this.#home.closed;
   }
 
+  /** What it contains. */
   get layout(): TensorLayout {
     return this.#chunk.layout;
   }
@@ -123,14 +130,17 @@ export abstract class MemoryObj implements Disposable {
     return this.#chunk.layout.dtype;
   }
 
+  /** One for each tensor. */
   get shapes(): readonly Shape[] {
     return this.#chunk.layout.shapes;
   }
 
+  /** One for each tensor. */
   get dtypes(): readonly DType[] {
     return this.#chunk.layout.dtypes;
   }
 
+  /** How the numbers are laid out. */
   get format(): MemoryFormat {
     return this.#chunk.layout.format;
   }
@@ -150,10 +160,12 @@ export abstract class MemoryObj implements Disposable {
     return this.#chunk.physicalSizeBytes;
   }
 
+  /** References that are held. */
   get refCount(): number {
     return this.#chunk.refCount;
   }
 
+  /** Pins that are held. */
   get pinCount(): number {
     return this.#chunk.pinCount;
   }
@@ -184,6 +196,7 @@ export abstract class MemoryObj implements Disposable {
     (chunk.idleListeners ??= []).push(listener);
   }
 
+  /** All of that at once, as it is now. */
   get metadata(): MemoryObjMetadata {
     const { layout, offset, physicalSizeBytes, refCount, pinCount } = this.#chunk;
     const { shape, dtype, shapes, dtypes, format } = layout;
@@ -461,7 +474,7 @@ export abstract class MemoryObj implements Disposable {
 
   #error(
     what: string,
-    code: string,
+    code: ErrorCode,
     operation: string,
     more: { hint?: string; reasons?: readonly string[] } = {},
   ): ShmError {
@@ -495,6 +508,7 @@ export class TensorMemoryObj extends MemoryObj implements ShmRange {
     this.#offset = chunk.offset;
   }
 
+  /** The segment that it is in. */
   get segment(): ShmSegment {
     return this.#segment;
   }

@@ -6,35 +6,23 @@
 // the worker that it starts. It owns its segment, and allocates nothing itself.
 
 import { checkAlign, checkBatch, checkFlag, foreignObject } from "./allocator_checks.ts";
-import { checkChoice, checkKnownOptions, checkSize } from "../arguments.ts";
+import { checkKnownOptions, checkSize } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { BufferAllocator } from "./buffer_allocator.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat, parseMemoryFormat } from "./memory_format.ts";
-import type { MemoryObj } from "./memory_obj.ts";
+import type { BytesBufferMemoryObj, MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
 import { PagedTensorMemoryAllocator } from "./paged_allocator.ts";
-import type { PoolOptions } from "./pool_allocator.ts";
-import {
-  type CreateOptions,
-  type IfExists,
-  type OpenHooks,
-  type PageMode,
-  type PinMode,
-  ShmSegment,
-} from "./segment.ts";
+import { CREATE_OPTIONS, type CreateOptions, type OpenOptions, ShmSegment } from "./segment.ts";
 import { TensorMemoryAllocator } from "./tensor_allocator.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
+import { type LayoutArgument, type LayoutFields, TensorLayout } from "./tensor_layout.ts";
 
 /** How the pool is divided up. */
 export interface MixedPoolOptions {
   /** Every object begins at a multiple of so many bytes: a power of two. Default 4096. */
-  align?: number | undefined;
-  /** Pages for objects of one size, instead of objects of any size; see PagedTensorMemoryAllocator. */
-  paging?: {
-    shapes: ShapeArgument;
-    dtypes?: DTypeArgument;
-    format?: MemoryFormat | undefined;
-  } | undefined;
+  alignBytes?: number | undefined;
+  /** Pages for objects that look so, instead of objects of any size; see PagedTensorMemoryAllocator. */
+  page?: LayoutArgument | undefined;
   /** Overwrite memory with zeros when it is freed. Default false. */
   zeroOnFree?: boolean | undefined;
   /** Remember where each object was allocated, for leakReport(). Default false. */
@@ -44,42 +32,31 @@ export interface MixedPoolOptions {
 }
 
 /** Where the pool's memory comes from, and how it is divided up. */
-export interface MixedOptions extends MixedPoolOptions {
+export interface MixedOptions extends MixedPoolOptions, Omit<CreateOptions, "sizeBytes" | "name"> {
   /** Name of the shared memory, with or without a leading slash; absent or null: private memory. */
   shmName?: string | null | undefined;
-  /** When that name is taken; default "reclaim": replace what a dead owner left, else EEXIST. */
-  ifExists?: IfExists | undefined;
-  /** Default "auto": the GPU if there is one, else mlock, else not; see pinnedBy of the segment. */
-  pin?: PinMode | undefined;
-  gpuLibrary?: string | undefined;
-  gpuDevice?: number | undefined;
-  numa?: CreateOptions["numa"];
-  /**
-   * Default false. True: 2 MiB pages for private memory, which the system must have set aside; for
-   * shared memory, which can have none, transparent huge pages. Or what exactly.
-   */
-  hugePages?: boolean | Exclude<PageMode, "default"> | undefined;
-  populateThreads?: number | undefined;
 }
 
-const POOL_KEYS = ["align", "paging", "zeroOnFree", "trackAllocations", "detectLeaks"] as const;
-const PAGING_KEYS = ["shapes", "dtypes", "format"] as const;
-const SEGMENT_KEYS = [
+const POOL_KEYS = ["alignBytes", "page", "zeroOnFree", "trackAllocations", "detectLeaks"] as const;
+const CREATE_KEYS = [
   "shmName",
-  "ifExists",
-  "pin",
-  "gpuLibrary",
-  "gpuDevice",
-  "numa",
-  "hugePages",
-  "populateThreads",
-] as const;
+  ...CREATE_OPTIONS.filter((name) => name !== "sizeBytes" && name !== "name"),
+  ...POOL_KEYS,
+];
+
+/** What goes into ordinary memory. */
+export type BufferLayout = LayoutFields & { format: "BINARY_BUFFER" };
+/** What goes into the pool. */
+export type PoolLayout =
+  | number
+  | (LayoutFields & { format?: Exclude<MemoryFormat, "BINARY_BUFFER"> | undefined });
 
 /**
  * Tensors and BINARY go into the pool, BINARY_BUFFER into ordinary memory. Make one with create();
  * close() frees the pool.
  */
 export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, Disposable {
+  /** The pool's memory. */
   readonly segment: ShmSegment;
   /** Divides up the pool. */
   readonly pinAllocator: TensorMemoryAllocator | PagedTensorMemoryAllocator;
@@ -103,10 +80,9 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   static async create(
     sizeBytes: number,
     options: MixedOptions = {},
-    hooks: OpenHooks = {},
   ): Promise<MixedMemoryAllocator> {
     const { segmentOptions, poolOptions } = splitOptions(sizeBytes, options);
-    const segment = await ShmSegment.create(segmentOptions, hooks);
+    const segment = await ShmSegment.create(segmentOptions);
     try {
       return new MixedMemoryAllocator(segment, poolOptions);
     } catch (error) {
@@ -116,7 +92,10 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
-  static createSync(sizeBytes: number, options: MixedOptions = {}): MixedMemoryAllocator {
+  static createSync(
+    sizeBytes: number,
+    options: Omit<MixedOptions, keyof OpenOptions> = {},
+  ): MixedMemoryAllocator {
     const { segmentOptions, poolOptions } = splitOptions(sizeBytes, options);
     const segment = ShmSegment.createSync(segmentOptions);
     try {
@@ -137,47 +116,64 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     return this.segment.name;
   }
 
+  /** True from the moment close() begins. */
   get closed(): boolean {
     return this.segment.closed;
   }
 
-  allocate(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): MemoryObj | null {
-    return this.allocateLayout(TensorLayout.of(shape, dtype, format));
+  /**
+   * An object that looks so: in the pool, unless its format is BINARY_BUFFER.
+   * @throws {ShmError} ENOSPC, EBADF, and ENOMEM for a buffer; as the allocators of the two.
+   */
+  allocate(layout: PoolLayout): TensorMemoryObj;
+  /** An object in ordinary memory. */
+  allocate(layout: BufferLayout): BytesBufferMemoryObj;
+  /** An object where its format says. */
+  allocate(layout: LayoutArgument): MemoryObj;
+  allocate(layout: LayoutArgument): MemoryObj {
+    const checked = TensorLayout.of(layout);
+    return this.#allocatorFor(checked.format).allocate(checked);
   }
 
-  allocateLayout(layout: TensorLayout): MemoryObj | null {
-    return this.#allocatorFor(layout.format).allocateLayout(layout);
+  /** allocate() that gives null when it does not fit. */
+  tryAllocate(layout: PoolLayout): TensorMemoryObj | null;
+  /** An object in ordinary memory, or null. */
+  tryAllocate(layout: BufferLayout): BytesBufferMemoryObj | null;
+  /** An object where its format says, or null. */
+  tryAllocate(layout: LayoutArgument): MemoryObj | null;
+  tryAllocate(layout: LayoutArgument): MemoryObj | null {
+    const checked = TensorLayout.of(layout);
+    return this.#allocatorFor(checked.format).tryAllocate(checked);
   }
 
-  allocateOrThrow(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): MemoryObj {
-    return this.#allocatorFor(format).allocateOrThrow(shape, dtype, format);
+  /** `count` objects that look alike: all or none. @throws as allocate(). */
+  batchedAllocate(layout: PoolLayout, count: number): TensorMemoryObj[];
+  /** Objects in ordinary memory. */
+  batchedAllocate(layout: BufferLayout, count: number): BytesBufferMemoryObj[];
+  /** Objects where their format says. */
+  batchedAllocate(layout: LayoutArgument, count: number): MemoryObj[];
+  batchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] {
+    const checked = TensorLayout.of(layout);
+    return this.#allocatorFor(checked.format).batchedAllocate(checked, count);
   }
 
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): MemoryObj[] | null {
-    return this.batchedAllocateLayout(TensorLayout.of(shape, dtype, format), batchSize);
+  /** batchedAllocate() that gives null when not all of them fit. */
+  tryBatchedAllocate(layout: PoolLayout, count: number): TensorMemoryObj[] | null;
+  /** Objects in ordinary memory, or null. */
+  tryBatchedAllocate(layout: BufferLayout, count: number): BytesBufferMemoryObj[] | null;
+  /** Objects where their format says, or null. */
+  tryBatchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] | null;
+  tryBatchedAllocate(layout: LayoutArgument, count: number): MemoryObj[] | null {
+    const checked = TensorLayout.of(layout);
+    return this.#allocatorFor(checked.format).tryBatchedAllocate(checked, count);
   }
 
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): MemoryObj[] | null {
-    return this.#allocatorFor(layout.format).batchedAllocateLayout(layout, batchSize);
-  }
-
+  /** As MemoryAllocator.free(), of either kind. */
   free(obj: MemoryObj): void {
     this.batchedFree([obj]);
   }
 
+  /** As MemoryAllocator.batchedFree(), of both kinds. */
   batchedFree(objs: readonly MemoryObj[]): void {
     checkBatch(objs);
     for (const obj of objs) {
@@ -194,11 +190,12 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     return this.pinAllocator.onFree(listener);
   }
 
-  /** Of the pool; bufferAllocator.stats() has the rest. */
-  stats(): AllocatorStats {
-    return this.pinAllocator.stats();
+  /** Of the pool; bufferAllocator.stats has the rest. */
+  get stats(): AllocatorStats {
+    return this.pinAllocator.stats;
   }
 
+  /** Proves the books of both allocators; gives the pool's. */
   memcheck(): AllocatorStats {
     this.bufferAllocator.memcheck();
     return this.pinAllocator.memcheck();
@@ -223,10 +220,12 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
     this.segment.freeSync();
   }
 
+  /** close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
+  /** closeSync(). */
   [Symbol.dispose](): void {
     this.closeSync();
   }
@@ -249,11 +248,10 @@ function makePool(
   segment: ShmSegment,
   options: MixedPoolOptions,
 ): TensorMemoryAllocator | PagedTensorMemoryAllocator {
-  const { align: alignBytes, zeroOnFree, trackAllocations, detectLeaks, paging } = options;
-  const common: PoolOptions = { alignBytes, zeroOnFree, trackAllocations, detectLeaks };
-  return paging === undefined
-    ? new TensorMemoryAllocator(segment, common)
-    : new PagedTensorMemoryAllocator(segment, { ...paging, ...common });
+  const { page, ...others } = options;
+  return page === undefined
+    ? new TensorMemoryAllocator(segment, others)
+    : new PagedTensorMemoryAllocator(segment, { page, ...others });
 }
 
 /** What is for whom; checks the pool's part before any memory is taken. */
@@ -263,31 +261,16 @@ function splitOptions(
 ): { segmentOptions: CreateOptions; poolOptions: MixedPoolOptions } {
   // Under another name, because the assertion would make every option unknown.
   const given = options;
-  checkKnownOptions("MixedMemoryAllocator.create", given, [...SEGMENT_KEYS, ...POOL_KEYS]);
-  const { shmName, hugePages, ...others } = options;
-  const { align, paging, zeroOnFree, trackAllocations, detectLeaks, ...rest } = others;
-  checkAlign("align", align);
+  checkKnownOptions("MixedMemoryAllocator.create", given, CREATE_KEYS);
+  const { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks, ...others } = options;
+  const { shmName, ...rest } = others;
+  checkAlign("alignBytes", alignBytes);
   checkFlag("zeroOnFree", zeroOnFree, false);
   checkFlag("trackAllocations", trackAllocations, false);
   checkFlag("detectLeaks", detectLeaks, true);
-  if (paging !== undefined) {
-    const page = paging;
-    checkKnownOptions("paging", page, PAGING_KEYS);
-    TensorLayout.of(paging.shapes, paging.dtypes, paging.format);
-  }
+  if (page !== undefined) TensorLayout.of(page);
   return {
-    segmentOptions: {
-      ...rest,
-      sizeBytes: checkSize(sizeBytes),
-      name: shmName,
-      pages: pageMode(hugePages, shmName ?? null),
-    },
-    poolOptions: { align, paging, zeroOnFree, trackAllocations, detectLeaks },
+    segmentOptions: { ...rest, sizeBytes: checkSize(sizeBytes), name: shmName },
+    poolOptions: { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks },
   };
-}
-
-function pageMode(hugePages: MixedOptions["hugePages"], shmName: string | null): PageMode {
-  if (hugePages === undefined || hugePages === false) return "default";
-  if (hugePages === true) return shmName === null ? "2M" : "transparent";
-  return checkChoice("hugePages", hugePages, ["transparent", "2M", "1G"], "transparent");
 }

@@ -8,37 +8,36 @@ import { finalize } from "../internal.ts";
 import { PageSpace } from "./page_space.ts";
 import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
-import type { MemoryFormat } from "./memory_format.ts";
+import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
+/** What pages a PagedTensorMemoryAllocator makes. */
 export interface PagedOptions extends PoolOptions {
-  /** What a page has room for: one shape, or one for each tensor. */
-  shapes: ShapeArgument;
-  dtypes?: DTypeArgument;
-  /** Default KV_2LTD. */
-  format?: MemoryFormat | undefined;
+  /** What a page has room for. */
+  page: LayoutArgument;
 }
 
-export const PAGED_OPTIONS = ["shapes", "dtypes", "format", ...POOL_OPTIONS] as const;
+export const PAGED_OPTIONS = ["page", ...POOL_OPTIONS] as const;
 
 /**
  * Allocates in constant time. A page is the layout's size, rounded up to `alignBytes`; what does
  * not fill a whole page at the end of the range is not used.
  */
 export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
-  /** What a page has room for, for allocateLayout(). */
+  /** What a page has room for, for allocate(). */
   readonly pageLayout: TensorLayout;
+  /** What a page takes of the memory: the layout's size, rounded up. */
   readonly pageBytes: number;
   readonly #space: PageSpace;
 
   /**
+   * Divides up a segment, or a part of one.
    * @param range the memory; it must stay allocated as long as this allocator is used.
    * @throws {RangeError} when not even one page fits in, or more than 2^31 - 1 do.
    */
   constructor(range: ShmSegment | ShmRange, options: PagedOptions) {
     checkKnownOptions("PagedTensorMemoryAllocator", options, PAGED_OPTIONS);
     super(range, options);
-    this.pageLayout = TensorLayout.of(options.shapes, options.dtypes, options.format);
+    this.pageLayout = TensorLayout.of(options.page);
     this.pageBytes = Math.ceil(this.pageLayout.byteLength / this.alignBytes) * this.alignBytes;
     const pages = Math.floor(this.spanBytes / this.pageBytes);
     if (pages === 0 || pages > 0x7fffffff) {
@@ -51,11 +50,16 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
     finalize(this, "pageLayout", "pageBytes");
   }
 
+  /** How many there are. */
   get pages(): number {
     return this.#space.pages;
   }
 
-  /** @throws {RangeError} when the object is larger than a page: it would never fit. */
+  /**
+   * A free page.
+   * @throws {RangeError} when the object is larger than a page: it would never fit.
+   * @internal
+   */
   protected override take(byteLength: number): number | null {
     if (byteLength > this.pageBytes) {
       throw new RangeError(
@@ -65,22 +69,27 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
     return this.#space.take();
   }
 
+  /** @internal */
   protected override giveBack(page: number): void {
     this.#space.giveBack(page);
   }
 
+  /** @internal */
   protected override withhold(page: number): void {
     this.#space.withhold(page);
   }
 
+  /** @internal */
   protected override offsetOf(page: number): number {
     return this.baseOffset + page * this.pageBytes;
   }
 
+  /** @internal */
   protected override sizeOf(_page: number): number {
     return this.pageBytes;
   }
 
+  /** @internal */
   protected override books(): Books {
     const { pages, freeCount, withheldCount, usedCount } = this.#space;
     return {
@@ -95,6 +104,7 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
     };
   }
 
+  /** @internal */
   protected override findFault(): string | null {
     return this.#space.findFault();
   }

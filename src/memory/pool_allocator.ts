@@ -23,15 +23,15 @@ import {
 } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
 import { finalize } from "../internal.ts";
-import { type Member, Members } from "../members.ts";
 import { takeHold } from "./hold_all.ts";
 import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
 import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
 import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
-import { type DTypeArgument, type ShapeArgument, TensorLayout } from "./tensor_layout.ts";
+import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
+/** How a pool is divided up. */
 export interface PoolOptions {
   /** Every object begins at a multiple of this in the segment: a power of two, 8 or more. Default 4096. */
   alignBytes?: number | undefined;
@@ -57,12 +57,10 @@ export const POOL_OPTIONS = [
 const ZERO_PIECE_BYTES = 1 << 30;
 
 /** A chunk and its place in the subclass's books. */
-class PooledChunk<Place> extends Chunk implements Member {
+class PooledChunk<Place> extends Chunk {
   readonly place: Place;
   /** Out of circulation in the subclass's books. */
   withheld = false;
-  /** Among those that are tracked. */
-  slot = -1;
 
   constructor(
     layout: TensorLayout,
@@ -88,7 +86,10 @@ export interface Books {
   readonly quarantinedPlaces: number;
 }
 
-/** An allocator of objects in a segment. `Place` is what the subclass's books call a chunk. */
+/**
+ * An allocator of objects in a segment. `Place` is what the subclass's books call a chunk.
+ * @internal
+ */
 export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemoryObj> {
   readonly segment: ShmSegment;
   readonly alignBytes: number;
@@ -101,7 +102,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   /** Null unless leaks are detected. */
   readonly #registry: FinalizationRegistry<PooledChunk<Place>> | null;
   /** Live chunks; null unless allocations are tracked. */
-  readonly #tracked: Members<PooledChunk<Place>> | null;
+  readonly #tracked: Set<PooledChunk<Place>> | null;
   readonly #freeListeners = new Set<() => void>();
   readonly #lost = new Set<PooledChunk<Place>>();
   readonly #escaped = new Set<PooledChunk<Place>>();
@@ -123,7 +124,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     this.alignBytes = checkAlign("alignBytes", options.alignBytes);
     this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree, false);
     const tracks = checkFlag("trackAllocations", options.trackAllocations, false);
-    this.#tracked = tracks ? new Members() : null;
+    this.#tracked = tracks ? new Set() : null;
     this.#registry = checkFlag("detectLeaks", options.detectLeaks, true)
       ? new FinalizationRegistry((chunk) => this.#lose(chunk))
       : null;
@@ -161,53 +162,40 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     return this.books().totalBytes;
   }
 
-  allocate(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj | null {
-    return this.allocateLayout(TensorLayout.of(shape, dtype, format));
+  allocate(layout: LayoutArgument): TensorMemoryObj {
+    const checked = TensorLayout.of(layout);
+    const obj = this.tryAllocate(checked);
+    if (obj === null) throw noSpace(checked, 1, this.stats);
+    return obj;
   }
 
-  allocateLayout(layout: TensorLayout): TensorMemoryObj | null {
-    this.#check(layout);
-    const place = this.take(layout.byteLength);
+  tryAllocate(layout: LayoutArgument): TensorMemoryObj | null {
+    const checked = TensorLayout.of(layout);
+    this.#check(checked);
+    const place = this.take(checked.byteLength);
     if (place === null) {
       this.#failedAllocations++;
       return null;
     }
-    return this.#make(layout, place);
+    return this.#make(checked, place);
   }
 
-  allocateOrThrow(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj {
-    const layout = TensorLayout.of(shape, dtype, format);
-    const obj = this.allocateLayout(layout);
-    if (obj === null) throw noSpace(layout, this.stats());
-    return obj;
+  batchedAllocate(layout: LayoutArgument, count: number): TensorMemoryObj[] {
+    const checked = TensorLayout.of(layout);
+    const objs = this.tryBatchedAllocate(checked, count);
+    if (objs === null) throw noSpace(checked, count, this.stats);
+    return objs;
   }
 
-  batchedAllocate(
-    shape: ShapeArgument,
-    dtype: DTypeArgument,
-    batchSize: number,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorMemoryObj[] | null {
-    return this.batchedAllocateLayout(TensorLayout.of(shape, dtype, format), batchSize);
-  }
-
-  batchedAllocateLayout(layout: TensorLayout, batchSize: number): TensorMemoryObj[] | null {
-    this.#check(layout);
-    checkInteger("batchSize", batchSize, 1);
+  tryBatchedAllocate(layout: LayoutArgument, count: number): TensorMemoryObj[] | null {
+    const checked = TensorLayout.of(layout);
+    this.#check(checked);
+    checkInteger("count", count, 1);
     const places: Place[] = [];
     // The first test spares a hopeless batch the work of taking places and giving them back.
-    while (places.length < batchSize) {
-      const hopeless = places.length === 0 &&
-        batchSize * layout.byteLength > this.books().freeBytes;
-      const place = hopeless ? null : this.take(layout.byteLength);
+    while (places.length < count) {
+      const hopeless = places.length === 0 && count * checked.byteLength > this.books().freeBytes;
+      const place = hopeless ? null : this.take(checked.byteLength);
       if (place === null) {
         for (const taken of places) this.giveBack(taken);
         this.#failedAllocations++;
@@ -215,7 +203,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       }
       places.push(place);
     }
-    return places.map((place) => this.#make(layout, place));
+    return places.map((place) => this.#make(checked, place));
   }
 
   free(obj: MemoryObj): void {
@@ -239,7 +227,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     return () => void this.#freeListeners.delete(own);
   }
 
-  stats(): AllocatorStats {
+  get stats(): AllocatorStats {
     const books = this.books();
     const { totalBytes, freeBytes, quarantinedBytes, largestFreeBytes } = books;
     return {
@@ -265,14 +253,14 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
         code: "ECORRUPT",
         operation: "check allocator",
         hint: "This is a bug in lmshm; please report it with this message",
-        details: { ...this.stats() },
+        details: { ...this.stats },
       });
     }
-    return this.stats();
+    return this.stats;
   }
 
   leakReport(): LeakReport {
-    const { usedBytes, liveObjects, leakedObjects } = this.stats();
+    const { usedBytes, liveObjects, leakedObjects } = this.stats;
     const nowMs = Date.now();
     return {
       liveObjects,

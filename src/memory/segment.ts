@@ -11,35 +11,36 @@
 //
 // Views are referred to weakly: what the program has forgotten is collected, and looked for when there
 // are twice as many as there were after the last time. (A FinalizationRegistry would tell, but it
-// takes Bun ten times as long.) An ArrayBuffer lives as
-// long as any array over it, so whatever can still be reached is found by free().
+// takes Bun ten times as long.) An ArrayBuffer lives as long as any array over it, so whatever can
+// still be reached is found by free(). JavaScript keeps all that a weak reference was made to until the
+// event loop turns; so the last views that can be revoked are referred to strongly, and a loop of
+// `using` makes no weak reference at all.
 //
 // Nothing that an address is computed from can be changed from outside: it is in private fields, and
 // the rest of the library reads it there, by placeOf() and locate().
 
 import { readdirSync, statSync } from "node:fs";
-import { ShmError } from "../errors.ts";
+import { knownCode, ShmError } from "../errors.ts";
 import { notAwaited } from "../fence.ts";
 import {
   type IfExists,
   type NameState,
   type NativeSegment,
+  type OpenHooks,
   type OpenRequest,
   type PageMode,
   type PinMode,
   type PinnedBy,
-  type SegmentBackend,
-  segmentBackend,
   type SegmentFacts,
-} from "../native/backend.ts";
+} from "../native/native_segment.ts";
 import { ffi } from "../native/ffi.ts";
+import { lmshm } from "../native/lmshm.ts";
 import { libraryPath } from "../native/locate.ts";
 import { ownUser } from "../native/users.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { throwIfRefused } from "../permission.ts";
 import { onExit, rememberOpen } from "../at_exit.ts";
 import { checkInternal, INTERNAL } from "../internal.ts";
-import { type Member, Members } from "../members.ts";
 import {
   checkChoice,
   checkInteger,
@@ -53,13 +54,15 @@ import { Holds } from "./holds.ts";
 import { detach, ShmView } from "./view.ts";
 import { windows } from "./windows.ts";
 
-export type { IfExists, NameState, PageMode, PinMode, PinnedBy };
+export type { IfExists, NameState, PageMode, PinMode, PinnedBy, SegmentFacts };
 
 /** Any run of bytes of a segment: what connectors move. */
 export interface ShmRange {
+  /** The segment that they are in. */
   readonly segment: ShmSegment;
   /** Bytes from the start of the segment. */
   readonly offset: number;
+  /** How many. */
   readonly byteLength: number;
   /**
    * Marks I/O in flight: until the returned function is called, the memory is not freed. What that
@@ -110,7 +113,8 @@ export function locate(range: ShmRange): Located {
   return { segment, offset, byteLength, address: place.address + BigInt(offset), place };
 }
 
-interface PinOptions {
+/** How a segment is page-locked. */
+export interface PinOptions {
   /** How to page-lock; default "auto": the GPU if there is one, else mlock, else not. */
   pin?: PinMode | undefined;
   /**
@@ -125,7 +129,8 @@ interface PinOptions {
   gpuDevice?: number | undefined;
 }
 
-export interface CreateOptions extends PinOptions {
+/** What ShmSegment.create() makes. */
+export interface CreateOptions extends PinOptions, OpenOptions {
   /**
    * 1 or more; the mapping is rounded up to whole pages. Write 2 ** 32 and not 1 << 32, which is 1 in
    * JavaScript.
@@ -147,14 +152,17 @@ export interface CreateOptions extends PinOptions {
   populateThreads?: number | undefined;
 }
 
-export interface AttachOptions extends PinOptions {
+/** What ShmSegment.attach() maps. */
+export interface AttachOptions extends PinOptions, OpenOptions {
+  /** With or without a leading slash. */
   name: string;
   /** How much of it; default all. More than it has is an error. */
   sizeBytes?: number | undefined;
 }
 
-export interface OpenHooks {
-  /** Stops the opening; what was done is undone. */
+/** Of create() and attach(), not of createSync() and attachSync(): those block. */
+export interface OpenOptions {
+  /** Stops the opening with the signal's reason; what was done is undone. */
   signal?: AbortSignal | undefined;
   /** Called every few milliseconds while pages are populated. What it throws ends the opening. */
   onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
@@ -163,7 +171,8 @@ export interface OpenHooks {
 const PIN_MODES = ["auto", "require", "none"] as const;
 const PAGE_MODES = ["default", "transparent", "2M", "1G"] as const;
 const IF_EXISTS = ["reclaim", "fail", "replace"] as const;
-const CREATE_OPTIONS = [
+/** The names of CreateOptions. */
+export const CREATE_OPTIONS = [
   "sizeBytes",
   "name",
   "ifExists",
@@ -173,13 +182,22 @@ const CREATE_OPTIONS = [
   "pages",
   "numa",
   "populateThreads",
-] as const;
-const ATTACH_OPTIONS = ["name", "sizeBytes", "pin", "gpuLibrary", "gpuDevice"] as const;
+  "signal",
+  "onProgress",
+] as const satisfies readonly (keyof CreateOptions)[];
+const ATTACH_OPTIONS = [
+  "name",
+  "sizeBytes",
+  "pin",
+  "gpuLibrary",
+  "gpuDevice",
+  "signal",
+  "onProgress",
+] as const satisfies readonly (keyof AttachOptions)[];
 const MAX_GPU_DEVICE = 2 ** 31 - 2;
-const HOOKS = ["signal", "onProgress"] as const;
 
 /** A failure of onProgress() ends the opening; that of a promise comes too late for that. */
-function heeded({ signal, onProgress }: OpenHooks): OpenHooks {
+function hooksOf({ signal, onProgress }: OpenOptions): OpenHooks {
   return {
     signal,
     onProgress: onProgress &&
@@ -267,7 +285,7 @@ function shmFiles(): string[] {
     );
     const { code = "EIO", message } = cause as { code?: string; message: string };
     throw new ShmError(`${SHM_DIRECTORY} cannot be listed: ${message}`, {
-      code,
+      code: knownCode(code) ?? "EIO",
       operation,
       ...(code === "ENOENT" ? { hint: NO_DIRECTORY_HINT } : {}),
       cause,
@@ -275,23 +293,20 @@ function shmFiles(): string[] {
   }
 }
 
+function detachIfAny(buffer: WeakRef<ArrayBuffer>): void {
+  const found = buffer.deref();
+  if (found !== undefined) detach(found);
+}
+
 /** With fewer views it is not worth looking which of them were forgotten. */
 const MIN_SWEEP = 1024;
+/** Views of view() that are referred to strongly: the last ones. */
+const RECENT_VIEWS = 64;
 
-/** A buffer over the segment that the caller was given. */
-interface Given extends Member {
+/** An array of bytes(), which gives it again. */
+interface Cached {
   readonly buffer: WeakRef<ArrayBuffer>;
-}
-
-/** One of bytes(), which gives it again. */
-interface Cached extends Given {
-  readonly key: string;
   array: WeakRef<Uint8Array<ArrayBuffer>>;
-}
-
-/** A view at addresses of its own. */
-interface Windowed extends Member {
-  view: ShmView | undefined;
 }
 
 /**
@@ -302,14 +317,16 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /** hold() of all that range() gives. @internal */
   readonly holdRange: (reason: string) => () => void;
   readonly #name: string | null;
-  readonly #backend: Pick<SegmentBackend, "kind" | "path">;
   readonly #native: NativeSegment;
-  readonly #lookUp: SegmentBackend["nameIdentity"];
   readonly #facts: SegmentFacts;
   readonly #place: SegmentPlace;
-  readonly #given = new Members<Given>();
+  /** By "offset:byteLength". */
   readonly #cached = new Map<string, Cached>();
-  readonly #windowed = new Members<Windowed>();
+  /** Buffers of view(): the last ones, and those before. */
+  readonly #recent = new Set<ArrayBuffer>();
+  readonly #older = new Set<WeakRef<ArrayBuffer>>();
+  /** Views at addresses of their own. */
+  readonly #windowed = new Set<ShmView>();
   #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
   /** It is no longer open: for when closing it is over, as disposeAll() waits for that. */
@@ -334,17 +351,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     token: typeof INTERNAL,
     request: OpenRequest,
     native: NativeSegment,
-    backend: SegmentBackend,
   ) {
     checkInternal(token, "a ShmSegment is made by ShmSegment.create() or attach()");
     const { facts } = native;
     const { address, sizeBytes, pinPieceBytes } = facts;
-    this.#backend = { kind: backend.kind, path: backend.path };
     this.#name = request.name === null ? null : `/${request.name}`;
     this.#facts = facts;
     this.#place = Object.freeze({ address, sizeBytes, pinPieceBytes });
     this.#native = native;
-    this.#lookUp = (name) => backend.nameIdentity(name);
     this.holdRange = (reason) => this.hold(reason);
     Object.freeze(this);
     this.#notOpen = rememberOpen(this);
@@ -357,40 +371,47 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * @throws {ShmError} ENOSPC (with requestedBytes and availableBytes), EEXIST, EACCES, ENODEV
    *   (pin "require" without a GPU), or another errno name; TypeError and RangeError for arguments.
    */
-  static async create(options: CreateOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
-    const request = createRequest(options);
-    checkKnownOptions("ShmSegment.create hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+  static async create(options: CreateOptions): Promise<ShmSegment> {
+    return await ShmSegment.#open(createRequest(options), options);
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
-  static createSync(options: CreateOptions): ShmSegment {
-    const request = createRequest(options);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+  static createSync(options: Omit<CreateOptions, keyof OpenOptions>): ShmSegment {
+    return ShmSegment.#openSync(createRequest(options), options);
   }
 
   /**
    * Maps an existing segment of the same user. Freeing it leaves the segment to its owner.
    * @throws {ShmError} ENOENT, EACCES, ERANGE when it is smaller than `sizeBytes`.
    */
-  static async attach(options: AttachOptions, hooks: OpenHooks = {}): Promise<ShmSegment> {
-    const request = attachRequest(options);
-    checkKnownOptions("ShmSegment.attach hooks", hooks, HOOKS);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, await backend.open(request, heeded(hooks)), backend);
+  static async attach(options: AttachOptions): Promise<ShmSegment> {
+    return await ShmSegment.#open(attachRequest(options), options);
   }
 
-  static attachSync(options: AttachOptions): ShmSegment {
-    const request = attachRequest(options);
-    const backend = segmentBackend();
-    return new ShmSegment(INTERNAL, request, backend.openSync(request), backend);
+  /** attach() that blocks. */
+  static attachSync(options: Omit<AttachOptions, keyof OpenOptions>): ShmSegment {
+    return ShmSegment.#openSync(attachRequest(options), options);
+  }
+
+  static async #open(request: OpenRequest, options: OpenOptions): Promise<ShmSegment> {
+    const { signal } = options;
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
+    }
+    return new ShmSegment(INTERNAL, request, await lmshm().open(request, hooksOf(options)));
+  }
+
+  static #openSync(request: OpenRequest, options: object): ShmSegment {
+    for (const name of ["signal", "onProgress"] as const) {
+      if ((options as OpenOptions)[name] === undefined) continue;
+      throw new TypeError(`${name} is of no use in a call that blocks; await create() or attach()`);
+    }
+    return new ShmSegment(INTERNAL, request, lmshm().openSync(request));
   }
 
   /** Who has the name: nobody, a live owner, a dead one, or a stranger that is not lmshm. */
   static nameState(name: string): NameState {
-    return segmentBackend().nameState(checkSegmentName(name));
+    return lmshm().nameState(checkSegmentName(name));
   }
 
   /**
@@ -400,14 +421,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * @throws {ShmError} ENOENT: there is no /dev/shm; EPERM: Deno looks into it with -A only
    */
   static reclaimDead(): string[] {
-    const backend = segmentBackend();
     const user = ownUser();
     const taken: string[] = [];
     for (const name of shmFiles()) {
       const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });
       // The sticky bit marks what lmshm made; see lmshm.h.
       if (!found || found.uid !== user || (found.mode & 0o1000) === 0) continue;
-      if (backend.reclaim(name)) taken.push(`/${name}`);
+      if (lmshm().reclaim(name)) taken.push(`/${name}`);
     }
     return taken;
   }
@@ -417,6 +437,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#name;
   }
 
+  /** As it was asked for, not rounded up to pages. */
   get sizeBytes(): number {
     return this.#place.sizeBytes;
   }
@@ -426,14 +447,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#facts;
   }
 
-  /** Which library serves: "liblmshm", or "libc" where that could not be loaded. */
-  get backend(): SegmentBackend["kind"] {
-    return this.#backend.kind;
-  }
-
-  /** Its path, or the name that the system found it by. */
-  get backendPath(): string {
-    return this.#backend.path;
+  /** The liblmshm.so that serves. */
+  get libraryPath(): string {
+    return lmshm().path;
   }
 
   /** Address of the first byte in this process. */
@@ -444,7 +460,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   /**
    * A descriptor of the segment's file, for a child process to inherit; closed by free(). It has no
    * lock: who inherits it does not keep the name. Null where the system opens a named segment's file
-   * once only (no /proc).
+   * once only (no /proc, no descriptor left).
    */
   get fd(): number | null {
     return this.#facts.fd;
@@ -463,9 +479,10 @@ export class ShmSegment implements Disposable, AsyncDisposable {
    * null when the name is gone, or when there is none. @internal
    */
   lookUpName(): string | null {
-    return this.name === null ? null : this.#lookUp(this.name.slice(1));
+    return this.name === null ? null : lmshm().nameIdentity(this.name.slice(1));
   }
 
+  /** What page-locks it; "none": nothing does. */
   get pinnedBy(): PinnedBy {
     return this.#facts.pinnedBy;
   }
@@ -497,9 +514,8 @@ export class ShmSegment implements Disposable, AsyncDisposable {
       return array;
     }
     const array = new Uint8Array(this.#buffer(offset, byteLength));
-    const cached = { slot: -1, key, buffer: new WeakRef(array.buffer), array: new WeakRef(array) };
-    this.#cached.set(key, cached);
-    this.#give(cached);
+    this.#sweepIfDue();
+    this.#cached.set(key, { buffer: new WeakRef(array.buffer), array: new WeakRef(array) });
     return array;
   }
 
@@ -510,10 +526,15 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   view(offset: number, byteLength: number): ShmView {
     this.#checkView(offset, byteLength);
     const buffer = this.#buffer(offset, byteLength);
-    const given = { slot: -1, buffer: new WeakRef(buffer) };
-    this.#give(given);
+    this.#recent.add(buffer);
+    if (this.#recent.size > RECENT_VIEWS) {
+      const [oldest] = this.#recent;
+      this.#recent.delete(oldest!);
+      this.#sweepIfDue();
+      this.#older.add(new WeakRef(oldest!));
+    }
     return new ShmView(buffer, offset, (detached) => {
-      this.#forget(given);
+      this.#recent.delete(buffer);
       return detached || this.#closed;
     });
   }
@@ -556,10 +577,12 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.#native.closeSync(this.#viewsMade);
   }
 
+  /** freeSync(). */
   [Symbol.dispose](): void {
     this.freeSync();
   }
 
+  /** free(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.free();
   }
@@ -590,38 +613,28 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return ffi.arrayBuffer(this.#place.address + BigInt(offset), byteLength);
   }
 
-  #give(given: Given): void {
-    if (this.#given.size >= this.#sweepAt) this.#sweep();
-    this.#given.add(given);
-  }
-
-  /** Forgets what was collected. */
-  #sweep(): void {
-    for (const given of this.#given) {
-      if (given.buffer.deref() === undefined) this.#forget(given);
+  /** Forgets what was collected, or revoked. */
+  #sweepIfDue(): void {
+    if (this.#cached.size + this.#older.size < this.#sweepAt) return;
+    const gone = (buffer: ArrayBuffer | undefined) => buffer === undefined || buffer.detached;
+    for (const [key, { buffer }] of this.#cached) {
+      if (gone(buffer.deref())) this.#cached.delete(key);
     }
-    this.#sweepAt = Math.max(MIN_SWEEP, 2 * this.#given.size);
-  }
-
-  /** Nobody has its buffer any more. */
-  #forget(given: Given): void {
-    this.#given.delete(given);
-    const { key } = given as Partial<Cached>;
-    if (key !== undefined && this.#cached.get(key) === given) this.#cached.delete(key);
+    for (const buffer of this.#older) if (gone(buffer.deref())) this.#older.delete(buffer);
+    this.#sweepAt = Math.max(MIN_SWEEP, 2 * (this.#cached.size + this.#older.size));
   }
 
   #viewForOwner(offset: number, byteLength: number): ShmView {
     this.#checkView(offset, byteLength);
     const window = byteLength === 0 ? null : windows.open(this.#native, offset, byteLength);
     if (window === null) return this.view(offset, byteLength);
-    const windowed: Windowed = { slot: -1, view: undefined };
-    this.#windowed.add(windowed);
     const buffer = ffi.arrayBuffer(window.address, byteLength);
-    windowed.view = new ShmView(buffer, offset, (detached) => {
-      this.#windowed.delete(windowed);
+    const view: ShmView = new ShmView(buffer, offset, (detached) => {
+      this.#windowed.delete(view);
       return window.close(detached);
     });
-    return windowed.view;
+    this.#windowed.add(view);
+    return view;
   }
 
   #beginClose(): void {
@@ -640,13 +653,13 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     }
     this.#closed = true;
     this.#notAtExit();
-    for (const { view } of this.#windowed) view?.revoke();
-    for (const { buffer } of this.#given) {
-      const found = buffer.deref();
-      if (found !== undefined) detach(found);
-    }
-    this.#given.clear();
+    for (const view of this.#windowed) view.revoke();
+    for (const buffer of this.#recent) detach(buffer);
+    for (const { buffer } of this.#cached.values()) detachIfAny(buffer);
+    for (const buffer of this.#older) detachIfAny(buffer);
+    this.#recent.clear();
     this.#cached.clear();
+    this.#older.clear();
   }
 
   #mustBeOpen(operation: string): void {

@@ -17,6 +17,7 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
   readonly #space: FreeSpace;
 
   /**
+   * Divides up a segment, or a part of one.
    * @param range the memory; it must stay allocated as long as this allocator is used.
    * @throws {RangeError} when it is smaller than one `alignBytes`.
    */
@@ -32,26 +33,32 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
     this.#space = new FreeSpace(units);
   }
 
+  /** @internal */
   protected override take(byteLength: number): Block | null {
     return this.#space.allocate(Math.ceil(byteLength / this.alignBytes));
   }
 
+  /** @internal */
   protected override giveBack(block: Block): void {
     this.#space.free(block);
   }
 
+  /** @internal */
   protected override withhold(block: Block): void {
     this.#space.withhold(block);
   }
 
+  /** @internal */
   protected override offsetOf(block: Block): number {
     return this.baseOffset + block.offset * this.alignBytes;
   }
 
+  /** @internal */
   protected override sizeOf(block: Block): number {
     return block.size * this.alignBytes;
   }
 
+  /** @internal */
   protected override books(): Books {
     const { alignBytes } = this;
     const { size, freeSize, withheldSize, largestFree, usedBlocks, withheldBlocks } = this.#space;
@@ -66,6 +73,7 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
     };
   }
 
+  /** @internal */
   protected override findFault(): string | null {
     return this.#space.findFault();
   }

@@ -4,7 +4,7 @@
 // without gaps, in one format. A layout is pure arithmetic, immutable, and shared by all objects
 // that look alike; it knows nothing of memory.
 
-import { checkInteger, describe } from "../arguments.ts";
+import { checkCallOptions, checkInteger, describe } from "../arguments.ts";
 import { type DType, type DTypeName, dtypeSizeBytes, parseDType } from "./dtype.ts";
 import {
   describeShapeOf,
@@ -22,6 +22,21 @@ export type ShapeArgument = Shape | readonly Shape[];
 /** One dtype, or one for each tensor. Null or absent: bytes, for the binary formats only. */
 export type DTypeArgument = DTypeName | readonly DTypeName[] | null | undefined;
 
+/** The parts of a layout. */
+export interface LayoutFields {
+  /** Of the form that `format` prescribes; binary formats also take LMCache's [num_bytes, 0, 0, 0]. */
+  shape: ShapeArgument;
+  /** Default: bytes, in the binary formats only. */
+  dtype?: DTypeArgument;
+  /** Default KV_2LTD. */
+  format?: MemoryFormat | undefined;
+}
+
+/** What an object contains: a layout, the parts of one, or a number of bytes (format BINARY). */
+export type LayoutArgument = TensorLayout | LayoutFields | number;
+
+const FIELDS = ["shape", "dtype", "format"];
+
 /** Layouts made last. A program has few, and checking and freezing one costs a microsecond. */
 const RECENT = 16;
 const recent: TensorLayout[] = [];
@@ -29,6 +44,7 @@ let oldest = 0;
 
 /** The shapes, dtypes and sizes of one object. Make one with TensorLayout.of(). */
 export class TensorLayout {
+  /** How the numbers are laid out. */
   readonly format: MemoryFormat;
   /** At least one. Frozen. */
   readonly shapes: readonly Shape[];
@@ -59,32 +75,20 @@ export class TensorLayout {
 
   /**
    * The layout of an object, checked.
-   * @param shape of the form that `format` prescribes; binary formats also take LMCache's
-   *   [num_bytes, 0, 0, 0].
    * @throws {TypeError} for what is no shape, dtype or format, and for a wrong number of dtypes.
    * @throws {RangeError} for a dimension below 1 or no integer, a shape that the format cannot
    *   have, and sizes beyond 2^53 bytes.
    */
-  static of(
-    shape: ShapeArgument,
-    dtype?: DTypeArgument,
-    format: MemoryFormat = MemoryFormat.KV_2LTD,
-  ): TensorLayout {
-    for (const layout of recent) {
-      if (layout.#isOf(shape, dtype, format)) return layout;
+  static of(layout: LayoutArgument): TensorLayout {
+    if (layout instanceof TensorLayout) return layout;
+    const { shape, dtype, format = MemoryFormat.KV_2LTD } = fieldsOf(layout);
+    for (const known of recent) {
+      if (known.#isOf(shape, dtype, format)) return known;
     }
-    const layout = TensorLayout.#checked(shape, dtype, format);
-    recent[oldest] = layout;
+    const made = TensorLayout.#checked(shape, dtype, format);
+    recent[oldest] = made;
     oldest = (oldest + 1) % RECENT;
-    return layout;
-  }
-
-  /** `byteLength` bytes without any further meaning. */
-  static ofBytes(
-    byteLength: number,
-    format: "BINARY" | "BINARY_BUFFER" = MemoryFormat.BINARY,
-  ): TensorLayout {
-    return TensorLayout.of([byteLength], null, format);
+    return made;
   }
 
   /** The shape of the first tensor: of the only one, mostly. */
@@ -195,6 +199,22 @@ export class TensorLayout {
   #noTokens(): TypeError {
     return new TypeError(`${this} has no number of tokens that could be changed`);
   }
+}
+
+function fieldsOf(layout: unknown): LayoutFields {
+  if (typeof layout === "number") {
+    checkInteger("byteLength", layout, 1);
+    return { shape: [layout], dtype: "uint8", format: MemoryFormat.BINARY };
+  }
+  if (typeof layout !== "object" || layout === null || Array.isArray(layout)) {
+    throw new TypeError(
+      `a layout is { shape, dtype, format }, a TensorLayout or a number of bytes, got ${
+        describe(layout)
+      }`,
+    );
+  }
+  checkCallOptions("a layout", layout, FIELDS);
+  return layout as LayoutFields;
 }
 
 function elementCount(shape: Shape): number {

@@ -15,6 +15,7 @@ export class ShmView implements Disposable {
   #unreachable = false;
 
   /**
+   * Made by ShmSegment.view().
    * @param takeBack called once, with whether the buffer was detached here; says whether nothing can
    *   reach the memory any more. @internal
    */
@@ -55,6 +56,7 @@ export class ShmView implements Disposable {
     return this.#unreachable;
   }
 
+  /** revoke(). */
   [Symbol.dispose](): void {
     this.revoke();
   }

@@ -14,9 +14,10 @@
 // the system: when all of `reservedBytes` is lost there are no windows any more.
 //
 // Address space costs nothing, but each window is a mapping, of which a process has 65,530
-// (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`.
+// (vm.max_map_count), and a gap between two windows is another. Hence `maxWindows`, which liblmshm
+// allows all threads of the process together.
 
-import type { NativeSegment } from "../native/backend.ts";
+import type { NativeSegment } from "../native/native_segment.ts";
 
 export interface WindowLimits {
   readonly slabBytes: number;
@@ -119,7 +120,7 @@ export class Windows {
   #close(native: NativeSegment, { slab, at, bytes }: Cut, quiet: boolean): boolean {
     slab.open--;
     this.#open--;
-    const gone = native.reserveWindow(BigInt(at), bytes) !== null;
+    const gone = native.unmapWindow(BigInt(at), bytes);
     if (!gone || !quiet) slab.lost.push({ at, bytes });
     this.#retire(native, slab);
     return gone;

@@ -8,20 +8,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { ShmError } from "../errors.ts";
-import { ffi } from "./ffi.ts";
+import { cLibrary } from "./c_library.ts";
 import { type Part, registerEmbedded } from "./locate.ts";
-import { LIBC_SYMBOLS } from "./symbols.ts";
 
 const MFD_CLOEXEC = 1;
-const { memfd_create } = LIBC_SYMBOLS;
-
-function openLibc() {
-  try {
-    return ffi.open("libc.so.6", { memfd_create });
-  } catch {
-    return ffi.open("libc.so", { memfd_create });
-  }
-}
 
 /**
  * Makes a part that is embedded in this executable available to locate().
@@ -30,7 +20,7 @@ function openLibc() {
  */
 export function carryPart(part: Part, embeddedPath: string): void {
   const name = new TextEncoder().encode(`lmshm-${part}\0`);
-  const fd = openLibc().memfd_create(name, MFD_CLOEXEC);
+  const fd = cLibrary().memfd_create(name, MFD_CLOEXEC);
   if (fd < 0) {
     throw new ShmError(`memfd_create for the embedded ${part} failed`, {
       code: "ENOMEM",

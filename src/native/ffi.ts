@@ -33,7 +33,7 @@ function chooseFfi(): Ffi {
 export const ffi: Ffi = chooseFfi();
 
 /** What runs this program, for reports. */
-export const runtime: { readonly name: Ffi["runtime"]; readonly version: string } = {
+export const runtime: { readonly name: "bun" | "deno"; readonly version: string } = {
   name: ffi.runtime,
   version: process.versions[ffi.runtime] ?? "",
 };

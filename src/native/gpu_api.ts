@@ -6,6 +6,7 @@
 
 import { ffi } from "./ffi.ts";
 
+/** The CUDA runtime, the CUDA driver alone, or AMD's HIP. */
 export type GpuLibraryKind = "cuda" | "cuda-driver" | "hip";
 
 /** 0, or the library's own error. */
@@ -17,10 +18,13 @@ export const GPU_NOT_READY: GpuCode = 600;
 export const COPY_KIND = { toDevice: 1, toHost: 2, onDevice: 3 } as const;
 export type CopyKind = keyof typeof COPY_KIND;
 
+/** What a device is. */
 export interface GpuDeviceFacts {
   /** As the library counts, from 0; CUDA_VISIBLE_DEVICES changes it. */
   readonly index: number;
+  /** As the library calls it. */
   readonly name: string;
+  /** All of its memory. */
   readonly memoryBytes: number;
   /** "0000:01:00.0"; "" when the library does not say. */
   readonly pciBusId: string;
@@ -28,6 +32,7 @@ export interface GpuDeviceFacts {
   readonly computeCapability: string;
 }
 
+/** What memory is to the GPU. */
 export type MemoryKind = "pageable" | "pinned" | "device" | "managed";
 
 export interface PointerFacts {

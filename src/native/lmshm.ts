@@ -11,9 +11,8 @@ import type {
   OpenHooks,
   OpenRequest,
   PinnedBy,
-  SegmentBackend,
   SegmentFacts,
-} from "./backend.ts";
+} from "./native_segment.ts";
 import { ffi } from "./ffi.ts";
 import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
@@ -293,11 +292,15 @@ class LmshmSegment implements NativeSegment {
   mapWindow(offset: number, bytes: number, at: bigint): boolean {
     return this.#lib.lmshm_window_map(this.#handle, BigInt(offset), BigInt(bytes), at) === 0;
   }
+
+  unmapWindow(at: bigint, bytes: number): boolean {
+    return this.#lib.lmshm_window_unmap(this.#handle, at, BigInt(bytes)) === 0;
+  }
 }
 
-class LmshmBackend implements SegmentBackend {
-  readonly kind = "liblmshm";
-  readonly reason = "";
+/** The library, loaded. */
+export class Lmshm {
+  /** Where it was found. */
   readonly path: string;
   readonly #lib: Library;
 
@@ -361,6 +364,7 @@ class LmshmBackend implements SegmentBackend {
     });
   }
 
+  /** Of what has the name now, as in SegmentFacts; null when nothing has. */
   nameIdentity(name: string): string | null {
     const text = new Uint8Array(new ArrayBuffer(INFO_BYTES - INFO_LAYOUT.identity));
     const result = this.#lib.lmshm_name_identity(cString(name), text, BigInt(text.length));
@@ -370,19 +374,28 @@ class LmshmBackend implements SegmentBackend {
     throw new ShmError(`segment /${name}`, { code, errno: -result, operation: "look up segment" });
   }
 
+  /** Unlinks the name of a dead owner. True if it did, false if there was nothing of the kind. */
   reclaim(name: string): boolean {
     return this.#lib.lmshm_reclaim(cString(name)) === 1;
   }
 }
 
+let loaded: Lmshm | undefined;
+
 /**
- * Loads liblmshm.
- * @throws {ShmError} ENOENT when it is nowhere, ELIBBAD when it is there and does not load.
+ * The library, which is loaded at the first call: the one that LMSHM_LIBRARY names, or this
+ * package's.
+ * @throws {ShmError} ENOENT: it is nowhere; ELIBBAD: it is there and does not load; EPERM: Deno does
+ *   not allow looking for it.
  */
-export function openLmshm(override?: string): SegmentBackend {
-  const path = locateLibrary(override);
+export function lmshm(): Lmshm {
+  loaded ??= load(locateLibrary());
+  return loaded;
+}
+
+function load(path: string): Lmshm {
   try {
-    return new LmshmBackend(path, ffi.open(path, LMSHM_SYMBOLS));
+    return new Lmshm(path, ffi.open(path, LMSHM_SYMBOLS));
   } catch (cause) {
     throwIfRefused(cause, `loading ${path}`, "load library");
     throw new ShmError(`${path} does not load: ${cause instanceof Error ? cause.message : cause}`, {

@@ -115,11 +115,6 @@ export function locate(part: Part, override?: string): string {
   });
 }
 
-/** Whether LMSHM_LIBRARY leaves no choice. */
-export function isLibraryNamed(): boolean {
-  return Boolean(environmentVariable(PARTS.library.variable));
-}
-
 /** The path of liblmshm.so; see locate(). */
 export function locateLibrary(override?: string): string {
   return locate("library", override);

@@ -2,7 +2,8 @@
 //
 // /dev/shm itself, and what to do about an error that opening a segment in it gave.
 
-import type { OpenRequest } from "./backend.ts";
+import type { ErrorCode } from "../errors.ts";
+import type { OpenRequest } from "./native_segment.ts";
 
 export const SHM_DIRECTORY = "/dev/shm";
 
@@ -18,7 +19,7 @@ export interface ErrorFacts {
 
 /** A fix worth naming, by errno. */
 export function openHint(
-  code: string,
+  code: ErrorCode,
   request: OpenRequest,
   { isShmMissing, isOthers }: ErrorFacts,
 ): string | undefined {

@@ -108,6 +108,11 @@ export const LMSHM_SYMBOLS = {
     args: ["usize", "usize", "usize", "usize"],
     result: "i32",
   },
+  lmshm_window_unmap: {
+    c: "int lmshm_window_unmap(const lmshm_segment *segment, void *at, size_t size)",
+    args: ["usize", "usize", "usize"],
+    result: "i32",
+  },
   lmshm_name_state: {
     c: "int lmshm_name_state(const char *name)",
     args: ["bytes"],
@@ -125,72 +130,11 @@ export const LMSHM_SYMBOLS = {
   },
 } as const satisfies SymbolTable;
 
-/** What the fallback needs of the C library; see libc.ts. */
+/** Of the C library; see c_library.ts. */
 export const LIBC_SYMBOLS = {
-  ftruncate: { c: "int ftruncate(int fd, off_t length)", args: ["i32", "usize"], result: "i32" },
-  posix_fallocate: {
-    c: "int posix_fallocate(int fd, off_t offset, off_t length)",
-    args: ["i32", "usize", "usize"],
-    result: "i32",
-  },
-  fallocate: {
-    c: "int fallocate(int fd, int mode, off_t offset, off_t length)",
-    args: ["i32", "i32", "usize", "usize"],
-    result: "i32",
-  },
-  fchmod: { c: "int fchmod(int fd, mode_t mode)", args: ["i32", "u32"], result: "i32" },
-  flock: { c: "int flock(int fd, int operation)", args: ["i32", "i32"], result: "i32" },
-  open: { c: "int open(const char *path, int flags)", args: ["bytes", "i32"], result: "i32" },
-  read: {
-    c: "ssize_t read(int fd, void *buffer, size_t count)",
-    args: ["i32", "bytes", "usize"],
-    result: "isize",
-  },
-  link: {
-    c: "int link(const char *from, const char *to)",
-    args: ["bytes", "bytes"],
-    result: "i32",
-  },
-  rename: {
-    c: "int rename(const char *from, const char *to)",
-    args: ["bytes", "bytes"],
-    result: "i32",
-  },
-  syscall: {
-    c: "long syscall(long number, long fd, void *buffer)",
-    args: ["usize", "usize", "bytes"],
-    result: "isize",
-  },
-  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
-  mmap: {
-    c: "void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)",
-    args: ["usize", "usize", "i32", "i32", "i32", "usize"],
-    result: "isize",
-  },
-  munmap: { c: "int munmap(void *addr, size_t length)", args: ["usize", "usize"], result: "i32" },
-  madvise: {
-    c: "int madvise(void *addr, size_t length, int advice)",
-    args: ["usize", "usize", "i32"],
-    result: "i32",
-  },
-  mlock: {
-    c: "int mlock(const void *addr, size_t length)",
-    args: ["usize", "usize"],
-    result: "i32",
-  },
-  munlock: {
-    c: "int munlock(const void *addr, size_t length)",
-    args: ["usize", "usize"],
-    result: "i32",
-  },
   memfd_create: {
     c: "int memfd_create(const char *name, unsigned int flags)",
     args: ["bytes", "u32"],
-    result: "i32",
-  },
-  fcntl: {
-    c: "int fcntl(int fd, int command, int argument)",
-    args: ["i32", "i32", "i32"],
     result: "i32",
   },
   geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
@@ -199,15 +143,4 @@ export const LIBC_SYMBOLS = {
     args: ["i32", "i32", "i32", "bytes", "bytes"],
     result: "i32",
   },
-  __errno_location: { c: "int *__errno_location(void)", args: [], result: "usize" },
-} as const satisfies SymbolTable;
-
-/** In libc.so.6 since glibc 2.34, in librt.so.1 before. */
-export const SHM_SYMBOLS = {
-  shm_open: {
-    c: "int shm_open(const char *name, int oflag, mode_t mode)",
-    args: ["bytes", "i32", "u32"],
-    result: "i32",
-  },
-  shm_unlink: { c: "int shm_unlink(const char *name)", args: ["bytes"], result: "i32" },
 } as const satisfies SymbolTable;

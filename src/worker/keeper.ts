@@ -9,7 +9,7 @@ import { callFenced } from "../fence.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Pending } from "./pending.ts";
 import { RestartLimiter, type RestartLimits } from "./restart_limiter.ts";
-import { settlesWithin } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
 
 export interface KeptConnection {
   readonly open: boolean;

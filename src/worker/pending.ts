@@ -7,8 +7,8 @@
 
 import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
-import type { Member } from "../members.ts";
-import { type Abortable, joinGroup, leaveGroup } from "./abort_group.ts";
+import type { Slotted } from "../slot_set.ts";
+import { watch } from "../wait.ts";
 
 export interface PendingOptions {
   /** Called once, when the worker can no longer touch the memory. */
@@ -31,7 +31,7 @@ interface Settle<T> {
   reject(error: unknown): void;
 }
 
-export abstract class Pending<T> implements Abortable, Member {
+export abstract class Pending<T> implements Slotted {
   /** What the worker answers; rejects when there is no answer. */
   readonly promise: Promise<T>;
   /** How often it has been sent. */
@@ -42,10 +42,9 @@ export abstract class Pending<T> implements Abortable, Member {
   sent = false;
   readonly #owner: PendingOwner | null;
   readonly #release: (() => void) | undefined;
-  readonly #signal: AbortSignal | undefined;
   #resolve!: Settle<T>["resolve"];
   #reject!: Settle<T>["reject"];
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopWatching: (() => void) | undefined;
   #settled = false;
   #freed = false;
 
@@ -53,14 +52,14 @@ export abstract class Pending<T> implements Abortable, Member {
     const { release, signal, timeoutMs } = options;
     this.#owner = owner;
     this.#release = release;
-    this.#signal = signal;
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    if (signal !== undefined) joinGroup(signal, this);
-    if (timeoutMs !== undefined) {
-      this.#timer = setTimeout(() => this.#onTimeout(timeoutMs), timeoutMs);
+    if (signal !== undefined || timeoutMs !== undefined) {
+      const expired = () => this.#timedOut(timeoutMs!);
+      const patience = { limitMs: timeoutMs, signal, expired };
+      this.#stopWatching = watch(patience, (reason) => this.#abort(reason));
     }
   }
 
@@ -108,7 +107,7 @@ export abstract class Pending<T> implements Abortable, Member {
     if (this.#settled) this.#owner?.finished(this);
   }
 
-  abort(reason: unknown): void {
+  #abort(reason: unknown): void {
     if (this.#settled) return;
     this.fail(reason);
     if (!this.#freed) this.#owner?.abandoned(this);
@@ -124,19 +123,16 @@ export abstract class Pending<T> implements Abortable, Member {
   #settle(): boolean {
     if (this.#settled) return false;
     this.#settled = true;
-    if (this.#timer !== undefined) clearTimeout(this.#timer);
-    if (this.#signal !== undefined) leaveGroup(this.#signal, this);
+    this.#stopWatching?.();
     return true;
   }
 
-  #onTimeout(timeoutMs: number): void {
-    this.abort(
-      new ShmError(`${this.what} was not done within ${timeoutMs} ms`, {
-        code: "ETIMEDOUT",
-        operation: "talk to worker",
-        hint: "Its memory stays held until the worker has finished with it",
-        details: { timeoutMs },
-      }),
-    );
+  #timedOut(timeoutMs: number): ShmError {
+    return new ShmError(`${this.what} was not done within ${timeoutMs} ms`, {
+      code: "ETIMEDOUT",
+      operation: "talk to worker",
+      hint: "Its memory stays held until the worker has finished with it",
+      details: { timeoutMs },
+    });
   }
 }

@@ -2,7 +2,7 @@
 //
 // A worker's ERROR reply as a ShmError with a hint.
 
-import { type ErrorDetails, ShmError } from "../errors.ts";
+import { type ErrorDetails, knownCode, ShmError } from "../errors.ts";
 import { errnoNumber } from "./errno_text.ts";
 import type { ErrorReply } from "./reply.ts";
 
@@ -37,7 +37,7 @@ export function replyError(
     `${operation}: `,
   );
   return new ShmError(`the worker answered: ${message}`, {
-    code: reply.code,
+    code: knownCode(reply.code) ?? "EIO",
     operation,
     ...(errno === undefined ? {} : { errno }),
     ...(hint === undefined ? {} : { hint }),

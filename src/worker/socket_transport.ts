@@ -4,12 +4,13 @@
 // such a worker is gone. The socket does not keep an idle program alive.
 
 import { connect, type Socket } from "node:net";
-import { ShmError } from "../errors.ts";
+import { knownCode, ShmError } from "../errors.ts";
 import { refusedFlag, throwIfRefused } from "../permission.ts";
 import { formatWorkerAddress, type WorkerAddress } from "./address.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { strangerOn, type Users } from "./stranger.ts";
-import { settlesWithin, type Transport, type TransportHandlers } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { Transport, TransportHandlers } from "./transport.ts";
 
 export interface SocketOptions {
   readonly address: WorkerAddress;
@@ -144,7 +145,7 @@ export class SocketTransport implements Transport {
     const cause = this.#lastError;
     const given = (cause as { code?: unknown } | null)?.code;
     const flag = refusedFlag(cause);
-    const code = flag !== null ? "EPERM" : typeof given === "string" ? given : "ECONNREFUSED";
+    const code = flag !== null ? "EPERM" : knownCode(given) ?? "ECONNREFUSED";
     const errno = errnoNumber(code);
     const hint = flag === null ? CONNECT_HINTS[code] : `Deno refuses it: run it with ${flag}`;
     return new ShmError(`no connection to the ${this.peer}: ${cause?.message ?? "closed"}`, {

@@ -7,12 +7,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
-import { ShmError } from "../errors.ts";
+import { knownCode, ShmError } from "../errors.ts";
 import { refusedFlag } from "../permission.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { executableFault } from "./executable.ts";
 import { describeLog, LogTail } from "./log_tail.ts";
-import { settlesWithin, type Transport, type TransportHandlers } from "./transport.ts";
+import { settlesWithin } from "../wait.ts";
+import type { Transport, TransportHandlers } from "./transport.ts";
 
 export interface SpawnOptions {
   /** Path of the worker's executable. No shell is involved. */
@@ -192,7 +193,7 @@ export class SpawnTransport implements Transport {
     const { binary, cwd } = this.#options;
     const given = (cause as { code?: unknown } | null)?.code;
     const flag = refusedFlag(cause);
-    const code = flag !== null ? "EPERM" : typeof given === "string" ? given : "EWORKER";
+    const code = flag !== null ? "EPERM" : knownCode(given) ?? "EWORKER";
     const fault = code === "ENOEXEC"
       ? executableFault(binary)
       : code === "ENOENT" && cwd !== undefined && existsSync(binary) && !existsSync(cwd)

@@ -49,14 +49,3 @@ export interface Transport {
 }
 
 export type OpenTransport = (handlers: TransportHandlers) => Transport;
-
-/** Resolves true when `event` has, false after `ms`. */
-export async function settlesWithin(event: Promise<unknown>, ms: number): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<false>((resolve) => timer = setTimeout(resolve, ms, false));
-  try {
-    return await Promise.race([event.then(() => true, () => true), late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}

@@ -6,11 +6,10 @@
 // program alive.
 
 import { clearTimeout, setTimeout } from "node:timers";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /** After a limit: time for an answer that arrived while the event loop was busy. */
 export const SECOND_LOOK_MS = 100;
-/** A longer timer rings at once; an alarm that is too early is looked at again. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 export class Watchdog {
   readonly #onRing: () => void;

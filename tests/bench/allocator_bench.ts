@@ -105,7 +105,7 @@ function withoutMemory(sizeBytes: number): ShmRange {
 }
 
 interface ObjectPool {
-  allocateLayout(layout: TensorLayout): MemoryObj | null;
+  tryAllocate(layout: TensorLayout): MemoryObj | null;
   memcheck(): { liveObjects: number };
 }
 
@@ -115,8 +115,7 @@ function objectLoad(
 ): LoadMaker {
   return (live, random) => {
     const pool = makePool(live);
-    const allocate = () =>
-      pool.allocateLayout(layouts[Math.floor(random() ** 2 * layouts.length)]!);
+    const allocate = () => pool.tryAllocate(layouts[Math.floor(random() ** 2 * layouts.length)]!);
     return loadOf(live, random, allocate, (obj) => obj.refCountDown(), (left) => {
       if (pool.memcheck().liveObjects !== left.length) throw new Error("objects were lost");
       for (const obj of left) obj.refCountDown();
@@ -126,7 +125,7 @@ function objectLoad(
 
 const LAYOUTS = Array.from(
   { length: LARGEST_UNITS },
-  (_, i) => TensorLayout.ofBytes((i + 1) * UNIT_BYTES),
+  (_, i) => TensorLayout.of((i + 1) * UNIT_BYTES),
 );
 const PAGE = LAYOUTS.slice(-1);
 
@@ -157,8 +156,7 @@ const LOADS: readonly { name: string; note: string; make: LoadMaker }[] = [
     make: objectLoad(
       (live) =>
         new PagedTensorMemoryAllocator(withoutMemory(live * LARGEST_UNITS * UNIT_BYTES), {
-          shapes: PAGE[0]!.shape,
-          format: "BINARY",
+          page: PAGE[0]!,
         }),
       PAGE,
     ),

@@ -5,7 +5,7 @@
 
 import process from "node:process";
 import { ShmSegment, type ShmView } from "../../src/mod.ts";
-import { segmentBackend } from "../../src/native/backend.ts";
+import { lmshm } from "../../src/native/lmshm.ts";
 import { ffi } from "../../src/native/ffi.ts";
 import { cString } from "../../src/native/lmshm.ts";
 import { LMSHM_SYMBOLS } from "../../src/native/symbols.ts";
@@ -125,13 +125,8 @@ async function run({ quick, show }: Context): Promise<Section> {
   const batchMs = quick ? 5 : 20;
   const calls = [{ key: "call", label: "a call", unit: "ns" }] as const;
   const conditions = `${rounds} rounds of as many calls as take ${batchMs} ms`;
-  const backend = segmentBackend();
-  if (backend.kind === "liblmshm") {
-    const contenders = ffiContenders(backend.path, batchMs);
-    tables.push(await table("C functions", conditions, calls, contenders, rounds, show));
-  } else {
-    notes.push(`C functions of liblmshm left out: ${backend.reason}`);
-  }
+  const contenders = ffiContenders(lmshm().path, batchMs);
+  tables.push(await table("C functions", conditions, calls, contenders, rounds, show));
 
   const segment = await ShmSegment.create({ sizeBytes: POOL_BYTES, pin: "none" });
   try {

@@ -17,7 +17,7 @@ import { quantile } from "./support/statistics.ts";
 
 const PAGE_BYTES = 4096;
 const OBJECTS = 16_384;
-const LAYOUT = TensorLayout.ofBytes(PAGE_BYTES);
+const LAYOUT = TensorLayout.of(PAGE_BYTES);
 const HIT_LIMIT_US = 5;
 
 function keyOf(number: number): string {
@@ -32,12 +32,12 @@ class Tier implements AsyncDisposable {
   constructor(policy: CachePolicyName) {
     this.#segment = ShmSegment.createSync({ sizeBytes: OBJECTS * PAGE_BYTES, pin: "none" });
     const allocator = new TensorMemoryAllocator(this.#segment);
-    this.backend = new LocalCpuBackend({ allocator, policy });
+    this.backend = new LocalCpuBackend({ allocator, cachePolicy: policy });
     for (let i = 0; i < OBJECTS; i++) this.add(keyOf(i));
   }
 
   add(key: string): void {
-    const obj = this.backend.allocateLayout(LAYOUT);
+    const obj = this.backend.tryAllocate(LAYOUT);
     if (obj === null) throw new Error("the tier makes no room");
     this.backend.put(key, obj);
     obj.refCountDown();

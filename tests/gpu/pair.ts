@@ -13,7 +13,8 @@ import { once } from "node:events";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { GpuDevice, ShmSegment } from "../../src/mod.ts";
+import { ShmSegment } from "../../src/mod.ts";
+import { GpuDevice } from "../../src/gpu/mod.ts";
 
 interface Rates {
   pinnedBy: string;

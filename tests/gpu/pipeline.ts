@@ -10,14 +10,8 @@ import console from "node:console";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import process from "node:process";
-import {
-  CacheEngineKey,
-  type DeviceBuffer,
-  GpuDevice,
-  type GpuStream,
-  ShmFileConnector,
-  ShmSegment,
-} from "../../src/mod.ts";
+import { CacheEngineKey, ShmFileConnector, ShmSegment } from "../../src/mod.ts";
+import { type DeviceBuffer, GpuDevice, type GpuStream } from "../../src/gpu/mod.ts";
 
 /** Chunks in the pool: what is in flight on both links together. */
 const SLOTS = 8;

@@ -45,6 +45,37 @@ static void while_a_job_creates_it(void) {
   end();
 }
 
+/* A file that no process owns, of 4096 bytes. */
+static void make_a_strangers(void) {
+  const int fd = open(check_path(name), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  CHECK(fd >= 0 && ftruncate(fd, 4096) == 0, "%m");
+  close(fd);
+}
+
+static void while_a_job_replaces_a_strangers(void) {
+  make_a_strangers();
+  lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, 1024 * MIB);
+  options.if_exists = LMSHM_EXISTS_REPLACE;
+  options.populate_threads = 1;
+  lmshm_info info = check_info();
+  kept = lmshm_open_start(&options);
+  const struct timespec pause = {0, 100000};
+  do nanosleep(&pause, NULL);
+  while (lmshm_job_poll((lmshm_job*)kept, &info) == 0 && info.populated == 0);
+  CHECK(info.step < LMSHM_STEP_READY, "it was populated too soon");
+  end();
+}
+
+static void after_a_strangers_was_replaced(void) {
+  make_a_strangers();
+  lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, MIB);
+  options.if_exists = LMSHM_EXISTS_REPLACE;
+  lmshm_info info = check_info();
+  kept = lmshm_open(&options, &info);
+  CHECK_EQUAL(info.flags, LMSHM_INFO_OWNER | LMSHM_INFO_REPLACED);
+  end();
+}
+
 static void after_a_child_of_it(void) {
   const lmshm_options options = own(LMSHM_OPTION_UNLINK_AT_EXIT, MIB);
   lmshm_segment* segment = (lmshm_segment*)lmshm_open(&options, NULL);
@@ -98,6 +129,33 @@ static void what_has_the_name_by_then_is_left_alone(void) {
   CHECK_EQUAL(unlink(check_path(name)), 0);
 }
 
+/* What the segment that replaces the one of this name is called until it is complete. */
+static const char* temporary_of(const char* of) {
+  static char temporary[96];
+  uint64_t hash = 14695981039346656037u; /* FNV-1a */
+  for (const char* at = of + 1; *at != '\0'; at++)
+    hash = (hash ^ (unsigned char)*at) * 1099511628211u;
+  snprintf(temporary, sizeof temporary, "/.lmshm-new-%016" PRIx64, hash);
+  return temporary;
+}
+
+static off_t length_of(const char* path) {
+  struct stat status;
+  return stat(path, &status) == 0 ? status.st_size : -1;
+}
+
+static void a_segment_that_was_to_replace_a_strangers_goes_and_the_strangers_stays(void) {
+#ifndef __SANITIZE_THREAD__
+  CHECK_EQUAL(state_after(while_a_job_replaces_a_strangers), LMSHM_NAME_FOREIGN);
+  CHECK_EQUAL(lmshm_name_state(temporary_of(name)), LMSHM_NAME_FREE);
+  CHECK_EQUAL(length_of(check_path(name)), 4096);
+  CHECK_EQUAL(unlink(check_path(name)), 0);
+#else
+  (void)temporary_of, (void)length_of, (void)while_a_job_replaces_a_strangers;
+#endif
+  CHECK_EQUAL(state_after(after_a_strangers_was_replaced), LMSHM_NAME_FREE);
+}
+
 static void other_flags_are_refused(void) {
   lmshm_options options = check_options(LMSHM_CREATE, check_name("exit"), MIB);
   options.flags = 2;
@@ -106,4 +164,6 @@ static void other_flags_are_refused(void) {
 
 CHECK_MAIN(CASE(a_name_goes_at_exit_if_that_was_asked_for),
            CASE(else_it_is_left_and_can_be_reclaimed), CASE(a_child_that_ends_takes_nothing_along),
-           CASE(what_has_the_name_by_then_is_left_alone), CASE(other_flags_are_refused))
+           CASE(what_has_the_name_by_then_is_left_alone),
+           CASE(a_segment_that_was_to_replace_a_strangers_goes_and_the_strangers_stays),
+           CASE(other_flags_are_refused))

@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "check.h"
@@ -460,7 +461,7 @@ static void a_window_shows_the_segment_until_it_is_taken_back(void) {
     CHECK_EQUAL(at[0], 7);
     at[2 * MIB - 1] = 9;
     CHECK_EQUAL(bytes[4096 + 2 * MIB - 1], 9);
-    CHECK_EQUAL(lmshm_window_reserve(segment, (void*)at, 2 * MIB), (intptr_t)at);
+    CHECK_EQUAL(lmshm_window_unmap(segment, (void*)at, 2 * MIB), 0);
     CHECK_EQUAL(at[0], 0);
     CHECK_EQUAL(at[2 * MIB - 1], 0);
     CHECK_EQUAL(bytes[4096], 7);
@@ -499,7 +500,7 @@ static void a_read_that_began_in_a_window_ends_in_private_memory(void) {
   struct late_read late = {.fd = ends[0], .at = at};
   CHECK_EQUAL(pthread_create(&thread, NULL, read_late, &late), 0);
   usleep(50000); /* it waits in read(2) */
-  CHECK_EQUAL(lmshm_window_reserve(segment, at, MIB), (intptr_t)at);
+  CHECK_EQUAL(lmshm_window_unmap(segment, at, MIB), 0);
   CHECK_EQUAL(write(ends[1], "late", 4), 4);
   CHECK_EQUAL(pthread_join(thread, NULL), 0);
   CHECK_EQUAL(late.count, 4);
@@ -534,13 +535,77 @@ static void windows_beyond_the_segment_are_refused(void) {
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
     CHECK_EQUAL(lmshm_window_map(segment, wrong[i].offset, wrong[i].size, wrong[i].at), -EINVAL);
   CHECK_EQUAL(lmshm_window_map(NULL, 0, 4096, at), -EINVAL);
+  CHECK_EQUAL(lmshm_window_unmap(NULL, at, 4096), -EINVAL);
+  CHECK_EQUAL(lmshm_window_unmap(segment, NULL, 4096), -EINVAL);
+  CHECK_EQUAL(lmshm_window_unmap(segment, at + 1, 4096), -EINVAL);
   CHECK_EQUAL(lmshm_window_reserve(NULL, NULL, 4096), -EINVAL);
   CHECK_EQUAL(lmshm_window_reserve(segment, NULL, 0), -EINVAL);
   CHECK_EQUAL(lmshm_window_reserve(segment, NULL, 4097), -EINVAL);
   CHECK_EQUAL(lmshm_window_reserve(segment, at + 1, 4096), -EINVAL);
   CHECK_EQUAL(lmshm_window_reserve(segment, NULL, SIZE_MAX - 4095), -ENOMEM);
+  CHECK_EQUAL(lmshm_window_unmap(segment, at, MIB + 4096), 0);
   CHECK_EQUAL(munmap(at, 4 * MIB), 0);
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
+}
+
+static void with_one_descriptor(void) {
+  const int only = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  close(only);
+  const struct rlimit limit = {(rlim_t)only + 1, (rlim_t)only + 1};
+  CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  lmshm_options options = check_options(LMSHM_CREATE, check_name("window"), MIB);
+  lmshm_info info = check_info();
+  lmshm_segment* segment = open_or_fail(&options, &info);
+  if (segment == NULL) return;
+  CHECK_EQUAL(info.fd, -1);
+  char* at = (char*)lmshm_window_reserve(segment, NULL, MIB);
+  CHECK_EQUAL(lmshm_window_map(segment, 0, MIB, at), 0);
+  *(char*)(uintptr_t)info.address = 7;
+  CHECK_EQUAL(*at, 7);
+  CHECK_EQUAL(lmshm_window_unmap(segment, at, MIB), 0);
+  CHECK_EQUAL(lmshm_close(segment, 0), 0);
+  CHECK_EQUAL(open("/dev/null", O_RDONLY | O_CLOEXEC), only);
+}
+
+static void a_segment_without_a_descriptor_to_share_has_windows(void) {
+  CHECK_EQUAL(check_in_child(with_one_descriptor), 0);
+}
+
+/* Each is a mapping, and the gap behind it another. */
+static void a_process_has_so_many_windows_and_the_range_of_a_further_one_is_as_it_was(void) {
+  FILE* file = fopen("/proc/sys/vm/max_map_count", "re");
+  int most = 0;
+  if (file == NULL || fscanf(file, "%d", &most) != 1 || most < 3 * LMSHM_WINDOWS_MAX)
+    check_skip("this system allows a process %d mappings", most);
+  if (file != NULL) fclose(file);
+  if (check_reason[0] != '\0') return;
+  lmshm_options options = check_options(LMSHM_ANONYMOUS, NULL, MIB);
+  lmshm_info info = check_info();
+  lmshm_segment* segments[] = {open_or_fail(&options, &info), open_or_fail(&options, &info)};
+  if (segments[0] == NULL || segments[1] == NULL) return;
+  const size_t size = (LMSHM_WINDOWS_MAX + 1) * (size_t)8192;
+  char* range = (char*)lmshm_window_reserve(segments[0], NULL, size);
+  int mapped = 0;
+  for (size_t i = 0; i < LMSHM_WINDOWS_MAX; i++)
+    mapped += lmshm_window_map(segments[i % 2], 0, 4096, range + i * 8192) == 0;
+  CHECK_EQUAL(mapped, LMSHM_WINDOWS_MAX);
+  char* last = range + LMSHM_WINDOWS_MAX * (size_t)8192;
+  *last = 5;
+  for (int i = 0; i < 2; i++) CHECK_EQUAL(lmshm_window_map(segments[i], 0, 4096, last), -ENOMEM);
+  CHECK_EQUAL(*last, 5);
+  CHECK_EQUAL(lmshm_window_unmap(segments[0], range + 8192, 4096), 0);
+  CHECK_EQUAL(lmshm_window_map(segments[1], 0, 4096, last), 0);
+  CHECK_EQUAL(*last, 0);
+  CHECK_EQUAL(lmshm_window_map(segments[1], 0, 4096, range + 8192), -ENOMEM);
+  CHECK_EQUAL(lmshm_close(segments[1], 0), 0); /* windows may outlive their segment */
+  int unmapped = 0;
+  for (size_t i = 0; i <= LMSHM_WINDOWS_MAX; i++)
+    unmapped += i != 1 && lmshm_window_unmap(segments[0], range + i * 8192, 4096) == 0;
+  CHECK_EQUAL(unmapped, LMSHM_WINDOWS_MAX);
+  CHECK_EQUAL(lmshm_window_map(segments[0], 0, 4096, range), 0);
+  CHECK_EQUAL(lmshm_window_unmap(segments[0], range, 4096), 0);
+  CHECK_EQUAL(munmap(range, size), 0);
+  CHECK_EQUAL(lmshm_close(segments[0], 0), 0);
 }
 
 CHECK_MAIN(CASE(refuses_what_is_not_one_path_component), CASE(accepts_every_other_name),
@@ -559,4 +624,6 @@ CHECK_MAIN(CASE(refuses_what_is_not_one_path_component), CASE(accepts_every_othe
            CASE(a_name_replaced_by_somebody_is_not_unlinked), CASE(a_kept_range_reads_as_zeros),
            CASE(a_window_shows_the_segment_until_it_is_taken_back),
            CASE(a_read_that_began_in_a_window_ends_in_private_memory),
-           CASE(windows_beyond_the_segment_are_refused))
+           CASE(windows_beyond_the_segment_are_refused),
+           CASE(a_segment_without_a_descriptor_to_share_has_windows),
+           CASE(a_process_has_so_many_windows_and_the_range_of_a_further_one_is_as_it_was))

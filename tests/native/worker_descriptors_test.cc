@@ -3,9 +3,12 @@
 // How descriptors are shared out, and that requests have theirs however many clients there are.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
+#include <memory>
 #include <thread>
 
+#include "worker/net/secret.h"
 #include "worker/process/descriptors.h"
 #include "worker/server/lingering_closes.h"
 #include "worker/server/pending_logins.h"
@@ -61,19 +64,22 @@ TEST(where_there_are_many_everybody_has_all) {
 
 TEST(what_is_shared_out_is_never_more_than_there_is) {
   for (uint64_t limit = 1; limit < 1200; limit++) {
-    for (const uint64_t threads : {1, 4, 256}) {
+    for (const auto& [threads, listeners] :
+         {std::pair<uint64_t, uint64_t>{1, 1}, {4, 1}, {4, 5}, {256, 1}, {256, 5}}) {
       DescriptorNeeds needs = Needs(limit);
       needs.threads = threads;
+      needs.listeners = listeners;
+      const uint64_t requests = std::min<uint64_t>(threads, 4);
       DescriptorShares shares;
       if (!ShareDescriptors(needs, &shares).ok()) {
-        CHECK(limit < 37);
+        // Of these, one is the root's directory and two are listings'.
+        CHECK(limit < needs.own + 4 + 2 + 16 + 3 + 3 * requests + listeners);
         continue;
       }
-      CHECK(shares.clients >= 1 && shares.clients <= 64);
+      CHECK(shares.clients >= listeners && shares.clients <= 64);
       CHECK(shares.begun >= 1 && shares.open_objects >= 1);
-      const uint64_t requests = std::min<uint64_t>(threads, 4);
-      CHECK(shares.logins >= 4 && shares.lingering >= 2 && shares.directories >= 1);
-      CHECK(shares.listings >= 2);
+      CHECK(shares.logins >= 16 && shares.logins <= std::max<uint64_t>(16, limit / 8));
+      CHECK(shares.lingering >= 2 && shares.directories >= 1 && shares.listings >= 2);
       CHECK(needs.own + shares.clients + shares.logins + shares.lingering + shares.wakes +
                 shares.directories + shares.listings + 3 * requests +
                 (shares.begun - requests) * shares.open_objects + shares.kept <=
@@ -97,6 +103,9 @@ TEST(clients_that_were_asked_for_are_served_or_refused_at_the_start) {
   CHECK_CONTAINS(status.text(), "--max-clients 72 needs 101 descriptors");
   CHECK_CONTAINS(status.text(), "may have 100");
   CHECK_CONTAINS(status.text(), "at most --max-clients 71");
+  needs.logins = true;
+  CHECK_CONTAINS(ShareDescriptors(needs, &shares).text(), "at most --max-clients 55");
+  needs.logins = false;
   needs.sockets = false;  // a pipe takes none
   needs.clients.reset();
   needs.usual_clients = 1;
@@ -115,6 +124,57 @@ TEST(too_few_descriptors_are_said_at_the_start) {
   WorkerProcess worker(Limited(root, 60));
   CHECK_CONTAINS(worker.Listening(), "unix:");
   CHECK_CONTAINS(worker.Errors(), " clients instead of 64: this process may have 60 descriptors");
+}
+
+// However few they are: an address that listens has a place for a client.
+TEST(each_address_serves_one_client_or_the_start_fails) {
+  if (kAddressSanitizer) SKIP("the sanitizer needs descriptors for its checks");
+  int served = 0;
+  for (rlim_t limit = 20; limit < 40; limit++) {
+    const TempDir root;
+    WorkerProcess worker(
+        Limited(root, limit, {"--listen", "unix:" + root.path() + ".too", "--log-level", "warn"}));
+    if (worker.client().Line() == "<end>") {
+      CHECK_EQ(worker.Wait(), 3);
+      CHECK_CONTAINS(worker.Errors(), "descriptors");
+      continue;
+    }
+    CHECK_CONTAINS(worker.Listening(), "unix:");
+    LineClient one = ConnectUnix(root.path() + ".sock");
+    CHECK_EQ(one.Call("PING"), "OK");
+    CHECK_EQ(ConnectUnix(root.path() + ".too").Call("PING"), "OK");
+    served++;
+  }
+  CHECK(served > 0 && served < 20);
+}
+
+// A login takes two round trips: how many strangers connect meanwhile does not depend on how many
+// descriptors the worker may have.
+TEST(strangers_who_connect_during_a_login_do_not_end_it_where_descriptors_are_few) {
+  if (kAddressSanitizer) SKIP("the sanitizer needs descriptors for its checks");
+  const std::string text = "correct-horse-battery", nonce(64, 'a');
+  std::unique_ptr<lmshm::Secret> secret;
+  CHECK_OK(lmshm::Secret::FromText(text, "test", &secret));
+  const TempDir root;
+  WorkerSetup setup = Limited(root, 100);
+  setup.arguments = {"--listen", "127.0.0.1:0", "--root", root.path()};
+  setup.environment = {"LMSHM_SECRET=" + text};
+  WorkerProcess worker(setup);
+  const int port = worker.ListeningPort();
+  std::vector<LineClient> strangers;
+  for (int round = 0; round < 20; round++) {
+    LineClient honest = ConnectTcp(port);
+    const std::string challenge = honest.Call("CHALLENGE " + nonce);
+    CHECK_STARTS(challenge, "OK ");
+    for (int i = 0; i < 15; i++) {
+      strangers.push_back(ConnectTcp(port));
+      CHECK_EQ(strangers.back().Call("PING"), "OK");  // it is there
+    }
+    const std::string worker_nonce = challenge.substr(std::min<size_t>(3, challenge.size()));
+    CHECK_EQ(
+        honest.Call("PROVE " + secret->Prove(lmshm::Secret::Proof::kOfClient, nonce, worker_nonce)),
+        "OK " + secret->Prove(lmshm::Secret::Proof::kOfWorker, nonce, worker_nonce));
+  }
 }
 
 // All that connect are served, and each of their requests succeeds.

@@ -265,6 +265,28 @@ TEST(the_limit_holds_and_who_is_used_stays) {
   CHECK_EQ(OpenDescriptors(), before);
 }
 
+TEST(a_file_with_many_bytes_of_attributes_is_not_kept) {
+  TempDir dir;
+  WriteFile(dir / "a", "a");
+  Kept kept(dir);
+  const auto keep = [&](size_t count, size_t bytes) {
+    const std::shared_ptr<KeptFile> file = kept.Opened("a");
+    REQUIRE(file != nullptr);
+    for (size_t i = 0; i < count; i++)
+      file->attributes.push_back({"name", std::string(bytes, 'x')});
+    kept.Keep(file);
+    const bool found = kept.Find("a") != nullptr;
+    kept.Drop("a");
+    return found;
+  };
+  CHECK(keep(0, 0));
+  CHECK(keep(3, 50));
+  CHECK(!keep(1, 500));
+  CHECK(!keep(32, 100));
+  CHECK(!keep(32, 0));
+  CHECK_EQ(kept.size(), 0u);
+}
+
 TEST(a_file_in_use_stays_open_although_it_is_dropped) {
   TempDir dir;
   WriteFile(dir / "a", "1");
@@ -460,6 +482,23 @@ TEST(kept_files_give_way_when_descriptors_run_out) {
   CHECK(store.Put("new", "y").ok());
   REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
   CHECK_EQ(store.Get("new"), "y");
+}
+
+// Those of this process are of use to the whole system.
+TEST(kept_files_give_way_when_the_system_has_no_descriptors_and_then_it_is_waited) {
+  for (const int error : {EMFILE, ENFILE}) {
+    Store store(Lax(256));
+    CHECK(store.Put("a", "x").ok());
+    store.Keep("a", "x");
+    CHECK_EQ(store.keys->share().kept_files.size(), 1u);
+    int tries = 0;
+    const auto fail_twice = [&] {
+      return ++tries > 2 ? lmshm::Status::OK() : lmshm::Status::Error(error, "none left");
+    };
+    CHECK_OK(store.keys->share().WithSpareRoom(fail_twice));
+    CHECK_EQ(tries, 3);
+    CHECK_EQ(store.keys->share().kept_files.size(), 0u);
+  }
 }
 
 CHECK_MAIN

@@ -191,6 +191,29 @@ TEST(one_client_too_many_is_told_so) {
   CHECK_EQ(answer, "OK");
 }
 
+TEST(those_who_are_refused_do_not_fill_the_log) {
+  const TempDir dir;
+  WorkerProcess worker(Listen(dir, {"--max-clients=1", "--log-level=warn"}));
+  worker.Listening();
+  LineClient only = ConnectUnix(dir / "s");
+  CHECK_EQ(only.Call("PING"), "OK");
+  const auto refuse = [&] {
+    CHECK_STARTS(ConnectUnix(dir / "s").Line(), "ERROR EAGAIN 1 clients ");
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 1000; i++) refuse();
+  const auto passed = std::chrono::steady_clock::now() - begin;
+  usleep(1100 * 1000);
+  refuse();
+  const std::string log = worker.Errors();
+  CHECK(log.find(" like it)") != std::string::npos);
+  int lines = 0;
+  for (size_t at = 0; (at = log.find(" refused ", at)) != std::string::npos; at++) lines++;
+  CHECK(lines >= 2 &&
+        lines <= 3 + std::chrono::duration_cast<std::chrono::seconds>(passed).count());
+  CHECK_EQ(only.Call("PING"), "OK");
+}
+
 TEST(who_is_refused_can_read_why_although_he_has_sent_something) {
   const TempDir dir;
   WorkerProcess worker(Listen(dir, {"--listen=127.0.0.1:0", "--no-auth", "--max-clients=2"}));

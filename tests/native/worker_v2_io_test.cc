@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -84,6 +85,7 @@ class TestParallel : public lmshm::Parallel {
  public:
   void Run(size_t parts, size_t at_once, Pace, const std::function<void(size_t)>& part) override {
     asked_parts = parts;
+    most_parts = std::max(most_parts, parts);
     asked_at_once = at_once;
     std::atomic<size_t> next{0};
     const auto work = [&] {
@@ -99,6 +101,7 @@ class TestParallel : public lmshm::Parallel {
 
   bool wanted = false;
   size_t asked_parts = 0;
+  size_t most_parts = 0;  // of all that it was asked for
   size_t asked_at_once = 0;
 };
 
@@ -161,6 +164,21 @@ TEST(the_root_is_probed_and_nothing_is_left_there) {
   const Store shared("/dev/shm");
   CHECK_EQ(shared.facts.file_system, "tmpfs");
   CHECK(!shared.facts.direct());
+}
+
+// Each turn makes new plans: to plan all that is left of a huge object each time is quadratic.
+TEST(of_a_large_object_few_parts_are_planned_at_a_time) {
+  const TempDir dir;
+  const Store store(dir.path());
+  NEEDS_DIRECT(store);
+  TestSegment segment(67 * kMiB);
+  TestParallel parallel;
+  RoundTrip(store, &segment, 0, 66 * kMiB + 777, Options(IoMode::kDirect, &parallel),
+            dir / "k.data");
+  CHECK_EQ(parallel.most_parts, 64u);
+  CHECK_EQ(parallel.asked_parts, 3u);  // the get has room for more
+  CHECK_EQ(store->share().metrics.puts_direct, 1u);
+  CHECK_EQ(store->share().metrics.gets_direct, 1u);
 }
 
 TEST(objects_of_any_size_go_past_the_page_cache) {

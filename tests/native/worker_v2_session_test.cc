@@ -3,6 +3,8 @@
 // Version 2 of the protocol from HELLO on: how it begins, who may do what, and that no line is left
 // without an answer.
 #include <atomic>
+#include <fstream>
+#include <string>
 
 #include "worker/base/boot_id.h"
 #include "worker_v2_fixture.hh"
@@ -58,6 +60,25 @@ TEST(without_a_root_there_are_no_keys) {
   CHECK_STARTS(talk.Say("HELLO 2"), "ERROR EINVAL HELLO 2: ");
   CHECK_CONTAINS(talk.Say("HELLO 2"), "--root");
   CHECK_EQ(talk.Say("PING"), "OK");
+}
+
+TEST(hello_lets_go_of_the_segment_of_version_1) {
+  TalkV2 talk;
+  TestSegment segment(4096);
+  const auto mappings = [&] {
+    std::ifstream maps("/proc/self/maps");
+    int count = 0;
+    for (std::string line; std::getline(maps, line);)
+      count += line.find(segment.path()) != std::string::npos;
+    return count;
+  };
+  CHECK_EQ(mappings(), 1);  // the test's own
+  CHECK_EQ(talk.Say(segment.AttachLine()), "OK");
+  CHECK_EQ(mappings(), 2);
+  CHECK_STARTS(talk.Say("HELLO 3"), "ERROR ");
+  CHECK_EQ(mappings(), 2);
+  CHECK_STARTS(talk.Say("HELLO 2"), "OK 2 ");
+  CHECK_EQ(mappings(), 1);
 }
 
 TEST(version_1_still_works_before_hello_and_its_attachment_ends_there) {

@@ -33,7 +33,10 @@ import { keyNameOf, LANES, OWN_KEYS, SHARED_KEYS, stableKeys } from "../support/
 import { RawWorker } from "../support/raw_worker.ts";
 import { Dice, makeValue, versionOf } from "../support/versioned_values.ts";
 
-/** Each life of a program is a user of its own: what the worker of a dead one had in hand may end late. */
+/**
+ * Each life of a program is another user: what the worker of a dead one had in hand may end late. After
+ * so many lives it has ended, and the first number is used again.
+ */
 const MOST_USERS = 64;
 const MOST_KEYS = SHARED_KEYS + MOST_USERS * LANES * OWN_KEYS;
 
@@ -164,11 +167,10 @@ export async function sharedDirectorySoak(
       for (const [what, many] of Object.entries(did)) counts[what] = (counts[what] ?? 0) + many;
     }
   };
-  try {
-    await Promise.all(sharing.protocols.map(user));
-  } finally {
-    clearInterval(watch);
-  }
+  // All have ended when the directory goes, also when one of them fails.
+  const ended = await Promise.allSettled(sharing.protocols.map(user));
+  clearInterval(watch);
+  for (const one of ended) if (one.status === "rejected") throw one.reason;
   if (worker !== null && worker.fault !== null) throw new Error(worker.fault);
   await sleep(50);
   checkFiles(storageDir, sharing);

@@ -80,7 +80,7 @@ export interface SoakReport {
 
 const SAMPLES = 20;
 /** 1 to 8 tokens of 2 KiB each: 2 KiB to 16 KiB. */
-const FULL = TensorLayout.of([2, 1, 8, 512], "bfloat16", "KV_2LTD");
+const FULL = TensorLayout.of({ shape: [2, 1, 8, 512], dtype: "bfloat16", format: "KV_2LTD" });
 /** Words of a chunk that are looked at, beside the first and the last, which say whose they are. */
 const LOOKS = 4;
 
@@ -170,7 +170,7 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   const hot = stack.use(
     new LocalCpuBackend({
       allocator: new TensorMemoryAllocator(segment),
-      policy: "S3FIFO",
+      cachePolicy: "S3FIFO",
       blockingTimeoutMs: 60_000,
     }),
   );
@@ -220,7 +220,7 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   };
 
   const putOne = async (id: number, random: Random) => {
-    using obj = await hot.allocateLayoutAsync(FULL.withTokens(tokensOf(id)));
+    using obj = await hot.allocate(FULL.withTokens(tokensOf(id)));
     counts.allocations++;
     fill(obj, id);
     const mode = random.below(4) === 0 ? "through" : "behind";
@@ -276,7 +276,7 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   };
   checkBooks(report, poolBytes);
   hot.clear();
-  const left = hot.stats().allocator.liveObjects;
+  const left = hot.stats.allocator.liveObjects;
   if (left !== 0) throw new Error(`${left} objects were never released`);
   return report;
 }

@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 import { ffi } from "../../src/native/ffi.ts";
 import { cString } from "../../src/native/lmshm.ts";
 import type { Functions, SymbolTable } from "../../src/native/symbols.ts";
-import { type GpuLibraryKind } from "../../src/mod.ts";
+import { type GpuLibraryKind } from "../../src/gpu/mod.ts";
 
 export const KINDS = ["cudart", "driver", "hip"] as const;
 export type FakeKind = (typeof KINDS)[number];

@@ -5,7 +5,8 @@
 
 import { INTERNAL } from "../../src/internal.ts";
 import { type ShmRange, ShmSegment } from "../../src/memory/segment.ts";
-import { type NativeSegment, segmentBackend, type SegmentFacts } from "../../src/native/backend.ts";
+import { lmshm } from "../../src/native/lmshm.ts";
+import type { NativeSegment, SegmentFacts } from "../../src/native/native_segment.ts";
 
 /** A range [offset, offset + byteLength) of a segment of `sizeBytes`. */
 export type FakeRange = (sizeBytes: number, offset?: number, byteLength?: number) => ShmRange;
@@ -14,18 +15,17 @@ type Make = new (
   token: typeof INTERNAL,
   request: { name: null },
   native: NativeSegment,
-  backend: { kind: string; path: string },
 ) => ShmSegment;
 
 /** A segment over memory that was opened otherwise. */
 function segmentOver(native: NativeSegment): ShmSegment {
   const make = ShmSegment as unknown as Make;
-  return new make(INTERNAL, { name: null }, native, { kind: "libc", path: "" });
+  return new make(INTERNAL, { name: null }, native);
 }
 
 /** An anonymous segment that says it is registered with the GPU in pieces. */
 export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSegment {
-  const native = segmentBackend().openSync({
+  const native = lmshm().openSync({
     kind: "anonymous",
     name: null,
     sizeBytes,
@@ -44,6 +44,7 @@ export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSe
     closeSync: (keepRange) => native.closeSync(keepRange),
     reserveWindow: (at, bytes) => native.reserveWindow(at, bytes),
     mapWindow: (offset, bytes, at) => native.mapWindow(offset, bytes, at),
+    unmapWindow: (at, bytes) => native.unmapWindow(at, bytes),
   });
 }
 
@@ -58,6 +59,7 @@ function fakeSegment(sizeBytes: number): ShmSegment {
     closeSync: () => {},
     reserveWindow: nothing,
     mapWindow: nothing,
+    unmapWindow: nothing,
   };
   return segmentOver(native);
 }

@@ -26,11 +26,11 @@ export class MemoryConnector implements RemoteConnector {
   readonly priorities: string[] = [];
   /** "get a", "put a": in the order in which they began. */
   readonly calls: string[] = [];
+  /** How many objects each batch had. */
+  readonly batches: number[] = [];
   /** Calls that use a range now, and the most at once. */
   active = 0;
   mostActive = 0;
-  /** How many objects each batch had. */
-  readonly batches: number[] = [];
   /** Called with "get a" or "put a" before bytes move; may wait, may throw. */
   before: (call: string) => Promise<void> | void = () => {};
   /** Likewise, when they have moved. */

@@ -24,7 +24,12 @@ export interface Scene {
   readonly pool: TensorMemoryAllocator;
 }
 
-type Options = Partial<TieredStoreOptions> & { pages?: number; useHot?: boolean };
+type Options = Omit<Partial<TieredStoreOptions>, "cold"> & {
+  pages?: number;
+  hotTier?: boolean;
+  /** Default: a new one. */
+  cold?: MemoryConnector;
+};
 
 /** A test over a pool of some pages; at its end nobody but the hot tier may hold an object. */
 export function tiered(
@@ -32,24 +37,23 @@ export function tiered(
   body: (scene: Scene) => Promise<void>,
   options: Options = {},
 ): void {
-  const { pages = 8, useHot = true, ...others } = options;
+  const { pages = 8, hotTier = true, cold = new MemoryConnector(), ...others } = options;
   test(`tiered store: ${name}`, { timeout: 60_000 }, () =>
     withoutLeaks(async () => {
       using segment = ShmSegment.createSync({ sizeBytes: pages * PAGE, pin: "none" });
       const pool = new TensorMemoryAllocator(segment);
-      await using hot = new LocalCpuBackend({ allocator: pool, useHot, blockingTimeoutMs: 200 });
-      const cold = new MemoryConnector();
+      await using hot = new LocalCpuBackend({ allocator: pool, hotTier, blockingTimeoutMs: 200 });
       const store = new TieredStore({ hot, cold, ...others });
       await body({ store, hot, cold, pool });
       await store.close().catch(() => {});
       hot.memcheck();
       hot.clear();
-      assert.equal(pool.stats().liveObjects, 0, "references that were left behind");
+      assert.equal(pool.stats.liveObjects, 0, "references that were left behind");
     }));
 }
 
 export function newChunk({ hot }: Scene, fill: number): TensorMemoryObj {
-  const obj = hot.allocateOrThrow(CHUNK.shape, CHUNK.dtype, CHUNK.format);
+  const obj = hot.tryAllocate(CHUNK)!;
   obj.bytes.fill(fill);
   return obj;
 }

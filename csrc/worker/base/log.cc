@@ -10,6 +10,7 @@
 #include <ctime>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "worker/base/text.h"
 
@@ -82,6 +83,17 @@ void Log(LogLevel level, std::string_view text) {
     }
   }
   errno = saved_errno;
+}
+
+void RareWarning::Say(const std::string& text) {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_) {
+    unsaid_++;
+    return;
+  }
+  next_ = now + every_;
+  const size_t unsaid = std::exchange(unsaid_, 0);
+  Log(LogLevel::kWarn, unsaid == 0 ? text : text + " (and " + std::to_string(unsaid) + " like it)");
 }
 
 }  // namespace lmshm

@@ -8,6 +8,9 @@
 #ifndef LMSHM_WORKER_BASE_LOG_H_
 #define LMSHM_WORKER_BASE_LOG_H_
 
+#include <chrono>
+#include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace lmshm {
@@ -25,6 +28,19 @@ bool LogEnabled(LogLevel level);
 // Writes one line: time (UTC), level, process id, text. Control characters are escaped and the
 // line is cut at about 1,000 bytes. Never blocks, never fails. Thread safe.
 void Log(LogLevel level, std::string_view text);
+
+// Warnings of one kind that strangers can cause, and must not fill the log with: at most one in
+// `every` is written, and says how many were not since the last. Not thread safe.
+class RareWarning {
+ public:
+  explicit RareWarning(std::chrono::seconds every) : every_(every) {}
+  void Say(const std::string& text);
+
+ private:
+  const std::chrono::seconds every_;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::time_point::min();
+  size_t unsaid_ = 0;
+};
 
 }  // namespace lmshm
 

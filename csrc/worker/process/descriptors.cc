@@ -26,8 +26,11 @@ constexpr uint64_t kQuota = 6;
 // The server's eventfd, and a few for the libraries.
 constexpr uint64_t kSpare = 4;
 constexpr uint64_t kLeastLingering = 2;
-constexpr uint64_t kLeastLogins = 4;
 constexpr uint64_t kLeastListings = 2;
+// A login takes two round trips, during which so many others may come.
+constexpr uint64_t kLeastLogins = 16;
+// More than that only if they are not more than this part of all.
+constexpr uint64_t kLoginsPart = 8;
 
 }  // namespace
 
@@ -42,15 +45,16 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   const uint64_t wanted = needs.clients.value_or(needs.usual_clients);
   const uint64_t most = needs.limit <= least ? 0 : needs.limit - least;
   const uint64_t sockets = needs.sockets ? wanted : 0;
-  if (most == 0 || (needs.clients.has_value() && sockets > most)) {
+  if (most < needs.listeners || (needs.clients.has_value() && sockets > most)) {
     const std::string limit = "this process may have " + std::to_string(needs.limit) +
                               " descriptors (RLIMIT_NOFILE, \"ulimit -n\")";
     return Status::Error(
-        EMFILE, needs.clients.has_value() && most > 0
+        EMFILE, needs.clients.has_value() && most >= needs.listeners
                     ? "--max-clients " + std::to_string(wanted) + " needs " +
                           std::to_string(least + wanted) + " descriptors, and " + limit +
                           "; raise that, or give at most --max-clients " + std::to_string(most)
-                    : limit + ", and needs at least " + std::to_string(least + 1) + "; raise that");
+                    : limit + ", and needs at least " + std::to_string(least + needs.listeners) +
+                          "; raise that");
   }
   shares->clients = needs.sockets ? std::min(wanted, most) : wanted;
   uint64_t left = most - (needs.sockets ? shares->clients : 0);
@@ -60,7 +64,9 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
   left -= shares->wakes;
 
   if (needs.logins) {
-    const uint64_t more_logins = std::min(kMaxPendingLogins - kLeastLogins, left / 4);
+    const uint64_t most_logins =
+        std::clamp<uint64_t>(needs.limit / kLoginsPart, kLeastLogins, kMaxPendingLogins);
+    const uint64_t more_logins = std::min(most_logins - kLeastLogins, left / 4);
     shares->logins += more_logins;
     left -= more_logins;
   }

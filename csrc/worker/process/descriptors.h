@@ -24,6 +24,7 @@ struct DescriptorNeeds {
   uint64_t own = 0;                 // that it has before the first client, all in all
   bool sockets = true;              // clients have some
   bool logins = false;              // clients must log in before they are any
+  uint64_t listeners = 1;           // addresses; each keeps a place for a client of its own
   std::optional<uint64_t> clients;  // that were asked for
   uint64_t usual_clients = 1;       // if nobody asks
   uint64_t threads = 1;             // that carry out requests
@@ -44,8 +45,8 @@ struct DescriptorShares {
   uint64_t kept = 0;          // files that may stay open
 };
 
-// EMFILE: these clients cannot be served, or, where no number was asked for, not even one. Of fewer
-// than the usual ones the caller should tell.
+// EMFILE: these clients cannot be served, or, where no number was asked for, not even one of each
+// listener. Of fewer than the usual ones the caller should tell.
 Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares);
 
 // Raises the limit of this process as far as it may, and returns it.

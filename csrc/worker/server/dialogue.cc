@@ -47,6 +47,7 @@ Conversation::Next Dialogue::Handle(std::string_view line, std::string* answer) 
       Hello(space == std::string_view::npos ? std::string_view() : line.substr(space + 1), &result);
   Log(LogLevel::kDebug, v1_.peer() + ": HELLO -> " + (status.ok() ? result : status.ToString()));
   if (status.ok()) {
+    v1_.Detach();
     answer->append(result + "\n");
   } else {
     AppendError(status, answer);

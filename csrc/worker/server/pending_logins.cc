@@ -14,9 +14,6 @@ namespace lmshm {
 
 namespace {
 
-// Strangers must not be able to fill the log.
-constexpr std::chrono::seconds kWarnEvery(1);
-
 std::string ErrorLine(int number, std::string text) {
   std::string line;
   AppendError(Status::Error(number, std::move(text)), &line);
@@ -40,7 +37,7 @@ bool PendingLogins::DropOldest() {
   const ssize_t ignored =
       send(oldest->socket.get(), line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   (void)ignored;
-  Warn(oldest->peer + ": ended: it had not authenticated, and others came");
+  warnings_.Say(oldest->peer + ": ended: it had not authenticated, and others came");
   pending_.erase(oldest);
   return true;
 }
@@ -105,7 +102,7 @@ bool PendingLogins::Hear(Place place, std::string_view line, const Admit& admit)
       return true;
     }
     case Login::Next::kEnd:
-      if (place->login.wrong()) Warn(place->peer + ": wrong secret");
+      if (place->login.wrong()) warnings_.Say(place->peer + ": wrong secret");
       End(place, answer,
           place->login.wrong() ? "it does not know the secret" : "it was not let in");
       return true;
@@ -130,16 +127,6 @@ void PendingLogins::End(Place place, std::string_view last_words, const std::str
   Log(LogLevel::kInfo, place->peer + ": ended: " + why);
   lingering_->Add(std::move(place->socket), last_words);
   pending_.erase(place);
-}
-
-void PendingLogins::Warn(const std::string& text) {
-  if (Clock::now() - warned_ < kWarnEvery) {
-    unsaid_++;
-    return;
-  }
-  warned_ = Clock::now();
-  const size_t unsaid = std::exchange(unsaid_, 0);
-  Log(LogLevel::kWarn, unsaid == 0 ? text : text + " (and " + std::to_string(unsaid) + " like it)");
 }
 
 }  // namespace lmshm

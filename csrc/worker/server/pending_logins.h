@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/base/log.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/net/wire.h"
@@ -83,14 +84,12 @@ class PendingLogins {
   void ServeOne(Place place, const Admit& admit);
   bool Hear(Place place, std::string_view line, const Admit& admit);
   void End(Place place, std::string_view last_words, const std::string& why);
-  void Warn(const std::string& text);
 
   const LoginRules rules_;
   const size_t most_;
   LingeringCloses* const lingering_;
   std::list<Pending> pending_;  // oldest first
-  Clock::time_point warned_ = Clock::time_point() - std::chrono::hours(1);
-  size_t unsaid_ = 0;
+  RareWarning warnings_{std::chrono::seconds(1)};
 };
 
 }  // namespace lmshm

@@ -23,10 +23,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kAcceptPause(100);       // after an accept that failed for want of something
-constexpr std::chrono::seconds kWarnEvery(10);  // that it fails
-constexpr milliseconds kLinger(200);            // for the client to read our last answer
-constexpr milliseconds kJoinMargin(3000);       // beyond the grace period
+constexpr milliseconds kAcceptPause(100);  // after an accept that failed for want of something
+constexpr milliseconds kLinger(200);       // for the client to read our last answer
+constexpr milliseconds kJoinMargin(3000);  // beyond the grace period
 
 std::string TcpPeer(const sockaddr_storage& storage) {
   char host[INET6_ADDRSTRLEN] = "?";
@@ -131,10 +130,7 @@ bool Server::Accept(const Listener& listener, size_t index) {
       case ENOMEM:
         // Who has not authenticated shall not cost anybody else his descriptor.
         if (pending_.DropOldest()) return true;
-        if (Clock::now() - last_accept_warning_ > kWarnEvery) {
-          last_accept_warning_ = Clock::now();
-          Log(LogLevel::kWarn, accepted.ToString());
-        }
+        accept_warnings_.Say(accepted.ToString());
         return false;
       default:  // it went away again, or there was none
         return true;
@@ -206,7 +202,7 @@ Status Server::Start(size_t listener, const std::string& peer, UniqueFd* fd, Ope
 }
 
 void Server::Refuse(const std::string& peer, UniqueFd fd, const Status& why) {
-  Log(LogLevel::kWarn, "refused " + peer + ": " + why.ToString());
+  refusals_.Say("refused " + peer + ": " + why.ToString());
   std::string line;
   AppendError(why, &line);
   lingering_.Add(std::move(fd), line);

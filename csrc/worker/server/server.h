@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "worker/base/log.h"
 #include "worker/base/shutdown.h"
 #include "worker/base/unique_fd.h"
 #include "worker/net/listener.h"
@@ -88,7 +89,8 @@ class Server {
   LingeringCloses lingering_;
   PendingLogins pending_;
   std::list<std::unique_ptr<Client>> clients_;
-  Clock::time_point last_accept_warning_ = Clock::time_point() - std::chrono::hours(1);
+  RareWarning accept_warnings_{std::chrono::seconds(10)};
+  RareWarning refusals_{std::chrono::seconds(1)};
 };
 
 }  // namespace lmshm

@@ -78,6 +78,11 @@ Status Session::Identify(std::string_view identity) {
                                    "\" is not <boot>:<device>:<inode>, nor -");
 }
 
+void Session::Detach() {
+  identity_.reset();
+  attachment_.reset();
+}
+
 Status Session::Attach(const Request& request) {
   const Attachment::Check check = [&](int fd, const struct stat& st) {
     if (identity_.has_value()) {

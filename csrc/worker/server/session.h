@@ -71,6 +71,9 @@ class Session : public Conversation {
   Next Handle(std::string_view line, std::string* answer) override;
   void HandleTooLong(std::string* answer) override;
 
+  // Lets go of the segment, as if nothing had been attached.
+  void Detach();
+
   const std::string& peer() const { return peer_; }
 
  private:

@@ -18,6 +18,17 @@ constexpr uint64_t kIdleRounds = 10;
 // Names that share a place in the memory of what was asked for.
 constexpr size_t kAskedWays = 4;
 
+// What thousands of files may hold of memory is not the client's choice.
+constexpr size_t kMostAttributeBytes = 512;
+
+size_t BytesOf(const std::vector<Attribute>& attributes) {
+  size_t bytes = 0;
+  for (const Attribute& one : attributes) {
+    bytes += sizeof one + one.name.size() + one.value.size();
+  }
+  return bytes;
+}
+
 bool SameTime(const struct timespec& a, const struct timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
@@ -107,6 +118,7 @@ std::optional<FileState> KeptFiles::Look(int fd, dev_t device) const {
 }
 
 void KeptFiles::Keep(std::shared_ptr<const KeptFile> file) {
+  if (BytesOf(file->attributes) > kMostAttributeBytes) return;
   if (sets_.empty()) return;
   const uint64_t hash = HashOf(file->dir_fd, file->name);
   Set& set = SetOf(hash);

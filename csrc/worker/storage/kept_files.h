@@ -90,7 +90,8 @@ class KeptFiles {
   // no regular file, on another file system than `device`, or having changed only just.
   std::optional<FileState> Look(int fd, dev_t device) const;
 
-  // Keeps a file that has been read after it was looked at.
+  // Keeps a file that has been read after it was looked at; not one whose attributes take more than
+  // 512 bytes of memory.
   void Keep(std::shared_ptr<const KeptFile> file);
 
   // Closes it, if it is kept, as soon as nobody reads it any more.

@@ -77,15 +77,17 @@ Status KeyStore::Put(const ObjectKey& key, SharedBytes data,
 
 bool Patience::TryAgain(const Status& status) {
   const int error = status.number();
+  // This process has none left, or the whole system has.
+  const bool no_descriptor = error == EMFILE || error == ENFILE;
   bool again = false;
   if (left_ > 1) {
-    again = error == EMFILE ? files_.DropAll(before_)
-                            : (error == ENOSPC || error == EDQUOT) && files_.DropGone(before_);
+    again = no_descriptor ? files_.DropAll(before_)
+                          : (error == ENOSPC || error == EDQUOT) && files_.DropGone(before_);
   }
   before_ = files_.let_go();
   if (again) {
     left_--;
-  } else if (error == EMFILE && waits_ > 0) {
+  } else if (no_descriptor && waits_ > 0) {
     waits_--;
     std::this_thread::sleep_for(kDescriptorWait);
     again = true;

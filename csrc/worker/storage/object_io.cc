@@ -25,6 +25,8 @@ namespace {
 constexpr uint64_t kMiB = 1024 * 1024;
 constexpr uint64_t kDirectPartBytes = kMiB;
 constexpr size_t kDirectParts = 4;
+// Of a larger object no more parts are planned at a time: a turn is soon over, and makes new plans.
+constexpr uint64_t kDirectPlanBytes = 64 * kMiB;
 constexpr uint64_t kCachedPieceBytes = kMiB / 2;
 // Between two of these a turn may end.
 constexpr uint64_t kCachedStepBytes = kMiB;
@@ -125,7 +127,10 @@ void ObjectMove::WriteBehind(uint64_t begin) {
 int ObjectMove::GoDirect(Turn* turn) {
   const uint64_t aligned = size() - size() % io_.facts_.direct_offset;
   if (!ended_ && moved_.bytes < aligned) {
-    int error = GoDirectParts(aligned, turn);
+    int error = 0;
+    do {
+      error = GoDirectParts(std::min(aligned, moved_.bytes + kDirectPlanBytes), turn);
+    } while (error == 0 && !ended_ && moved_.bytes < aligned && !Over(turn));
     const bool through = error != 0 || ended_ || moved_.bytes == aligned;
     if (through && fcntl(fd_, F_SETFL, 0) != 0 && error == 0) error = errno;
     if (error != 0 || moved_.bytes < aligned) return error;
@@ -133,15 +138,15 @@ int ObjectMove::GoDirect(Turn* turn) {
   return Over(turn) ? 0 : GoCached(turn);
 }
 
-// In parts, which are tried in any order; none is begun after one has failed, or when the turn is
-// over. A part that was moved although one before it was not is moved again.
-int ObjectMove::GoDirectParts(uint64_t aligned, Turn* turn) {
+// Up to the byte `end`, in parts, which are tried in any order; none is begun after one has failed,
+// or when the turn is over. A part that was moved although one before it was not is moved again.
+int ObjectMove::GoDirectParts(uint64_t end, Turn* turn) {
   const uint64_t first = moved_.bytes;
   const auto part_size = [&](size_t i) {
-    return std::min(aligned - first - i * kDirectPartBytes, kDirectPartBytes);
+    return std::min(end - first - i * kDirectPartBytes, kDirectPartBytes);
   };
   std::vector<Part> parts(
-      static_cast<size_t>((aligned - first + kDirectPartBytes - 1) / kDirectPartBytes));
+      static_cast<size_t>((end - first + kDirectPartBytes - 1) / kDirectPartBytes));
   std::atomic<bool> failed{false};
   const auto move = [&](size_t i) {
     if (failed.load(std::memory_order_relaxed) || Over(turn)) return;

@@ -80,7 +80,7 @@ class ObjectMove {
   uint32_t* crc() { return options_.checksum ? &moved_.crc32c : nullptr; }
   RangeIo Next(uint64_t bytes) const;
   int GoDirect(Turn* turn);
-  int GoDirectParts(uint64_t aligned, Turn* turn);
+  int GoDirectParts(uint64_t end, Turn* turn);
   int GoCached(Turn* turn);
   void WriteBehind(uint64_t begin);
 

@@ -6,7 +6,7 @@
 // another one then.
 
 import { ShmError } from "../../errors.ts";
-import { Members } from "../../members.ts";
+import { SlotSet } from "../../slot_set.ts";
 import { closedError, Keeper } from "../keeper.ts";
 import { sharedLimit } from "../limits.ts";
 import type {
@@ -70,7 +70,7 @@ export class ClientV2 implements ObjectClient {
   readonly #options: ClientOptions;
   readonly #keeper: Keeper<ConnectionV2>;
   readonly #queue = new ObjectQueue();
-  readonly #outstanding = new Members<ObjectCall>();
+  readonly #outstanding = new SlotSet<ObjectCall>();
   readonly #owner: PendingOwner;
   readonly #room: Room;
   /** Of the worker that is connected, or was last. */

@@ -51,7 +51,7 @@ class Tiers implements AsyncDisposable {
     wanted: Uint8Array,
   ) {
     this.#plan = plan;
-    this.#layout = TensorLayout.ofBytes(plan.objectBytes);
+    this.#layout = TensorLayout.of(plan.objectBytes);
     this.store = store;
     this.#stack = stack;
     this.#wanted = wanted;
@@ -90,7 +90,7 @@ class Tiers implements AsyncDisposable {
 
   /** @returns bytes that were queued or stored */
   async put(index: number, mode: "through" | "behind", prefix = "object"): Promise<void> {
-    const obj = await this.store.hot.allocateLayoutAsync(this.#layout);
+    const obj = await this.store.hot.allocate(this.#layout);
     if (obj === null) throw new Error("the pool makes no room");
     this.#stamp(index);
     obj.bytes.set(this.#wanted);

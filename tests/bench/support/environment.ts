@@ -10,7 +10,6 @@ import { cpus, loadavg, release, totalmem } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { segmentBackend } from "../../../src/native/backend.ts";
 import { ffi } from "../../../src/native/ffi.ts";
 import { version } from "../../../src/mod.ts";
 
@@ -33,7 +32,6 @@ export interface Environment {
   /** Load averages of the last minute when the run began: a quiet machine is near 0. */
   readonly loadBefore: number;
   /** liblmshm or libc, and by what it was compiled. */
-  readonly backend: string;
   readonly compiler: string;
   /** The setting in force of each knob of transparent huge pages. */
   readonly hugePages: Readonly<Record<string, string>>;
@@ -115,7 +113,6 @@ export async function environment(directory: string): Promise<Environment> {
     virtualMachine: /\bhypervisor\b/.test(read("/proc/cpuinfo")),
     kernel: release(),
     loadBefore: loadavg()[0] ?? 0,
-    backend: segmentBackend().kind,
     compiler: compiler(),
     hugePages: {
       enabled: chosen(`${thp}/enabled`),
@@ -144,7 +141,7 @@ export function describeEnvironment(found: Environment): [string, string][] {
   const huge = Object.entries(found.hugePages).map(([knob, value]) => `${knob}: ${value}`);
   return [
     ["Runtime", `${found.runtime} ${found.runtimeVersion}`],
-    ["lmshm", `${found.version}, commit ${found.commit || "none"}, ${found.backend}`],
+    ["lmshm", `${found.version}, commit ${found.commit || "none"}`],
     ["Native parts built by", found.compiler],
     [
       "Machine",

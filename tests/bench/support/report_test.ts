@@ -55,7 +55,6 @@ function environment(runtime: string): Environment {
     virtualMachine: false,
     kernel: "6.1",
     loadBefore: 0,
-    backend: "liblmshm",
     compiler: "cc",
     hugePages: { enabled: "madvise" },
     shmBytes: 2 ** 33,

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the memory layer needs of the system, and the choice between the two ways to get it:
-// liblmshm (lmshm.ts) and, where that cannot be loaded, the C library itself (libc.ts).
-
-import { ShmError } from "../errors.ts";
-import { openLibc } from "./libc.ts";
-import { openLmshm } from "./lmshm.ts";
-import { environmentVariable } from "../permission.ts";
-import { isLibraryNamed } from "./locate.ts";
+// What is asked for when a segment is opened, and what the system made of it: lmshm_options and
+// lmshm_info of csrc/include/lmshm.h, in the words of TypeScript.
 
 export type SegmentKind = "create" | "attach" | "anonymous";
+/** What to do when the name is taken: replace a dead owner's segment, nothing, or a stranger's too. */
 export type IfExists = "reclaim" | "fail" | "replace";
+/** How to page-lock: by the GPU or mlock where they can, by the GPU or fail, or not at all. */
 export type PinMode = "auto" | "require" | "none";
+/** Pages of the memory: as usual, transparent huge pages, or huge pages that were set aside. */
 export type PageMode = "default" | "transparent" | "2M" | "1G";
+/** What page-locks the memory. */
 export type PinnedBy = "none" | "cuda" | "cuda-driver" | "hip" | "mlock";
+/** Who has a name: nobody, a live owner, a dead one, or a stranger. */
 export type NameState = "free" | "live" | "dead" | "foreign";
 
 /** A checked request: every number is a safe integer, the name is one path component or null. */
@@ -41,12 +40,17 @@ export interface OpenRequest {
 
 /** What the system made of a request. All sizes in bytes. */
 export interface SegmentFacts {
+  /** Of the first byte, in this process. */
   readonly address: bigint;
+  /** As it was asked for. */
   readonly sizeBytes: number;
+  /** The same, rounded up to whole pages. */
   readonly mappedBytes: number;
+  /** Bytes of a page of the mapping. */
   readonly pageBytes: number;
   /** How much the kernel backs by huge pages. */
   readonly hugeBytes: number;
+  /** What page-locks it. */
   readonly pinnedBy: PinnedBy;
   /** This process owns the name. */
   readonly owner: boolean;
@@ -56,11 +60,12 @@ export interface SegmentFacts {
   readonly replaced: boolean;
   /**
    * Of the segment's file, for a child process to inherit; the segment's own, and without its lock.
-   * Null where the system does not open a named one's again (no /proc).
+   * Null where the system does not open a named one's again (no /proc, no descriptor left).
    */
   readonly fd: number | null;
   /** Which file it is, "<boot>:<device>:<inode>" as in lmshm.h: no other one while it is mapped. */
   readonly identity: string;
+  /** GPUs that the GPU runtime counts; 0 without one. */
   readonly gpuDevices: number;
   /** The GPU runtime's own code, 0 when it had none. */
   readonly gpuError: number;
@@ -68,6 +73,7 @@ export interface SegmentFacts {
   readonly gpuLibrary: string;
   /** Bytes of each registration with the GPU, which no copy may cross; 0: registered as one. */
   readonly pinPieceBytes: number;
+  /** Threads that populated it. */
   readonly populateThreads: number;
   /** Why the memory is pinned less than was wished, and the like; "" when there is nothing to say. */
   readonly message: string;
@@ -89,71 +95,12 @@ export interface NativeSegment {
   reserveWindow(at: bigint, bytes: number): bigint | null;
   /** Maps a part of the segment a second time. See lmshm_window_map(). False when refused. */
   mapWindow(offset: number, bytes: number, at: bigint): boolean;
+  /** Takes back what was mapped there. See lmshm_window_unmap(). False when refused. */
+  unmapWindow(at: bigint, bytes: number): boolean;
 }
 
 export interface OpenHooks {
   readonly signal?: AbortSignal | undefined;
   /** Called every few milliseconds while pages are populated. */
   readonly onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
-}
-
-export interface SegmentBackend {
-  readonly kind: "liblmshm" | "libc";
-  /** The library that serves. */
-  readonly path: string;
-  /** Why liblmshm does not serve; "" when it does. */
-  readonly reason: string;
-  openSync(request: OpenRequest): NativeSegment;
-  open(request: OpenRequest, hooks: OpenHooks): Promise<NativeSegment>;
-  nameState(name: string): NameState;
-  /** Of what has the name now, as in SegmentFacts; null when nothing has. */
-  nameIdentity(name: string): string | null;
-  /** Unlinks the name of a dead owner. True if it did, false if there was nothing of the kind. */
-  reclaim(name: string): boolean;
-}
-
-let chosen: SegmentBackend | undefined;
-
-/**
- * The backend of this process, chosen at the first call: liblmshm, or libc where that is not there
- * or does not load. Environment variables leave no choice: LMSHM_BACKEND ("liblmshm" or "libc"), and
- * LMSHM_LIBRARY, the path of liblmshm.
- * @throws {ShmError} what was asked for cannot be had; EPERM: Deno does not allow looking for it
- */
-export function segmentBackend(): SegmentBackend {
-  chosen ??= chooseBackend(environmentVariable("LMSHM_BACKEND"));
-  return chosen;
-}
-
-/**
- * Chooses the backend for the segments opened from now on; those that are open keep theirs.
- * @param kind undefined: as segmentBackend() would at its first call
- */
-export function useSegmentBackend(kind: SegmentBackend["kind"] | undefined): SegmentBackend {
-  chosen = chooseBackend(kind ?? environmentVariable("LMSHM_BACKEND"));
-  return chosen;
-}
-
-function chooseBackend(forced: string | undefined): SegmentBackend {
-  switch (forced) {
-    case "liblmshm":
-      return openLmshm();
-    case "libc":
-      return openLibc("it was not to be used (LMSHM_BACKEND=libc)");
-    case undefined:
-    case "":
-      break;
-    default:
-      throw new ShmError(`LMSHM_BACKEND is ${JSON.stringify(forced)}`, {
-        code: "EINVAL",
-        operation: "choose backend",
-        hint: 'Set it to "liblmshm" or "libc", or unset it',
-      });
-  }
-  try {
-    return openLmshm();
-  } catch (error) {
-    if (isLibraryNamed() || (error instanceof ShmError && error.code === "EPERM")) throw error;
-    return openLibc(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -4,7 +4,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Members } from "../src/members.ts";
+import { SlotSet } from "../src/slot_set.ts";
 import { IdTable } from "../src/worker/v2/id_table.ts";
 import { liveHeapBytes } from "./support/gc.ts";
 
@@ -19,10 +19,10 @@ function randomNumbers(seed: number): (limit: number) => number {
   };
 }
 
-test("Members agrees with a Set", () => {
+test("a SlotSet agrees with a Set", () => {
   const random = randomNumbers(7);
   const items = Array.from({ length: 50 }, (_, name) => ({ name, slot: -1 }));
-  const members = new Members<typeof items[number]>();
+  const members = new SlotSet<typeof items[number]>();
   const model = new Set<typeof items[number]>();
   for (let step = 0; step < 20_000; step++) {
     const item = items[random(items.length)]!;
@@ -40,8 +40,8 @@ test("Members agrees with a Set", () => {
   assert.ok(items.every((item) => !members.delete(item)));
 });
 
-test("Members may change while it is gone through", () => {
-  const members = new Members<{ slot: number }>();
+test("a SlotSet may change while it is gone through", () => {
+  const members = new SlotSet<{ slot: number }>();
   for (let i = 0; i < 10; i++) members.add({ slot: -1 });
   let seen = 0;
   for (const member of members) {
@@ -83,8 +83,8 @@ test("IdTable agrees with a Map, whatever stays behind", () => {
   assert.equal(table.get(2 ** 52 + 1), undefined);
 });
 
-test("what has left Members and IdTable is not kept", { timeout: 60_000 }, async () => {
-  const members = new Members<{ slot: number; ballast: number[] }>();
+test("what has left SlotSet and IdTable is not kept", { timeout: 60_000 }, async () => {
+  const members = new SlotSet<{ slot: number; ballast: number[] }>();
   const table = new IdTable<{ id: number; ballast: number[] }>();
   const churn = () => {
     for (let id = 1; id <= 20_000; id++) {
