@@ -902,7 +902,7 @@ class Lane {
     });
   }
 
-  /** One page of a listing; the next when this one has come, on this connection or another. */
+  /** One page of a listing; the next when this one has come. Another connection begins again. */
   #list(): void {
     const world = this.#world;
     const { dice } = world;
@@ -916,6 +916,11 @@ class Lane {
       answered: (answer) => {
         this.#listingInFlight = false;
         if (answer.startsWith("ERROR ECANCELED")) return;
+        if (answer.startsWith("ERROR ESTALE") && listing.cursor !== "-") {
+          this.#listing = null;
+          world.count("stale listing");
+          return;
+        }
         const [ok, cursor, ...keys] = answer.split(" ");
         if (ok !== "OK" || cursor === undefined || keys.length > limit) {
           return world.fail(`LIST ${limit}: ${answer}`);
@@ -926,7 +931,10 @@ class Lane {
         this.#listing = null;
         this.#checkListing(listing.seen, listing.prefix);
       },
-      lost: () => this.#listingInFlight = false,
+      lost: () => {
+        this.#listingInFlight = false;
+        this.#listing = null;
+      },
     });
   }
 
