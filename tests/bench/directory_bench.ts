@@ -14,7 +14,7 @@ import { RawWorker } from "../support/raw_worker.ts";
 import { sleep } from "../support/worker.ts";
 import type { Benchmark, Context } from "./support/benchmark.ts";
 import { interleave } from "./support/interleave.ts";
-import { type Metric, rowOf, type Sample, type Section } from "./support/results.ts";
+import { type Metric, type Row, rowOf, type Sample, type Section } from "./support/results.ts";
 import { quantile } from "./support/statistics.ts";
 
 const BLOCK = 4096;
@@ -179,33 +179,42 @@ async function listAll(client: RawClient): Promise<number> {
   return keys;
 }
 
+async function listRows(
+  directory: string,
+  count: number,
+  rounds: number,
+  show: (text: string) => void,
+): Promise<Row[]> {
+  const root = join(directory, "objects");
+  makeObjects(root, count);
+  await using worker = new RawWorker(root, join(directory, "w.sock"));
+  await worker.start();
+  const client = await RawClient.connect(worker, "unix");
+  const timed = async (list: () => number | Promise<number>) => {
+    const at = performance.now();
+    const found = await list();
+    const ms = performance.now() - at;
+    if (found !== count) throw new Error(`${found} names instead of ${count}`);
+    return { ms, each: ms * 1e3 / count };
+  };
+  const contenders = [
+    { name: READING, note: "readdirSync", sample: () => timed(() => readdirSync(root).length) },
+    { name: PAGES, note: "", sample: () => timed(() => listAll(client)) },
+  ];
+  const step = (text: string) => show(`list, ${count} names, ${text}`);
+  const samples = await interleave(contenders, rounds, step);
+  const group = `${count.toLocaleString("en-US")} names`;
+  await client.close();
+  return contenders.map(({ name, note }, i) => rowOf(name, note, samples[i]!, group));
+}
+
 async function listSection({ quick, objects, directory, show }: Context): Promise<Section> {
   const counts = objects !== null ? [objects] : quick ? [5_000] : [50_000, 200_000, 400_000];
   const rounds = quick ? 1 : 3;
-  const rows = [];
+  const rows: Row[] = [];
   for (const count of counts) {
     const own = await mkdtemp(join(directory, "list-"));
-    const root = join(own, "objects");
-    makeObjects(root, count);
-    await using worker = new RawWorker(root, join(own, "w.sock"));
-    await worker.start();
-    const client = await RawClient.connect(worker, "unix");
-    const timed = async (list: () => number | Promise<number>) => {
-      const at = performance.now();
-      const found = await list();
-      const ms = performance.now() - at;
-      if (found !== count) throw new Error(`${found} names instead of ${count}`);
-      return { ms, each: ms * 1e3 / count };
-    };
-    const contenders = [
-      { name: READING, note: "readdirSync", sample: () => timed(() => readdirSync(root).length) },
-      { name: PAGES, note: "", sample: () => timed(() => listAll(client)) },
-    ];
-    const step = (text: string) => show(`list, ${count} names, ${text}`);
-    const samples = await interleave(contenders, rounds, step);
-    const group = `${count.toLocaleString("en-US")} names`;
-    rows.push(...contenders.map(({ name, note }, i) => rowOf(name, note, samples[i]!, group)));
-    await client.close();
+    rows.push(...await listRows(own, count, rounds, show));
     rmSync(own, { recursive: true });
   }
   return {

@@ -82,6 +82,13 @@ TEST(what_is_wrong_is_named) {
   CHECK_CONTAINS(Parse({"--sync="}), "expected none, data or full");
   CHECK_CONTAINS(Parse({"--io-threads=0"}), "from 1 to 256");
   CHECK_CONTAINS(Parse({"--max-bytes-in-flight=0"}), "from 1 to");
+  CHECK_CONTAINS(Parse({"--root=/r", "--max-bytes=100"}), "from 4096 to");
+  CHECK_CONTAINS(Parse({"--root=/r", "--max-bytes=1G"}), "or 0 for no limit");
+  CHECK_CONTAINS(Parse({"--max-bytes=4096"}), "--max-bytes needs --root DIR");
+  CHECK_EQ(Parse({"--root=/r", "--max-bytes", "4096"}), "");
+  CHECK_EQ(g_options.max_bytes.value_or(1), 4096u);
+  CHECK_EQ(Parse({"--root=/r", "--max-bytes", "0"}), "");
+  CHECK_EQ(g_options.max_bytes.value_or(1), 0u);
   CHECK_CONTAINS(Parse({"--keep-open=many"}), "from 0 to");
   CHECK_CONTAINS(Parse({"--nice=20"}), "from 0 to 19");
   CHECK_CONTAINS(Parse({"--segment-fd=2"}), "from 3 to");
