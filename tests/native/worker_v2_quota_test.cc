@@ -468,8 +468,8 @@ TEST(what_others_wrote_is_removed_when_it_is_too_much) {
   account.quota().Recount();
   CHECK(account.Idle());
   CHECK_EQ(account.used(), DiskBytes(dir.path()));
-  // What is heard of lags behind what is written; by how much, nobody promises.
-  CHECK(account.used() >= 75 * kBlockBytes);
+  // Many of the files are heard of at one time.
+  CHECK(account.used() >= 85 * kBlockBytes);
 }
 
 TEST(directories_below_the_root_count_and_links_do_not) {

@@ -12,8 +12,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <string>
+
+#include "worker/base/mutex.h"
 
 namespace lmshm {
 
@@ -98,12 +99,12 @@ class Metrics {
   uint64_t fallbacks() const { return fallbacks_.load(std::memory_order_relaxed); }
   // Why the last of them could not; "" while there was none.
   std::string fallback_reason() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     return reason_;
   }
   // Counts one. True for the first.
   bool CountFallback(const std::string& reason) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     reason_ = reason;
     return fallbacks_.fetch_add(1, std::memory_order_relaxed) == 0;
   }
@@ -127,8 +128,8 @@ class Metrics {
 
   std::array<Copy, kCopies> copies_;
   std::atomic<uint64_t> fallbacks_{0};
-  mutable std::mutex mutex_;
-  std::string reason_;
+  mutable Mutex mutex_;
+  std::string reason_ GUARDED_BY(mutex_);
 };
 
 }  // namespace lmshm

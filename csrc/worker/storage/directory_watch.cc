@@ -21,7 +21,7 @@ bool DirectoryWatch::Add(int dir_fd, void* owner) {
   if (!fd_.valid()) return false;
   char path[32];
   snprintf(path, sizeof path, "/proc/self/fd/%d", dir_fd);
-  const std::lock_guard<std::mutex> lock(owners_mutex_);
+  const MutexLock lock(&owners_mutex_);
   const int watch = inotify_add_watch(fd_.get(), path, kEvents | IN_ONLYDIR);
   if (watch < 0) return false;
   owners_[watch] = owner;
@@ -29,8 +29,8 @@ bool DirectoryWatch::Add(int dir_fd, void* owner) {
 }
 
 void DirectoryWatch::Remove(void* owner) {
-  const std::lock_guard<std::mutex> draining(draining_);
-  const std::lock_guard<std::mutex> lock(owners_mutex_);
+  const MutexLock draining(&draining_);
+  const MutexLock lock(&owners_mutex_);
   for (auto at = owners_.begin(); at != owners_.end();) {
     if (at->second != owner) {
       ++at;
@@ -43,7 +43,7 @@ void DirectoryWatch::Remove(void* owner) {
 
 bool DirectoryWatch::Drain(const Handler& handler) {
   if (!fd_.valid()) return true;
-  const std::lock_guard<std::mutex> draining(draining_);
+  const MutexLock draining(&draining_);
   bool complete = true;
   alignas(struct inotify_event) char buffer[16 * 1024];
   for (;;) {
@@ -57,7 +57,7 @@ bool DirectoryWatch::Drain(const Handler& handler) {
       if (event->len == 0) continue;
       void* owner = nullptr;
       {
-        const std::lock_guard<std::mutex> lock(owners_mutex_);
+        const MutexLock lock(&owners_mutex_);
         const auto found = owners_.find(event->wd);
         if (found != owners_.end()) owner = found->second;
       }

@@ -13,9 +13,9 @@
 #include <atomic>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <string>
 
+#include "worker/base/mutex.h"
 #include "worker/base/unique_fd.h"
 
 namespace lmshm {
@@ -49,9 +49,9 @@ class DirectoryWatch {
 
  private:
   UniqueFd fd_;
-  std::mutex draining_;  // taken before the other
-  std::mutex owners_mutex_;
-  std::map<int, void*> owners_;  // by watch
+  Mutex draining_;  // taken before the other
+  Mutex owners_mutex_;
+  std::map<int, void*> owners_ GUARDED_BY(owners_mutex_);  // by watch
 };
 
 }  // namespace lmshm

@@ -111,7 +111,7 @@ void ObjectTable::Erase(Shard* shard, size_t slot) {
 std::optional<TableObject> ObjectTable::Update(uint64_t hash, const Change& change) {
   Shard& shard = ShardOf(hash);
   const uint64_t stored = Stored(hash);
-  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const MutexLock lock(&shard.mutex);
   std::optional<TableObject> before;
   size_t slot = 0;
   if (shard.capacity > 0) {
@@ -140,7 +140,7 @@ std::optional<TableObject> ObjectTable::Update(uint64_t hash, const Change& chan
 
 std::optional<TableObject> ObjectTable::Find(uint64_t hash) const {
   const Shard& shard = ShardOf(hash);
-  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const MutexLock lock(&shard.mutex);
   if (shard.capacity == 0) return std::nullopt;
   const Entry& entry = shard.entries[SlotOf(shard, Stored(hash))];
   if (entry.used == 0) return std::nullopt;
@@ -149,7 +149,7 @@ std::optional<TableObject> ObjectTable::Find(uint64_t hash) const {
 
 void ObjectTable::Touch(uint64_t hash, UseTick now, UseTick keep_from) {
   Shard& shard = ShardOf(hash);
-  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const MutexLock lock(&shard.mutex);
   if (shard.capacity == 0) return;
   Entry& entry = shard.entries[SlotOf(shard, Stored(hash))];
   if (entry.used == 0 || entry.used >= now) return;
@@ -162,7 +162,7 @@ void ObjectTable::Touch(uint64_t hash, UseTick now, UseTick keep_from) {
 
 void ObjectTable::ForEach(const std::function<void(const TableObject&)>& visit) const {
   for (const Shard& shard : shards_) {
-    const std::lock_guard<std::mutex> lock(shard.mutex);
+    const MutexLock lock(&shard.mutex);
     for (size_t i = 0; i < shard.capacity; i++) {
       if (shard.entries[i].used != 0) visit(Read(shard.entries[i]));
     }
@@ -176,7 +176,7 @@ void ObjectTable::RemoveUnseen(const std::function<void(const TableObject&)>& re
   for (Shard& shard : shards_) {
     std::vector<TableObject> gone;
     {
-      const std::lock_guard<std::mutex> lock(shard.mutex);
+      const MutexLock lock(&shard.mutex);
       std::vector<uint64_t> hashes;
       for (size_t i = 0; i < shard.capacity; i++) {
         const Entry& entry = shard.entries[i];

@@ -16,9 +16,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string_view>
+
+#include "worker/base/mutex.h"
 
 namespace lmshm {
 
@@ -98,10 +99,10 @@ class ObjectTable {
   static_assert(sizeof(Entry) == 16);
 
   struct Shard {
-    mutable std::mutex mutex;
-    std::unique_ptr<Entry[]> entries;
-    size_t capacity = 0;  // 0 or a power of two
-    size_t size = 0;
+    mutable Mutex mutex;
+    std::unique_ptr<Entry[]> entries GUARDED_BY(mutex);
+    size_t capacity GUARDED_BY(mutex) = 0;  // 0 or a power of two
+    size_t size GUARDED_BY(mutex) = 0;
   };
 
   static TableObject Read(const Entry& entry);
@@ -111,11 +112,11 @@ class ObjectTable {
   }
   const Shard& ShardOf(uint64_t hash) const { return shards_[hash % kShards]; }
   Shard& ShardOf(uint64_t hash) { return shards_[hash % kShards]; }
-  // These are called with the shard locked. The slot of `stored`, or the empty one where it
+  // The slot of `stored`, or the empty one where it
   // belongs.
-  static size_t SlotOf(const Shard& shard, uint64_t stored);
-  void Resize(Shard* shard, size_t capacity);
-  void Erase(Shard* shard, size_t slot);
+  static size_t SlotOf(const Shard& shard, uint64_t stored) REQUIRES(shard.mutex);
+  void Resize(Shard* shard, size_t capacity) REQUIRES(shard->mutex);
+  void Erase(Shard* shard, size_t slot) REQUIRES(shard->mutex);
 
   std::array<Shard, kShards> shards_;
   std::atomic<size_t> size_{0};

@@ -42,17 +42,17 @@ void QuotaDirectory::Used(std::string_view name) {
 
 void QuotaDirectory::Removed(const std::string& name) {
   if (index_.Forget(ObjectTable::HashOf(name)) == 0) return;
-  const Quota::Lock lock(quota_->mutex_);
-  quota_->NoteChange(lock);
+  const MutexLock lock(&quota_->mutex_);
+  quota_->NoteChange();
 }
 
 void QuotaDirectory::AddListener(const void* owner, Listener evicted) {
-  const std::lock_guard<std::mutex> lock(listeners_mutex_);
+  const MutexLock lock(&listeners_mutex_);
   listeners_[owner] = std::move(evicted);
 }
 
 void QuotaDirectory::RemoveListener(const void* owner) {
-  const std::lock_guard<std::mutex> lock(listeners_mutex_);
+  const MutexLock lock(&listeners_mutex_);
   listeners_.erase(owner);
 }
 
@@ -67,8 +67,8 @@ QuotaRoom::QuotaRoom(Quota::Directory directory, std::string file_name, uint64_t
 QuotaRoom::~QuotaRoom() {
   if (directory_ == nullptr) return;
   Quota* const quota = directory_->quota_;
-  const Quota::Lock lock(quota->mutex_);
-  quota->Leave(lock, this);
+  const MutexLock lock(&quota->mutex_);
+  quota->Leave(this);
 }
 
 Status QuotaRoom::Take(std::chrono::milliseconds patience, bool* taken) {
@@ -95,10 +95,10 @@ Quota::Quota(int root_fd, const QuotaRules& rules)
 
 Quota::~Quota() {
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     ending_.store(true);
-    work_.notify_all();
-    counts_done_.notify_all();
+    work_.SignalAll();
+    counts_done_.SignalAll();
   }
   WakeCounter();
   if (counter_.joinable()) counter_.join();
@@ -148,7 +148,7 @@ bool Quota::MakePlace() {
 }
 
 Status Quota::Find(int dir_fd, Directory* directory) {
-  const std::lock_guard<std::mutex> lock(directories_mutex_);
+  const MutexLock lock(&directories_mutex_);
   const Directory known = Known(dir_fd);
   if (known != nullptr) {
     *directory = Use(known);
@@ -172,7 +172,7 @@ Status Quota::Find(int dir_fd, Directory* directory) {
   added->watched_ = local && watch_.Add(added->index_.fd(), added.get());
   *directory = Use(added);
   {
-    const Lock account(mutex_);
+    const MutexLock account(&mutex_);
     uncounted_.push_back(added);
   }
   directories_.push_back(std::move(added));
@@ -181,7 +181,7 @@ Status Quota::Find(int dir_fd, Directory* directory) {
 }
 
 std::vector<Quota::Directory> Quota::AllDirectories() const {
-  const std::lock_guard<std::mutex> lock(directories_mutex_);
+  const MutexLock lock(&directories_mutex_);
   return directories_;
 }
 
@@ -192,8 +192,8 @@ Quota::Stats Quota::stats() const {
     stats.memory_bytes += directory->index_.table().memory_bytes();
   }
   {
-    const Lock lock(mutex_);
-    stats.used_bytes = InAccount(lock) * kBlockBytes;
+    const MutexLock lock(&mutex_);
+    stats.used_bytes = InAccount() * kBlockBytes;
     stats.counted = counted_;
   }
   stats.objects = all_.objects;
@@ -204,30 +204,29 @@ Quota::Stats Quota::stats() const {
   return stats;
 }
 
-uint64_t Quota::InAccount(const Lock&) const { return all_.blocks.load() + reserved_; }
+uint64_t Quota::InAccount() const { return all_.blocks.load() + reserved_; }
 
 // Those that came before go first. `share` is what this worker may write at a time.
-bool Quota::Fits(const Lock& lock, const QuotaRoom& room, uint64_t share,
-                 Clock::time_point now) const {
+bool Quota::Fits(const QuotaRoom& room, uint64_t share, Clock::time_point now) const {
   if (evicting_ == IdOf(*room.directory_, room.hash_)) return false;
   uint64_t before = 0;
   for (const QuotaRoom* const other : waiting_) {
     if (other == &room) break;
     if (now - other->asked_ < kAskedLately) before += other->blocks_;
   }
-  if (InAccount(lock) + before + room.blocks_ > limit_) return false;
+  if (InAccount() + before + room.blocks_ > limit_) return false;
   const uint64_t writing = reserved_ + before;
   return writing == 0 || writing + room.blocks_ <= share;
 }
 
 // Whether nothing that may still happen makes room for it.
-bool Quota::IsHopeless(const Lock&, const QuotaRoom& room, Clock::time_point now) const {
+bool Quota::IsHopeless(const QuotaRoom& room, Clock::time_point now) const {
   if (now - room.began_ > kMostPatience * rules_.patience) return true;
   if (now - std::max(progress_, room.began_) > rules_.patience) return true;
   return room.hopeless_;
 }
 
-Status Quota::Refuse(const Lock&, const QuotaRoom& room) const {
+Status Quota::Refuse(const QuotaRoom& room) const {
   const auto bytes = [](uint64_t blocks) { return std::to_string(blocks * kBlockBytes); };
   std::string text =
       bytes(room.blocks_) + " bytes do not fit: --max-bytes is " + std::to_string(rules_.max_bytes);
@@ -249,20 +248,20 @@ Status Quota::Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* ta
   const uint64_t share = others == 0 ? UINT64_MAX : limit_ / (10 * (others + 1));
   if (others > 0) Hear();
   *taken = false;
-  Lock lock(mutex_);
-  if (room->blocks_ > limit_) return Refuse(lock, *room);
+  const MutexLock lock(&mutex_);
+  if (room->blocks_ > limit_) return Refuse(*room);
   const Clock::time_point end = Clock::now() + patience;
   for (;;) {
     const Clock::time_point now = Clock::now();
     room->asked_ = now;
-    if (Fits(lock, *room, share, now)) {
-      Leave(lock, room);
+    if (Fits(*room, share, now)) {
+      Leave(room);
       room->state_ = State::kTaken;
       reserved_ += room->blocks_;
       writing_.insert(IdOf(*room->directory_, room->hash_));
       // What it replaces is not removed now: others are chosen.
       room->directory_->index_.table().Touch(room->hash_, NextTick(), UINT64_MAX);
-      if (InAccount(lock) > high_) work_.notify_one();
+      if (InAccount() > high_) work_.Signal();
       *taken = true;
       return Status::OK();
     }
@@ -271,19 +270,19 @@ Status Quota::Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* ta
       room->place_ = waiting_.insert(waiting_.end(), room);
       room->began_ = now;
       waiting_blocks_ += room->blocks_;
-    } else if (IsHopeless(lock, *room, now)) {
-      Status status = Refuse(lock, *room);
-      Leave(lock, room);
+    } else if (IsHopeless(*room, now)) {
+      Status status = Refuse(*room);
+      Leave(room);
       return status;
     }
-    work_.notify_one();
+    work_.Signal();
     if (now >= end) return Status::OK();
-    room_.wait_until(lock, end);
+    room_.WaitFor(&mutex_, std::chrono::ceil<std::chrono::milliseconds>(end - now));
   }
 }
 
 // Whatever it had is free again.
-void Quota::Leave(const Lock& lock, QuotaRoom* room) {
+void Quota::Leave(QuotaRoom* room) {
   using State = QuotaRoom::State;
   const State state = std::exchange(room->state_, State::kOver);
   if (state == State::kWaiting) {
@@ -295,24 +294,24 @@ void Quota::Leave(const Lock& lock, QuotaRoom* room) {
   } else {
     return;
   }
-  NoteChange(lock);
+  NoteChange();
 }
 
-void Quota::NoteChange(const Lock&) {
+void Quota::NoteChange() {
   changes_++;
   progress_ = Clock::now();
   if (waiting_.empty()) return;
-  room_.notify_all();
-  work_.notify_one();
+  room_.SignalAll();
+  work_.Signal();
 }
 
 void Quota::Commit(QuotaRoom* room, uint64_t blocks) {
   UseTick tick;
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     tick = NextTick();
     last_put_.store(tick);
-    NotePut(lock, blocks, tick);
+    NotePut(blocks, tick);
   }
   ObjectIndex& index = room->directory_->index_;
   index.Update(room->hash_, [&](std::optional<TableObject>* entry) {
@@ -321,12 +320,12 @@ void Quota::Commit(QuotaRoom* room, uint64_t blocks) {
     (*entry)->used = tick;
     (*entry)->put = true;
   });
-  const Lock lock(mutex_);
-  Leave(lock, room);
-  if (InAccount(lock) > high_) work_.notify_one();
+  const MutexLock lock(&mutex_);
+  Leave(room);
+  if (InAccount() > high_) work_.Signal();
 }
 
-void Quota::NotePut(const Lock&, uint64_t blocks, UseTick tick) {
+void Quota::NotePut(uint64_t blocks, UseTick tick) {
   if (samples_.empty() || put_ - samples_.back().before >= tenth_ / 16) {
     samples_.push_back({put_, tick});
   }
@@ -340,14 +339,14 @@ void Quota::NotePut(const Lock&, uint64_t blocks, UseTick tick) {
 
 void Quota::NotePutByOthers(uint64_t blocks, UseTick tick) {
   if (blocks == 0) return;
-  const Lock lock(mutex_);
-  NotePut(lock, blocks, tick);
-  if (InAccount(lock) > high_) work_.notify_one();
+  const MutexLock lock(&mutex_);
+  NotePut(blocks, tick);
+  if (InAccount() > high_) work_.Signal();
 }
 
 // What is to be done, if anything.
-std::optional<Quota::Goal> Quota::NextGoal(const Lock& lock) const {
-  const uint64_t account = InAccount(lock);
+std::optional<Quota::Goal> Quota::NextGoal() const {
+  const uint64_t account = InAccount();
   const Clock::time_point now = Clock::now();
   const auto asked = [now](const QuotaRoom* room) { return now - room->asked_ < kAskedLately; };
   const auto found = std::find_if(waiting_.begin(), waiting_.end(), asked);

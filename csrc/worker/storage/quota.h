@@ -30,7 +30,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -38,7 +37,6 @@
 #include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +44,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "worker/base/mutex.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/storage/directory_watch.h"
@@ -104,8 +103,8 @@ class QuotaDirectory : public std::enable_shared_from_this<QuotaDirectory> {
   bool counted_ = false;             // for the counting thread
   std::weak_ptr<const void> users_;  // with the account's directories_mutex_ held
   bool watched_ = false;
-  std::mutex listeners_mutex_;
-  std::map<const void*, Listener> listeners_;
+  Mutex listeners_mutex_;
+  std::map<const void*, Listener> listeners_ GUARDED_BY(listeners_mutex_);
 };
 
 // Room for one object while it is written. Not thread safe: one thread at a time.
@@ -184,7 +183,6 @@ class Quota {
   friend class QuotaDirectory;
   friend class QuotaRoom;
   using Clock = std::chrono::steady_clock;
-  using Lock = std::unique_lock<std::mutex>;
 
   // So much had been put before the object whose tick this is.
   struct Sample {
@@ -202,21 +200,27 @@ class Quota {
   // needed.
   struct Choice {
     UseTick latest = 0;
-    uint64_t before = 0;  // blocks of the former
+    uint64_t before = 0;              // blocks of the former
+    uint64_t at_latest = UINT64_MAX;  // and of the latter, of which there may be more
+  };
+  // Blocks that went of either.
+  struct Evicted {
+    uint64_t before = 0;
+    uint64_t at_latest = 0;
   };
 
-  // The account: quota.cc. What is called with the lock held says so by its first argument.
+  // The account: quota.cc.
   Status Take(QuotaRoom* room, std::chrono::milliseconds patience, bool* taken);
-  bool Fits(const Lock& lock, const QuotaRoom& room, uint64_t share, Clock::time_point now) const;
-  bool IsHopeless(const Lock& lock, const QuotaRoom& room, Clock::time_point now) const;
-  Status Refuse(const Lock& lock, const QuotaRoom& room) const;
-  void Leave(const Lock& lock, QuotaRoom* room);
+  bool Fits(const QuotaRoom& room, uint64_t share, Clock::time_point now) const REQUIRES(mutex_);
+  bool IsHopeless(const QuotaRoom& room, Clock::time_point now) const REQUIRES(mutex_);
+  Status Refuse(const QuotaRoom& room) const REQUIRES(mutex_);
+  void Leave(QuotaRoom* room) REQUIRES(mutex_);
   void Commit(QuotaRoom* room, uint64_t blocks);
-  void NoteChange(const Lock& lock);
-  void NotePut(const Lock& lock, uint64_t blocks, UseTick tick);
+  void NoteChange() REQUIRES(mutex_);
+  void NotePut(uint64_t blocks, UseTick tick) REQUIRES(mutex_);
   void NotePutByOthers(uint64_t blocks, UseTick tick);
-  uint64_t InAccount(const Lock& lock) const;
-  std::optional<Goal> NextGoal(const Lock& lock) const;
+  uint64_t InAccount() const REQUIRES(mutex_);
+  std::optional<Goal> NextGoal() const REQUIRES(mutex_);
   // Later than all that was put, however fast that was.
   UseTick NextTick() const { return std::max(NowTick(), last_put_.load() + 1); }
   uint64_t IdOf(const QuotaDirectory& directory, uint64_t hash) const {
@@ -235,9 +239,10 @@ class Quota {
   void CountAppeared();
   void CountOne(QuotaDirectory* directory, std::vector<std::string>* below);
   void CountBelow(UniqueFd dir, size_t depth, Round* round);
-  Directory Known(int dir_fd) const;  // with directories_mutex_ held, and so is the next
+  Directory Known(int dir_fd) const REQUIRES(directories_mutex_);
+  // With directories_mutex_ held.
   static Directory Use(const Directory& directory);
-  bool MakePlace();
+  bool MakePlace() REQUIRES(directories_mutex_);
   void WakeCounter() const;
   // Takes note of all that others did until now.
   void Hear();
@@ -247,7 +252,7 @@ class Quota {
   void MakeRoom(const Goal& goal);
   bool Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const;
   void EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
-               uint64_t* evicted);
+               Evicted* evicted);
   bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,
              const TableObject& object);
   bool IsOver(const Goal& goal) const { return all_.blocks.load() <= goal.used; }
@@ -263,32 +268,32 @@ class Quota {
   DiskTotals all_;
   DirectoryWatch watch_;
 
-  mutable std::mutex directories_mutex_;
-  std::vector<Directory> directories_;
-  size_t numbered_ = 0;
+  mutable Mutex directories_mutex_;
+  std::vector<Directory> directories_ GUARDED_BY(directories_mutex_);
+  size_t numbered_ GUARDED_BY(directories_mutex_) = 0;
   Directory root_;
 
-  mutable std::mutex mutex_;      // guards all up to the threads
-  std::condition_variable room_;  // there may be room
-  std::condition_variable work_;  // room may have to be made
-  uint64_t reserved_ = 0;
-  uint64_t waiting_blocks_ = 0;
-  std::list<QuotaRoom*> waiting_;              // the one that came first in front
-  std::unordered_multiset<uint64_t> writing_;  // objects, by IdOf()
-  uint64_t evicting_ = 0;                      // the object, likewise; 0: none
-  uint64_t put_ = 0;                           // in all
-  std::deque<Sample> samples_;
-  uint64_t changes_ = 0;  // of the account
-  bool making_room_ = false;
-  Clock::time_point progress_;  // something became free
-  bool counted_ = false;
-  bool count_wanted_ = false;
-  std::vector<Appeared> appeared_;
-  std::vector<Directory> uncounted_;
-  uint64_t counts_wanted_ = 0;
-  uint64_t counts_ = 0;
-  std::string refused_;  // the last object that could not be removed, and why
-  std::condition_variable counts_done_;
+  mutable Mutex mutex_;
+  CondVar room_;  // there may be room
+  CondVar work_;  // room may have to be made
+  uint64_t reserved_ GUARDED_BY(mutex_) = 0;
+  uint64_t waiting_blocks_ GUARDED_BY(mutex_) = 0;
+  std::list<QuotaRoom*> waiting_ GUARDED_BY(mutex_);  // the one that came first in front
+  std::unordered_multiset<uint64_t> writing_ GUARDED_BY(mutex_);  // objects, by IdOf()
+  uint64_t evicting_ GUARDED_BY(mutex_) = 0;                      // the object, likewise; 0: none
+  uint64_t put_ GUARDED_BY(mutex_) = 0;                           // in all
+  std::deque<Sample> samples_ GUARDED_BY(mutex_);
+  uint64_t changes_ GUARDED_BY(mutex_) = 0;  // of the account
+  bool making_room_ GUARDED_BY(mutex_) = false;
+  Clock::time_point progress_ GUARDED_BY(mutex_);  // something became free
+  bool counted_ GUARDED_BY(mutex_) = false;
+  bool count_wanted_ GUARDED_BY(mutex_) = false;
+  std::vector<Appeared> appeared_ GUARDED_BY(mutex_);
+  std::vector<Directory> uncounted_ GUARDED_BY(mutex_);
+  uint64_t counts_wanted_ GUARDED_BY(mutex_) = 0;
+  uint64_t counts_ GUARDED_BY(mutex_) = 0;
+  std::string refused_ GUARDED_BY(mutex_);  // the last object that could not be removed, and why
+  CondVar counts_done_;
 
   std::atomic<UseTick> last_put_{0};   // written with the lock held
   std::atomic<UseTick> keep_from_{0};  // what was put then or later stays

@@ -78,7 +78,7 @@ void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
   }
   Directory known;
   {
-    const std::lock_guard<std::mutex> lock(directories_mutex_);
+    const MutexLock lock(&directories_mutex_);
     known = Known(dir.get());
   }
   const int dir_fd = dir.get();
@@ -128,7 +128,7 @@ void Quota::CountAll() {
         "--max-bytes: not all directories below the root are counted, there are too many or they "
         "are nested too deeply; objects in the others do not count");
   }
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   uncounted_.clear();
   appeared_.clear();
 }
@@ -138,7 +138,7 @@ void Quota::CountAppeared() {
   std::vector<Appeared> appeared;
   std::vector<Directory> uncounted;
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     appeared.swap(appeared_);
     uncounted.swap(uncounted_);
   }
@@ -162,7 +162,7 @@ void Quota::HearOf(QuotaDirectory* directory, const std::string& name, Directory
   const bool made = what == DirectoryWatch::What::kMade && of_sidecar.empty();
   if (made && directory->index_.table().Find(hash).has_value()) return;
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     // This process says itself what comes of it.
     if (writing_.count(IdOf(*directory, hash)) > 0) return;
   }
@@ -175,12 +175,12 @@ void Quota::Hear() {
       watch_.Drain([this](void* owner, const std::string& name, DirectoryWatch::What what) {
         const Directory directory = static_cast<QuotaDirectory*>(owner)->shared_from_this();
         if (what != DirectoryWatch::What::kDirectory) return HearOf(directory.get(), name, what);
-        const Lock lock(mutex_);
+        const MutexLock lock(&mutex_);
         appeared_.push_back({directory, name});
         WakeCounter();
       });
   if (complete) return;
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   count_wanted_ = true;
   WakeCounter();
 }
@@ -192,14 +192,14 @@ void Quota::CountMain() {
   while (!Ending()) {
     bool wanted;
     {
-      const Lock lock(mutex_);
+      const MutexLock lock(&mutex_);
       wanted = count_wanted_;
     }
     const Clock::time_point now = Clock::now();
     if (now >= next || (wanted && now >= soonest)) {
       uint64_t round;
       {
-        const Lock lock(mutex_);
+        const MutexLock lock(&mutex_);
         count_wanted_ = false;
         round = counts_wanted_;
       }
@@ -212,7 +212,7 @@ void Quota::CountMain() {
       soonest = end + kCountPause * (end - now);
       next = std::max<Clock::time_point>(
           soonest, end + (watched ? rules_.recount : rules_.recount_unwatched));
-      const Lock lock(mutex_);
+      const MutexLock lock(&mutex_);
       if (!counted_) {
         const auto took = std::chrono::duration_cast<milliseconds>(end - now).count();
         Log(LogLevel::kInfo, "--max-bytes: counted " + std::to_string(all_.objects) +
@@ -221,8 +221,8 @@ void Quota::CountMain() {
       }
       counted_ = true;
       counts_ = std::max(counts_, round);
-      counts_done_.notify_all();
-      work_.notify_all();
+      counts_done_.SignalAll();
+      work_.SignalAll();
       continue;
     }
     Hear();
@@ -242,29 +242,33 @@ void Quota::CountMain() {
 }
 
 void Quota::Recount() {
-  Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   const uint64_t mine = ++counts_wanted_;
   count_wanted_ = true;
   WakeCounter();
-  counts_done_.wait(lock, [&] { return Ending() || counts_ >= mine; });
+  while (!Ending() && counts_ < mine) counts_done_.Wait(&mutex_);
 }
 
 // ---------------------------------------------------------------------------------- making room
 
 bool Quota::WaitUntilIdle(milliseconds patience) {
-  Lock lock(mutex_);
-  return counts_done_.wait_for(lock, patience, [this, &lock] {
-    return Ending() || (counted_ && !making_room_ && !NextGoal(lock).has_value());
-  });
+  const MutexLock lock(&mutex_);
+  const Clock::time_point end = Clock::now() + patience;
+  while (!Ending() && (!counted_ || making_room_ || NextGoal().has_value())) {
+    const auto left = std::chrono::ceil<milliseconds>(end - Clock::now());
+    if (left <= milliseconds::zero()) return false;
+    counts_done_.WaitFor(&mutex_, left);
+  }
+  return true;
 }
 
 void Quota::EvictMain() {
-  Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   while (!Ending()) {
-    const std::optional<Goal> goal = NextGoal(lock);
+    const std::optional<Goal> goal = NextGoal();
     if (!goal.has_value()) {
-      counts_done_.notify_all();
-      work_.wait(lock);
+      counts_done_.SignalAll();
+      work_.Wait(&mutex_);
       continue;
     }
     // What is being written, or changes meanwhile, may help the next time.
@@ -272,16 +276,19 @@ void Quota::EvictMain() {
     const uint64_t changes = changes_;
     making_room_ = true;
     refused_.clear();
-    lock.unlock();
+    mutex_.Unlock();
     MakeRoom(*goal);
-    lock.lock();
+    mutex_.Lock();
     making_room_ = false;
     if (IsOver(*goal)) continue;
     for (QuotaRoom* const room : waiting_) {
       if (room == goal->first && quiet && changes == changes_) room->hopeless_ = true;
     }
-    room_.notify_all();
-    work_.wait_for(lock, kFailedPause, [this] { return Ending(); });
+    room_.SignalAll();
+    const Clock::time_point end = Clock::now() + kFailedPause;
+    for (Clock::time_point now = Clock::now(); !Ending() && now < end; now = Clock::now()) {
+      work_.WaitFor(&mutex_, std::chrono::ceil<milliseconds>(end - now));
+    }
   }
 }
 
@@ -313,14 +320,16 @@ bool Quota::Choose(const Goal& goal, const std::vector<Directory>& all, Choice* 
     if (bucket == kBuckets) choice->latest = from == 0 ? latest : from + kBuckets * width - 1;
     if (bucket == kBuckets) return choice->latest > 0;
     choice->latest = from += bucket * width;
-    if (width == 1) return true;
+    if (width > 1) continue;
+    choice->at_latest = wanted - choice->before;
+    return true;
   }
 }
 
 void Quota::MakeRoom(const Goal& goal) {
   const std::vector<Directory> all = AllDirectories();
   Choice choice;
-  uint64_t evicted = 0;
+  Evicted evicted;
   if (!Choose(goal, all, &choice)) return;
   for (const Directory& directory : all) {
     bool any = false;
@@ -342,7 +351,7 @@ void Quota::MakeRoom(const Goal& goal) {
 }
 
 void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
-                    uint64_t* evicted) {
+                    Evicted* evicted) {
   const UseTick keep_from = goal.may_take_all ? UINT64_MAX : keep_from_.load();
   ObjectIndex& index = directory->index_;
   size_t count = 0;
@@ -354,26 +363,29 @@ void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& c
     if (!object.has_value() || object->lone || object->used > choice.latest) return true;
     if (object->blocks == 0) return true;  // nothing to gain; perhaps it is just being written
     if (object->put && keep_from != 0 && object->used >= keep_from) return true;
+    const bool at_latest = object->used == choice.latest;
+    // Many may have been put at one time.
+    if (at_latest && evicted->at_latest >= choice.at_latest) return true;
     if (IsOver(goal)) {
       // A larger one may have come first; what is older goes nevertheless. While there are others
       // they may have removed it.
-      if (!alone || *evicted >= choice.before) return false;
-      if (object->used == choice.latest) return true;
+      if (!alone || evicted->before >= choice.before) return false;
+      if (at_latest) return true;
     }
     if (!Evict(directory, name, hash, *object)) return true;
-    if (object->used < choice.latest) *evicted += object->blocks;
+    (at_latest ? evicted->at_latest : evicted->before) += object->blocks;
     if (++count % kHearEvery == 0 && !alone) Hear();
     return true;
   });
   if (error == 0 || error == ECANCELED) return;
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   refused_ = "the directory cannot be read: " + ErrnoName(error);
 }
 
 bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,
                   const TableObject& object) {
   {
-    const Lock lock(mutex_);
+    const MutexLock lock(&mutex_);
     const uint64_t id = IdOf(*directory, hash);
     if (writing_.count(id) > 0) return false;
     evicting_ = id;
@@ -401,7 +413,7 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
     index.Forget(hash);
     evicted_blocks_ += object.blocks;
     evictions_++;
-    const std::lock_guard<std::mutex> lock(directory->listeners_mutex_);
+    const MutexLock lock(&directory->listeners_mutex_);
     for (const auto& [owner, evicted] : directory->listeners_) evicted(name);
   } else if (error == ENOENT) {
     index.Forget(hash);
@@ -411,14 +423,14 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
       if (entry->has_value()) (*entry)->used = NowTick();
     });
   }
-  const Lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   evicting_ = 0;
   if (error != 0 && error != ENOENT) {
     refused_ = Printable(name) + " cannot be removed: " + ErrnoName(error);
   } else if (removed) {
     progress_ = Clock::now();
   }
-  if (!waiting_.empty()) room_.notify_all();
+  if (!waiting_.empty()) room_.SignalAll();
   return removed;
 }
 
