@@ -9,9 +9,9 @@
 import process from "node:process";
 
 interface OpenList {
-  /** In the order of their opening. */
+  /** Oldest first. */
   readonly things: Set<AsyncDisposable>;
-  /** In the order of their adding. */
+  /** Oldest first. */
   readonly undoing: Set<() => void>;
 }
 
@@ -45,7 +45,7 @@ function openList(): OpenList {
 /**
  * Has `undo` called when the process, or this thread, ends while its code still runs: at its natural
  * end, by process.exit(), and in Bun by an uncaught exception. Not by a signal.
- * @returns takes it back.
+ * @returns a function that takes `undo` from the list.
  */
 export function onExit(undo: () => void): () => void {
   const { undoing } = openList();

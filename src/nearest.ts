@@ -30,12 +30,15 @@ export function editDistance(a: string, b: string): number {
 const MAX_LENGTH = 100;
 
 /**
- * The one of `known` that is fewest edits from `name`, the first of several; null when all are more
- * than a third of their length away. Case, "-" and "_" do not count as differences.
+ * The one of `known` that is fewest edits from `name`, the first of several, or else the shortest that
+ * begins with it ("workerAddr" for "workerAddress"); null when all are more than a third of their length
+ * away. Case, "-" and "_" do not count as differences.
  */
 export function nearest(name: string, known: Iterable<string>): string | null {
   if (name.length > MAX_LENGTH) return null;
   const plain = plainForm(name);
+  const longer = [...known].filter((one) => plain.length >= 4 && plainForm(one).startsWith(plain));
+  if (longer.length > 0) return longer.toSorted((a, b) => a.length - b.length)[0]!;
   let best: string | null = null;
   let bestEdits = Infinity;
   for (const candidate of known) {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Waiting with a limit: for so long, until a signal is aborted, or both. watch() is the primitive; the
-// rest are its forms for promises and for calls of several steps. What is waited for goes on when
-// somebody has given up.
+// rest are its forms for promises and for calls of several steps. Giving up ends the waiting, not the
+// work.
 
 import { describe } from "./arguments.ts";
-import { ShmError } from "./errors.ts";
 
 /** 24.8 days. A longer timer rings at once, so nobody sets one. */
 export const MAX_TIMER_MS = 0x7fff_ffff;
@@ -23,7 +22,8 @@ export interface Patience {
 type GiveUp = (reason: unknown) => void;
 
 /**
- * Calls `giveUp` once: when the limit is over, or when the signal, which is not aborted yet, is.
+ * Calls `giveUp` once: when the limit is over, or when the signal is aborted. It must not be aborted
+ * yet.
  * @returns ends that, without a call.
  * @throws {TypeError} for a signal that is none.
  */
@@ -70,7 +70,6 @@ export class Deadline {
   static readonly NONE: Deadline = new Deadline(Infinity);
 
   readonly #at: number;
-  readonly #limitMs: number;
   readonly signal: AbortSignal | undefined;
 
   /**
@@ -85,7 +84,6 @@ export class Deadline {
       throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
     }
     signal?.throwIfAborted();
-    this.#limitMs = limitMs;
     this.#at = performance.now() + limitMs;
     this.signal = signal;
   }
@@ -95,26 +93,6 @@ export class Deadline {
     if (this.#at === Infinity) return undefined;
     const left = this.#at - performance.now();
     return left > MAX_TIMER_MS ? undefined : Math.max(1, Math.ceil(left));
-  }
-
-  /**
-   * Resolves as `work`, which is the file system's, does; rejects when the deadline, or `atMostMs`
-   * from now, has passed, or with the signal's reason.
-   */
-  wait<T>(work: Promise<T>, what: string, atMostMs: number): Promise<T> {
-    const limitMs = Math.min(atMostMs, this.leftMs ?? Infinity);
-    const { signal } = this;
-    return within(work, { limitMs, signal, expired: () => this.#timedOut(what, limitMs) });
-  }
-
-  #timedOut(what: string, limitMs: number): ShmError {
-    const shown = Math.round(Math.min(limitMs, this.#limitMs));
-    return new ShmError(`no answer from the file system within ${shown} ms`, {
-      code: "ETIMEDOUT",
-      operation: what,
-      hint: "Check whether the storage directory's server can be reached",
-      details: { limitMs: shown },
-    });
   }
 }
 

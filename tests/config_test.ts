@@ -551,6 +551,7 @@ test("nearest() finds what was meant, and nothing where nothing was", () => {
   assert.equal(nearest("CHUNK-SIZE", known), "chunk_size");
   assert.equal(nearest("local_cup", known), "local_cpu");
   assert.equal(nearest("pni", known), "pin");
+  assert.equal(nearest("workerAddr", ["workerArgs", "workerAddress"]), "workerAddress");
   assert.equal(nearest("zzz", known), null);
   assert.equal(nearest("x".repeat(100_000), known), null);
   assert.equal(nearest("chunk_size", []), null);

@@ -197,7 +197,7 @@ leakTest("create() refuses wrong arguments before it takes memory", async () => 
   for (const bad of [0, -1, 1.5, NaN, Infinity]) await assert.rejects(create(bad), RangeError);
   for (const bad of ["1", null, undefined, 5n]) await assert.rejects(create(bad), TypeError);
   const refused: [object, RegExp][] = [
-    [{ align: 64 }, /TypeError.*no option "align"; it has .*alignBytes/],
+    [{ align: 64 }, /TypeError.*no option "align"; did you mean "alignBytes"/],
     [{ alignBytes: 100 }, /RangeError: alignBytes must be a power of two/],
     [{ alignBytes: 2 ** 31 }, /RangeError: alignBytes must be/],
     [{ pin: "yes" }, /TypeError.*pin must be one of/],

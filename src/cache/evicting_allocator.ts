@@ -98,6 +98,7 @@ export class EvictingAllocator {
     count: number,
     options: AllocateOptions,
   ): Promise<TensorMemoryObj[]> {
+    checkKnownOptions("allocate", options as unknown, ["signal", "timeoutMs", "evict"]);
     const { timeoutMs = this.#blockingTimeoutMs, signal, ...rest } = options;
     checkInteger("timeoutMs", timeoutMs, 0, MAX_TIMER_MS);
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
@@ -136,7 +137,7 @@ export class EvictingAllocator {
   }
 
   #request(layout: TensorLayout, count: number, options: TryAllocateOptions): Request {
-    checkKnownOptions("allocate", options as unknown, ["evict"]);
+    checkKnownOptions("tryAllocate", options as unknown, ["evict"]);
     const { evict = true } = options;
     if (typeof evict !== "boolean") {
       throw new TypeError(`evict must be true or false, got ${describe(evict)}`);

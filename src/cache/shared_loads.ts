@@ -32,7 +32,7 @@ interface Waiter {
   reject(reason: unknown): void;
 }
 
-/** Of somebody who asks the store about a key, and loads nothing. */
+/** A look at what the store has under a key, which loads nothing. */
 export interface Glance {
   /** The object may have changed meanwhile. */
   readonly overtaken: boolean;

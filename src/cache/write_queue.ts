@@ -36,10 +36,10 @@ export interface WriteQueueOptions {
   readonly accepted: (key: string, obj: TensorMemoryObj) => void;
   /**
    * An accepted object could not be stored: sees to it that the store has no older one under its
-   * key. Whether that is so; never rejects.
+   * key. Resolves to true if it has none. Never rejects.
    */
   readonly invalidate: (key: string) => Promise<boolean>;
-  /** What the key has is what the store has. Must not throw. */
+  /** Only the store knows what the key has now: drops what else is known. Must not throw. */
   readonly unknown: (key: string) => void;
   /** Objects that are queued, being written, or cleared up after a failure. */
   readonly maxObjects: number;
@@ -122,7 +122,7 @@ export class WriteQueue {
   /** Not reported by flush() or close() yet. */
   #failures: Failure[] = [];
   #unreported = 0;
-  /** The time to close is over: what is told of a key is told. */
+  /** close() has timed out: nothing more is told of any key. */
   #ended = false;
 
   constructor(options: WriteQueueOptions) {
@@ -155,7 +155,7 @@ export class WriteQueue {
 
   /**
    * The object that the key has, and the store not yet; without a reference for the caller. Null:
-   * what the store has is what the key has, unless busy().
+   * the store's object is the current one, unless a change is under way (busy()).
    */
   find(key: string): TensorMemoryObj | null {
     const lane = this.#lanes.get(key);

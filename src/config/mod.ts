@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The public names of "lmshm/config": what a program configures, from files, variables and code.
+// The public names of "lmshm/config": configurations from files, environment variables and
+// code.
 
 export { createConfig, type LmshmConfig } from "./config.ts";
 export { type ConfigSources, loadConfig, type LoadedConfig } from "./load.ts";

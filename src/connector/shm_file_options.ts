@@ -56,8 +56,8 @@ export interface ShmFileConnectorOptions {
    */
   protocol?: ProtocolChoice | undefined;
   /**
-   * Default: as the worker was started ("auto"). With a worker that has version 1 alone open()
-   * refuses this option and the next two, unless they ask for nothing.
+   * Default: as the worker was started ("auto"). With a worker of version 1, open() throws ENOTSUP if
+   * this option or one of the next two asks for more than the default.
    */
   ioMode?: IoMode | undefined;
   /** Default: as the worker was started ("none"). */
@@ -85,9 +85,9 @@ export interface ShmFileConnectorOptions {
   /** Until close() gives up waiting for calls in flight; default 30 s. */
   closeTimeoutMs?: number | undefined;
   /**
-   * How often a lost worker is started again within restartWindowMs; default 5. A worker at
-   * workerAddress starts without us: so often a call tries to connect to it before it fails with
-   * EWORKER. While it is away each call tries once, so that it is used again as soon as it is back.
+   * How often a lost worker is started again within restartWindowMs; default 5. With
+   * workerAddress: how many attempts to connect one call makes before it fails with EWORKER. Once the
+   * worker is known to be away each call makes one attempt, so that it is used again when it is back.
    * 0: a lost worker stays lost.
    */
   maxRestarts?: number | undefined;

@@ -32,8 +32,8 @@ export interface NamedOptions {
 }
 
 /**
- * "none" and "auto" are what every worker does unless it was started otherwise, so they are not
- * insisted on; nor is the checksum, which a worker of version 1 cannot keep.
+ * "none" and "auto" are what every worker does unless it was started otherwise. They are left out, so
+ * that a worker of version 1 is accepted; and so is a checksum that is wished for.
  * @throws {TypeError} without a storage directory.
  */
 export function optionsFromConfig(settings: StoreSettings): NamedOptions {
@@ -55,7 +55,7 @@ export function optionsFromConfig(settings: StoreSettings): NamedOptions {
       maxBytes: maxBytes ?? undefined,
       durability: durability === "none" ? undefined : durability,
       ioMode: ioMode === "auto" ? undefined : ioMode,
-      checksum: checksum ? undefined : false,
+      checksum: checksum === false ? false : undefined,
       protocol,
     },
     shmName,

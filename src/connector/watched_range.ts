@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ranges that know whether somebody uses them: a store that was told to give up a request may be at
-// it for a while, and these say when it is not any more.
+// Ranges that know whether somebody holds them. A cancelled request may use its memory for a while; a
+// WatchedRange tells when nobody does any more.
 
 import { callFenced } from "../fence.ts";
 import { ShmError } from "../errors.ts";
@@ -81,8 +81,8 @@ export class OwnRange extends WatchedRange {
 
   /**
    * The first `byteLength` bytes, for the caller of the load, who owns them from now on: what was
-   * allocated, if it has that length or is a memory object that can be truncated to it; else a part,
-   * which is disposed of in its place.
+   * allocated, if it has that length or is a memory object that can be truncated to it; else a part of
+   * it. Disposing of the part disposes of the whole range.
    */
   head(byteLength: number): ShmRange {
     const own = this.#own;

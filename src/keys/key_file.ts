@@ -42,7 +42,8 @@ export interface KeyFile {
   readonly sidecarName: string | null;
 }
 
-/** Of a key that its file name tells. Whoever speaks to a worker by keys never needs the name. */
+/** For a key that can be read back from its file name. The name is made when it is asked for: with
+ * version 2 nobody needs it. */
 class PlainKeyFile implements KeyFile {
   readonly key: string;
   readonly sidecarName = null;
@@ -133,7 +134,7 @@ export function keyFile(key: Key): KeyFile {
   return { key: text, fileName: stem + DATA, sidecarName: stem + SIDECAR };
 }
 
-/** keyFile(key).key, and its errors. */
+/** The key as text, checked as keyFile() checks it. */
 export function keyText(key: Key): string {
   const text = textOf(key);
   if (!isPlainly(text)) checkKey(text);

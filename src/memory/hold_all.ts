@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Holding ranges for an operation: one, or many at a time. A range may be the user's own, with a
-// hold() of the user's; nothing of it may keep the operation, or others, from ending.
+// hold() of the user's: a failure in that must not keep this operation, or others, from ending.
 
 import { describe } from "../arguments.ts";
 import { callFenced } from "../fence.ts";

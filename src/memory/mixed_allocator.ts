@@ -259,7 +259,7 @@ function splitOptions(
   sizeBytes: number,
   options: MixedOptions,
 ): { segmentOptions: CreateOptions; poolOptions: MixedPoolOptions } {
-  // Under another name, because the assertion would make every option unknown.
+  // checkKnownOptions() narrows the type of what it is given, hence the second variable.
   const given = options;
   checkKnownOptions("MixedMemoryAllocator.create", given, CREATE_KEYS);
   const { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks, ...others } = options;

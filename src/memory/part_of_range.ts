@@ -12,7 +12,7 @@ import type { ShmRange } from "./segment.ts";
 export function partOf(range: ShmRange, offset: number, byteLength: number): ShmRange {
   const { segment, hold } = range;
   const start = range.offset + offset;
-  // What is nothing but a part of the segment stays so; see holdAll().
+  // A plain range of the segment gives a plain range: holdAll() holds those with one hold.
   if (hold === segment.holdRange) return segment.range(start, byteLength);
   return Object.freeze({
     segment,

@@ -58,7 +58,7 @@ export interface CachePolicy<Entry extends CacheEntry = CacheEntry> {
 
   /**
    * The entry to evict, which is in the policy no more; null when all that are left were refused.
-   * @param canEvict asked once for each entry between readmit() and readmit().
+   * @param canEvict asked once for each entry, and again only after readmit(entry).
    */
   evict(canEvict: (entry: Entry) => boolean): Entry | null;
 

@@ -103,7 +103,7 @@ export function splitItems(text: string): string[] {
   return text.split(" ; ");
 }
 
-/** In place of a refusal: there was no room for it in the line, and it must be asked for alone. */
+/** In place of a refusal: the answer's line was full, and this object must be asked for alone. */
 export const AGAIN = Symbol("again");
 
 /**

@@ -99,9 +99,9 @@ export interface WorkerInfo {
   readonly staleKeys?: number;
   /** 1: all that was there when the worker started is counted. */
   readonly counted?: number;
-  /** Bytes of memory for the account. */
+  /** Memory that the account takes, in bytes. */
   readonly indexBytes?: number;
-  /** That are open. */
+  /** Directories that are open. */
   readonly directories?: number;
   /** Of this connector's directory alone. */
   readonly dirUsedBytes?: number;

@@ -10,20 +10,20 @@ import type { Priority } from "./requests.ts";
 /** Objects of one line. More would make the first wait for the last, and gain little. */
 export const MAX_LINE_OBJECTS = 64;
 /**
- * The same where each has a caller of its own: many callers who ask again as soon as they have an
- * answer shall not all wait for the same line, with nothing for the worker to do in between.
+ * The same where each has a caller of its own. Callers that ask again after each answer would
+ * otherwise all wait for the same line, and the worker would have nothing to do in between.
  */
 const MAX_SHARED_OBJECTS = 32;
 /** Length of their words. */
 const MAX_LINE_CHARS = 16_384;
 /** Bytes that one line moves; a worker carries out several lines at a time. */
 const MAX_LINE_MOVED_BYTES = 1 << 20;
-/** So often the lowest priority that waits has its turn. */
+/** Of so many lines one is taken from the lowest priority that waits. */
 const LOWEST_TURN = 16;
 
 /**
- * What of a row of objects goes into one line: a function that is asked for one after the other,
- * and says true for the first.
+ * A function that tells, for one object after the other, whether it still fits into the line. The
+ * first one always does.
  * @param maxObjects of one line
  */
 export function lineLot(maxObjects: number): (chars: number, bytes: number) => boolean {
