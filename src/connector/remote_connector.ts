@@ -66,11 +66,22 @@ export interface LoadedObject {
   readonly crc32c: number | null;
 }
 
-/** What list() takes. timeoutMs counts for each page of keys, some hundred, that is waited for. */
+/**
+ * What list() takes. timeoutMs counts for each page of keys, some hundred, that is waited for; for the
+ * first one together with the wait for a place.
+ */
 export interface ListOptions extends CallOptions {
   /** Only keys that begin so. */
   prefix?: string | undefined;
 }
+
+/** The names of ListOptions. */
+export const LIST_OPTIONS: readonly string[] = [
+  ...CALL_OPTIONS,
+  ...Object.keys(
+    { prefix: 0 } satisfies Record<Exclude<keyof ListOptions, keyof CallOptions>, 0>,
+  ),
+];
 
 /** Counted since the connector was opened. */
 export interface ConnectorStats {
@@ -127,9 +138,13 @@ export interface RemoteConnector extends AsyncDisposable {
 
   /**
    * All keys, in no order, as they are asked for: `for await (const key of connector.list())`, which
-   * may be left early. Objects that come or go meanwhile may or may not be listed.
+   * may be left early. Objects that come or go meanwhile may or may not be listed. A store may go on
+   * with a few listings at a time only (a worker with three of more than a page), and more wait until
+   * one has ended. An iterator that nobody advances keeps its place: call its return() when it is not
+   * needed any more.
    * @throws {ShmError} ESTALE when the store cannot go on with it, because the worker was replaced
-   *   meanwhile: begin again.
+   *   meanwhile, or has given its place to others: begin again; ETIMEDOUT: no other listing has ended
+   *   in time, as when each of four was begun in the loop of the one before.
    */
   list(options?: ListOptions): AsyncIterable<string>;
 

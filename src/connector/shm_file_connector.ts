@@ -9,7 +9,7 @@
 
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
-import { checkCallOptions, checkRange, describe } from "../arguments.ts";
+import { checkCallOptions, checkKnownOptions, checkRange, describe } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { holdAll, takeHold } from "../memory/hold_all.ts";
 import { partOf } from "../memory/part_of_range.ts";
@@ -32,6 +32,7 @@ import {
   CALL_OPTIONS,
   type CallOptions,
   type ConnectorStats,
+  LIST_OPTIONS,
   type ListOptions,
   type LoadedObject,
   type ObjectStat,
@@ -237,6 +238,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.list(). */
   list(options: ListOptions = {}): AsyncGenerator<string, void, undefined> {
+    checkKnownOptions("list", options, LIST_OPTIONS);
     const { prefix = "", ...rest } = options;
     if (typeof prefix !== "string") {
       throw new TypeError(`prefix must be a string, got ${describe(prefix)}`);

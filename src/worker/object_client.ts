@@ -147,8 +147,10 @@ export interface ObjectClient extends AsyncDisposable {
   contains(keys: readonly string[], options?: RequestOptions): Promise<number>;
 
   /**
-   * All keys, in pages, in no order. Objects that come or go meanwhile may be missed.
-   * @throws {ShmError} ESTALE: the worker was replaced meanwhile, or ended the listing for others.
+   * All keys, in pages, in no order. Objects that come or go meanwhile may be missed. With version 2
+   * three go on at a time, and others wait, by their signal and timeoutMs.
+   * @throws {ShmError} ESTALE: the worker was replaced meanwhile, or ended the listing for others;
+   *   ETIMEDOUT also when no other listing has ended.
    */
   list(options?: ObjectListOptions): AsyncGenerator<string[], void, undefined>;
 

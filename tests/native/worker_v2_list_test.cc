@@ -139,6 +139,30 @@ TEST(of_more_than_four_listings_the_one_used_longest_ago_ends) {
   CHECK_EQ(talk.service().directories->listings().size(), 5u);
 }
 
+TEST(a_listing_that_is_ended_gives_up_its_place) {
+  TalkV2 talk;
+  talk.Say("HELLO 2");
+  Fill(talk.root, 100);
+  const lmshm::OpenListings& open = talk.service().directories->listings();
+  const std::string kept = CursorOf(talk.Say("1 LIST 1 -"));
+  for (int i = 0; i < 20; i++) {
+    const std::string left = CursorOf(talk.Say("1 LIST 1 -"));
+    CHECK_EQ(open.size(), 2u);
+    CHECK_EQ(talk.Say("2 LIST 0 " + left), "2 OK -");
+    CHECK_EQ(open.size(), 1u);
+    CHECK_STARTS(talk.Say("3 LIST 1 " + left), "3 ERROR ESTALE ");
+    CHECK_EQ(talk.Say("4 LIST 0 " + left), "4 OK -");  // it has ended already
+  }
+  for (const char* unknown : {"zzz", "0", "1.", "%00", "9.9"}) {
+    CHECK_EQ(talk.Say(std::string("5 LIST 0 ") + unknown), "5 OK -");
+  }
+  CHECK_STARTS(talk.Say("6 LIST 0 -"), "6 ERROR ERANGE ");
+  TalkV2 other(&talk);
+  other.Say("HELLO 2");
+  CHECK_EQ(other.Say("7 LIST 0 " + kept), "7 OK -");  // is none of its own
+  CHECK_EQ(SplitWords(talk.Say("8 LIST 5 " + kept)).size(), 8u);
+}
+
 TEST(listings_take_the_descriptors_of_idle_ones_and_of_no_others) {
   lmshm::UniqueFd fd;
   TempDir dir;

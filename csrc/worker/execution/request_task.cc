@@ -410,6 +410,11 @@ Status RequestTask::Stat(std::string* result) const {
 }
 
 Status RequestTask::List(std::string* result) {
+  if (request_.number == 0) {
+    context_.listings->End(request_.text);
+    *result = " -";
+    return Status::OK();
+  }
   ListRequest list;
   list.limit = static_cast<size_t>(request_.number);
   list.max_bytes = kMaxResultBytes - kMaxCursorBytes;

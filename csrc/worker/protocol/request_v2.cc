@@ -282,9 +282,10 @@ Status ParseList(Words words, const Form& form, RequestV2* request) {
   if (status.ok() && words.size() > 3) return Expected(form, "there are more words than expected");
   if (status.ok()) status = ParseNumber(words[0], "limit", form, &request->number);
   if (!status.ok()) return status;
-  if (request->number < 1 || request->number > kMaxListKeys) {
-    return Status::Error(ERANGE, "limit " + std::to_string(request->number) + " is not from 1 to " +
-                                     std::to_string(kMaxListKeys));
+  const uint64_t least = words[1] == "-" ? 1 : 0;  // 0 ends a listing
+  if (request->number < least || request->number > kMaxListKeys) {
+    return Status::Error(ERANGE, "limit " + std::to_string(request->number) + " is not from " +
+                                     std::to_string(least) + " to " + std::to_string(kMaxListKeys));
   }
   if (words[1] != "-") status = Decode(words[1], "cursor", form, &request->text);
   if (status.ok() && words.size() > 2) status = Decode(words[2], "prefix", form, &request->prefix);

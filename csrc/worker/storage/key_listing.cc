@@ -174,6 +174,11 @@ Status KeyListings::List(const ListRequest& request, const CancelCheck* cancel, 
   return status;
 }
 
+void KeyListings::End(const std::string& cursor) {
+  Owned listing = open_->Take(this, cursor);
+  if (listing != nullptr) open_->Close(std::move(listing));
+}
+
 OpenListings::OpenListings(size_t most, std::chrono::milliseconds idle)
     : most_(most), idle_(idle) {}
 

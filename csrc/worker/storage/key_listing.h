@@ -66,6 +66,8 @@ class KeyListings {
   //   ESTALE  the cursor is not known, or not any more
   //   EMFILE  there is more than a page, and no descriptor for a directory to stay open
   Status List(const ListRequest& request, const CancelCheck* cancel, ListPage* page);
+  // Ends the listing that waits for its next page with this cursor; another cursor ends nothing.
+  void End(const std::string& cursor);
 
  private:
   friend class OpenListings;

@@ -38,13 +38,16 @@ import { keyLines } from "./key_lines.ts";
 import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import {
   containedOf,
+  endOf,
   factsOf,
+  Fault,
   flagsOf,
   pageOf,
   type Query,
   QueryCall,
   statOf,
 } from "./query_calls.ts";
+import { ListingPlaces } from "./listing_places.ts";
 import { lineLot, MAX_LINE_OBJECTS, ObjectQueue, type Room } from "./queue.ts";
 import {
   checkLength,
@@ -73,6 +76,7 @@ export class ClientV2 implements ObjectClient {
   readonly #outstanding = new SlotSet<ObjectCall>();
   readonly #owner: PendingOwner;
   readonly #room: Room;
+  readonly #listings: ListingPlaces<Listing>;
   /** Of the worker that is connected, or was last. */
   #hello: WorkerHello = { boot: "", worker: "", xattr: false, window: null };
   #pumpPlanned = false;
@@ -88,6 +92,7 @@ export class ClientV2 implements ObjectClient {
       finished: (call) => this.#onFinished(call as ObjectCall),
     };
     this.#room = this.#makeRoom();
+    this.#listings = new ListingPlaces(options.limits.controlTimeoutMs);
     this.#keeper = new Keeper<ConnectionV2>(
       {
         make: () => this.#makeConnection(),
@@ -206,18 +211,25 @@ export class ClientV2 implements ObjectClient {
 
   async *list(options: ObjectListOptions = {}): AsyncGenerator<string[], void, undefined> {
     const { prefix = "", limit = MAX_LIST_KEYS, ...others } = options;
-    let cursor: string | null = null;
-    let begunOn: ConnectionV2 | null = null;
-    do {
-      const isKnown = () => begunOn !== null && this.#keeper.connection === begunOn;
-      if (cursor !== null && !isKnown()) throw staleError();
-      const page: Page = await this.#ask(pageOf(limit, cursor, prefix), others);
-      // A cursor is known to the connection alone that gave it, and means another listing to others.
-      if (cursor === null) begunOn = this.#keeper.connection;
-      else if (!isKnown()) throw staleError();
-      if (page.keys.length > 0) yield page.keys;
-      cursor = page.cursor;
-    } while (cursor !== null);
+    const first = pageOf(limit, null, prefix);
+    const refused = this.#refused(others);
+    if (refused !== null) await refused;
+    const left = sharedLimit(others);
+    const listing = new Listing();
+    await this.#listings.take(listing, others);
+    try {
+      let keys = await this.#page(listing, first, left());
+      for (;;) {
+        if (listing.cursor === null) this.#listings.release(listing);
+        if (keys.length > 0) yield keys;
+        if (listing.cursor === null) return;
+        if (!this.#isOpen(listing)) throw replacedError();
+        keys = await this.#page(listing, pageOf(limit, listing.cursor, prefix), others);
+        if (!this.#isOpen(listing)) throw replacedError();
+      }
+    } finally {
+      void this.#leave(listing);
+    }
   }
 
   async info(options: RequestOptions = {}): Promise<WorkerInfo> {
@@ -238,6 +250,41 @@ export class ClientV2 implements ObjectClient {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  // --- listings
+
+  /** Whether its cursor can be told: another connection would take it for another listing's. */
+  #isOpen({ connection }: Listing): boolean {
+    return connection !== null && this.#keeper.connection === connection;
+  }
+
+  async #page(listing: Listing, query: Query<Page>, options: RequestOptions): Promise<string[]> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    listing.answered = promise;
+    // Also when the caller has lost patience: the listing is to be ended then.
+    const accept = (text: string) => {
+      const page = query.accept(text);
+      if (page instanceof Fault) return page;
+      listing.connection ??= this.#keeper.connection;
+      listing.cursor = page.cursor;
+      return page;
+    };
+    const asked = this.#ask({ ...query, accept }, { ...options, release: resolve });
+    return (await this.#listings.during(asked)).keys;
+  }
+
+  /**
+   * Has the worker end a listing that was left early; its place is free then. Nobody waits for that:
+   * a worker that does not answer is given up as for any request. Never rejects.
+   */
+  async #leave(listing: Listing): Promise<void> {
+    await listing.answered;
+    const { connection, cursor } = listing;
+    if (connection !== null && cursor !== null && this.#isOpen(listing)) {
+      await connection.ask(new QueryCall(null, endOf(cursor))).catch(() => {});
+    }
+    this.#listings.release(listing);
   }
 
   // --- requests
@@ -363,7 +410,7 @@ export class ClientV2 implements ObjectClient {
     return (await Promise.all(lines)).flat();
   }
 
-  #ask<T>(query: Query<T>, options: RequestOptions): Promise<T> {
+  #ask<T>(query: Query<T>, options: ObjectCallOptions): Promise<T> {
     return this.#refused(options) ??
       this.#enqueue(options, () => new QueryCall(this.#owner, query, options));
   }
@@ -520,6 +567,7 @@ export class ClientV2 implements ObjectClient {
 
   #onGone(connection: ConnectionV2, calls: readonly ObjectCall[], error: ShmError): void {
     const again = this.#keeper.gone(connection, calls, error);
+    this.#listings.releaseIf((listing) => listing.connection === connection);
     if (again.length === 0) return;
     this.#queue.prepend(again);
     this.#pump();
@@ -529,6 +577,7 @@ export class ClientV2 implements ObjectClient {
 
   async #close(timeoutMs: number): Promise<void> {
     this.#accepting = false;
+    this.#listings.refuse(closedError("list"));
     const idle = () => this.#batches === 0 && this.#outstanding.size === 0;
     await this.#keeper.end(this.#outstanding, idle, timeoutMs);
   }
@@ -564,8 +613,18 @@ function getPart({ key, offset, byteLength }: BatchedGet, options: string): Tran
   return { key, byteLength, words, tail: "" };
 }
 
+/** A listing that has a place. */
+class Listing {
+  /** That has begun it; null: none has yet. */
+  connection: ConnectionV2 | null = null;
+  /** Of the next page; null: there is none. */
+  cursor: string | null = null;
+  /** No page is on its way. */
+  answered: Promise<void> = Promise.resolve();
+}
+
 /** A listing that cannot go on. */
-function staleError(): ShmError {
+function replacedError(): ShmError {
   return new ShmError("the worker was replaced, or the connection to it, while keys were listed", {
     code: "ESTALE",
     operation: "list",

@@ -3,6 +3,7 @@
 // Requests that move no bytes: about objects, and about the worker. One class, and a function for
 // each kind that says what is asked and what the answer means.
 
+import { ShmError } from "../../errors.ts";
 import type { PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";
 import { replyError } from "../reply_error.ts";
@@ -16,7 +17,7 @@ import {
   parseStat,
 } from "./answers.ts";
 import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
-import { checkLength, encodeKey, encodeList } from "./requests.ts";
+import { checkLength, encodeKey, encodeList, encodeListEnd } from "./requests.ts";
 
 /** What is asked, and what the answer means. */
 export interface Query<T> {
@@ -161,9 +162,30 @@ export function pageOf(limit: number, cursor: string | null, prefix: string): Qu
     },
     reject(reply) {
       if (reply.code !== "ESTALE") return replyError(reply, "list");
-      const hint = "Begin the listing again; a worker keeps four listings of a connection";
-      return replyError(reply, "list", {}, hint);
+      return new ShmError(
+        "the worker ended the listing before its last page, in favour of others",
+        {
+          code: "ESTALE",
+          operation: "list",
+          hint:
+            "Begin the listing again. One that is not advanced for a minute ends when others need " +
+            "its place: take all keys with listAll() if each needs much time",
+          details: { reply: reply.message },
+        },
+      );
     },
+  };
+}
+
+/** Ends a listing. A refusal tells that it is not there, which is as good. */
+export function endOf(cursor: string): Query<null> {
+  return {
+    verb: "LIST",
+    words: encodeListEnd(cursor),
+    what: "end a listing",
+    retriable: false,
+    accept: (text) => text === "-" ? null : new Fault("a listing was ended"),
+    reject: () => null,
   };
 }
 

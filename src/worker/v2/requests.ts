@@ -11,7 +11,7 @@
 //     PUT <key> <offset> <length> [<option>]... [<name>=<value>]... [; <another object>]...
 //     GET <key> <offset> <capacity> [<option>]... [; <another object>]...
 //     STAT <key>            EXISTS <key>...           REMOVE <key>...        CONTAINS <key>...
-//     LIST <limit> <cursor|-> [<prefix>]
+//     LIST <limit> <cursor|-> [<prefix>]     LIST 0 <cursor>
 //     PING      INFO      CANCEL <id>      QUIT
 //
 // Keys, names, values, cursors and prefixes are percent-coded (percent.ts): each is one word,
@@ -221,6 +221,11 @@ export function encodeList(
   if (prefix.length === 0) return `${limit} ${cursor ?? "-"}`;
   // As the last word of a LIST, "prio=" would be the request's priority.
   return `${limit} ${cursor ?? "-"} ${encodeWord(prefix).replace(/^prio=/, "prio%3D")}`;
+}
+
+/** @param cursor as encodeList() has it, of the listing that ends */
+export function encodeListEnd(cursor: string): string {
+  return `0 ${cursor}`;
 }
 
 /**
