@@ -83,10 +83,18 @@ const CALLS: readonly Call[] = [
       store.batchedGet(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal }),
   },
   {
-    name: "batchedLoad",
+    name: "loadEach",
     waitsFor: /^[0-9]+ GET /,
     run: (store, segment, signal) =>
-      store.batchedLoad(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal }),
+      store.loadEach(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal })
+        .then(reasonOfAll),
+  },
+  {
+    name: "putEach",
+    waitsFor: /^[0-9]+ PUT /,
+    run: (store, segment, signal) =>
+      store.putEach(["a", "b"], [segment.range(0, 8), segment.range(8, 8)], { signal })
+        .then(reasonOfAll),
   },
   {
     name: "batchedContains",
@@ -104,6 +112,13 @@ const CALLS: readonly Call[] = [
     run: (store, _segment, signal) => store.info({ signal }),
   },
 ];
+
+/** Throws what both were rejected with. */
+function reasonOfAll(ended: readonly PromiseSettledResult<unknown>[]): void {
+  const reasons = new Set(ended.map((one) => one.status === "rejected" ? one.reason : one));
+  assert.deepEqual([ended.length, reasons.size], [2, 1]);
+  throw [...reasons][0];
+}
 
 /** What the call is rejected with, or that it still waits. */
 async function outcomeOf(call: Promise<unknown>): Promise<unknown> {

@@ -328,7 +328,8 @@ conformance("stat() and load() tell what was stored with an object", async (s, m
   assert.equal(loaded!.crc32c, stat!.crc32c);
   assert.deepEqual(loaded!.metadata, stat!.metadata);
   const both = [segment.range(200, 50), segment.range(300, 50)];
-  const batch = await connector.batchedLoad(["k", "none"], both);
+  const ended = await connector.loadEach(["k", "none"], both);
+  const batch = ended.map((one) => one.status === "fulfilled" ? one.value : one.reason);
   assert.deepEqual([batch[0]?.range.offset, batch[0]?.range.byteLength, batch[1]], [200, 9, null]);
   assert.deepEqual([batch[0]!.crc32c, batch[0]!.metadata], [stat!.crc32c, stat!.metadata]);
   await connector.put("k", segment.range(0, 5), { priority: "low" });
@@ -507,6 +508,33 @@ conformance("the batch calls do as the single ones, in order", async (s) => {
   await assert.rejects(connector.batchedPut(keys.slice(1), ranges), RangeError);
   const short = [segment.range(0, 100), segment.range(0, 99)];
   await assert.rejects(connector.batchedGet(["b0", "b1"], short), shmError("EMSGSIZE"));
+});
+
+conformance("loadEach() and putEach() tell what became of each object", async (s) => {
+  const { connector, segment } = s;
+  const range = segment.range(0, 8);
+  const freed = {
+    ...range,
+    hold: () => {
+      throw new Error("it was freed");
+    },
+  };
+  const stored = await connector.putEach(["a", "b"], [range, segment.range(8, 16)]);
+  assert.deepEqual(stored, Array(2).fill({ status: "fulfilled", value: undefined }));
+  const [a, b, none] = await connector.loadEach(
+    ["a", "b", "none"],
+    [100, 200, 300].map((at) => segment.range(at, 8)),
+  );
+  assert.ok(a?.status === "fulfilled" && a.value?.range.offset === 100);
+  assert.ok(b?.status === "rejected" && b.reason.code === "EMSGSIZE");
+  assert.deepEqual(none, { status: "fulfilled", value: null });
+  const refused = await connector.putEach(["c", "d"], [range, freed]);
+  assert.ok(refused.every((one) => one.status === "rejected" && /freed/.test(one.reason.message)));
+  assert.deepEqual(await connector.loadEach([], []), []);
+  await assert.rejects(connector.loadEach(["a"], []), RangeError);
+  await assert.rejects(connector.putEach(["a"], []), RangeError);
+  const { puts, gets, hits, misses, bytesGot, inFlight } = connector.stats;
+  assert.deepEqual([puts, gets, hits, misses, bytesGot, inFlight], [2, 3, 1, 1, 8, 0]);
 });
 
 conformance("a large batch goes in pieces, and what is wrong spoils its own alone", async (s) => {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Small objects go to the store together: calls that are made before the event loop goes on become one
-// batch. A request costs as much as moving some hundred KiB, so a batch is worth it for objects below a
-// mebibyte, such as a layer's share of a chunk. A batch has one answer, so its objects wait for each
-// other; larger ones go alone.
-
-import { type ErrorCode, ShmError } from "../errors.ts";
+// Small objects go to the store together: calls that are made before the event loop goes on become
+// batches. A request costs as much as moving some hundred KiB, so a batch is worth it for objects below
+// a mebibyte, such as a layer's share of a chunk. The objects of a batch wait for each other, so a
+// batch is limited, and larger objects go alone. Each call gets what became of its own object.
 
 /** Objects of fewer bytes are small. */
 export const SMALL_BYTES = 2 ** 20;
+
+/** Objects of one batch: with more, the first would wait longer, and no time is saved. */
+const MAX_BATCH_OBJECTS = 64;
+/** Their bytes. */
+const MAX_BATCH_BYTES = 2 ** 22;
 
 interface Waiting<Item, Result> {
   readonly item: Item;
@@ -16,68 +19,76 @@ interface Waiting<Item, Result> {
   readonly reject: (reason: unknown) => void;
 }
 
-/** Failures of the whole batch: asking for each object alone would give the same. */
-const ABOUT_ALL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  "ETIMEDOUT",
-  "ECANCELED",
-  "EBADF",
-  "EWORKER",
-  "ECONNRESET",
-  "ESTALE",
-]);
+/** Calls of one turn, with the options of the first of them. */
+interface Batch<Item, Result, Options> {
+  readonly waiting: Waiting<Item, Result>[];
+  readonly options: Options;
+  bytes: number;
+}
 
 export interface GatheredCallsOptions<Item, Result, Options> {
   /** Asks for one. */
   readonly one: (item: Item, options: Options) => Promise<Result>;
-  /** Asks for several: a result for each, or the first error after all have ended. */
-  readonly many: (items: readonly Item[], options: Options) => Promise<readonly Result[]>;
+  /** Asks for several: what became of each. Rejects if none was asked for. */
+  readonly many: (
+    items: readonly Item[],
+    options: Options,
+  ) => Promise<readonly PromiseSettledResult<Result>[]>;
 }
 
 /** Calls of one kind, such as loads. */
-export class GatheredCalls<Item, Result, Options> {
+export class GatheredCalls<Item extends { readonly bytes: number }, Result, Options> {
   readonly #calls: GatheredCallsOptions<Item, Result, Options>;
-  readonly #batches = new Map<unknown, Waiting<Item, Result>[]>();
+  /** Those that still may grow. */
+  readonly #batches = new Map<unknown, Batch<Item, Result, Options>>();
 
   constructor(calls: GatheredCallsOptions<Item, Result, Options>) {
     this.#calls = calls;
   }
 
   /**
-   * Asks for one object, together with the others of its group that are asked for meanwhile.
-   * @param group calls with the same group may be one batch; compared by identity.
-   * @param options used for the batch, if this is its first call.
+   * Asks for one object, together with others of its group that are asked for meanwhile.
+   * @param group calls with the same group may be one batch, so their options must say the same;
+   *   compared by identity.
    */
   add(group: unknown, item: Item, options: Options): Promise<Result> {
-    let batch = this.#batches.get(group);
-    if (batch === undefined) {
-      const begun: Waiting<Item, Result>[] = [];
-      this.#batches.set(group, batch = begun);
-      queueMicrotask(() => {
-        this.#batches.delete(group);
-        void this.#send(begun, options);
-      });
-    }
     const { promise, resolve, reject } = Promise.withResolvers<Result>();
-    batch.push({ item, resolve, reject });
+    const batch = this.#batchFor(group, item, options);
+    batch.waiting.push({ item, resolve, reject });
+    batch.bytes += item.bytes;
     return promise;
   }
 
-  async #send(batch: readonly Waiting<Item, Result>[], options: Options): Promise<void> {
-    if (batch.length > 1) {
-      try {
-        const results = await this.#calls.many(batch.map(({ item }) => item), options);
-        batch.forEach(({ resolve }, i) => resolve(results[i]!));
-        return;
-      } catch (error) {
-        if (!(error instanceof ShmError) || ABOUT_ALL.has(error.code)) {
-          for (const { reject } of batch) reject(error);
-          return;
-        }
-        // Some of the objects failed, and the error does not say which: each is asked for alone.
-      }
+  #batchFor(group: unknown, { bytes }: Item, options: Options): Batch<Item, Result, Options> {
+    const present = this.#batches.get(group);
+    if (
+      present !== undefined && present.waiting.length < MAX_BATCH_OBJECTS &&
+      present.bytes + bytes <= MAX_BATCH_BYTES
+    ) return present;
+    const begun: Batch<Item, Result, Options> = { waiting: [], options, bytes: 0 };
+    this.#batches.set(group, begun);
+    queueMicrotask(() => {
+      if (this.#batches.get(group) === begun) this.#batches.delete(group);
+      void this.#send(begun);
+    });
+    return begun;
+  }
+
+  async #send({ waiting, options }: Batch<Item, Result, Options>): Promise<void> {
+    const [first] = waiting;
+    if (waiting.length === 1) {
+      this.#calls.one(first!.item, options).then(first!.resolve, first!.reject);
+      return;
     }
-    for (const { item, resolve, reject } of batch) {
-      this.#calls.one(item, options).then(resolve, reject);
+    try {
+      const ended = await this.#calls.many(waiting.map(({ item }) => item), options);
+      waiting.forEach(({ resolve, reject }, i) => {
+        const one = ended[i]!;
+        if (one.status === "fulfilled") resolve(one.value);
+        else reject(one.reason);
+      });
+    } catch (error) {
+      for (const { reject } of waiting) reject(error);
     }
   }
 }

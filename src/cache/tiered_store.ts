@@ -77,11 +77,13 @@ const WRITE_BEHIND: CallOptions = { priority: "low" };
 interface Loading {
   readonly key: string;
   readonly obj: TensorMemoryObj;
+  readonly bytes: number;
 }
 
 interface Storing {
   readonly key: string;
   readonly range: WatchedRange;
+  readonly bytes: number;
 }
 
 /** See the file's head. */
@@ -125,14 +127,12 @@ export class TieredStore implements AsyncDisposable {
     this.#smallLoads = new GatheredCalls({
       one: ({ key, obj }, call) => cold.load(key, obj, call),
       many: (loads, call) =>
-        cold.batchedLoad(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
+        cold.loadEach(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
     });
     this.#smallPuts = new GatheredCalls({
       one: ({ key, range }, call) => cold.put(key, range, call),
-      many: async (puts, call) => {
-        await cold.batchedPut(puts.map(({ key }) => key), puts.map(({ range }) => range), call);
-        return puts.map(() => {});
-      },
+      many: (puts, call) =>
+        cold.putEach(puts.map(({ key }) => key), puts.map(({ range }) => range), call),
     });
     this.#loads = new SharedLoads((load) => this.#fetch(load));
     this.#queue = new WriteQueue({
@@ -265,13 +265,23 @@ export class TieredStore implements AsyncDisposable {
    *   nothing has changed then; EBADF after close(); the signal's reason.
    */
   async put(key: Key, obj: TensorMemoryObj, options: PutOptions = {}): Promise<void> {
+    await this.#put(key, obj, options, null);
+  }
+
+  /** @param group see #store(). */
+  async #put(
+    key: Key,
+    obj: TensorMemoryObj,
+    options: PutOptions,
+    group: object | null,
+  ): Promise<void> {
     this.#begin("put", options, PUT_OPTIONS);
     const { mode = this.writeMode, ...call } = options;
     checkMode("mode", mode);
     const text = keyText(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
-    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call, options));
+    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call, group));
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
     await this.#queue.add(text, obj, timeoutMs, call.signal);
@@ -289,8 +299,13 @@ export class TieredStore implements AsyncDisposable {
     if (keys.length !== objs.length) {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
     }
+    const group = {};
     valuesOf(
-      await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, objs[i]!, options)),
+      await outcomesOf(
+        keys.length,
+        keys.length,
+        (i) => this.#put(keys[i]!, objs[i]!, options, group),
+      ),
     );
   }
 
@@ -588,7 +603,7 @@ export class TieredStore implements AsyncDisposable {
     try {
       const call = { priority };
       const found = obj.byteLength < SMALL_BYTES
-        ? await this.#smallLoads.add(priority, { key, obj }, call)
+        ? await this.#smallLoads.add(priority, { key, obj, bytes: obj.byteLength }, call)
         : await this.cold.load(key, obj, call);
       if (found === null) return false;
       const { byteLength } = found.range;
@@ -625,7 +640,7 @@ export class TieredStore implements AsyncDisposable {
     key: string,
     obj: TensorMemoryObj,
     options: CallOptions,
-    group: object,
+    group: object | null,
   ): Promise<void> {
     const deadline = deadlineOf(options);
     const range = new WatchedRange(obj);
@@ -647,15 +662,19 @@ export class TieredStore implements AsyncDisposable {
     }
   }
 
-  /** @param group puts of the same one, that of a batch, may go together. */
+  /**
+   * @param group small objects of the same one may go together: those of a batch, whose options are
+   *   the same. Null: it goes alone.
+   */
   async #store(
     key: string,
     range: WatchedRange,
     options: CallOptions,
-    group: object,
+    group: object | null,
   ): Promise<void> {
-    if (range.byteLength >= SMALL_BYTES) return await this.cold.put(key, range, options);
-    await this.#smallPuts.add(group, { key, range }, options);
+    const { byteLength: bytes } = range;
+    if (group === null || bytes >= SMALL_BYTES) return await this.cold.put(key, range, options);
+    await this.#smallPuts.add(group, { key, range, bytes }, options);
   }
 
   async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {

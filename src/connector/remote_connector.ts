@@ -165,12 +165,18 @@ export interface RemoteConnector extends AsyncDisposable {
     options?: CallOptions,
   ): Promise<(ShmRange | null)[]>;
 
-  /** batchedGet() with what was stored beside the bytes of each. */
-  batchedLoad(
+  /**
+   * load() of each key into the range of the same index, and what became of each, as
+   * Promise.allSettled() has it: a failed one hides none of the others. `signal` and `timeoutMs` count
+   * for all together. A store without batches has
+   * `Promise.allSettled(keys.map((key, i) => this.load(key, into[i], options)))`.
+   * @throws only if nothing was begun.
+   */
+  loadEach(
     keys: readonly Key[],
     into: readonly ShmRange[],
     options?: CallOptions,
-  ): Promise<(LoadedObject | null)[]>;
+  ): Promise<PromiseSettledResult<LoadedObject | null>[]>;
 
   /** put() of each key, with pieces and errors as batchedGet() has them. */
   batchedPut(
@@ -178,6 +184,13 @@ export interface RemoteConnector extends AsyncDisposable {
     ranges: readonly ShmRange[],
     options?: CallOptions,
   ): Promise<void>;
+
+  /** put() of each key, and what became of each, as loadEach() has it. */
+  putEach(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options?: CallOptions,
+  ): Promise<PromiseSettledResult<void>[]>;
 
   /** How many of the leading keys exist: the length of the prefix that can be loaded. */
   batchedContains(keys: readonly Key[], options?: CallOptions): Promise<number>;

@@ -20,7 +20,7 @@ import type {
   StoredObject,
   WorkerInfo,
 } from "../worker/object_client.ts";
-import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
+import { Failed, type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { unsupported } from "../worker/v1/unsupported.ts";
 import { isLayout, type Metadata, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
@@ -285,34 +285,31 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
-    checkPairs("batchedGet", keys, into);
-    const loaded = await this.#batchedLoad("batchedGet", keys, into, options);
+    const loaded = valuesOf(await this.#loadEach("batchedGet", keys, into, options));
     return loaded.map((one) => one?.range ?? null);
   }
 
-  /** As RemoteConnector.batchedLoad(). */
-  async batchedLoad(
+  /** As RemoteConnector.loadEach(). */
+  async loadEach(
     keys: readonly Key[],
     into: readonly ShmRange[],
     options: CallOptions = {},
-  ): Promise<(LoadedObject | null)[]> {
-    checkPairs("batchedLoad", keys, into);
-    return await this.#batchedLoad("batchedLoad", keys, into, options);
+  ): Promise<PromiseSettledResult<LoadedObject | null>[]> {
+    return (await this.#loadEach("loadEach", keys, into, options)).map(settled);
   }
 
-  async #batchedLoad(
+  async #loadEach(
     operation: string,
     keys: readonly Key[],
     into: readonly ShmRange[],
     options: CallOptions,
-  ): Promise<(LoadedObject | null)[]> {
-    return await this.#call(operation, options, async (call) => {
-      const pieces = await inPieces(
+  ): Promise<Outcome<LoadedObject | null>[]> {
+    checkPairs(operation, keys, into);
+    return await this.#call(operation, options, (call) =>
+      inPieces(
         keys.length,
-        (from, to) => this.#loadPiece(keys.slice(from, to), into.slice(from, to), call),
-      );
-      return pieces.flat();
-    });
+        (from, to) => this.#loadPiece(operation, keys.slice(from, to), into.slice(from, to), call),
+      ));
   }
 
   /** As RemoteConnector.batchedPut(). */
@@ -321,13 +318,30 @@ export class ShmFileConnector implements RemoteConnector {
     ranges: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<void> {
-    checkPairs("batchedPut", keys, ranges);
-    await this.#call("batchedPut", options, async (call) => {
-      await inPieces(
+    valuesOf(await this.#putEach("batchedPut", keys, ranges, options));
+  }
+
+  /** As RemoteConnector.putEach(). */
+  async putEach(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<PromiseSettledResult<void>[]> {
+    return (await this.#putEach("putEach", keys, ranges, options)).map(settled);
+  }
+
+  async #putEach(
+    operation: string,
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options: CallOptions,
+  ): Promise<Outcome<void>[]> {
+    checkPairs(operation, keys, ranges);
+    return await this.#call(operation, options, (call) =>
+      inPieces(
         keys.length,
-        (from, to) => this.#storePiece(keys.slice(from, to), ranges.slice(from, to), call),
-      );
-    });
+        (from, to) => this.#putPiece(operation, keys.slice(from, to), ranges.slice(from, to), call),
+      ));
   }
 
   /** As RemoteConnector.batchedContains(). */
@@ -421,14 +435,15 @@ export class ShmFileConnector implements RemoteConnector {
     );
   }
 
-  /** @throws the first error, after all have ended. */
+  /** What became of each. @throws if nothing was begun. */
   async #loadPiece(
+    operation: string,
     keys: readonly Key[],
     into: readonly ShmRange[],
     call: Call,
-  ): Promise<(LoadedObject | null)[]> {
+  ): Promise<Outcome<LoadedObject | null>[]> {
     const texts = keys.map(keyText);
-    for (const range of into) this.#checkRange("batchedGet", range);
+    for (const range of into) this.#checkRange(operation, range);
     this.#counts.gets += texts.length;
     const { ioMode: io, checksum: verify } = this.#settings;
     const found = await this.#client.getAll({
@@ -442,24 +457,12 @@ export class ShmFileConnector implements RemoteConnector {
       verify,
       io,
     });
-    const all: (LoadedObject | null)[] = [];
-    const failures: unknown[] = [];
-    for (let i = 0; i < found.length; i++) {
-      const one = found[i]!;
-      let loaded: LoadedObject | null = null;
-      if (one instanceof Failed) {
-        if (!this.#countMismatch(one.error)) {
-          failures.push(one.error);
-          continue;
-        }
-      } else {
-        loaded = loadedInto(into[i]!, one);
-      }
+    return found.map((one, i) => {
+      if (one instanceof Failed && !this.#countMismatch(one.error)) return one;
+      const loaded = one instanceof Failed ? null : loadedInto(into[i]!, one);
       this.#countLoaded(loaded?.range ?? null);
-      all.push(loaded);
-    }
-    if (failures.length > 0) throw failures[0];
-    return all;
+      return loaded;
+    });
   }
 
   /** Wrong data is no data; it is counted. @returns whether the error says that it is wrong. */
@@ -517,14 +520,15 @@ export class ShmFileConnector implements RemoteConnector {
 
   // --- put
 
-  /** @throws the first error, after all have ended. */
-  async #storePiece(
+  /** As #loadPiece(). */
+  async #putPiece(
+    operation: string,
     keys: readonly Key[],
     ranges: readonly ShmRange[],
     call: Call,
-  ): Promise<void> {
+  ): Promise<Outcome<void>[]> {
     const texts = keys.map(keyText);
-    for (const range of ranges) this.#checkRange("batchedPut", range);
+    for (const range of ranges) this.#checkRange(operation, range);
     const stored = await this.#client.putAll({
       objects: ranges.map((range, i) => ({
         key: texts[i]!,
@@ -536,13 +540,7 @@ export class ShmFileConnector implements RemoteConnector {
       ...limitsOf(call),
       ...this.#putOptions(),
     });
-    const failures: unknown[] = [];
-    for (let i = 0; i < stored.length; i++) {
-      const one = stored[i];
-      if (one instanceof Failed) failures.push(one.error);
-      else this.#countStored(ranges[i]!);
-    }
-    if (failures.length > 0) throw failures[0];
+    return stored.map((one, i) => one instanceof Failed ? one : this.#countStored(ranges[i]!));
   }
 
   #putOptions() {
@@ -621,14 +619,14 @@ function shown(key: string): string {
 /**
  * Has `work` carry out [from, to) of so many, piece by piece; the event loop has its turn between the
  * beginnings of two.
- * @throws the first error, after all have ended.
+ * @returns what became of each; where `work` threw, its error for each of the piece.
  */
 async function inPieces<T>(
   count: number,
-  work: (from: number, to: number) => Promise<T>,
-): Promise<T[]> {
+  work: (from: number, to: number) => Promise<Outcome<T>[]>,
+): Promise<Outcome<T>[]> {
   let turn = Promise.resolve();
-  const outcomes = await outcomesOf(
+  const pieces = await outcomesOf(
     Math.ceil(count / PIECE_OBJECTS),
     PIECES_AT_ONCE,
     async (index) => {
@@ -639,7 +637,17 @@ async function inPieces<T>(
       return await work(from, Math.min(count, from + PIECE_OBJECTS));
     },
   );
-  return valuesOf(outcomes);
+  return pieces.flatMap((piece, index) =>
+    piece instanceof Failed
+      ? new Array<Outcome<T>>(Math.min(PIECE_OBJECTS, count - index * PIECE_OBJECTS)).fill(piece)
+      : piece
+  );
+}
+
+function settled<T>(outcome: Outcome<T>): PromiseSettledResult<T> {
+  return outcome instanceof Failed
+    ? { status: "rejected", reason: outcome.error }
+    : { status: "fulfilled", value: outcome };
 }
 
 /** One call: its limits, and its place among others. */

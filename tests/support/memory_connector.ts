@@ -104,19 +104,19 @@ export class MemoryConnector implements RemoteConnector {
     into: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<(ShmRange | null)[]> {
-    const loaded = await this.batchedLoad(keys, into, options);
+    const loaded = valuesOf(
+      await outcomesOf(keys.length, keys.length, (i) => this.load(keys[i]!, into[i], options)),
+    );
     return loaded.map((one) => one?.range ?? null);
   }
 
-  async batchedLoad(
+  loadEach(
     keys: readonly Key[],
     into: readonly ShmRange[],
     options: CallOptions = {},
-  ): Promise<(LoadedObject | null)[]> {
+  ): Promise<PromiseSettledResult<LoadedObject | null>[]> {
     this.batches.push(keys.length);
-    return valuesOf(
-      await outcomesOf(keys.length, keys.length, (i) => this.load(keys[i]!, into[i], options)),
-    );
+    return Promise.allSettled(keys.map((key, i) => this.load(key, into[i], options)));
   }
 
   async batchedPut(
@@ -124,10 +124,18 @@ export class MemoryConnector implements RemoteConnector {
     ranges: readonly ShmRange[],
     options: CallOptions = {},
   ): Promise<void> {
-    this.batches.push(keys.length);
     valuesOf(
       await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, ranges[i]!, options)),
     );
+  }
+
+  putEach(
+    keys: readonly Key[],
+    ranges: readonly ShmRange[],
+    options: CallOptions = {},
+  ): Promise<PromiseSettledResult<void>[]> {
+    this.batches.push(keys.length);
+    return Promise.allSettled(keys.map((key, i) => this.put(key, ranges[i]!, options)));
   }
 
   batchedContains(keys: readonly Key[]): Promise<number> {
