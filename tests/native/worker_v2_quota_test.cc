@@ -358,6 +358,63 @@ TEST(what_was_put_within_the_last_tenth_stays_although_everything_else_is_used_s
   CHECK(account.quota().stats().evictions > 0);
 }
 
+TEST(files_that_are_dated_in_the_future_go_as_others_do) {
+  const TempDir dir;
+  for (int i = 0; i < 90; i++) {
+    WriteFile(dir / ("old" + std::to_string(i) + ".data"), Block(1));
+    Age(dir / ("old" + std::to_string(i) + ".data"), -1);
+  }
+  Account account(dir, 100);
+  CHECK_EQ(account.used(), 90 * kBlockBytes);
+  for (int i = 0; i < 20; i++) CHECK_OK(account.Put("new" + std::to_string(i), 1));
+  CHECK(account.Idle());
+  const std::vector<std::string> left = dir.Names();
+  for (int i = 0; i < 20; i++) {
+    CHECK_EQ(std::count(left.begin(), left.end(), "new" + std::to_string(i) + ".data"), 1);
+  }
+}
+
+TEST(what_others_remove_is_heard_of_however_fast_it_was_put) {
+  const TempDir dir;
+  Account account(dir, 100000);
+  constexpr int kPuts = 200000;  // more than ticks in the time that they take
+  struct stat st = {};
+  st.st_size = 1;
+  for (int i = 0; i < kPuts; i++) {
+    QuotaRoom room(account.directory(), "fast.data", 1);
+    bool taken;
+    CHECK_OK(room.Take(milliseconds(1000), &taken));
+    room.Commit(st, 0);
+  }
+  WriteFile(dir / "fast.data", Block(1));
+  REQUIRE(std::filesystem::remove(dir / "fast.data"));
+  for (int i = 0; i < 1000 && account.used() > 0; i++) usleep(2000);
+  CHECK_EQ(account.used(), 0u);
+}
+
+// Others may do something all the time.
+TEST(one_look_at_what_others_do_has_an_end) {
+  const TempDir dir;
+  lmshm::DirectoryWatch watch;
+  const lmshm::UniqueFd fd(open(dir.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!watch.Add(fd.get(), &watch)) SKIP("no inotify");
+  const auto make = [&](int i) { WriteFile(dir / ("f" + std::to_string(i % 50) + ".data"), "x"); };
+  for (int i = 0; i < 20; i++) make(i);
+  int heard = 0;
+  bool more;
+  CHECK(watch.Drain(
+      1 << 20,
+      [&](void*, const std::string&, lmshm::DirectoryWatch::What) {
+        if (++heard < 5000) make(heard);
+      },
+      &more));
+  CHECK(!more);
+  CHECK(heard >= 20 && heard < 5000);
+  CHECK(watch.Drain(
+      100, [](void*, const std::string&, lmshm::DirectoryWatch::What) {}, &more));
+  CHECK(more);
+}
+
 TEST(writers_at_the_same_time_never_exceed_the_limit) {
   const std::string why = EnterNamespace();
   if (!why.empty()) SKIP(why);
@@ -702,6 +759,9 @@ TEST(one_account_for_all_directories_and_both_versions) {
                "4 ERROR ENOSPC put much: 266240 bytes do not fit: --max-bytes is 262144");
   CHECK_EQ(two.Call("5 REMOVE a"), "5 OK 1");
   CHECK_EQ(InfoOf(&one, "used_bytes"), 41 * 4096);
+  // What nobody could evict is not written.
+  const std::string key_file = "v1/sha256-" + std::string(64, 'a') + ".key";
+  CHECK_STARTS(old.Call(segment.Line("WRITE", root / key_file, 0, 4096)), "ERROR EINVAL write ");
 }
 
 TEST(the_limit_holds_for_a_directory_that_is_renamed_while_the_worker_runs) {

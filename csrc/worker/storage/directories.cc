@@ -65,8 +65,9 @@ Directories::Store Directories::Find(const struct stat& st) {
   return nullptr;
 }
 
-bool Directories::MakeRoom() {
-  if (open_.size() < most_) return true;
+bool Directories::MakeRoom() { return open_.size() < most_ || LetGo(); }
+
+bool Directories::LetGo() {
   for (auto at = open_.begin(); at != open_.end(); ++at) {
     // New users come only through the list, whose lock is held. The collector is none: at worst one
     // directory more stays open until it has gone through it.
@@ -96,7 +97,17 @@ Status Directories::Open(std::string_view path, Store* store) {
   });
   if (!status.ok()) return status;
   Quota::Directory counted;
-  if (quota_ != nullptr) status = quota_->Find(fd.get(), &counted);
+  if (quota_ != nullptr) {
+    status = quota_->Find(fd.get(), &counted);
+    // One that stays open without a user keeps its place in the account, too.
+    while (status.number() == EMFILE) {
+      {
+        const MutexLock lock(&mutex_);
+        if (!LetGo()) break;
+      }
+      status = quota_->Find(fd.get(), &counted);
+    }
+  }
   if (!status.ok()) return status;
   auto directory = std::make_shared<Directory>(std::move(fd), facts, share_, std::move(counted));
   directory->device = st.st_dev;

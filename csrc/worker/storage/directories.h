@@ -86,6 +86,8 @@ class Directories : private CancelCheck {
   Store Find(const struct stat& st) REQUIRES(mutex_);
   // Makes room for one more. False: all are used.
   bool MakeRoom() REQUIRES(mutex_);
+  // Closes the one that was named longest ago of those that nobody uses. False: all are used.
+  bool LetGo() REQUIRES(mutex_);
   void CollectorMain();
   bool Cancelled() const override { return ending_.load(); }
 

@@ -2,8 +2,10 @@
 #include "worker/storage/directory_watch.h"
 
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -41,15 +43,22 @@ void DirectoryWatch::Remove(void* owner) {
   }
 }
 
-bool DirectoryWatch::Drain(const Handler& handler) {
+bool DirectoryWatch::Drain(size_t most_bytes, const Handler& handler, bool* more) {
+  *more = false;
   if (!fd_.valid()) return true;
   const MutexLock draining(&draining_);
   bool complete = true;
+  int there = 0;
+  if (ioctl(fd_.get(), FIONREAD, &there) != 0) there = 0;
+  const auto bytes = static_cast<size_t>(std::max(there, 0));
+  *more = bytes > most_bytes;
+  size_t left = std::min(bytes, most_bytes);
   alignas(struct inotify_event) char buffer[16 * 1024];
-  for (;;) {
+  while (left > 0) {
     const ssize_t got = read(fd_.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return complete;
+    if (got <= 0) break;
+    left -= std::min(left, static_cast<size_t>(got));
     for (const char* at = buffer; at < buffer + got;) {
       const auto* const event = reinterpret_cast<const struct inotify_event*>(at);
       at += sizeof *event + event->len;
@@ -67,6 +76,7 @@ bool DirectoryWatch::Drain(const Handler& handler) {
       if (owner != nullptr) handler(owner, event->name, what);
     }
   }
+  return complete;
 }
 
 }  // namespace lmshm

@@ -11,6 +11,7 @@
 #define LMSHM_WORKER_STORAGE_DIRECTORY_WATCH_H_
 
 #include <atomic>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <string>
@@ -43,9 +44,10 @@ class DirectoryWatch {
     kDirectory,  // something happened to a directory of this name
   };
   using Handler = std::function<void(void* owner, const std::string& name, What what)>;
-  // Hands on all events that there are. False if some were lost. One thread at a time: another
-  // waits until what was there when it came has been handled.
-  bool Drain(const Handler& handler);
+  // Hands on the events that there are when it begins, at most `most_bytes` of them: others may
+  // make more all the time. False if some were lost. `*more`: some are left. One thread at a time:
+  // another waits for its turn.
+  bool Drain(size_t most_bytes, const Handler& handler, bool* more);
 
  private:
   UniqueFd fd_;

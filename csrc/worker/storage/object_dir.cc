@@ -14,6 +14,8 @@
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_key.h"
 #include "worker/storage/object_write.h"
+#include "worker/storage/sidecar.h"
+#include "worker/storage/temporary_name.h"
 
 namespace lmshm {
 
@@ -92,6 +94,11 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   if (!status.ok()) return status;
 
   // A trusted client's directory may be a symbolic link: "/." makes open() look behind it.
+  if (IsTemporaryName(object.name) || !ObjectOfSidecar(object.name).empty()) {
+    return Status::Error(EINVAL, "write " + Printable(path) +
+                                     ": names like this are the worker's own, for what it has not "
+                                     "finished and for long keys; choose another one");
+  }
   UniqueFd dir;
   const std::string parent = root_fd_.valid() ? object.directory : object.directory + "/.";
   int error = Open(parent, O_PATH | O_DIRECTORY, &dir);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <memory>
 #include <utility>
@@ -22,6 +23,14 @@ struct CloseDirectory {
   void operator()(DIR* dir) const { closedir(dir); }
 };
 
+std::atomic<UseTick> last_tick{0};
+
+UseTick RealTick() {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return TickOf(now);
+}
+
 uint64_t BlocksOnDisk(const struct stat& st) {
   return BlocksOf(static_cast<uint64_t>(st.st_blocks) * kStatBlockBytes);
 }
@@ -35,9 +44,26 @@ UseTick TickOf(const struct timespec& time) {
 }
 
 UseTick NowTick() {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return TickOf(now);
+  UseTick last = last_tick.load();
+  const UseTick now = RealTick();
+  while (now > last && !last_tick.compare_exchange_weak(last, now)) {
+  }
+  return std::max(now, last);
+}
+
+UseTick NextTick() {
+  UseTick last = last_tick.load();
+  UseTick next;
+  do {
+    next = std::max(RealTick(), last + 1);
+  } while (!last_tick.compare_exchange_weak(last, next));
+  return next;
+}
+
+UseTick ChangedTick(const struct stat& st) {
+  const UseTick now = NowTick();
+  const UseTick modified = TickOf(st.st_mtim);
+  return modified <= now ? modified : std::min(TickOf(st.st_ctim), now);
 }
 
 uint64_t WrittenBlocks(const struct stat& st) {
@@ -110,8 +136,9 @@ bool ObjectIndex::TryLook(const std::string& name, bool just_now, uint64_t* put)
     });
   }
   const uint64_t blocks = there ? BlocksOnDisk(object) + sidecar_blocks : 0;
-  const UseTick changed = there ? TickOf(object.st_mtim) : 0;
-  const UseTick used = there ? std::min(std::max(TickOf(object.st_atim), changed), looked) : 0;
+  const UseTick changed = there ? ChangedTick(object) : 0;
+  const UseTick read = there ? TickOf(object.st_atim) : 0;
+  const UseTick used = std::min(read <= looked ? std::max(read, changed) : changed, looked);
   bool current = true;
   Update(hash, [&](std::optional<TableObject>* entry) {
     if (entry->has_value() && (*entry)->used > looked) return;  // younger than this look

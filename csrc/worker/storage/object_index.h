@@ -31,8 +31,15 @@ struct DiskTotals {
   std::atomic<uint64_t> objects{0};
 };
 
+// Real time, but never before what it or NextTick() said already: puts may come faster than ticks,
+// and a clock may be set back.
 UseTick NowTick();
+// Later than all that either has said.
+UseTick NextTick();
 UseTick TickOf(const struct timespec& time);
+// When the file was changed last. A time of modification may lie in the future, where it comes from
+// another machine or a wrong clock; the change of the file itself is known then.
+UseTick ChangedTick(const struct stat& st);
 
 // What a file that was written just now takes.
 uint64_t WrittenBlocks(const struct stat& st);

@@ -36,7 +36,7 @@ QuotaDirectory::QuotaDirectory(Quota* quota, UniqueFd fd, DiskTotals* all, size_
       salt_((number + 1) * 0x9e3779b97f4a7c15u) {}
 
 void QuotaDirectory::Used(std::string_view name) {
-  index_.table().Touch(ObjectTable::HashOf(name), quota_->NextTick(),
+  index_.table().Touch(ObjectTable::HashOf(name), NextTick(),
                        quota_->keep_from_.load(std::memory_order_relaxed));
 }
 
@@ -89,7 +89,7 @@ Quota::Quota(int root_fd, const QuotaRules& rules)
       limit_(rules.max_bytes / kBlockBytes),
       high_(limit_ - limit_ / 40),
       low_(limit_ - limit_ / 40 * 3),
-      floor_(limit_ - limit_ / 8),
+      floor_(limit_ - limit_ / 10),
       tenth_(limit_ / 10),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
@@ -310,7 +310,6 @@ void Quota::Commit(QuotaRoom* room, uint64_t blocks) {
   {
     const MutexLock lock(&mutex_);
     tick = NextTick();
-    last_put_.store(tick);
     NotePut(blocks, tick);
   }
   ObjectIndex& index = room->directory_->index_;

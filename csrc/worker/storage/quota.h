@@ -13,7 +13,7 @@
 //
 //     limit     97.5 %   room is made in advance from here on,
 //               92.5 %   down to here;
-//               87.5 %   below this only as far as one put needs it
+//               90 %     below this only as far as one put needs it
 //
 // What was put within the last tenth of the limit (in bytes put) is not removed, unless one put
 // alone needs more than the other nine tenths.
@@ -221,8 +221,6 @@ class Quota {
   void NotePutByOthers(uint64_t blocks, UseTick tick);
   uint64_t InAccount() const REQUIRES(mutex_);
   std::optional<Goal> NextGoal() const REQUIRES(mutex_);
-  // Later than all that was put, however fast that was.
-  UseTick NextTick() const { return std::max(NowTick(), last_put_.load() + 1); }
   uint64_t IdOf(const QuotaDirectory& directory, uint64_t hash) const {
     return hash ^ directory.salt_;
   }
@@ -295,15 +293,15 @@ class Quota {
   std::string refused_ GUARDED_BY(mutex_);  // the last object that could not be removed, and why
   CondVar counts_done_;
 
-  std::atomic<UseTick> last_put_{0};   // written with the lock held
   std::atomic<UseTick> keep_from_{0};  // what was put then or later stays
   std::atomic<uint64_t> evictions_{0};
   std::atomic<uint64_t> evicted_blocks_{0};
   std::atomic<uint64_t> stale_temporaries_{0};
   std::atomic<uint64_t> stale_keys_{0};
   std::atomic<bool> ending_{false};
-  bool told_ = false;  // that not all is counted; for the counting thread
-  UniqueFd wake_;      // that thread
+  bool told_ = false;          // that not all is counted; for the counting thread
+  bool told_refused_ = false;  // that something cannot be removed; for the evicting thread
+  UniqueFd wake_;              // that thread
   std::thread counter_;
   std::thread evictor_;
 };

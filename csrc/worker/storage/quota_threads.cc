@@ -39,6 +39,9 @@ constexpr milliseconds kLockPause(1);
 constexpr milliseconds kLockPatience(5000);
 // After an attempt to make room that did not make enough.
 constexpr milliseconds kFailedPause(20);
+// Of events, some thousand: what one look at them takes at most. The counting thread hears the
+// rest.
+constexpr size_t kHearBytes = 64 * 1024;
 // Objects that are removed between two looks at what others did.
 constexpr size_t kHearEvery = 32;
 constexpr size_t kBuckets = 1024;
@@ -115,6 +118,12 @@ void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
 
 void Quota::CountAll() {
   Round round;
+  {
+    // What comes from here on is looked at afterwards: the directory above may have been read.
+    const MutexLock lock(&mutex_);
+    uncounted_.clear();
+    appeared_.clear();
+  }
   UniqueFd root(openat(root_fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (root.valid()) CountBelow(std::move(root), 0, &round);
   // Those that were moved away.
@@ -128,9 +137,6 @@ void Quota::CountAll() {
         "--max-bytes: not all directories below the root are counted, there are too many or they "
         "are nested too deeply; objects in the others do not count");
   }
-  const MutexLock lock(&mutex_);
-  uncounted_.clear();
-  appeared_.clear();
 }
 
 // Directories that are new in the account or below the root.
@@ -171,14 +177,18 @@ void Quota::HearOf(QuotaDirectory* directory, const std::string& name, Directory
 }
 
 void Quota::Hear() {
-  const bool complete =
-      watch_.Drain([this](void* owner, const std::string& name, DirectoryWatch::What what) {
+  bool more;
+  const bool complete = watch_.Drain(
+      kHearBytes,
+      [this](void* owner, const std::string& name, DirectoryWatch::What what) {
         const Directory directory = static_cast<QuotaDirectory*>(owner)->shared_from_this();
         if (what != DirectoryWatch::What::kDirectory) return HearOf(directory.get(), name, what);
         const MutexLock lock(&mutex_);
         appeared_.push_back({directory, name});
         WakeCounter();
-      });
+      },
+      &more);
+  if (more) WakeCounter();
   if (complete) return;
   const MutexLock lock(&mutex_);
   count_wanted_ = true;
@@ -274,6 +284,7 @@ void Quota::EvictMain() {
     // What is being written, or changes meanwhile, may help the next time.
     const bool quiet = counted_ && reserved_ == 0;
     const uint64_t changes = changes_;
+    const Clock::time_point began = Clock::now();
     making_room_ = true;
     refused_.clear();
     mutex_.Unlock();
@@ -285,9 +296,19 @@ void Quota::EvictMain() {
       if (room == goal->first && quiet && changes == changes_) room->hopeless_ = true;
     }
     room_.SignalAll();
-    const Clock::time_point end = Clock::now() + kFailedPause;
-    for (Clock::time_point now = Clock::now(); !Ending() && now < end; now = Clock::now()) {
-      work_.WaitFor(&mutex_, std::chrono::ceil<milliseconds>(end - now));
+    if (!refused_.empty() && !told_refused_) {
+      told_refused_ = true;
+      Log(LogLevel::kWarn,
+          "--max-bytes: " + refused_ + "; more is stored than the limit allows for");
+    }
+    // Nothing may have changed the next time; that must not cost all the time there is.
+    const Clock::time_point now = Clock::now();
+    const Clock::time_point soonest = now + kFailedPause;
+    const Clock::time_point end = std::max(
+        soonest, now + std::min<Clock::duration>(kCountPause * (now - began), kLockPatience));
+    for (Clock::time_point at = now; !Ending() && at < (changes == changes_ ? end : soonest);
+         at = Clock::now()) {
+      work_.WaitFor(&mutex_, kFailedPause);
     }
   }
 }
@@ -399,7 +420,7 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
     error = errno;
   } else if (!S_ISREG(st.st_mode)) {
     error = EISDIR;  // or something else that is no object
-  } else if (TickOf(st.st_mtim) > object.used) {
+  } else if (ChangedTick(st) > object.used) {
     NotePutByOthers(index.Look(name, false), NowTick());  // somebody else has replaced it
   } else {
     current = true;
