@@ -16,6 +16,7 @@
 
 #include "small_mount.hh"
 #include "worker/base/sha256.h"
+#include "worker/storage/directories.h"
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_table.h"
 #include "worker/storage/quota.h"
@@ -662,6 +663,24 @@ TEST(directories_that_nobody_uses_give_way_to_others) {
   account.quota().Recount();
   CHECK_EQ(held->objects(), 1u);
   CHECK_EQ(account.quota().stats().directories, 3u);
+}
+
+TEST(a_directory_that_stays_open_without_a_user_gives_way_in_the_account) {
+  const TempDir dir;
+  QuotaRules rules;
+  rules.directories = 4;
+  rules.max_bytes = 100 * kBlockBytes;
+  std::unique_ptr<lmshm::ObjectDir> root;
+  CHECK_OK(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root));
+  Quota quota(root->root_fd(), rules);
+  CHECK_OK(quota.Start());
+  // More may be open than the account has places for.
+  lmshm::Directories directories(*root, lmshm::Directories::Limits(), lmshm::ProbeStorage, &quota);
+  CHECK_OK(directories.Start());
+  for (int i = 0; i < 12; i++) {
+    lmshm::Directories::Store store;
+    CHECK_OK(directories.Open("d" + std::to_string(i), &store));
+  }
 }
 
 // ----------------------------------------------------------------------------------- the worker

@@ -301,12 +301,15 @@ void Quota::EvictMain() {
       Log(LogLevel::kWarn,
           "--max-bytes: " + refused_ + "; more is stored than the limit allows for");
     }
-    // Nothing may have changed the next time; that must not cost all the time there is.
+    // Nothing may have changed the next time; that must not cost all the time there is. Who comes
+    // anew may ask for more than was tried.
+    const uint64_t waiting = waiting_blocks_;
     const Clock::time_point now = Clock::now();
     const Clock::time_point soonest = now + kFailedPause;
     const Clock::time_point end = std::max(
         soonest, now + std::min<Clock::duration>(kCountPause * (now - began), kLockPatience));
-    for (Clock::time_point at = now; !Ending() && at < (changes == changes_ ? end : soonest);
+    for (Clock::time_point at = now;
+         !Ending() && at < (changes == changes_ && waiting_blocks_ <= waiting ? end : soonest);
          at = Clock::now()) {
       work_.WaitFor(&mutex_, kFailedPause);
     }
