@@ -170,7 +170,8 @@ void Quota::HearOf(QuotaDirectory* directory, const std::string& name, Directory
   {
     const MutexLock lock(&mutex_);
     // This process says itself what comes of it.
-    if (writing_.count(IdOf(*directory, hash)) > 0) return;
+    const uint64_t id = IdOf(*directory, hash);
+    if (writing_.count(id) > 0 || evicting_ == id) return;
   }
   const UseTick before = NowTick();
   NotePutByOthers(directory->index_.Look(object, true), before);
@@ -434,11 +435,14 @@ bool Quota::Evict(QuotaDirectory* directory, const std::string& name, uint64_t h
   }
   const bool removed = current && error == 0;
   if (removed) {
+    {
+      // Whoever has it open lets go first: until then it takes its place on the disk.
+      const MutexLock lock(&directory->listeners_mutex_);
+      for (const auto& [owner, evicted] : directory->listeners_) evicted(name);
+    }
     index.Forget(hash);
     evicted_blocks_ += object.blocks;
     evictions_++;
-    const MutexLock lock(&directory->listeners_mutex_);
-    for (const auto& [owner, evicted] : directory->listeners_) evicted(name);
   } else if (error == ENOENT) {
     index.Forget(hash);
   } else if (error != 0) {
