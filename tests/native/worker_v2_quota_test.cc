@@ -3,6 +3,7 @@
 // The limit of what all directories below a root may take: what counts, what is removed in which
 // order, what is never touched, and that those who write at the same time keep to it. First the
 // table and the account by themselves, then with objects, then the worker.
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <utime.h>
@@ -592,6 +593,27 @@ TEST(what_cannot_be_removed_is_named_and_does_not_keep_the_rest) {
   account.directory()->Used("a.data");
   CHECK_OK(account.Put("c", 3));
   CHECK(std::filesystem::exists(dir / "c.data"));
+}
+
+TEST(a_directory_that_another_process_keeps_locked_does_not_keep_the_rest) {
+  // Whichever of them comes first.
+  for (const std::string locked : {"one", "two"}) {
+    const TempDir dir;
+    for (const std::string name : {"one", "two"}) {
+      REQUIRE(std::filesystem::create_directory(dir / name));
+      WriteFile(dir / (name + "/old.data"), Block(4));
+      Age(dir / (name + "/old.data"), 5);
+    }
+    QuotaRules rules;
+    rules.lock_patience = milliseconds(50);
+    Account account(dir, 10, rules);
+    const lmshm::UniqueFd lock(open((dir / locked).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    REQUIRE(lock.valid());
+    REQUIRE_EQ(flock(lock.get(), LOCK_EX | LOCK_NB), 0);
+    CHECK_OK(account.Put("new", 5));
+    CHECK(std::filesystem::exists(dir / "new.data"));
+    CHECK(std::filesystem::exists(dir / (locked + "/old.data")));
+  }
 }
 
 TEST(a_key_beside_its_object_counts_with_it_and_goes_with_it) {

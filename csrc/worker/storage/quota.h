@@ -65,6 +65,8 @@ struct QuotaRules {
   std::chrono::seconds leftover_age{60};      // see leftovers.h
   // How long a put waits for room while nothing becomes free.
   std::chrono::milliseconds patience{10000};
+  // How long one directory waits for another process that makes room in it, or holds its lock.
+  std::chrono::milliseconds lock_patience{5000};
   // Everything is counted again after so long, or ten times as long as that takes: where the kernel
   // tells what others do, and where it does not.
   std::chrono::milliseconds recount{600000};
@@ -249,6 +251,8 @@ class Quota {
   void EvictMain();
   void MakeRoom(const Goal& goal);
   bool Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const;
+  // False, and why in refused_: others keep it for too long. The next attempt may find it free.
+  bool LockRoom(QuotaDirectory* directory);
   void EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
                Evicted* evicted);
   bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,

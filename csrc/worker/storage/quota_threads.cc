@@ -36,9 +36,9 @@ constexpr int kCountPause = 10;
 // Events are taken in lots.
 constexpr milliseconds kHearPause(5);
 constexpr milliseconds kLockPause(1);
-constexpr milliseconds kLockPatience(5000);
 // After an attempt to make room that did not make enough.
 constexpr milliseconds kFailedPause(20);
+constexpr milliseconds kLongestPause(5000);
 // Of events, some thousand: what one look at them takes at most. The counting thread hears the
 // rest.
 constexpr size_t kHearBytes = 64 * 1024;
@@ -308,7 +308,7 @@ void Quota::EvictMain() {
     const Clock::time_point now = Clock::now();
     const Clock::time_point soonest = now + kFailedPause;
     const Clock::time_point end = std::max(
-        soonest, now + std::min<Clock::duration>(kCountPause * (now - began), kLockPatience));
+        soonest, now + std::min<Clock::duration>(kCountPause * (now - began), kLongestPause));
     for (Clock::time_point at = now;
          !Ending() && at < (changes == changes_ && waiting_blocks_ <= waiting ? end : soonest);
          at = Clock::now()) {
@@ -361,18 +361,29 @@ void Quota::MakeRoom(const Goal& goal) {
     directory->index_.table().ForEach(
         [&](const TableObject& object) { any = any || object.used <= choice.latest; });
     if (!any) continue;
-    const Clock::time_point end = Clock::now() + kLockPatience;
-    while (!directory->fellows_.LockRoom()) {
-      if (Ending() || Clock::now() >= end) return;
-      std::this_thread::sleep_for(kLockPause);
-      Hear();
-    }
+    if (!LockRoom(directory.get())) continue;
     const bool alone = directory->fellows_.Count() == 0;
     if (!alone) Hear();
     EvictIn(directory.get(), goal, choice, alone, &evicted);
     directory->fellows_.UnlockRoom();
     if (Ending() || (!alone && IsOver(goal))) return;
   }
+}
+
+bool Quota::LockRoom(QuotaDirectory* directory) {
+  const Clock::time_point end = Clock::now() + rules_.lock_patience;
+  while (!directory->fellows_.LockRoom()) {
+    if (Ending()) return false;
+    if (Clock::now() >= end) {
+      const MutexLock lock(&mutex_);
+      refused_ = "another process holds the lock (flock) of a directory with " +
+                 std::to_string(directory->objects()) + " objects";
+      return false;
+    }
+    std::this_thread::sleep_for(kLockPause);
+    Hear();
+  }
+  return true;
 }
 
 void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
