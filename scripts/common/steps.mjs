@@ -229,6 +229,14 @@ async function release() {
   }
 }
 
+/** Each benchmark still runs, in small; what it measures on a busy machine says nothing. */
+async function bench() {
+  await setUp();
+  await must("npm run bench -- --quick", pinnedTool("bun"), [
+    ...["run", "tests/bench/main.ts", "--quick"],
+  ], { log: join(root, "build", "logs", "bench.log"), quiet: true });
+}
+
 async function test() {
   await setUp();
   const before = segmentNames();
@@ -251,4 +259,5 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  bench,
 });

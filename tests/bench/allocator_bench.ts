@@ -5,7 +5,6 @@
 // fit, and against the designs that were weighed; and the allocators on top, with their objects.
 // Pools here are books only: there is no memory behind them.
 
-import type { ShmRange, ShmSegment } from "../../src/memory/segment.ts";
 import { FreeSpace } from "../../src/memory/free_space.ts";
 import type { MemoryObj } from "../../src/memory/memory_obj.ts";
 import { PagedTensorMemoryAllocator } from "../../src/memory/paged_allocator.ts";
@@ -17,6 +16,7 @@ import type { Benchmark, Context } from "./support/benchmark.ts";
 import { type Contender, interleave } from "./support/interleave.ts";
 import { type Metric, rowOf, type Sample, type Section, type Table } from "./support/results.ts";
 import { quantile } from "./support/statistics.ts";
+import { fakeSegment } from "../support/fake_segment.ts";
 
 const LIST = "first-fit list";
 const OURS = "FreeSpace";
@@ -97,13 +97,6 @@ function bookLoad(make: BookMaker["make"]): LoadMaker {
   };
 }
 
-/** A range of a segment that has no memory. */
-function withoutMemory(sizeBytes: number): ShmRange {
-  const hold = () => () => {};
-  const segment = { sizeBytes, address: 0n, closed: false, hold } as unknown as ShmSegment;
-  return { segment, offset: 0, byteLength: sizeBytes, hold };
-}
-
 interface ObjectPool {
   tryAllocate(layout: TensorLayout): MemoryObj | null;
   memcheck(): { liveObjects: number };
@@ -135,7 +128,7 @@ const LOADS: readonly { name: string; note: string; make: LoadMaker }[] = [
     name: "TensorMemoryAllocator",
     note: "FreeSpace and memory objects",
     make: objectLoad(
-      (live) => new TensorMemoryAllocator(withoutMemory(poolSizeFor(live) * UNIT_BYTES)),
+      (live) => new TensorMemoryAllocator(fakeSegment(poolSizeFor(live) * UNIT_BYTES)),
       LAYOUTS,
     ),
   },
@@ -144,7 +137,7 @@ const LOADS: readonly { name: string; note: string; make: LoadMaker }[] = [
     note: "",
     make: objectLoad(
       (live) =>
-        new TensorMemoryAllocator(withoutMemory(poolSizeFor(live) * UNIT_BYTES), {
+        new TensorMemoryAllocator(fakeSegment(poolSizeFor(live) * UNIT_BYTES), {
           detectLeaks: false,
         }),
       LAYOUTS,
@@ -155,7 +148,7 @@ const LOADS: readonly { name: string; note: string; make: LoadMaker }[] = [
     note: "pages and memory objects",
     make: objectLoad(
       (live) =>
-        new PagedTensorMemoryAllocator(withoutMemory(live * LARGEST_UNITS * UNIT_BYTES), {
+        new PagedTensorMemoryAllocator(fakeSegment(live * LARGEST_UNITS * UNIT_BYTES), {
           page: PAGE[0]!,
         }),
       PAGE,

@@ -48,7 +48,8 @@ export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSe
   });
 }
 
-function fakeSegment(sizeBytes: number): ShmSegment {
+/** A segment without memory; whoever makes it frees it, or keeps it to the end of the process. */
+export function fakeSegment(sizeBytes: number): ShmSegment {
   const nothing = () => {
     throw new Error("a fake segment has no memory");
   };
