@@ -15,6 +15,8 @@ import { keyToFileName } from "../src/keys/key_file.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 const TOKENS = 8;
@@ -73,8 +75,14 @@ for (const protocol of [1, 2] as const) {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
         // Three chunks: nearly every get evicts.
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 3 * 4096, pin: "none" }));
-        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const segment = stack.use(
+          await ShmSegment.create({ name: uniqueName("model"), sizeBytes: 3 * 4096, pin: "none" }),
+        );
+        const options = {
+          segment,
+          storageDir: dir.file("kv"),
+          workerBinary: workerOf(protocol, dir),
+        };
         const cold = stack.use(await ShmFileConnector.open(options));
         let run = 0;
         const once = async (steps: readonly Step[]) => {
@@ -90,14 +98,16 @@ for (const protocol of [1, 2] as const) {
                 const wanted = LAYOUTS[one.layout]!.withTokens(one.tokens);
                 using obj = await hot.allocate(wanted);
                 obj.bytes.fill(++fill);
-                await store.put(name(one.key), obj, { mode: one.behind ? "behind" : "through" });
+                await store.put(name(one.key), obj, {
+                  writeMode: one.behind ? "behind" : "through",
+                });
                 model.set(name(one.key), { layout: wanted, fill, stripped: protocol === 1 });
                 break;
               }
               case "get": {
                 const wanted = LAYOUTS[one.layout]!;
                 const known = model.get(name(one.key));
-                const wasHot = hot.contains(name(one.key));
+                const wasHot = hot.exists(name(one.key));
                 using obj = await store.get(name(one.key), wanted);
                 const right = known !== undefined &&
                   wanted.withTokens(known.layout.numTokens!).equals(known.layout);
@@ -143,7 +153,7 @@ for (const protocol of [1, 2] as const) {
           }
           await store.flush();
           for (let index = 0; index < KEYS; index++) {
-            assert.equal(await store.contains(name(index)), model.has(name(index)));
+            assert.equal(await store.exists(name(index)), model.has(name(index)));
           }
           await store.close();
           for (const text of model.keys()) await cold.remove(text);

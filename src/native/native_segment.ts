@@ -3,7 +3,7 @@
 // What is asked for when a segment is opened, and what the system made of it: lmshm_options and
 // lmshm_info of csrc/include/lmshm.h, in the words of TypeScript.
 
-export type SegmentKind = "create" | "attach" | "anonymous";
+type SegmentKind = "create" | "attach" | "anonymous";
 /** What to do when the name is taken: replace a dead owner's segment, nothing, or a stranger's too. */
 export type IfExists = "reclaim" | "fail" | "replace";
 /** How to page-lock: by the GPU or mlock where they can, by the GPU or fail, or not at all. */
@@ -83,10 +83,10 @@ export interface NativeSegment {
   readonly facts: SegmentFacts;
   /**
    * Unpins, unlinks and unmaps. With `keepRange` the addresses stay valid and read zeros, so that
-   * a view that could not be revoked never faults. Called once.
+   * a view that could not be revoked never faults. While close() goes on it waits for its end.
    */
   closeSync(keepRange: boolean): void;
-  /** The same without blocking the event loop. */
+  /** The same without blocking the event loop. Called once. */
   close(keepRange: boolean): Promise<void>;
   /**
    * Puts untouched private memory at `at`, or at free addresses: 0n. See lmshm_window_reserve().
