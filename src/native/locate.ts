@@ -17,7 +17,7 @@ import { createRequire } from "node:module";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type ErrorCode, ShmError } from "../errors.ts";
-import { environmentVariable, refusedFlag, throwIfRefused } from "../permission.ts";
+import { environmentVariable, throwIfRefused } from "../permission.ts";
 import { version } from "../version.ts";
 import { embeddedParts } from "./embedded.ts";
 import { inMemory } from "./in_memory.ts";
@@ -43,8 +43,6 @@ interface Place {
    * - `none`      there is nothing, for the reason that `why` has
    */
   readonly kind: "named" | "embedded" | "own" | "none";
-  /** Deno's refusal to look. */
-  readonly refusal?: unknown;
 }
 
 /**
@@ -111,10 +109,8 @@ function packagePlace(platform: string, file: string): Place {
   let manifest: string;
   try {
     manifest = packageManifest(platform);
-  } catch (refusal) {
-    if (refusedFlag(refusal) === null) return { at, why: "not installed", kind: "none" };
-    // It may be that only folders further up cannot be looked at.
-    return { at, why: "Deno does not allow looking for it", kind: "none", refusal };
+  } catch {
+    return { at, why: "not installed", kind: "none" };
   }
   let theirs: unknown;
   try {
@@ -204,17 +200,14 @@ export function locate(part: Part, override?: string): string {
   const listed: string[] = [];
   let named = false;
   let code: ErrorCode = "ENOENT";
-  let refusal: unknown;
   for (const place of places(part, override)) {
     const result = examine(part, place);
     if (typeof result === "string") return result;
     named = place.kind === "named";
     code = result.code;
-    refusal ??= place.refusal;
     tried.push(place.at);
     listed.push(`${place.at} (${[place.why, result.text].filter(Boolean).join(", ")})`);
   }
-  throwIfRefused(refusal, `looking for ${listed.join(", ")}`, `locate ${part}`);
   const hint = code === "EACCES"
     ? `Give it execute permission (chmod +x ${tried[0]})`
     : named
