@@ -232,7 +232,7 @@ export async function checkExecutables() {
 }
 
 /**
- * A program that is built where the parts for its system are not installed.
+ * A program that is built where the parts for its system are not installed, or without the line.
  * @param {string} folder
  * @param {(...options: string[]) => Finding} build
  * @param {(name: string, found: Finding) => void} note
@@ -254,6 +254,20 @@ function checkMissing(folder, build, note) {
     ),
   );
   cpSync(aside, installed, { recursive: true });
+  const main = join(folder, "main.ts");
+  const text = readFileSync(main, "utf8");
+  writeFileSync(main, text.replace('import "lmshm/embed";', ""));
+  // With packages in the current directory, which are not the executable's.
+  const bare = build("--compile", "--outfile=without");
+  note(
+    "built without the line",
+    bare ?? finding(
+      [join(folder, "without"), folder],
+      /an executable has no packages.*add `import "lmshm\/embed"` to the program/,
+      { cwd: folder },
+    ),
+  );
+  writeFileSync(main, text);
 }
 
 /**

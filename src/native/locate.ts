@@ -30,6 +30,9 @@ const PARTS = {
   worker: { file: "lmshm-worker", variable: "LMSHM_WORKER" },
 } as const;
 
+/** Made by `bun build --compile`: there Bun would look for packages in the current directory. */
+const IS_EXECUTABLE = import.meta.url.startsWith("file:///$bunfs/");
+
 /** Where a part may be. */
 interface Place {
   /** A path, or the name of a package that is not there. */
@@ -98,7 +101,7 @@ function packageManifest(platform: string): string {
 
 function isInstalled(platform: string): boolean {
   try {
-    return packageManifest(platform) !== "";
+    return !IS_EXECUTABLE && packageManifest(platform) !== "";
   } catch {
     return false;
   }
@@ -106,6 +109,7 @@ function isInstalled(platform: string): boolean {
 
 function packagePlace(platform: string, file: string): Place {
   const at = platformPackage(platform);
+  if (IS_EXECUTABLE) return { at, why: "an executable has no packages", kind: "none" };
   let manifest: string;
   try {
     manifest = packageManifest(platform);
@@ -155,10 +159,11 @@ function examine(part: Part, { at, kind }: Place): string | Fault {
     return { code: "ENOENT", text: "" };
   }
   if (!found.isFile()) return { code: "ENOENT", text: "no file" };
+  // A file without any permission is one that an executable of Deno carries.
+  if ((found.mode & 0o777) === 0) return inMemory(part, at);
   if (part === "library" || (found.mode & 0o111) !== 0) return at;
-  // A file without any permission is one that an executable of Deno carries. Of our own, it is also
-  // the fault of whoever unpacked it.
-  if (kind === "own" || (found.mode & 0o777) === 0) return inMemory(part, at);
+  // Whoever unpacked it has not kept its mode.
+  if (kind === "own") return inMemory(part, at);
   return { code: "EACCES", text: "no execute permission" };
 }
 
@@ -183,7 +188,7 @@ function fix(part: Part): string {
       return embeddedParts().size > 0
         ? `Install ${platformPackage(platform)} where the program is built, and build it again`
         : "lmshm is part of a bundle, which has no packages beside it: add " +
-          '`import "lmshm/embed"` to the program and build it again, or keep lmshm out of the ' +
+          '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm out of the ' +
           `bundle (bun build --external lmshm)${orName}`;
   }
 }
