@@ -82,7 +82,7 @@ export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connec
 export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
 export type { ConnectorSource, StoreSettings } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/object_client.ts";
-export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
+export type { DirectoryUse, LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
 export {
   type AllocateOptions,
   type CachePolicyName,

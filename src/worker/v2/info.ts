@@ -3,6 +3,8 @@
 // What INFO's answer says, in this language: camel case, and numbers where the worker wrote numbers.
 // docs/protocol_v2.md says what each word means. Pure.
 
+import { decodeWord } from "../percent.ts";
+
 /** One bucket of a histogram: so many took `leUs` microseconds or less. */
 export interface LatencyBucket {
   /** Infinity: the last bucket, which has all. */
@@ -23,6 +25,16 @@ export interface VerbInfo {
   readonly latency: readonly LatencyBucket[];
   /** Of all requests together, in microseconds. */
   readonly latencySumUs: number;
+}
+
+/** What one directory below the worker's root holds. */
+export interface DirectoryUse {
+  /** Relative to the root; "" is the root itself. */
+  readonly directory: string;
+  /** How many. */
+  readonly objects: number;
+  /** What they take of the disk. */
+  readonly usedBytes: number;
 }
 
 /** A member that the worker does not tell of is undefined. */
@@ -107,6 +119,8 @@ export interface WorkerInfo {
   readonly dirUsedBytes?: number;
   /** Its number of objects. */
   readonly dirObjects?: number;
+  /** With a limit (maxBytes): of each directory that holds something, the largest 32 first. */
+  readonly directoryUse?: readonly DirectoryUse[];
   /** By the verb's name in small letters: "put", "get", ... */
   readonly verbs: Readonly<Record<string, VerbInfo>>;
   /** Words that this library does not know: a number where it is one, else text. */
@@ -127,6 +141,10 @@ export function workerInfo(
   for (const [word, text] of Object.entries(words)) {
     const [, verb, of] = OF_VERB.exec(word) ?? [];
     // "used_bytes" is of no verb.
+    if (word === "directory_use") {
+      info["directoryUse"] = usesOf(text);
+      continue;
+    }
     if (verb === undefined || !(`${verb}_requests` in words)) {
       info[word.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())] = valueOf(text);
       continue;
@@ -148,6 +166,18 @@ export function workerInfo(
 
 function valueOf(text: string): number | string {
   return NUMBER.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : text;
+}
+
+/** "3:12288:models/a,1:4096:": objects, bytes, and the directory, percent-coded. */
+function usesOf(text: string): DirectoryUse[] {
+  return text.split(",").filter((one) => one !== "").map((one) => {
+    const [objects = "", bytes = "", ...path] = one.split(":");
+    return {
+      directory: decodeWord(path.join(":")) ?? "",
+      objects: Number(objects),
+      usedBytes: Number(bytes),
+    };
+  });
 }
 
 /** "100:5,1000:7,inf:9". */
