@@ -85,7 +85,7 @@ export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connec
 export type { ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
 export type { ConnectorSource } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/object_client.ts";
-export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/worker_info.ts";
+export type { DirectoryUse, LatencyBucket, VerbInfo, WorkerInfo } from "./worker/worker_info.ts";
 export {
   type AllocateOptions,
   type CachePolicyName,

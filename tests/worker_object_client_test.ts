@@ -191,7 +191,8 @@ objectScene(
       case "INFO":
         return `${id} OK io=auto direct=no direct_reason=no%20such%20thing threads=4 ` +
           "max_bytes=1073741824 later_word=5 list_requests=2 put_requests=9 put_errors=1 " +
-          "put_bytes=4096 put_latency_us=100:5,1000:8,inf:9 put_latency_us_sum=2345 used_bytes=7";
+          "put_bytes=4096 put_latency_us=100:5,1000:8,inf:9 put_latency_us_sum=2345 used_bytes=7 " +
+          "directory_use=2:8192:a%252Cb/%2525,1:4096:";
     }
     return undefined;
   }),
@@ -218,6 +219,10 @@ objectScene(
       threads: 4,
       maxBytes: 1 << 30,
       usedBytes: 7,
+      directoryUse: [
+        { directory: "a,b/%", objects: 2, usedBytes: 8192 },
+        { directory: "", objects: 1, usedBytes: 4096 },
+      ],
       laterWord: 5,
       verbs: {
         put: {

@@ -25,6 +25,16 @@ export interface VerbInfo {
   readonly latencySumUs: number;
 }
 
+/** What one directory below the worker's root holds. */
+export interface DirectoryUse {
+  /** Relative to the root; "" is the root itself. */
+  readonly directory: string;
+  /** How many. */
+  readonly objects: number;
+  /** What they take of the disk. */
+  readonly usedBytes: number;
+}
+
 /** A member that the worker does not tell of is undefined. */
 export interface WorkerInfo {
   /** "lmshm-worker/0.1.0". */
@@ -107,6 +117,8 @@ export interface WorkerInfo {
   readonly dirUsedBytes?: number;
   /** Its number of objects. */
   readonly dirObjects?: number;
+  /** With a limit (maxBytes): of each directory that holds something, the largest 32 first. */
+  readonly directoryUse?: readonly DirectoryUse[];
   /** By the verb's name in small letters: "put", "get", ... */
   readonly verbs: Readonly<Record<string, VerbInfo>>;
   /** Words that this library does not know: a number where it is one, else text. */

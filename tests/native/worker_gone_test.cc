@@ -2,7 +2,7 @@
 //
 // A client that goes away at the worst moment: it has taken none of its answers, so nothing more is
 // begun for it, and a thread has a lot of its requests in hand, the first of which takes long. The
-// connection must end all the same.
+// connection must end all the same. And one of version 1, whose request waits for room.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -23,6 +23,7 @@
 #include "worker/base/shutdown.h"
 #include "worker/net/wire.h"
 #include "worker/server/connection.h"
+#include "worker/storage/quota.h"
 #include "worker_fixture.hh"
 
 namespace {
@@ -159,6 +160,55 @@ TEST(a_connection_ends_whatever_a_thread_has_in_hand) {
   size_t by_others = 0;
   for (size_t i = 0; i < 40 && by_others < 4; i++) by_others += GoesAway(i % 20) ? 1 : 0;
   CHECK(by_others > 0);
+}
+
+TEST(a_write_of_version_1_that_waits_for_room_ends_with_its_client) {
+  const TempDir dir;
+  TestSegment segment(16 * lmshm::kBlockBytes);
+  std::unique_ptr<lmshm::ObjectDir> root;
+  REQUIRE(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
+  const lmshm::UniqueFd root_fd(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  lmshm::QuotaRules rules;
+  rules.max_bytes = 64 * lmshm::kBlockBytes;
+  rules.patience = std::chrono::hours(1);
+  lmshm::Quota quota(root_fd.get(), rules);
+  REQUIRE(quota.Start().ok());
+  lmshm::Quota::Directory directory;
+  REQUIRE(quota.Find(root_fd.get(), &directory).ok());
+  quota.Recount();
+  // Somebody else writes, and does not end.
+  lmshm::QuotaRoom room(directory, "other.data", 60 * lmshm::kBlockBytes);
+  bool taken = false;
+  CHECK(room.Take(milliseconds(0), &taken).ok());
+  REQUIRE(taken);
+  lmshm::Service service;
+  service.objects = root.get();
+  service.quota = &quota;
+
+  int fds[2];
+  REQUIRE_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+  lmshm::UniqueFd client(fds[0]);
+  const lmshm::UniqueFd own(fds[1]);
+  lmshm::Wire wire(own.get(), own.get(), lmshm::Shutdown::Get());
+  const lmshm::ConnectionLimits no_limits;
+  std::promise<void> ended;
+  std::future<void> end = ended.get_future();
+  std::thread connection([&] {
+    lmshm::ServeClient(&wire, service, "test", no_limits, lmshm::Shutdown::Get());
+    ended.set_value();
+  });
+  const std::string lines =
+      segment.AttachLine() + "\n" + segment.Line("WRITE", "mine.data", 0, segment.size()) + "\n";
+  CHECK_EQ(write(client.get(), lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));
+  CHECK(end.wait_for(milliseconds(100)) == std::future_status::timeout);
+  client.Reset();
+  if (end.wait_for(seconds(60)) != std::future_status::ready) {
+    check::Fail(__FILE__, __LINE__, "the request goes on waiting");
+    std::fflush(nullptr);
+    _exit(1);  // its thread uses what is on this stack
+  }
+  connection.join();
+  CHECK(dir.Names().empty());
 }
 
 CHECK_MAIN

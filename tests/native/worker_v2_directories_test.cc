@@ -51,6 +51,17 @@ TEST(hello_names_a_directory_and_makes_it) {
   CHECK_CONTAINS(talk.Say("4 INFO"), " directories=2 ");
 }
 
+TEST(a_directory_has_at_most_16_levels) {
+  TalkV2 talk;
+  std::string path = "1";
+  for (int level = 2; level <= 17; level++) path += "/" + std::to_string(level);
+  CHECK_STARTS(talk.Say("HELLO 2 dir=" + path), "ERROR ENAMETOOLONG HELLO 2: directory ");
+  CHECK(!std::filesystem::exists(talk.root / "1"));
+  path.resize(path.size() - 3);
+  CHECK_STARTS(talk.Say("HELLO 2 dir=" + path), "OK 2 ");
+  CHECK(IsDirectory(talk.root / path, 0700));
+}
+
 TEST(an_empty_name_is_the_root) {
   for (const char* hello : {"HELLO 2", "HELLO 2 dir=", "HELLO 2 dir=.", "HELLO 2 dir=./"}) {
     TalkV2 talk;

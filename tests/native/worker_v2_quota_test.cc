@@ -788,6 +788,8 @@ TEST(one_account_for_all_directories_and_both_versions) {
   CHECK_EQ(InfoOf(&one, "dir_used_bytes"), 10 * 4096);
   CHECK_EQ(InfoOf(&two, "dir_used_bytes"), 20 * 4096);
   CHECK_EQ(InfoOf(&two, "dir_objects"), 1);
+  CHECK_CONTAINS(one.Call("90 INFO") + " ",
+                 " directory_use=1:81920:models/two,1:40960:,1:20480:v1 ");
   // What version 1 writes makes the oldest go, wherever it is.
   CHECK_EQ(old.Call(segment.Line("WRITE", root / "v1/more.data", 0, 36 * 4096)), "OK 147456");
   CHECK_STARTS(one.Call("3 STAT a"), "3 ERROR ENOENT");

@@ -66,6 +66,11 @@ Wire::Result Wire::Wait(const Wanted& wanted, Clock::time_point deadline, Event*
   }
 }
 
+bool Wire::PeerGone() const {
+  struct pollfd p = {out_, 0, 0};
+  return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP)) != 0;
+}
+
 Wire::Result Wire::ReadNow(char* to, size_t size, size_t* got) {
   *got = 0;
   const ssize_t n = read(in_, to, size);

@@ -73,6 +73,10 @@ class Wire {
   // kTimeout at `deadline`, kShutdown when the grace period is over.
   Result WaitForPeer(Clock::time_point deadline);
 
+  // Whether nobody will read what is written, as far as the system knows now: over TCP it learns
+  // that only by writing. Does not wait. May be called on any thread.
+  bool PeerGone() const;
+
   // The errno value behind kBroken.
   int error() const { return error_.load(); }
   bool broken() const { return error() != 0; }

@@ -47,6 +47,18 @@ ConnectionEnd EndOf(Wire::Result result) {
   return ConnectionEnd::kBroken;
 }
 
+// Tells requests of version 1, which are carried out on the connection's thread, whether somebody
+// waits for their answers.
+class ClientGone : public CancelCheck {
+ public:
+  explicit ClientGone(const Wire* wire) : wire_(wire) {}
+  bool Cancelled() const override { return wire_->PeerGone(); }
+  const char* Reason() const override { return "its client is gone"; }
+
+ private:
+  const Wire* const wire_;
+};
+
 // The whole of it; one object a connection, on its thread.
 class Connection {
  public:
@@ -57,7 +69,8 @@ class Connection {
         shutdown_(shutdown),
         outbox_(wire, &wake_),
         pipeline_(service.engine, &outbox_, &wake_),
-        session_(service, peer, &pipeline_),
+        gone_(wire),
+        session_(service, peer, &pipeline_, &gone_),
         text_(std::move(opening.answer)) {
     size_t space;
     char* const to = reader_.Space(&space);
@@ -260,6 +273,7 @@ class Connection {
   WakeUp wake_;
   Outbox outbox_;
   Pipeline pipeline_;
+  const ClientGone gone_;
   Session session_;
   std::string text_;          // answers of this thread that are not in the outbox yet
   Clock::time_point oldest_;  // when the first of these was begun

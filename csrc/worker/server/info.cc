@@ -14,6 +14,10 @@ namespace lmshm {
 
 namespace {
 
+// Of what each directory holds, in one answer.
+constexpr size_t kMostDirectoryUses = 32;
+constexpr size_t kMostUseBytes = 16384;
+
 // Appends words.
 class Words {
  public:
@@ -101,6 +105,24 @@ void AddVerbs(const Metrics& metrics, Words* words) {
   AddVerb("READ", metrics.Of(kReadMetrics), words);
 }
 
+// <objects>:<bytes>:<path>,... with the paths percent-coded, the comma too.
+std::string DescribeUse(const Quota& quota) {
+  std::string list;
+  for (const Quota::DirectoryUse& use : quota.Largest(kMostDirectoryUses)) {
+    std::string one = std::to_string(use.objects) + ":" + std::to_string(use.bytes) + ":";
+    for (const char c : use.path) {
+      if (c == ',') {
+        one += "%2C";
+      } else {
+        AppendPercent(std::string_view(&c, 1), &one);
+      }
+    }
+    if (list.size() + one.size() > kMostUseBytes) break;
+    list += (list.empty() ? "" : ",") + one;
+  }
+  return list;
+}
+
 void AddQuota(const Quota& quota, const KeyStore& store, Words* words) {
   const Quota::Stats stats = quota.stats();
   words->Add("max_bytes", quota.max_bytes() == UINT64_MAX ? 0 : quota.max_bytes());
@@ -115,6 +137,7 @@ void AddQuota(const Quota& quota, const KeyStore& store, Words* words) {
   words->Add("stale_keys", stats.stale_keys);
   words->Add("dir_used_bytes", store.quota()->bytes());
   words->Add("dir_objects", store.quota()->objects());
+  words->Add("directory_use", DescribeUse(quota));
 }
 
 void AddClients(const Metrics& metrics, Words* words) {

@@ -31,8 +31,9 @@ Status ParseDirectory(std::string_view word, std::string* directory) {
 
 }  // namespace
 
-Session::Session(const Service& service, const std::string& peer, Pipeline* pipeline)
-    : service_(service), pipeline_(pipeline), v1_(service, peer) {}
+Session::Session(const Service& service, const std::string& peer, Pipeline* pipeline,
+                 const CancelCheck* client)
+    : service_(service), pipeline_(pipeline), v1_(service, peer, client) {}
 
 void Session::HandleTooLong(std::string* answer) const {
   if (v2_ != nullptr) return AppendError(0, LineTooLong(), answer);

@@ -26,8 +26,10 @@ namespace lmshm {
 class Session {
  public:
   // `peer` names the client in the log. `pipeline`: where requests of version 2 go, opened by
-  // HELLO; null: they are carried out where they are said, one after the other.
-  Session(const Service& service, const std::string& peer, Pipeline* pipeline = nullptr);
+  // HELLO; null: they are carried out where they are said, one after the other. `client`: see
+  // SessionV1.
+  Session(const Service& service, const std::string& peer, Pipeline* pipeline = nullptr,
+          const CancelCheck* client = nullptr);
 
   // As SessionV2's.
   AfterAnswer Handle(std::string_view line, std::string* answer);

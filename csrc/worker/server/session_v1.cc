@@ -10,8 +10,8 @@
 
 namespace lmshm {
 
-SessionV1::SessionV1(const Service& service, std::string peer)
-    : service_(service), peer_(std::move(peer)) {}
+SessionV1::SessionV1(const Service& service, std::string peer, const CancelCheck* client)
+    : service_(service), peer_(std::move(peer)), client_(client) {}
 
 AfterAnswer SessionV1::Handle(std::string_view line, std::string* answer) {
   const Metrics::Clock::time_point read = Metrics::Clock::now();
@@ -79,7 +79,8 @@ Status SessionV1::Transfer(const Request& request, std::string* result) {
   uint64_t moved = bytes.size;
   status = service_.WithSpareRoom([&] {
     return request.command == Command::kWrite
-               ? service_.objects->Write(request.name, bytes, service_.cancel, service_.quota)
+               ? service_.objects->Write(request.name, bytes, service_.cancel, service_.quota,
+                                         client_)
                : service_.objects->Read(request.name, bytes, service_.cancel, &moved,
                                         service_.quota);
   });

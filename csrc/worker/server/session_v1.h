@@ -21,8 +21,8 @@ namespace lmshm {
 // Not thread safe: one thread a session.
 class SessionV1 {
  public:
-  // `peer` names the client in the log.
-  SessionV1(const Service& service, std::string peer);
+  // `peer` names the client in the log. `client` (may be null) says when the client is gone.
+  SessionV1(const Service& service, std::string peer, const CancelCheck* client = nullptr);
 
   // Carries out the request `line` (without its ending) and appends the answer, one line with '\n'.
   // Blocks for as long as that takes.
@@ -41,6 +41,7 @@ class SessionV1 {
 
   const Service& service_;
   const std::string peer_;
+  const CancelCheck* const client_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
 };
 

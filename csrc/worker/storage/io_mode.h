@@ -38,6 +38,7 @@ struct TransferOptions {
   Durability durability = Durability::kNone;  // PUT
   bool checksum = true;                       // PUT: compute and store; GET: verify
   const CancelCheck* cancel = nullptr;        // may be null
+  const CancelCheck* client = nullptr;        // may be null; asked while it waits for room
   Parallel* parallel = nullptr;               // helpers for one large object; null: none
 };
 

@@ -88,7 +88,7 @@ int ObjectDir::Open(const std::string& path, int flags, UniqueFd* fd) const {
 }
 
 Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-                        Quota* quota) const {
+                        Quota* quota, const CancelCheck* client) const {
   ObjectPath object;
   Status status = Split(path, &object);
   if (!status.ok()) return status;
@@ -111,6 +111,7 @@ Status ObjectDir::Write(std::string_view path, SharedBytes data, const CancelChe
   options.io = IoMode::kCached;
   options.checksum = false;
   options.cancel = cancel;
+  options.client = client;
   ObjectWrite write(dir.get(), object.name, io_, data, options, "write", path);
   std::string key;
   if (quota != nullptr && ClassifyFile(object.name, &key) != FileKind::kOther) {

@@ -46,9 +46,10 @@ class ObjectDir {
   //   ENOSPC     noticed before data is moved      EFAULT          the shared memory is gone
   //   ECANCELED  `cancel` said so                  others          of the system call that failed
   // With a `quota` an object takes room there (and waits for it), and ENOSPC is also that there is
-  // none; a file that is named otherwise does not count.
+  // none; a file that is named otherwise does not count. `client` (may be null) is asked while it
+  // waits for room: when the client is gone it is ECANCELED.
   Status Write(std::string_view path, SharedBytes data, const CancelCheck* cancel,
-               Quota* quota = nullptr) const;
+               Quota* quota = nullptr, const CancelCheck* client = nullptr) const;
 
   // Reads the object at `path` into `data`, up to whichever ends first; `*done` is the number of
   // bytes. `data` beyond them is untouched; on failure its content is unspecified. Errors as

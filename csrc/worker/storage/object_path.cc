@@ -112,7 +112,14 @@ Status RootNames::Directory(std::string_view path, std::string* result) const {
   if (path.empty()) return Status::OK();
   std::vector<std::string_view> components;
   Status status = Below(path, EXDEV, &components);
-  if (status.ok()) *result = Join(components, components.size());
+  if (!status.ok()) return status;
+  if (components.size() > kMaxDirectoryDepth) {
+    return Status::Error(ENAMETOOLONG, "directory " + Printable(path) + " is " +
+                                           std::to_string(components.size()) +
+                                           " levels below this worker's --root, of at most " +
+                                           std::to_string(kMaxDirectoryDepth));
+  }
+  *result = Join(components, components.size());
   return status;
 }
 

@@ -7,6 +7,7 @@
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_PATH_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_PATH_H_
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,9 @@
 #include "worker/base/status.h"
 
 namespace lmshm {
+
+// How far below the root a client's directory may be; a quota counts no deeper.
+inline constexpr size_t kMaxDirectoryDepth = 16;
 
 struct ObjectPath {
   std::string directory;  // see the functions
@@ -41,7 +45,8 @@ class RootNames {
 
   // The same for a directory: `*result` is as `ObjectPath::directory`. "" is the root itself, and
   // so is its name.
-  //   EINVAL, ENAMETOOLONG  as above, but for the root
+  //   EINVAL, ENAMETOOLONG  as above, but for the root; ENAMETOOLONG also: it is deeper than
+  //                         kMaxDirectoryDepth
   //   EXDEV                 absolute and not below the root, nor the root
   Status Directory(std::string_view path, std::string* result) const;
 

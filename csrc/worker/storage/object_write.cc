@@ -39,6 +39,10 @@ Status ObjectWrite::TakeRoom(const Turn* turn) {
   }
   do {
     if (options_.cancel != nullptr && options_.cancel->Cancelled()) return Explain(ECANCELED, "");
+    if (options_.client != nullptr && options_.client->Cancelled()) {
+      return Status::Error(
+          ECANCELED, ActionOn(verb_, what_) + " was broken off: " + options_.client->Reason());
+    }
     const Status status = room_->Take(kRoomWait, &has_room_);
     if (!status.ok()) {
       return Status::Error(status.number(), ActionOn(verb_, what_) + ": " + status.text());

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <system_error>
 #include <utility>
 
@@ -24,6 +25,15 @@ constexpr std::chrono::milliseconds kAskedLately(200);
 constexpr int kMostPatience = 6;
 
 uint64_t Minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+// Where an open directory is now; "" where the system does not say.
+std::string PathOf(int dir_fd) {
+  char path[PATH_MAX];
+  const std::string link = "/proc/self/fd/" + std::to_string(dir_fd);
+  const ssize_t length = readlink(link.c_str(), path, sizeof path);
+  if (length <= 0 || path[0] != '/') return "";
+  return std::string(path, static_cast<size_t>(length));
+}
 
 }  // namespace
 
@@ -202,6 +212,28 @@ Quota::Stats Quota::stats() const {
   stats.stale_temporaries = stale_temporaries_;
   stats.stale_keys = stale_keys_;
   return stats;
+}
+
+std::vector<Quota::DirectoryUse> Quota::Largest(size_t most) const {
+  std::vector<std::pair<uint64_t, Directory>> held;
+  for (Directory& directory : AllDirectories()) {
+    const uint64_t bytes = directory->bytes();
+    if (bytes > 0) held.emplace_back(bytes, std::move(directory));
+  }
+  const auto larger = [](const auto& a, const auto& b) { return a.first > b.first; };
+  std::stable_sort(held.begin(), held.end(), larger);
+  std::vector<DirectoryUse> uses;
+  const std::string root = PathOf(root_fd_);
+  for (const auto& [bytes, directory] : held) {
+    if (uses.size() == most) break;
+    std::string path = PathOf(directory->index_.fd());
+    // Of one that was moved away or removed nobody asks.
+    if (root.empty() || path.compare(0, root.size(), root) != 0) continue;
+    path.erase(0, root.size());
+    if (!path.empty() && path.front() == '/') path.erase(0, 1);
+    uses.push_back({std::move(path), directory->objects(), bytes});
+  }
+  return uses;
 }
 
 uint64_t Quota::InAccount() const { return all_.blocks.load() + reserved_; }

@@ -158,6 +158,13 @@ class Quota {
     bool counted = false;       // all that was there at the start
   };
 
+  // What one directory holds.
+  struct DirectoryUse {
+    std::string path;  // below the root; "" is the root itself
+    uint64_t objects = 0;
+    uint64_t bytes = 0;
+  };
+
   // `root_fd` (may be O_PATH) stays the caller's, and must live as long as this.
   Quota(int root_fd, const QuotaRules& rules);
   Quota(const Quota&) = delete;
@@ -175,6 +182,10 @@ class Quota {
 
   uint64_t max_bytes() const { return rules_.max_bytes; }
   Stats stats() const;
+
+  // The directories that hold most, at most so many, the largest first; not those that hold
+  // nothing. Blocks for some system calls.
+  std::vector<DirectoryUse> Largest(size_t most) const;
 
   // For tests: returns once everything was counted again after the call; and once no more room is
   // being made.

@@ -17,6 +17,7 @@
 #include "worker/base/log.h"
 #include "worker/base/text.h"
 #include "worker/storage/object_key.h"
+#include "worker/storage/object_path.h"
 #include "worker/storage/quota.h"
 #include "worker/storage/sidecar.h"
 
@@ -28,8 +29,8 @@ using std::chrono::milliseconds;
 
 // Requests go first.
 constexpr int kCounterNice = 10;
-// Below the root, and all in all; what is beyond is not counted.
-constexpr size_t kMostDepth = 16;
+// All in all; what is beyond is not counted, and neither is what is deeper than clients'
+// directories.
 constexpr size_t kMostDirectories = 100'000;
 // Counting takes at most this part of the time.
 constexpr int kCountPause = 10;
@@ -75,7 +76,7 @@ void Quota::CountOne(QuotaDirectory* directory, std::vector<std::string>* below)
 // `dir`, if it has objects or is known already, and what is below it.
 void Quota::CountBelow(UniqueFd dir, size_t depth, Round* round) {
   if (Ending()) return;
-  if (++round->directories > kMostDirectories || depth > kMostDepth) {
+  if (++round->directories > kMostDirectories || depth > kMaxDirectoryDepth) {
     round->cut = true;
     return;
   }

@@ -3,7 +3,8 @@
 // From the words of INFO's answer to a WorkerInfo: camel case, and numbers where the worker wrote
 // numbers. Pure.
 
-import type { LatencyBucket, VerbInfo, WorkerInfo } from "../worker_info.ts";
+import { decodeWord } from "../percent.ts";
+import type { DirectoryUse, LatencyBucket, VerbInfo, WorkerInfo } from "../worker_info.ts";
 
 const OF_VERB = /^([a-z]+)_(requests|errors|bytes|latency_us|latency_us_sum)$/;
 const NOTHING: VerbInfo = { requests: 0, errors: 0, bytes: 0, latency: [], latencySumUs: 0 };
@@ -19,6 +20,10 @@ export function workerInfo(
   for (const [word, text] of Object.entries(words)) {
     const [, verb, of] = OF_VERB.exec(word) ?? [];
     // "used_bytes" is of no verb.
+    if (word === "directory_use") {
+      info["directoryUse"] = usesOf(text);
+      continue;
+    }
     if (verb === undefined || !(`${verb}_requests` in words)) {
       info[word.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())] = valueOf(text);
       continue;
@@ -40,6 +45,18 @@ export function workerInfo(
 
 function valueOf(text: string): number | string {
   return NUMBER.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : text;
+}
+
+/** "3:12288:models/a,1:4096:": objects, bytes, and the directory, percent-coded. */
+function usesOf(text: string): DirectoryUse[] {
+  return text.split(",").filter((one) => one !== "").map((one) => {
+    const [objects = "", bytes = "", ...path] = one.split(":");
+    return {
+      directory: decodeWord(path.join(":")) ?? "",
+      objects: Number(objects),
+      usedBytes: Number(bytes),
+    };
+  });
 }
 
 /** "100:5,1000:7,inf:9". */
