@@ -16,6 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
+import { checkPackages } from "./consumers.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
@@ -46,6 +47,8 @@ import {
 import { findCMake, systemCompiler } from "./toolchain.mjs";
 
 /** @typedef {import("./results.mjs").Counts} Counts */
+
+const ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
 
 const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
 
@@ -87,6 +90,26 @@ async function types() {
   }
   const sources = findFiles(["src", "tests"], /\.ts$/);
   await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
+}
+
+/** The workflows, by actionlint, which Go fetches and builds where it is missing. */
+async function workflows() {
+  const folder = join(root, "build", "tools", "go");
+  const own = join(folder, "bin", "actionlint");
+  const find = () => which("actionlint") ?? which(own);
+  const go = which("go");
+  if (!find() && go) {
+    say("actionlint is missing: fetching it into build/tools");
+    await run(go, ["install", ACTIONLINT], {
+      env: { GOBIN: join(folder, "bin"), GOCACHE: join(folder, "cache"), GOTOOLCHAIN: "local" },
+      log: join(root, "build", "logs", "actionlint.log"),
+      quiet: true,
+      timeoutMs: 5 * 60_000,
+    });
+  }
+  const tool = find();
+  if (!tool) throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);
+  await must("actionlint", tool, findFiles([".github/workflows"], /\.ya?ml$/));
 }
 
 function layout() {
@@ -243,6 +266,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   lint,
   types,
   layout,
+  workflows,
   exports,
   warnings,
   test,
@@ -251,4 +275,5 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  packages: checkPackages,
 });
