@@ -18,6 +18,7 @@ import process from "node:process";
 import { setUp } from "../setup.mjs";
 import { checkPackages } from "./consumers.mjs";
 import { pinnedTool } from "./dependencies.mjs";
+import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { sum, zero } from "./results.mjs";
@@ -276,4 +277,5 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   zig,
   release,
   packages: checkPackages,
+  executable: checkExecutables,
 });
