@@ -91,6 +91,7 @@ mount --bind "$DENO" "$TOOLS/deno"
 mount -t tmpfs -o size=4g,mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o size=4g,mode=1777 tmpfs /var/tmp
 mount -t tmpfs -o ro tmpfs "$CLONE"
+[ ! -e "$CLONE/package.json" ]
 cd "$PROJECT"
 exec "$@"
 `;
@@ -257,6 +258,7 @@ function bunProjects(bench, example) {
     const project = bench.project("npm", files);
     bench.shell(project, "npm install lmshm");
     expectMatch(bench.shell(project, "bun main.ts"), EXAMPLE_PRINTS);
+    expectMatch(bench.shell(project, "npx --no-install lmshm --version"), /^lmshm \d/);
     const installed = list(join(project, "node_modules", "@lmshm"));
     if (String(installed) !== hostPlatform()) {
       throw new Failure(`npm installed the parts of ${installed.join(", ") || "no platform"}`);
