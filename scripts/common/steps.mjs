@@ -16,6 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
+import { checkPackages } from "./consumers.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
@@ -32,6 +33,7 @@ import {
   run,
   say,
   selfCommand,
+  Skipped,
   which,
 } from "./system.mjs";
 import {
@@ -47,8 +49,7 @@ import { findCMake, systemCompiler } from "./toolchain.mjs";
 
 /** @typedef {import("./results.mjs").Counts} Counts */
 
-/** Thrown by a step that lacks a tool. */
-export class Skipped extends Error {}
+const ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
 
 const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
 
@@ -75,7 +76,8 @@ async function lint() {
   await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
   // Every public name has a description, and names nothing that is not public.
   const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const paths = /** @type {string[]} */ (Object.values(entries));
+  const paths = /** @type {string[]} */ (Object.values(entries))
+    .filter((path) => path.endsWith(".ts"));
   await must("deno doc --lint", pinnedTool("deno"), ["doc", "--quiet", "--lint", ...paths]);
   const shellcheck = which("shellcheck");
   if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
@@ -89,6 +91,26 @@ async function types() {
   }
   const sources = findFiles(["src", "tests"], /\.ts$/);
   await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
+}
+
+/** The workflows, by actionlint, which Go fetches and builds where it is missing. */
+async function workflows() {
+  const folder = join(root, "build", "tools", "go");
+  const own = join(folder, "bin", "actionlint");
+  const find = () => which("actionlint") ?? which(own);
+  const go = which("go");
+  if (!find() && go) {
+    say("actionlint is missing: fetching it into build/tools");
+    await run(go, ["install", ACTIONLINT], {
+      env: { GOBIN: join(folder, "bin"), GOCACHE: join(folder, "cache"), GOTOOLCHAIN: "local" },
+      log: join(root, "build", "logs", "actionlint.log"),
+      quiet: true,
+      timeoutMs: 5 * 60_000,
+    });
+  }
+  const tool = find();
+  if (!tool) throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);
+  await must("actionlint", tool, findFiles([".github/workflows"], /\.ya?ml$/));
 }
 
 function layout() {
@@ -202,7 +224,8 @@ async function release() {
   const copy = mkdtempSync(join(tmpdir(), "lmshm-elsewhere-"));
   try {
     const names = ["CMakeLists.txt", "CMakePresets.json", "package.json", "package-lock.json"];
-    for (const name of [...names, "cmake", "csrc", "scripts", "tests/native/smoke.c"]) {
+    const others = ["tools/package.json", "cmake", "csrc", "scripts", "tests/native/smoke.c"];
+    for (const name of [...names, ...others]) {
       cpSync(join(root, name), join(copy, name), {
         recursive: true,
         filter: (path) => !path.endsWith("node_modules"),
@@ -252,6 +275,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   lint,
   types,
   layout,
+  workflows,
   exports,
   warnings,
   test,
@@ -260,6 +284,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  packages: checkPackages,
   executable: checkExecutables,
   bench,
 });
