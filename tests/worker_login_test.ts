@@ -60,7 +60,7 @@ function options(path: string, secret: string | null, users?: Users) {
   const address = { kind: "unix", path } as const;
   return {
     open: (handlers: ConstructorParameters<typeof SocketTransport>[1]) =>
-      new SocketTransport({ address, connectTimeoutMs: 5_000, users }, handlers),
+      new SocketTransport({ address, connectTimeoutMs: 30_000, users }, handlers),
     handshake: {
       segment: {
         name: "/kv",
@@ -75,9 +75,9 @@ function options(path: string, secret: string | null, users?: Users) {
     limits: {
       maxInFlight: 64,
       maxInFlightBytes: 1 << 30,
-      controlTimeoutMs: 5_000,
-      ioTimeoutMs: 5_000,
-      closeTimeoutMs: 5_000,
+      controlTimeoutMs: 30_000,
+      ioTimeoutMs: 30_000,
+      closeTimeoutMs: 30_000,
       restarts: { max: 5, windowMs: 60_000, pauseMs: 10 },
     },
   };

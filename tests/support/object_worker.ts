@@ -90,7 +90,7 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
   const { limits = {}, secret = null, onLost, transport = SocketTransport } = options;
   const address = { kind: "unix", path } as const;
   return ClientV2.open({
-    open: (handlers) => new transport({ address, connectTimeoutMs: 5_000 }, handlers),
+    open: (handlers) => new transport({ address, connectTimeoutMs: 30_000 }, handlers),
     handshake: {
       segment: {
         name: "/kv",
@@ -105,9 +105,9 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
     limits: {
       maxInFlight: 64,
       maxInFlightBytes: 1 << 30,
-      controlTimeoutMs: 5_000,
-      ioTimeoutMs: 5_000,
-      closeTimeoutMs: 5_000,
+      controlTimeoutMs: 30_000,
+      ioTimeoutMs: 30_000,
+      closeTimeoutMs: 30_000,
       restarts: { max: 5, windowMs: 60_000, pauseMs: 10 },
       ...limits,
     },
