@@ -5,7 +5,7 @@
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { countsLine, sum } from "./common/results.mjs";
-import { leakResult, runSuite, segmentNames, SUITES } from "./common/suites.mjs";
+import { runSuites, SUITES } from "./common/suites.mjs";
 import { Failure, runMain } from "./common/system.mjs";
 import { setUp } from "./setup.mjs";
 
@@ -46,13 +46,8 @@ await runMain(async () => {
     console.log(countsLine({ passed: 0, failed: 1, skipped: 0 }));
     return 1;
   }
-  const before = segmentNames();
-  const results = [];
-  for (const suite of SUITES) {
-    if (only.length > 0 && !only.includes(suite)) continue;
-    results.push(await runSuite(suite, { files, name }));
-  }
-  results.push(leakResult(before));
+  const chosen = SUITES.filter((suite) => only.length === 0 || only.includes(suite));
+  const results = await runSuites(chosen, { files, name });
 
   console.log("\n=== summary");
   for (const { suite, note, failures, ...counts } of results) {

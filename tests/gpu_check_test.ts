@@ -10,6 +10,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { locateWorker } from "../src/native/locate.ts";
+import { LONG } from "./support/effort.ts";
 import { fakeLibrary, KINDS, noFakes } from "./support/fake_gpu.ts";
 import { type Ended, runFixture } from "./support/process.ts";
 import { TempDir } from "./support/worker.ts";
@@ -43,7 +44,9 @@ function script(args: string[], env: Record<string, string>, timeoutMs = 150_000
   });
 }
 
-const skip = noFakes || missing("cmake") || missing("bash") || false;
+// The same programs, whoever starts them.
+const other = !LONG && "Deno" in globalThis ? "Bun's suite runs it; LMSHM_LONG_TESTS=true" : "";
+const skip = noFakes || missing("cmake") || missing("bash") || other || false;
 
 test("scripts/gpu_check.sh passes against a fake GPU", { skip, timeout: 180_000 }, async () => {
   using dir = new TempDir();

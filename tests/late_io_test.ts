@@ -217,14 +217,17 @@ test(
       const obj = pool.allocate(sizeBytes);
       const { bytes } = obj;
       bytes.fill(7);
-      // More than a pipe holds, so it waits for the reader.
+      // More than a pipe holds, so it waits for the reader. With its first byte it has begun.
       const writing = settled(writer.write(bytes));
-      await sleep(50);
+      await once(
+        spawn("head", ["-c", "1", path], { stdio: ["ignore", "ignore", "inherit"] }),
+        "close",
+      );
       obj.refCountDown();
       using next = pool.allocate(sizeBytes);
       assert.equal(next.offset, obj.offset, "the memory has a new owner");
       next.bytes.fill(1);
-      const reader = spawn("head", ["-c", String(sizeBytes), path], {
+      const reader = spawn("head", ["-c", String(sizeBytes - 1), path], {
         stdio: ["ignore", "pipe", "inherit"],
       });
       const seen = new Set<number>();

@@ -20,6 +20,7 @@ import { CACHE_POLICIES } from "../src/cache/cache_policy.ts";
 import { CacheEngineKey } from "../src/keys/key.ts";
 import { LocalCpuBackend, type LocalCpuBackendOptions } from "../src/cache/local_cpu_backend.ts";
 import { shmError } from "./support/assertions.ts";
+import { effort } from "./support/effort.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { randomNumbers } from "./support/traces.ts";
 import { warningsOf } from "./support/warnings.ts";
@@ -1055,13 +1056,14 @@ for (const policy of CACHE_POLICIES) {
 }
 
 test(
-  "soak: ten times the pool goes through, with waiting, and nothing is left",
+  "soak: many times the pool goes through, with waiting, and nothing is left",
   { timeout: 120_000 },
   () =>
     withTier(100, async (tier, pool) => {
       const random = randomNumbers(7);
+      const rounds = effort(200, 800);
       const worker = async (): Promise<void> => {
-        for (let i = 0; i < 800; i++) {
+        for (let i = 0; i < rounds; i++) {
           const key = `chunk ${Math.floor(1000 * random() ** 2)}`;
           let obj = tier.get(key);
           if (obj === null) {
@@ -1079,7 +1081,7 @@ test(
       await Promise.all(workers);
       clearInterval(checks);
       const { hits, misses, evictions, waiting, objects } = tier.stats;
-      assert.equal(hits + misses, 150 * 800);
+      assert.equal(hits + misses, 150 * rounds);
       assert.ok(evictions > 100 && waiting === 0);
       assert.equal(pool.stats.liveObjects, objects);
       assert.equal(tier.clear(), objects);

@@ -18,6 +18,7 @@ import type { Key } from "../src/keys/key.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import type { CallOptions, LoadedObject, PutOptions } from "../src/connector/remote_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
+import { effort } from "./support/effort.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 import { describeHistory, isLinearizable, type Operation } from "./support/linearizable.ts";
 import { MemoryConnector } from "./support/memory_connector.ts";
@@ -390,5 +391,8 @@ test("tiered store: every get is linearizable, whatever is replaced and fails ar
   timeout: 240_000,
 }, () =>
   withoutLeaks(async () => {
-    await fc.assert(fc.asyncProperty(program, run), { numRuns: 2000, endOnFailure: false });
+    await fc.assert(fc.asyncProperty(program, run), {
+      numRuns: effort(500, 2000),
+      endOnFailure: false,
+    });
   }));

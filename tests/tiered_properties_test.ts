@@ -16,6 +16,7 @@ import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
 import { uniqueName } from "./support/leaks.ts";
+import { effort } from "./support/effort.ts";
 import { workerOf } from "./support/version1_worker.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
@@ -164,7 +165,7 @@ for (const protocol of [1, 2] as const) {
         };
         await fc.assert(
           fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 60, size: "max" }), once),
-          { numRuns: 200 },
+          { numRuns: effort(80, 200) },
         );
         assert.deepEqual(await cold.listAll(), []);
       }),

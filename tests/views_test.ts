@@ -5,11 +5,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
+import { effort } from "./support/effort.ts";
 import { collectGarbage, liveHeapBytes } from "./support/gc.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
-const VIEWS = 300_000;
-const LONG = { timeout: 120_000 };
+const VIEWS = effort(100_000, 300_000);
+const LIMIT = { timeout: 120_000 };
 
 /** Looks at `count` different ranges of the segment, and collects now and then. */
 async function lookAt(count: number, look: (index: number) => void): Promise<number> {
@@ -24,7 +25,7 @@ async function lookAt(count: number, look: (index: number) => void): Promise<num
 for (const how of ["bytes", "view"] as const) {
   test(
     `views of ${how}() that are forgotten do not add up, and those that are kept are revoked`,
-    LONG,
+    LIMIT,
     () =>
       withoutLeaks(async () => {
         const segment = ShmSegment.createSync({ sizeBytes: VIEWS + 8, pin: "none" });
@@ -47,7 +48,7 @@ for (const how of ["bytes", "view"] as const) {
 
 test(
   "the same range gives the same array while somebody keeps it",
-  LONG,
+  LIMIT,
   () =>
     withoutLeaks(async () => {
       using segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
@@ -64,7 +65,7 @@ test(
     }),
 );
 
-test("`using` revokes a view, and nothing else", LONG, () =>
+test("`using` revokes a view, and nothing else", LIMIT, () =>
   withoutLeaks(() => {
     using segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
     const other = segment.view(0, 8);
@@ -79,7 +80,7 @@ test("`using` revokes a view, and nothing else", LONG, () =>
     assert.ok(other.valid);
   }));
 
-test("a loop of `using` keeps nothing until the event loop turns", LONG, () =>
+test("a loop of `using` keeps nothing until the event loop turns", LIMIT, () =>
   withoutLeaks(() => {
     using segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });
     // What a weak reference is made to lives until the event loop turns, in either runtime.
@@ -104,7 +105,7 @@ test("a loop of `using` keeps nothing until the event loop turns", LONG, () =>
 
 test(
   "free() revokes every view that was not revoked, however many there are",
-  LONG,
+  LIMIT,
   () =>
     withoutLeaks(async () => {
       const segment = ShmSegment.createSync({ sizeBytes: 4096, pin: "none" });

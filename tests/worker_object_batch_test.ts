@@ -131,24 +131,28 @@ objectScene(
   },
 );
 
-objectScene(
-  "memory is held until an object that is asked for again has its answer",
-  scripted((line, peer) => {
-    if (!isTransfer(line)) return undefined;
-    const { id, objects } = asked(line);
-    if (objects.length > 1) return `${id} OK 10 ; -EOVERFLOW`;
-    setTimeout(() => peer.send(`${id} OK 10\n`), 100);
-    return "";
-  }),
-  {},
-  async ({ client, worker }) => {
-    const sent = getAll(client, small(2));
-    await eventually("two lines", () => transfers(worker).length === 2);
-    assert.equal(sent.released, 0);
-    await sent.reply;
-    assert.equal(sent.released, 1);
-  },
-);
+{
+  const held: (() => void)[] = [];
+  objectScene(
+    "memory is held until an object that is asked for again has its answer",
+    scripted((line, peer) => {
+      if (!isTransfer(line)) return undefined;
+      const { id, objects } = asked(line);
+      if (objects.length > 1) return `${id} OK 10 ; -EOVERFLOW`;
+      held.push(() => peer.send(`${id} OK 10\n`));
+      return "";
+    }),
+    {},
+    async ({ client, worker }) => {
+      const sent = getAll(client, small(2));
+      await eventually("two lines", () => transfers(worker).length === 2);
+      assert.equal(sent.released, 0);
+      for (const answer of held) answer();
+      await sent.reply;
+      assert.equal(sent.released, 1);
+    },
+  );
+}
 
 objectScene(
   "when a line is refused, its objects are asked for alone",
@@ -217,31 +221,37 @@ objectScene(
   },
 );
 
-objectScene(
-  "who gives up is answered at once, and the memory is held until the worker is done",
-  scripted((line, peer) => {
-    if (!isTransfer(line)) return undefined;
-    const { id, objects } = asked(line);
-    setTimeout(() => peer.send(`${id} OK ${objects.map(() => "10").join(" ; ")}\n`), 300);
-    return "";
-  }),
-  {},
-  async ({ client, worker }) => {
-    const controller = new AbortController();
-    const aborted = getAll(client, small(100), { signal: controller.signal });
-    const late = getAll(client, small(3), { timeoutMs: 50 });
-    await eventually("three lines", () => transfers(worker).length === 3);
-    controller.abort(new Error("enough"));
-    for (const outcome of await aborted.reply) assert.match(String(errorOf(outcome)), /enough/);
-    for (const outcome of await late.reply) assert.ok(shmError("ETIMEDOUT")(errorOf(outcome)));
-    assert.deepEqual([aborted.released, late.released], [0, 0]);
-    await eventually("release", () => aborted.released === 1 && late.released === 1);
-    assert.equal(worker.lines.filter((line) => line.includes(" CANCEL ")).length, 3);
-    const before = getAll(client, small(2), { signal: controller.signal });
-    await assert.rejects(before.reply, /enough/);
-    assert.equal(before.released, 1);
-  },
-);
+{
+  const held: (() => void)[] = [];
+  objectScene(
+    "who gives up is answered at once, and the memory is held until the worker is done",
+    scripted((line, peer) => {
+      if (!isTransfer(line)) return undefined;
+      const { id, objects } = asked(line);
+      held.push(() => peer.send(`${id} OK ${objects.map(() => "10").join(" ; ")}\n`));
+      return "";
+    }),
+    {},
+    async ({ client, worker }) => {
+      const controller = new AbortController();
+      const aborted = getAll(client, small(100), { signal: controller.signal });
+      const late = getAll(client, small(3), { timeoutMs: 50 });
+      await eventually("three lines", () => transfers(worker).length === 3);
+      controller.abort(new Error("enough"));
+      for (const outcome of await aborted.reply) assert.match(String(errorOf(outcome)), /enough/);
+      for (const outcome of await late.reply) assert.ok(shmError("ETIMEDOUT")(errorOf(outcome)));
+      const cancels = () => worker.lines.filter((line) => line.includes(" CANCEL ")).length;
+      await eventually("all are cancelled", () => cancels() === 3);
+      assert.deepEqual([aborted.released, late.released], [0, 0]);
+      for (const answer of held) answer();
+      await eventually("release", () => aborted.released === 1 && late.released === 1);
+      assert.equal(cancels(), 3);
+      const before = getAll(client, small(2), { signal: controller.signal });
+      await assert.rejects(before.reply, /enough/);
+      assert.equal(before.released, 1);
+    },
+  );
+}
 
 objectScene(
   "objects of a lost worker are asked of the next one",

@@ -483,7 +483,7 @@ objectScene(
   "requests in flight are asked again once, removals are not",
   scripted((line, peer) => {
     if (peer.index > 0 || /HELLO|ATTACH/.test(line)) return undefined;
-    if (line.includes("REMOVE")) setTimeout(() => peer.socket.destroy(), 20);
+    if (line.includes("REMOVE")) peer.socket.destroy();
     return "";
   }),
   {},
@@ -510,19 +510,16 @@ objectScene(
 
 objectScene(
   "a caller who gave up is not asked again for",
-  scripted((line, peer) => {
-    if (!isTransfer(line) || peer.index > 0) return undefined;
-    setTimeout(() => peer.socket.destroy(), 60);
-    return "";
-  }),
+  scripted((line, peer) => isTransfer(line) && peer.index === 0 ? "" : undefined),
   {},
   async ({ client, worker }) => {
     const abort = new AbortController();
     const gone = get(client, "gone", MIB, { signal: abort.signal });
     const kept = get(client, "kept", MIB);
-    await sleep(20);
+    await eventually("both were sent", () => worker.lines.filter(isTransfer).length === 2);
     abort.abort();
     await assert.rejects(gone.reply, /abort/i);
+    worker.dropClients();
     await kept.reply;
     assert.equal(gone.released, 1);
     assert.equal(worker.lines.filter((line) => line.includes("gone")).length, 1);

@@ -19,7 +19,9 @@ const OPTIONS = { timeout: 60_000 };
 /** What the objects directly in a directory take of the disk. */
 function diskBytes(path: string): number {
   return readdirSync(path).filter((name) => name.endsWith(".data"))
-    .reduce((sum, name) => sum + statSync(`${path}/${name}`).blocks * 512, 0);
+    // The worker may remove one meanwhile.
+    .map((name) => statSync(`${path}/${name}`, { throwIfNoEntry: false })?.blocks ?? 0)
+    .reduce((sum, blocks) => sum + blocks * 512, 0);
 }
 
 async function infoOf(client: RawClient): Promise<Record<string, string>> {

@@ -246,12 +246,16 @@ scene(
   { restarts: { max: 3, windowMs: 1_000, pauseMs: 10 } },
   async ({ client, worker }) => {
     const errors: unknown[] = [];
+    const begun = performance.now();
     for (let call = 0; call < 4; call++) {
       await send(client, "read", 1).reply.catch((error) => errors.push(error));
     }
     assert.equal(errors.length, 4);
-    assert.equal(worker.connections, 4, "one to begin with, and three more");
-    assert.ok(shmError("EWORKER", /replaced 3 times within 1000 ms.*next attempt/)(errors[3]));
+    // On a machine that stands still for so long another window has begun.
+    if (performance.now() - begun < 1_000) {
+      assert.equal(worker.connections, 4, "one to begin with, and three more");
+      assert.ok(shmError("EWORKER", /replaced 3 times within 1000 ms.*next attempt/)(errors[3]));
+    }
     await eventually("attempts are allowed again", () => {
       void send(client, "read", 1);
       return worker.connections > 9;
@@ -333,23 +337,28 @@ test("an abort answers the caller at once and holds the memory until the worker 
     await client.close();
   }));
 
-scene(
-  "timeoutMs answers the caller and leaves the worker in peace",
-  (line, peer) => {
-    if (!isTransfer(line)) return undefined;
-    setTimeout(() => peer.send(`${willing(line)}\n`), 300);
-    return "";
-  },
-  {},
-  async ({ client, worker }) => {
-    const sent = send(client, "read", 5, { timeoutMs: 30 });
-    await assert.rejects(sent.reply, shmError("ETIMEDOUT", /within [0-9]+ ms/));
-    assert.equal(sent.released, 0);
-    await eventually("the memory is let go", () => sent.released === 1);
-    assert.equal(worker.connections, 1);
-    assert.equal(client.restarts, 0);
-  },
-);
+{
+  const held: (() => void)[] = [];
+  scene(
+    "timeoutMs answers the caller and leaves the worker in peace",
+    (line, peer) => {
+      if (!isTransfer(line)) return undefined;
+      held.push(() => peer.send(`${willing(line)}\n`));
+      return "";
+    },
+    {},
+    async ({ client, worker }) => {
+      const sent = send(client, "read", 5, { timeoutMs: 30 });
+      await assert.rejects(sent.reply, shmError("ETIMEDOUT", /within [0-9]+ ms/));
+      await eventually("it was sent", () => held.length === 1);
+      assert.equal(sent.released, 0);
+      held[0]!();
+      await eventually("the memory is let go", () => sent.released === 1);
+      assert.equal(worker.connections, 1);
+      assert.equal(client.restarts, 0);
+    },
+  );
+}
 
 scene(
   "ERROR replies are answers, not losses",

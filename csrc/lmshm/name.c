@@ -21,9 +21,10 @@
 /* How often a claim starts over because the name changed under it. */
 #define CLAIM_ROUNDS 100
 
-/* How often a lock is tried that no owner holds: 64 ms in all, since each pause
- * is twice the one before. */
-#define LOCK_TRIES 8
+/* How often a lock is tried that no owner holds: a second in all, since each pause
+ * is twice the one before. Who only looks has it for a moment, but may have to
+ * wait for a CPU meanwhile. */
+#define LOCK_TRIES 12
 #define LOCK_PAUSE_NS 500000
 
 /* From Linux 3.15; older headers lack them. */

@@ -23,7 +23,7 @@ import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { sum, zero } from "./results.mjs";
 import { smokeTest } from "./smoke.mjs";
-import { leakResult, runCtest, runSuite, segmentNames, SUITES } from "./suites.mjs";
+import { runCtest, runSuites, SUITES } from "./suites.mjs";
 import {
   capture,
   Failure,
@@ -214,7 +214,7 @@ async function zig() {
   const platform = hostPlatform();
   await buildWithZig([platform]);
   await smokeTest(platform);
-  return sum([await runSuite("bun", all), await runSuite("deno", all)]);
+  return sum(await runSuites(["bun", "deno"], all));
 }
 
 /** What ships, for every platform: it runs, and comes out the same from another folder. */
@@ -263,10 +263,7 @@ async function bench() {
 
 async function test() {
   await setUp();
-  const before = segmentNames();
-  const results = [];
-  for (const suite of SUITES) results.push(await runSuite(suite, all));
-  return sum([...results, leakResult(before)]);
+  return sum(await runSuites(SUITES, all));
 }
 
 /** Every step by name, in the order of running: the quick ones first. */

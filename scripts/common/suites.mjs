@@ -3,12 +3,15 @@
 // The four test suites, each run by its own runner and counted from that runner's report: native
 // (ctest), bun and deno (the same TypeScript files), interop (Python's unittest). A suite that
 // ends badly without naming a failed test, or that runs no test at all, counts as one failure.
+// Native tests run several at a time; of the others the suites run at the same time, where each can
+// have a /dev/shm of its own.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { installZig, pinnedTool } from "./dependencies.mjs";
+import { canHaveOwnShm, OwnShm } from "./own_shm.mjs";
 import { buildPreset, zigEnvironment } from "./native.mjs";
 import { readJunit, unittestCounts, zero } from "./results.mjs";
 import { Failure, findFiles, root, run, say, which } from "./system.mjs";
@@ -25,6 +28,12 @@ import { findCMake, INSTALL_HINT, systemCompiler } from "./toolchain.mjs";
 
 /**
  * @typedef {Counts & { suite: string, note: string, failures: string[] }} SuiteResult
+ */
+
+/**
+ * @typedef {object} Place where a suite runs
+ * @property {OwnShm} [shm] instead of the machine's
+ * @property {string} [label] of its lines, when others write at the same time
  */
 
 const MINUTES = 60_000;
@@ -77,7 +86,8 @@ export async function runCtest(tools, suite, preset, selection, options = {}) {
   rmSync(junit, { force: true });
   mkdirSync(logs, { recursive: true });
   const args = ["--test-dir", folder, "--output-on-failure", "--output-junit", junit];
-  args.push("-j", String(Math.min(availableParallelism(), 4)), "--no-tests=error");
+  // Many of them wait most of their time.
+  args.push("-j", String(Math.min(2 * availableParallelism(), 8)), "--no-tests=error");
   const patterns = [...selection.files, ...(selection.name ? [selection.name] : [])];
   if (patterns.length > 0) args.push("-R", patterns.join("|"), "--no-tests=ignore");
   const log = join(logs, `${suite}.log`);
@@ -112,11 +122,24 @@ async function runNative(selection) {
 }
 
 /**
+ * Runs a command in its place.
+ * @param {Place} place
+ * @param {string} command
+ * @param {string[]} args
+ * @param {NonNullable<Parameters<typeof run>[2]>} options
+ */
+function runIn({ shm, label }, command, args, options) {
+  const [program, line] = shm?.command(command, args) ?? [command, args];
+  return run(program, line, { ...options, label });
+}
+
+/**
  * @param {"bun" | "deno"} suite
  * @param {Selection} selection
+ * @param {Place} place
  * @returns {Promise<SuiteResult>}
  */
-async function runTypeScript(suite, selection) {
+async function runTypeScript(suite, selection, place) {
   const every = findFiles(["tests"], /_test\.ts$/);
   const { files, name } = selection;
   const chosen = every.filter((path) =>
@@ -141,7 +164,7 @@ async function runTypeScript(suite, selection) {
     ];
   // Both find the runtimes of this repository first, when a test starts one.
   const path = `${join(root, "node_modules", ".bin")}:${process.env.PATH ?? ""}`;
-  const status = await run(pinnedTool(suite), args, {
+  const status = await runIn(place, pinnedTool(suite), args, {
     env: { PATH: path, NO_COLOR: "1" },
     log: join(logs, `${suite}.log`),
     timeoutMs: 30 * MINUTES,
@@ -152,8 +175,8 @@ async function runTypeScript(suite, selection) {
   return conclude(suite, none ? 0 : status, counts, selection);
 }
 
-/** @param {Selection} selection @returns {Promise<SuiteResult>} */
-async function runInterop(selection) {
+/** @param {Selection} selection @param {Place} place @returns {Promise<SuiteResult>} */
+async function runInterop(selection, place) {
   const python = which("python3");
   if (!python) return skippedSuite("interop", "python3 is missing, and with it the interop tests");
   const { files, name } = selection;
@@ -164,7 +187,7 @@ async function runInterop(selection) {
   const log = join(logs, "interop.log");
   const modules = chosen.map((path) => path.slice(dirname(path).length + 1, -".py".length));
   const args = ["-m", "unittest", "-v", ...(name ? ["-k", name] : []), ...modules];
-  const status = await run(python, args, {
+  const status = await runIn(place, python, args, {
     cwd: join(root, "tests", "interop"),
     env: { PYTHONDONTWRITEBYTECODE: "1" },
     log,
@@ -175,10 +198,12 @@ async function runInterop(selection) {
   return conclude("interop", status === 5 ? 0 : status, counts, selection);
 }
 
+/** @typedef {(selection: Selection, place: Place) => Promise<SuiteResult>} Runner */
+
 const RUNNERS = {
   native: runNative,
-  bun: (/** @type {Selection} */ selection) => runTypeScript("bun", selection),
-  deno: (/** @type {Selection} */ selection) => runTypeScript("deno", selection),
+  bun: /** @type {Runner} */ ((...where) => runTypeScript("bun", ...where)),
+  deno: /** @type {Runner} */ ((...where) => runTypeScript("deno", ...where)),
   interop: runInterop,
 };
 
@@ -188,15 +213,47 @@ const RUNNERS = {
 export const SUITES = /** @type {Suite[]} */ (Object.keys(RUNNERS));
 
 /**
+ * Runs suites to their ends, and looks what they left in /dev/shm.
+ * @param {readonly Suite[]} suites
+ * @param {Selection} selection
+ * @returns {Promise<SuiteResult[]>} in the order of SUITES, and that of the look
+ */
+export async function runSuites(suites, selection) {
+  const before = segmentNames();
+  const results = [];
+  /** @type {string[]} */
+  const left = [];
+  if (suites.includes("native")) results.push(await runSuite("native", selection));
+  const others = SUITES.filter((suite) => suite !== "native" && suites.includes(suite));
+  if (others.length > 1 && canHaveOwnShm(others.length)) {
+    const width = Math.max(...others.map((suite) => suite.length));
+    const run = async (/** @type {Suite} */ suite) => {
+      const shm = new OwnShm();
+      const result = await runSuite(suite, selection, { shm, label: `${suite.padEnd(width)} | ` });
+      left.push(...shm.names());
+      return result;
+    };
+    results.push(...await Promise.all(others.map(run)));
+  } else {
+    for (const suite of others) results.push(await runSuite(suite, selection));
+  }
+  return [...results, leakResult(before, left)];
+}
+
+/**
  * Runs a suite to its end; one that cannot even be built has failed, and the others go on.
  * @param {Suite} suite
  * @param {Selection} selection
+ * @param {Place} [place]
  * @returns {Promise<SuiteResult>}
  */
-export async function runSuite(suite, selection) {
+async function runSuite(suite, selection, place = {}) {
   console.log(`\n=== ${suite}`);
+  const begun = performance.now();
   try {
-    return await RUNNERS[suite](selection);
+    const result = await RUNNERS[suite](selection, place);
+    const seconds = `${((performance.now() - begun) / 1000).toFixed(0)} s`;
+    return { ...result, note: result.note ? `${seconds}, ${result.note}` : seconds };
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     console.error(`lmshm: ${error.message}`);
@@ -216,11 +273,12 @@ export function segmentNames() {
  * Compares /dev/shm with what it held before: a name of the project's that is new is a leak,
  * unless it carries the process id of somebody who is alive and so still using it.
  * @param {string[]} before what segmentNames() gave
+ * @param {string[]} [left] in a /dev/shm that is gone
  * @returns {SuiteResult}
  */
-export function leakResult(before) {
-  const leaked = segmentNames().filter((name) => {
-    if (before.includes(name)) return false;
+export function leakResult(before, left = []) {
+  const now = segmentNames().filter((name) => !before.includes(name));
+  const leaked = [...now, ...left.filter((name) => name.startsWith("lmshm"))].filter((name) => {
     const numbers = name.match(/\d+/g) ?? [];
     return !numbers.some((number) => existsSync(`/proc/${number}`));
   });

@@ -18,6 +18,7 @@ import {
 import { constants } from "node:os";
 import { delimiter, dirname, join, relative } from "node:path";
 import process from "node:process";
+import { StringDecoder } from "node:string_decoder";
 import { fileURLToPath } from "node:url";
 
 /** The repository's root. */
@@ -135,11 +136,12 @@ export function capture(command, args, options = {}) {
  * @param {Record<string, string | undefined>} [options.env] added to this process's
  * @param {string} [options.log] a file that receives stdout and stderr
  * @param {boolean} [options.quiet] nothing to the terminal; needs a log
+ * @param {string} [options.label] begins each line on the terminal; needs a log
  * @param {number} [options.timeoutMs] then the command and its children are killed; 30 minutes
  * @returns {Promise<number>} the exit status; 124 when it ran out of time, 128 + n on signal n
  */
 export async function run(command, args, options = {}) {
-  const { log, quiet = false, timeoutMs = 30 * 60_000 } = options;
+  const { log, quiet = false, label, timeoutMs = 30 * 60_000 } = options;
   const env = /** @type {Record<string, string>} */ ({ ...process.env, ...options.env });
   const cwd = options.cwd ?? root;
   if (!log) {
@@ -157,14 +159,31 @@ export async function run(command, args, options = {}) {
     detached: true,
   });
   for (const stream of [child.stdout, child.stderr]) {
+    const show = label === undefined
+      ? (/** @type {Buffer} */ chunk) => process.stdout.write(chunk)
+      : labelled(label);
     stream.on("data", (chunk) => {
       file.write(chunk);
-      if (!quiet) process.stdout.write(chunk);
+      if (!quiet) show(chunk);
     });
   }
   const status = await ended(child, timeoutMs, true);
   await new Promise((resolve) => file.end(resolve));
   return status;
+}
+
+/**
+ * Writes whole lines to the terminal, each behind the label.
+ * @param {string} label
+ */
+function labelled(label) {
+  const decoder = new StringDecoder("utf8");
+  let rest = "";
+  return (/** @type {Buffer} */ chunk) => {
+    const lines = (rest + decoder.write(chunk)).split("\n");
+    rest = lines.pop() ?? "";
+    if (lines.length > 0) process.stdout.write(lines.map((line) => `${label}${line}\n`).join(""));
+  };
 }
 
 /**

@@ -10,7 +10,7 @@
  * when it leaves behind a descriptor, a mapping of shared memory or a name of
  * its own in /dev/shm. The last line counts: "# N passed, N failed, N skipped".
  * Exit status: 0, 1 when a case failed, 77 when every case was skipped. An
- * alarm ends a program that hangs.
+ * alarm ends a program with a case that hangs.
  */
 #ifndef LMSHM_TESTS_NATIVE_CHECK_H_
 #define LMSHM_TESTS_NATIVE_CHECK_H_
@@ -191,9 +191,11 @@ static void check_run(const struct check_case* one, int counts[3]) {
 }
 
 static int check_run_all(const struct check_case* cases, size_t count) {
-  alarm(CHECK_WATCHDOG_SECONDS);
   int counts[3] = {0, 0, 0};
-  for (size_t i = 0; i < count; i++) check_run(&cases[i], counts);
+  for (size_t i = 0; i < count; i++) {
+    alarm(CHECK_WATCHDOG_SECONDS);
+    check_run(&cases[i], counts);
+  }
   printf("# %d passed, %d failed, %d skipped\n", counts[0], counts[1], counts[2]);
   if (counts[1] > 0) return 1;
   return counts[0] == 0 ? 77 : 0;

@@ -157,9 +157,10 @@ inline void InterruptEach(const std::string& scenario, unsigned every,
   const bool all = InterruptEverywhere();
   size_t runs = 0;
   for (Interruption what : kinds) {
+    const unsigned usual = every * (check::LongForm() ? 1 : 2);
     const unsigned stride = all                                ? 1
-                            : what.kind == Interruption::kFail ? every * 3
-                                                               : every * (kSanitized ? 3 : 1);
+                            : what.kind == Interruption::kFail ? usual * 3
+                                                               : usual * (kSanitized ? 3 : 1);
     what.at = random() % stride;
     for (int over = 0; over < (all ? 2 : 1);) {
       alarm(check::kWatchdogSeconds);

@@ -121,11 +121,12 @@ static void the_lock_outlives_every_descriptor(void) {
 static void a_momentary_lock_is_waited_for(void) {
   const char* name = check_name("moment");
   int fd = open(check_path(name), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 01600);
-  CHECK_EQUAL(flock(fd, LOCK_SH), 0); /* as one who looks at a dead owner's */
+  /* As one who looks at a dead owner's, and has no CPU for a while. */
+  CHECK_EQUAL(flock(fd, LOCK_SH), 0);
   fflush(stdout);
   pid_t child = fork();
   if (child == 0) {
-    const struct timespec pause = {0, 15000000};
+    const struct timespec pause = {0, 150000000};
     nanosleep(&pause, NULL);
     flock(fd, LOCK_UN); /* the parent's lock too: they share the description */
     _exit(0);

@@ -51,7 +51,7 @@ std::string LogIn(LineClient* c, const std::string& secret = kSecret) {
 // Until the worker knows that clients have left.
 std::string LogInSoon(int port) {
   std::string result;
-  for (int i = 0; i < 500 && result != "in"; i++) {
+  for (int i = 0; i < 2000 && result != "in"; i++) {
     LineClient c = ConnectTcp(port);
     result = LogIn(&c);
     if (result != "in") usleep(10 * 1000);
@@ -357,7 +357,7 @@ TEST(each_address_keeps_a_share_of_the_places) {
   }
   // The other way round. A place is free as soon as its thread has ended.
   std::vector<LineClient> clients;
-  for (int i = 0; i < 500 && clients.size() < 3; i++) {
+  for (int i = 0; i < 2000 && clients.size() < 3; i++) {
     LineClient c = ConnectUnix(dir / "s");
     if (c.Call("PING") == "OK")
       clients.push_back(std::move(c));

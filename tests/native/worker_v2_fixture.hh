@@ -40,7 +40,9 @@ inline std::unique_ptr<lmshm::Directories> OpenDirectories(
 class TalkV2 {
  public:
   explicit TalkV2(Attributes mode = Attributes::kDetect, bool confined = true,
-                  const lmshm::Directories::Limits& limits = lmshm::Directories::Limits()) {
+                  const lmshm::Directories::Limits& limits = lmshm::Directories::Limits(),
+                  const char* parent = nullptr)
+      : root(parent) {
     if (confined) {
       const lmshm::Status status =
           lmshm::ObjectDir::OpenConfined(root.path(), lmshm::DetectBeneathMethod(), &objects_);

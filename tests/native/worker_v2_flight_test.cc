@@ -176,8 +176,8 @@ TEST(a_small_request_overtakes_large_ones) {
   TestSegment segment(kLarge);
   Begin(&client, segment);
   WriteFile(running.root / "small.data", "x");
-  CHECK(client.Send(PutLine(2, "a", kLarge) + PutLine(3, "b", kLarge) + PutLine(4, "c", kLarge)));
-  CHECK(client.Send("5 EXISTS small\n6 PING\n"));
+  CHECK(client.Send(PutLine(2, "a", kLarge) + PutLine(3, "b", kLarge) + PutLine(4, "c", kLarge) +
+                    "5 EXISTS small\n6 PING\n"));
   std::vector<uint64_t> order;
   for (int i = 0; i < 5; i++) order.push_back(std::stoull(client.Line()));
   CHECK(order.back() != 5 && order.back() != 6);
@@ -209,7 +209,7 @@ TEST(a_request_at_work_is_cancelled_and_leaves_nothing_behind) {
   Begin(&client, segment);
   // It may be through before the word arrives; not every time.
   bool cancelled = false;
-  for (int i = 0; i < 20 && !cancelled; i++) {
+  for (int i = 0; i < 200 && !cancelled; i++) {
     const std::string key = "k" + std::to_string(i);
     CHECK(client.Send(PutLine(2, key, kLarge)));
     usleep(2000);

@@ -112,11 +112,12 @@ void CheckFlood(size_t clients, const Flood& flood) {
     std::vector<LineClient> all;
     for (size_t i = 0; i < clients; i++) all.push_back(connect());
     std::vector<std::thread> threads;
+    const int patience_ms = check::LongForm() ? 1500 : 400;
     for (LineClient& client : all) {
-      threads.emplace_back([&client, &flood] {
+      threads.emplace_back([&client, &flood, patience_ms] {
         // More than socket buffers and all limits together take.
         for (uint64_t id = 2; id < 2000; id++) {
-          if (!client.TrySend(flood(id), 1500)) return;
+          if (!client.TrySend(flood(id), patience_ms)) return;
         }
         check::Fail(__FILE__, __LINE__, "the worker took everything");
       });

@@ -100,7 +100,7 @@ export function clientOptions(path: string, options: OpenOptions): ClientOptions
   const { transport = SocketTransport } = options;
   const address = { kind: "unix", path } as const;
   return {
-    open: (handlers) => new transport({ address, connectTimeoutMs: 5_000, users }, handlers),
+    open: (handlers) => new transport({ address, connectTimeoutMs: 30_000, users }, handlers),
     handshake: {
       segment: {
         name: "/kv",
@@ -115,9 +115,9 @@ export function clientOptions(path: string, options: OpenOptions): ClientOptions
     limits: {
       maxInFlight: 64,
       maxInFlightBytes: 1 << 30,
-      controlTimeoutMs: 5_000,
-      ioTimeoutMs: 5_000,
-      closeTimeoutMs: 5_000,
+      controlTimeoutMs: 30_000,
+      ioTimeoutMs: 30_000,
+      closeTimeoutMs: 30_000,
       restarts: { max: 5, windowMs: 60_000, pauseMs: 10 },
       ...limits,
     },
