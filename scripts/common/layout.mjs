@@ -53,7 +53,12 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["errors.ts", "version.ts", "at_exit.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
-  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts"],
+  // What the package does not show: where parts are, dead names one by one, and becoming the worker.
+  cli: [
+    ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
+    ...["native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
+    "worker/address.ts",
+  ],
 });
 
 /** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */

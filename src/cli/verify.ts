@@ -11,14 +11,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
-import {
-  type Command,
-  integerOption,
-  interruptible,
-  parseOptions,
-  sizeOption,
-  UsageError,
-} from "./command.ts";
+import { readArguments } from "./arguments.ts";
+import { type Command, integerOption, interruptible, sizeOption, UsageError } from "./command.ts";
+import { VERIFY } from "./descriptions/verify.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "./format.ts";
 import { complain, print, progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
@@ -28,29 +23,6 @@ const CHUNK_BYTES = 2 * 32 * 256 * 1024 * 2;
 const TOTAL_BYTES = 2 * 2 ** 30;
 const POOL_BYTES = 2 * 2 ** 30;
 const WIDTHS = [34, 9, 9, 13];
-
-const HELP = `Usage: lmshm verify [OPTION]...
-
-Creates a shared memory segment, starts a worker or connects to a running one, stores data through
-it, checks the files, wipes the memory, loads the data back and compares every byte. Removes what
-it made. Exit status 0 only if everything matched.
-
-What goes through:
-  --input FILE         this file, cut into chunks; may be repeated (default: generated data)
-  --size SIZE          how much to generate (default 2GiB, less where memory or disk is small)
-  --chunk-size SIZE    bytes of a chunk (default 33554432, LMCache's usual 2 x 32 x 256 x 1024 bf16)
-Where it goes:
-  --storage-dir DIR    directory for the files (default: a new one below /var/tmp)
-  --worker-address A   a running worker: host:port, unix:/path or /path (default: start one)
-  --secret-file FILE   the secret of a TCP worker
-  --worker-binary FILE the worker to start
-  --shm-name NAME      name of the segment (default: anonymous, or lmshm-verify-PID with an address)
-  --pool-size SIZE     size of the segment (default 2GiB at most)
-  --pin MODE           auto, require or none (default auto)
-How:
-  --in-flight N        requests at a time, 1 to 64 (default 4)
-  --json               one JSON object on stdout instead of text
-`;
 
 interface Settings {
   input: string[];
@@ -79,27 +51,10 @@ interface Report {
   [fact: string]: unknown;
 }
 
-function settings(args: string[]): Settings {
-  const { values } = parseOptions("verify", args, {
-    input: { type: "string", multiple: true },
-    size: { type: "string" },
-    "chunk-size": { type: "string" },
-    "storage-dir": { type: "string" },
-    "worker-address": { type: "string" },
-    "worker-binary": { type: "string" },
-    "secret-file": { type: "string" },
-    "shm-name": { type: "string" },
-    "pool-size": { type: "string" },
-    pin: { type: "string", default: "auto" },
-    "in-flight": { type: "string", default: "4" },
-    json: { type: "boolean", default: false },
-  });
+function settings(args: readonly string[]): Settings {
+  const { values } = readArguments(VERIFY, args);
   const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) =>
     sizeOption(name, values[name]) ?? fallback;
-  const { pin } = values;
-  if (pin !== "auto" && pin !== "require" && pin !== "none") {
-    throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);
-  }
   if (values["worker-address"] && values["worker-binary"]) {
     throw new UsageError(
       "--worker-address connects to a worker and --worker-binary starts one: choose",
@@ -118,8 +73,8 @@ function settings(args: string[]): Settings {
     secretFile: values["secret-file"],
     shmName: values["shm-name"],
     poolBytes: size("pool-size", POOL_BYTES),
-    pin,
-    inFlight: integerOption("in-flight", values["in-flight"], 1, 64),
+    pin: (values.pin ?? "auto") as Settings["pin"],
+    inFlight: integerOption("in-flight", values["in-flight"] ?? "4", 1, 64),
     json: values.json,
     sizesGiven: values.size !== undefined || values["pool-size"] !== undefined,
   };
@@ -290,9 +245,6 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 }
 
 export const verify: Command = {
-  name: "verify",
-  summary: "send data through memory, worker and files and back, and compare every byte",
-  help: HELP,
   run(args) {
     const given = settings(args);
     return interruptible(given.json, async (signal) => {

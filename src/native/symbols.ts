@@ -138,6 +138,42 @@ export const LIBC_SYMBOLS = {
     result: "i32",
   },
   geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
+  open: {
+    c: "int open(const char *path, int flags, mode_t mode)",
+    args: ["bytes", "i32", "u32"],
+    result: "i32",
+  },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  fsetxattr: {
+    c: "int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)",
+    args: ["i32", "bytes", "bytes", "usize", "i32"],
+    result: "i32",
+  },
+  getxattr: {
+    c: "ssize_t getxattr(const char *path, const char *name, void *value, size_t size)",
+    args: ["bytes", "bytes", "bytes", "usize"],
+    result: "isize",
+  },
+  syscall: {
+    c: "long syscall(long number, long first, long second, long third)",
+    args: ["usize", "usize", "usize", "usize"],
+    result: "isize",
+  },
+  execv: {
+    c: "int execv(const char *path, char *const *arguments)",
+    args: ["bytes", "bytes"],
+    result: "i32",
+  },
+  signal: {
+    c: "void (*signal(int number, void (*handler)(int)))(int)",
+    args: ["i32", "usize"],
+    result: "isize",
+  },
+  sigprocmask: {
+    c: "int sigprocmask(int how, const sigset_t *set, sigset_t *old)",
+    args: ["i32", "bytes", "bytes"],
+    result: "i32",
+  },
   getsockopt: {
     c: "int getsockopt(int fd, int level, int name, void *value, socklen_t *length)",
     args: ["i32", "i32", "i32", "bytes", "bytes"],
