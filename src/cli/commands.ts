@@ -5,6 +5,7 @@
 import type { Command } from "./command.ts";
 import type { CommandGroup } from "./description.ts";
 import { CHECK } from "./descriptions/check.ts";
+import { DOCTOR } from "./descriptions/doctor.ts";
 import { GPU } from "./descriptions/gpu.ts";
 import { COMPLETION, MAN } from "./descriptions/own.ts";
 import { SHM_GC, SHM_LS, SHM_RM } from "./descriptions/shm.ts";
@@ -17,7 +18,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { heading: "A worker", commands: [WORKER] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
-  { heading: "Try out", commands: [VERIFY, CHECK, GPU] },
+  { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
   { heading: "This command", commands: [COMPLETION, MAN] },
 ];
 
@@ -35,6 +36,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   "shm ls": async () => (await import("./shm.ts")).shmLs,
   "shm rm": async () => (await import("./shm.ts")).shmRm,
   "shm gc": async () => (await import("./shm.ts")).shmGc,
+  doctor: async () => (await import("./doctor.ts")).doctor,
   verify: async () => (await import("./verify.ts")).verify,
   check: async () => (await import("./check.ts")).check,
   gpu: async () => (await import("./gpu.ts")).gpu,
