@@ -7,6 +7,7 @@ import type { CommandGroup } from "./description.ts";
 import { CHECK } from "./descriptions/check.ts";
 import { DOCTOR } from "./descriptions/doctor.ts";
 import { GPU } from "./descriptions/gpu.ts";
+import { METRICS } from "./descriptions/metrics.ts";
 import { COMPLETION, MAN } from "./descriptions/own.ts";
 import { SHM_GC, SHM_LS, SHM_RM } from "./descriptions/shm.ts";
 import { CP, GET, LS, PUT, RM, STAT } from "./descriptions/store.ts";
@@ -15,7 +16,7 @@ import { WORKER } from "./descriptions/worker.ts";
 
 /** In the order of the help. */
 export const GROUPS: readonly CommandGroup[] = [
-  { heading: "A worker", commands: [WORKER] },
+  { heading: "A worker", commands: [WORKER, METRICS] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
   { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
@@ -37,6 +38,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   "shm rm": async () => (await import("./shm.ts")).shmRm,
   "shm gc": async () => (await import("./shm.ts")).shmGc,
   doctor: async () => (await import("./doctor.ts")).doctor,
+  metrics: async () => (await import("./metrics.ts")).metrics,
   verify: async () => (await import("./verify.ts")).verify,
   check: async () => (await import("./check.ts")).check,
   gpu: async () => (await import("./gpu.ts")).gpu,
