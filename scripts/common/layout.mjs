@@ -22,7 +22,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "file_error.ts": ["errors.ts", "permission.ts"],
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
-  native: ["errors.ts", "at_exit.ts", "permission.ts"],
+  native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "native"],
@@ -53,10 +53,12 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["errors.ts", "version.ts", "at_exit.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
+  // What a bundle carries is looked for in native/.
+  "embed.ts": ["native/embedded.ts"],
   // What the package does not show: where parts are, dead names one by one, and becoming the worker.
   cli: [
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
-    ...["native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
+    ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
     "worker/address.ts",
   ],
 });

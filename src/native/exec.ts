@@ -5,7 +5,7 @@
 // threads of the runtime; what JavaScript has not written or closed by then is lost.
 
 import { ShmError } from "../errors.ts";
-import { cLibrary } from "./c_library.ts";
+import { cString, execCalls } from "./c_library.ts";
 import { ffi } from "./ffi.ts";
 
 const SIG_SETMASK = 2;
@@ -13,10 +13,6 @@ const SIGPIPE = 13;
 const SIG_DFL = 0n;
 /** sigset_t of glibc and of musl. */
 const SIGNAL_SET_BYTES = 128;
-
-function cString(text: string): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(new TextEncoder().encode(`${text}\0`));
-}
 
 /**
  * Becomes `path`. Returns only by throwing.
@@ -27,7 +23,7 @@ export function replaceProcess(path: string, name: string, args: readonly string
   const strings = [name, ...args].map(cString);
   const list = new BigUint64Array(strings.length + 1);
   for (const [index, text] of strings.entries()) list[index] = ffi.addressOf(text);
-  const { execv, signal, sigprocmask } = cLibrary();
+  const { execv, signal, sigprocmask } = execCalls();
   // The runtime ignores SIGPIPE and may block signals, and both would be inherited.
   signal(SIGPIPE, SIG_DFL);
   sigprocmask(SIG_SETMASK, new Uint8Array(SIGNAL_SET_BYTES), null);

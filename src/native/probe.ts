@@ -4,7 +4,7 @@
 // file system can, Landlock, file capabilities. Leaves nothing behind.
 
 import process from "node:process";
-import { cLibrary } from "./c_library.ts";
+import { cString, probeCalls } from "./c_library.ts";
 
 const O_RDWR = 2;
 const O_CLOEXEC = 0o2000000;
@@ -15,10 +15,6 @@ const O_DIRECTORY = ARM ? 0o40000 : 0o200000;
 const O_TMPFILE = 0o20000000 | O_DIRECTORY;
 const LANDLOCK_CREATE_RULESET = 444n;
 const LANDLOCK_VERSION = 1n;
-
-function cString(text: string): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(new TextEncoder().encode(`${text}\0`));
-}
 
 export interface DirectoryAbilities {
   /** Files without a name (O_TMPFILE). */
@@ -34,7 +30,7 @@ export interface DirectoryAbilities {
  * @param scratch the path of an empty file in it, for where there are no nameless ones
  */
 export function probeDirectory(directory: string, scratch: string): DirectoryAbilities {
-  const { open, close, fsetxattr } = cLibrary();
+  const { open, close, fsetxattr } = probeCalls();
   const tries = (path: string, flags: number, also?: (fd: number) => boolean) => {
     const fd = open(cString(path), flags | O_CLOEXEC, 0o600);
     if (fd < 0) return false;
@@ -56,12 +52,12 @@ export function probeDirectory(directory: string, scratch: string): DirectoryAbi
 
 /** Version of the kernel's Landlock; 0: there is none, or this process may not use it. */
 export function landlockVersion(): number {
-  const version = cLibrary().syscall(LANDLOCK_CREATE_RULESET, 0n, 0n, LANDLOCK_VERSION);
+  const version = probeCalls().syscall(LANDLOCK_CREATE_RULESET, 0n, 0n, LANDLOCK_VERSION);
   return version > 0n ? Number(version) : 0;
 }
 
 /** Whether a program has file capabilities (setcap), which take rights from its processes, too. */
 export function hasFileCapabilities(path: string): boolean {
   const value = new Uint8Array(new ArrayBuffer(64));
-  return cLibrary().getxattr(cString(path), cString("security.capability"), value, 64n) > 0n;
+  return probeCalls().getxattr(cString(path), cString("security.capability"), value, 64n) > 0n;
 }

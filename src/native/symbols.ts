@@ -132,12 +132,57 @@ export const LMSHM_SYMBOLS = {
 
 /** Of the C library; see c_library.ts. */
 export const LIBC_SYMBOLS = {
-  memfd_create: {
-    c: "int memfd_create(const char *name, unsigned int flags)",
-    args: ["bytes", "u32"],
+  geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
+  getsockopt: {
+    c: "int getsockopt(int fd, int level, int name, void *value, socklen_t *length)",
+    args: ["i32", "i32", "i32", "bytes", "bytes"],
     result: "i32",
   },
-  geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
+} as const satisfies SymbolTable;
+
+/** Of the C library: what copies a file into memory; see in_memory.ts. */
+export const MEMORY_FILE_SYMBOLS = {
+  // memfd_create(), which the C library has under this name since glibc 2.27 only.
+  syscall: {
+    c: "long syscall(long number, const char *name, unsigned int flags)",
+    args: ["usize", "bytes", "usize"],
+    result: "isize",
+  },
+  fcntl: {
+    c: "int fcntl(int fd, int command, int value)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
+  write: {
+    c: "ssize_t write(int fd, const void *bytes, size_t count)",
+    args: ["i32", "bytes", "usize"],
+    result: "isize",
+  },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  access: { c: "int access(const char *path, int mode)", args: ["bytes", "i32"], result: "i32" },
+} as const satisfies SymbolTable;
+
+/** Of the C library: becoming another program; see exec.ts. */
+export const EXEC_SYMBOLS = {
+  execv: {
+    c: "int execv(const char *path, char *const *arguments)",
+    args: ["bytes", "bytes"],
+    result: "i32",
+  },
+  signal: {
+    c: "void (*signal(int number, void (*handler)(int)))(int)",
+    args: ["i32", "usize"],
+    result: "isize",
+  },
+  sigprocmask: {
+    c: "int sigprocmask(int how, const sigset_t *set, sigset_t *old)",
+    args: ["i32", "bytes", "bytes"],
+    result: "i32",
+  },
+} as const satisfies SymbolTable;
+
+/** Of the C library: what the system can do; see probe.ts. */
+export const PROBE_SYMBOLS = {
   open: {
     c: "int open(const char *path, int flags, mode_t mode)",
     args: ["bytes", "i32", "u32"],
@@ -159,24 +204,9 @@ export const LIBC_SYMBOLS = {
     args: ["usize", "usize", "usize", "usize"],
     result: "isize",
   },
-  execv: {
-    c: "int execv(const char *path, char *const *arguments)",
-    args: ["bytes", "bytes"],
-    result: "i32",
-  },
-  signal: {
-    c: "void (*signal(int number, void (*handler)(int)))(int)",
-    args: ["i32", "usize"],
-    result: "isize",
-  },
-  sigprocmask: {
-    c: "int sigprocmask(int how, const sigset_t *set, sigset_t *old)",
-    args: ["i32", "bytes", "bytes"],
-    result: "i32",
-  },
-  getsockopt: {
-    c: "int getsockopt(int fd, int level, int name, void *value, socklen_t *length)",
-    args: ["i32", "i32", "i32", "bytes", "bytes"],
-    result: "i32",
-  },
+} as const satisfies SymbolTable;
+
+/** What glibc has and musl has not; see bun.ts. */
+export const GLIBC_SYMBOLS = {
+  gnu_get_libc_version: { c: "const char *gnu_get_libc_version(void)", args: [], result: "usize" },
 } as const satisfies SymbolTable;
