@@ -107,7 +107,7 @@ const status = gpuStatus();
 const directory = process.argv[2] ?? await mkdtemp(join(tmpdir(), "lmshm-example-"));
 const chunkBytes = 2 * LAYERS * CHUNK_TOKENS * HIDDEN * 2;
 try {
-  await using pool = await MixedMemoryAllocator.create((CHUNKS + 1) * chunkBytes);
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: (CHUNKS + 1) * chunkBytes });
   await using store = await ShmFileConnector.open({ segment: pool.segment, storageDir: directory });
   if (status.available) {
     await withGpu(pool, store);

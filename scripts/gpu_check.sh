@@ -228,7 +228,7 @@ if wanted bun; then
     [ $gpu = no ] && [ $status -eq 1 ] && status=77
     # shellcheck disable=SC2016
     result "pinned, asked from Bun" $status "$(json "$out/pinned-from-Bun.log" \
-      'r.ok ? `${r.segment.gpuSays}, by ${r.gpu.library}` : r.error ?? r.gpu.reason' 2>/dev/null)"
+      'r.ok ? `${r.segment.gpuSays}, by ${r.gpu.gpuLibrary}` : r.error ?? r.gpu.reason' 2>/dev/null)"
     [ $status -eq 77 ] && gpu=no
   fi
 fi

@@ -43,15 +43,18 @@ export type {
   LeakReport,
   MemoryAllocator,
 } from "./memory/memory_allocator.ts";
-export type { PoolOptions } from "./memory/pool_allocator.ts";
+export type { AllocatorOptions } from "./memory/pool_allocator.ts";
 export { TensorMemoryAllocator } from "./memory/tensor_allocator.ts";
-export { type PagedOptions, PagedTensorMemoryAllocator } from "./memory/paged_allocator.ts";
+export {
+  type PagedAllocatorOptions,
+  PagedTensorMemoryAllocator,
+} from "./memory/paged_allocator.ts";
 export { BufferAllocator } from "./memory/buffer_allocator.ts";
 export {
   type BufferLayout,
+  type MixedAllocatorOptions,
+  type MixedCreateOptions,
   MixedMemoryAllocator,
-  type MixedOptions,
-  type MixedPoolOptions,
   type PoolLayout,
 } from "./memory/mixed_allocator.ts";
 export { runtime } from "./native/ffi.ts";
@@ -72,29 +75,29 @@ export type {
   LoadedObject,
   ObjectStat,
   Priority,
+  PutOptions,
   RemoteConnector,
-  StoreOptions,
 } from "./connector/remote_connector.ts";
 export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
 export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
-export type { ConnectorSource, StoreSettings } from "./connector/shm_file_sources.ts";
+export type { ConnectorSource } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/object_client.ts";
 export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
 export {
   type AllocateOptions,
   type CachePolicyName,
   type EvictListener,
-  type HotTierSettings,
   LocalCpuBackend,
+  type LocalCpuBackendCreateOptions,
   type LocalCpuBackendOptions,
   type LocalCpuBackendStats,
   type RefusalReason,
   type TryAllocateOptions,
 } from "./cache/local_cpu_backend.ts";
 export {
-  type PutOptions,
-  type TieredSettings,
+  type TieredPutOptions,
   TieredStore,
+  type TieredStoreCreateOptions,
   type TieredStoreOptions,
   type TieredStoreStats,
   type WriteMode,

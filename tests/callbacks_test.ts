@@ -192,7 +192,7 @@ tiered("an onError that throws is not called for less", async (scene) => {
   const warnings = await warningsOf(async () => {
     for (const key of ["a", "b", "c"]) {
       using obj = newChunk(scene, 1);
-      await store.put(key, obj, { mode: "behind" });
+      await store.put(key, obj, { writeMode: "behind" });
     }
     await assert.rejects(store.flush(), shmError("ENOSPC", /2 objects were not stored/));
     await store.flush();

@@ -124,7 +124,7 @@ for (const protocol of [1, 2] as const) {
       for (const key of await cold.listAll()) await store.cold.remove(key);
       for (const key of missing.slice(0, 4)) {
         using obj = hot.get(key)!;
-        await store.put(key, obj, { mode: "through" });
+        await store.put(key, obj, { writeMode: "through" });
       }
       assert.deepEqual((await cold.listAll()).sort(), missing.slice(0, 4).sort());
       await check();

@@ -89,7 +89,7 @@ async function busyStore(dir: TempDir, ownsTiers: boolean): Promise<TieredStore>
   const sizeBytes = 64 * 2 ** 20;
   let store: TieredStore;
   if (ownsTiers) {
-    store = await TieredStore.create(
+    store = await TieredStore.fromConfig(
       createConfig({ poolSizeBytes: sizeBytes, storageDir: dir.path, pin: "none" }),
     );
   } else {
@@ -102,7 +102,7 @@ async function busyStore(dir: TempDir, ownsTiers: boolean): Promise<TieredStore>
   }
   for (let i = 0; i < 30; i++) {
     using obj = store.hot.tryAllocate(2 ** 20)!;
-    await store.put(`key${i}`, obj, { mode: "behind" });
+    await store.put(`key${i}`, obj, { writeMode: "behind" });
   }
   return store;
 }

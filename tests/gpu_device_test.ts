@@ -41,10 +41,10 @@ function shmError(code: string, words: RegExp) {
 each("gpuStatus() tells of every device and makes no context", (fake, kind) => {
   fake.order("DEVICES", 3);
   fake.order("MEMORY", 5 * 2 ** 32);
-  const status = gpuStatus({ library: fake.path });
+  const status = gpuStatus({ gpuLibrary: fake.path });
   assert.ok(status.available);
   assert.equal(status.kind, LIBRARY_KIND[kind]);
-  assert.equal(status.library, fake.path);
+  assert.equal(status.gpuLibrary, fake.path);
   assert.notEqual(status.driverVersion, "");
   assert.deepEqual(
     status.devices.map(({ index, name, memoryBytes, pciBusId }) => ({
@@ -66,24 +66,27 @@ each("gpuStatus() tells of every device and makes no context", (fake, kind) => {
 
 each("without a device gpuStatus() says why and open() throws ENODEV", (fake, kind) => {
   fake.order("DEVICES", 0);
-  const none = gpuStatus({ library: fake.path });
+  const none = gpuStatus({ gpuLibrary: fake.path });
   assert.ok(!none.available);
   assert.match(none.reason, /counts no GPU/);
   fake.order("FAIL", "count:0:35");
-  const old = gpuStatus({ library: fake.path });
+  const old = gpuStatus({ gpuLibrary: fake.path });
   assert.ok(!old.available);
   assert.equal(old.gpuError, 35);
   assert.match(old.reason, kind === "cudart" ? /cudaErrorInsufficientDriver/ : /insufficient/);
-  assert.throws(() => GpuDevice.open({ library: fake.path }), shmError("ENODEV", /insufficient/));
+  assert.throws(
+    () => GpuDevice.open({ gpuLibrary: fake.path }),
+    shmError("ENODEV", /insufficient/),
+  );
   assert.equal(fake.books().contextMask, 0);
 });
 
 test("a library that is none is a reason, not a crash", { timeout: 60_000 }, () => {
-  for (const library of ["/nowhere/libcudart.so", "libm.so.6", "/etc/passwd", "/"]) {
-    const status = gpuStatus({ library });
-    assert.ok(!status.available, library);
-    assert.ok(status.reason.includes(library), status.reason);
-    assert.throws(() => GpuDevice.open({ library }), shmError("ENODEV", /GPU/));
+  for (const gpuLibrary of ["/nowhere/libcudart.so", "libm.so.6", "/etc/passwd", "/"]) {
+    const status = gpuStatus({ gpuLibrary });
+    assert.ok(!status.available, gpuLibrary);
+    assert.ok(status.reason.includes(gpuLibrary), status.reason);
+    assert.throws(() => GpuDevice.open({ gpuLibrary }), shmError("ENODEV", /GPU/));
   }
 });
 
@@ -92,7 +95,7 @@ test("HIP before version 6 can pin but not copy, and says so", OPTIONS, () => {
   fake.order("HIP_VERSION", 50700000);
   // A path of its own: a library that is open stays so.
   const path = `${fakeLibrary("hip").replace("/libfake", "/./libfake")}`;
-  const status = gpuStatus({ library: path });
+  const status = gpuStatus({ gpuLibrary: path });
   assert.ok(!status.available);
   assert.match(status.reason, /HIP 5\.7; copies need HIP 6/);
 });
@@ -100,7 +103,7 @@ test("HIP before version 6 can pin but not copy, and says so", OPTIONS, () => {
 each("only the chosen device gets a context", async (fake) => {
   fake.order("DEVICES", 4);
   {
-    using device = GpuDevice.open({ library: fake.path, device: 2 });
+    using device = GpuDevice.open({ gpuLibrary: fake.path, device: 2 });
     assert.equal(device.index, 2);
     assert.equal(device.name, "Fake GPU 2");
     using buffer = device.alloc(MIB);
@@ -125,13 +128,13 @@ each("only the chosen device gets a context", async (fake) => {
 each("open() names a device that is not there", (fake) => {
   fake.order("DEVICES", 2);
   assert.throws(
-    () => GpuDevice.open({ library: fake.path, device: 2 }),
+    () => GpuDevice.open({ gpuLibrary: fake.path, device: 2 }),
     shmError("ENODEV", /no GPU 2: .* counts 2/),
   );
   for (const device of [-1, 1.5, NaN]) {
-    assert.throws(() => GpuDevice.open({ library: fake.path, device }), RangeError);
+    assert.throws(() => GpuDevice.open({ gpuLibrary: fake.path, device }), RangeError);
   }
-  assert.throws(() => GpuDevice.open({ library: fake.path, devise: 1 } as never), /devise/);
+  assert.throws(() => GpuDevice.open({ gpuLibrary: fake.path, devise: 1 } as never), /devise/);
 });
 
 each("a segment pinned for a device that is not there says which", async (fake) => {
@@ -148,7 +151,7 @@ each("a segment pinned for a device that is not there says which", async (fake) 
 
 each("memory is counted, and too much of it is ENOMEM", (fake) => {
   fake.order("MEMORY", 8 * MIB);
-  using device = GpuDevice.open({ library: fake.path });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
   assert.deepEqual(device.memory(), { freeBytes: 8 * MIB, totalBytes: 8 * MIB });
   {
     using buffer = device.alloc(5 * MIB);
@@ -162,7 +165,7 @@ each("memory is counted, and too much of it is ENOMEM", (fake) => {
 });
 
 each("freed memory is refused, and freeing is idempotent", (fake) => {
-  using device = GpuDevice.open({ library: fake.path });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
   const buffer = device.alloc(4096);
   const range = buffer.range();
   using stream = device.createStream();
@@ -175,7 +178,7 @@ each("freed memory is refused, and freeing is idempotent", (fake) => {
 });
 
 each("ranges are checked", (fake) => {
-  using device = GpuDevice.open({ library: fake.path });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
   using buffer = device.alloc(4096);
   assert.equal(buffer.range(96).byteLength, 4000);
   for (const [offset, length] of [[-1, 1], [0, 4097], [4096, 1], [1.5, 1], [0, -1]]) {
@@ -186,8 +189,8 @@ each("ranges are checked", (fake) => {
 each("borrow() takes device memory and refuses host memory", async (fake) => {
   fake.order("DEVICES", 2);
   await using segment = await ShmSegment.create({ sizeBytes: 8192, gpuLibrary: fake.path });
-  using device = GpuDevice.open({ library: fake.path });
-  using other = GpuDevice.open({ library: fake.path, device: 1 });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
+  using other = GpuDevice.open({ gpuLibrary: fake.path, device: 1 });
   using buffer = device.alloc(8192);
   using elsewhere = other.alloc(8192);
   {
@@ -212,7 +215,7 @@ each("memoryKind() tells what the library knows", async (fake) => {
     gpuLibrary: fake.path,
   });
   await using plain = await ShmSegment.create({ sizeBytes: MIB, pin: "none" });
-  using device = GpuDevice.open({ library: fake.path });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
   using buffer = device.alloc(4096);
   using host = device.hostAlloc(4096);
   assert.equal(device.memoryKind(pinned.range()), "pinned");
@@ -226,7 +229,7 @@ each("memoryKind() tells what the library knows", async (fake) => {
 });
 
 each("a host buffer's view is empty once it is freed", (fake) => {
-  using device = GpuDevice.open({ library: fake.path });
+  using device = GpuDevice.open({ gpuLibrary: fake.path });
   const host = device.hostAlloc(4096);
   const view = host.bytes;
   view[4095] = 9;
@@ -239,7 +242,7 @@ each("a host buffer's view is empty once it is freed", (fake) => {
 each(
   "a device that was closed makes nothing more, and ends when its last user does",
   async (fake) => {
-    const device = GpuDevice.open({ library: fake.path });
+    const device = GpuDevice.open({ gpuLibrary: fake.path });
     const buffer = device.alloc(4096);
     const stream = device.createStream();
     device[Symbol.dispose]();
@@ -262,7 +265,7 @@ each("whatever call fails is a clear error, and nothing is left", async (fake) =
     info: (device) => device.memory(),
   };
   for (const [call, step] of Object.entries(steps)) {
-    using device = GpuDevice.open({ library: fake.path });
+    using device = GpuDevice.open({ gpuLibrary: fake.path });
     fake.order("FAIL", `${call}:0:719`);
     assert.throws(() => step(device), shmError("EIO", /719/), call);
     fake.order("FAIL", null);

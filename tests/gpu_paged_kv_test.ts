@@ -195,7 +195,7 @@ test("chunks are saved and loaded as a model says", OPTIONS, async () => {
       pin: "require",
       gpuLibrary: fake.path,
     });
-    using device = GpuDevice.open({ library: fake.path });
+    using device = GpuDevice.open({ gpuLibrary: fake.path });
     await using stream = device.createStream();
     await fc.assert(
       fc.asyncProperty(shapes, fc.nat(300), fc.nat(20), fc.integer(), async (shape, n, s, seed) => {
@@ -278,7 +278,7 @@ for (const planes of [1, 2] as const) {
           gpuLibrary: fake.path,
         });
         const allocator = new TensorMemoryAllocator(segment);
-        using device = GpuDevice.open({ library: fake.path });
+        using device = GpuDevice.open({ gpuLibrary: fake.path });
         using buffer = device.alloc(3 * 4 * planes * 16 * 64);
         const layer = buffer.sizeBytes / 3;
         const cache = new PagedKvCache({
@@ -343,7 +343,7 @@ test("pages are copied within the cache, in all layers", OPTIONS, async () => {
   using fake = new FakeGpu("hip");
   {
     await using segment = await ShmSegment.create({ sizeBytes: 64 * KIB, gpuLibrary: fake.path });
-    using device = GpuDevice.open({ library: fake.path });
+    using device = GpuDevice.open({ gpuLibrary: fake.path });
     using buffer = device.alloc(2 * 8 * 2 * 64);
     const cache = new PagedKvCache({
       layers: [buffer.range(0, 1024), buffer.range(1024, 1024)],
@@ -377,7 +377,7 @@ test("caches and chunks that do not fit are refused", OPTIONS, async () => {
   using fake = new FakeGpu("driver");
   {
     await using segment = await ShmSegment.create({ sizeBytes: 64 * KIB, gpuLibrary: fake.path });
-    using device = GpuDevice.open({ library: fake.path });
+    using device = GpuDevice.open({ gpuLibrary: fake.path });
     using buffer = device.alloc(4096);
     await using stream = device.createStream();
     const options = { pageTokens: 4, tokenBytes: 16, layers: [buffer] };

@@ -34,7 +34,7 @@ function each(name: string, body: (bench: Bench) => Promise<void>): void {
           pin: "require",
           gpuLibrary: fake.path,
         });
-        using device = GpuDevice.open({ library: fake.path });
+        using device = GpuDevice.open({ gpuLibrary: fake.path });
         using buffer = device.alloc(MIB);
         await body({ fake, device, segment, buffer });
         await fake.settled();
@@ -291,7 +291,7 @@ each("rows that do not fit are refused before anything happens", async (bench) =
 each("memory of the wrong kind, device or length is refused", async (bench) => {
   const { fake, device, segment, buffer } = bench;
   await using stream = device.createStream();
-  using other = GpuDevice.open({ library: fake.path, device: 1 });
+  using other = GpuDevice.open({ gpuLibrary: fake.path, device: 1 });
   using elsewhere = other.alloc(4096);
   using host = device.hostAlloc(4096);
   const part = buffer.range(0, 4096);
@@ -326,7 +326,7 @@ each("memory of the wrong kind, device or length is refused", async (bench) => {
 });
 
 each("copies go between two devices", async ({ fake, device, segment, buffer }) => {
-  using other = GpuDevice.open({ library: fake.path, device: 1 });
+  using other = GpuDevice.open({ gpuLibrary: fake.path, device: 1 });
   using elsewhere = other.alloc(MIB);
   await using stream = device.createStream();
   const bytes = segment.bytes();
@@ -447,7 +447,7 @@ test("copies do not cross from one registration into the next", OPTIONS, async (
   {
     // As a pool of more than 64 GiB would be, in small: the fake refuses what crosses.
     await using segment = segmentInPieces(4 * MIB, MIB);
-    using device = GpuDevice.open({ library: fake.path });
+    using device = GpuDevice.open({ gpuLibrary: fake.path });
     using buffer = device.alloc(4 * MIB);
     await using stream = device.createStream();
     fillPattern(segment.bytes(), 7);

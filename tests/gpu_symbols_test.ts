@@ -74,7 +74,7 @@ test("a real libcudart exports every function of its table", {
 test("a real libcudart without a driver is a clear answer", {
   skip: CUDART ? false : "LMSHM_TEST_CUDART names no libcudart",
 }, () => {
-  const status = gpuStatus({ library: CUDART });
+  const status = gpuStatus({ gpuLibrary: CUDART });
   if (status.available) return assert.ok(status.devices.length > 0);
   assert.equal(status.gpuError, 35);
   assert.match(status.reason, /cudaErrorInsufficientDriver: .*driver version.* \(35\)$/);

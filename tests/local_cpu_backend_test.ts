@@ -119,11 +119,11 @@ test("a CacheEngineKey and its text are the same key", TIMEOUT, () =>
     const obj = tier.tryAllocate(PAGE)!;
     assert.ok(tier.submitPutTask(key, obj));
     obj.refCountDown();
-    assert.ok(tier.contains("org/model@1@0@ff@bfloat16"));
-    assert.ok(tier.contains(CacheEngineKey.parse("org/model@1@0@ff@bfloat16")));
+    assert.ok(tier.exists("org/model@1@0@ff@bfloat16"));
+    assert.ok(tier.exists(CacheEngineKey.parse("org/model@1@0@ff@bfloat16")));
     assert.deepEqual(tier.getKeys(), [key.toString()]);
     assert.throws(
-      () => tier.contains(3 as unknown as string),
+      () => tier.exists(3 as unknown as string),
       /a key is a string or a CacheEngineK/,
     );
   }));
@@ -473,13 +473,12 @@ test(
       assert.equal(tier.batchedContains([..."abcd"]), 2);
       assert.equal(tier.batchedContains([]), 0);
       assert.equal(tier.batchedContains([..."abd"]), 3);
-      assert.equal(tier.batchedContains([..."abcd"], true), 2);
+      assert.equal(tier.batchedContains([..."abcd"], { pin: true }), 2);
       bytesFor(tier, 2)!.refCountDown();
       assert.deepEqual(tier.getKeys(), ["a", "b"]);
       assert.equal(tier.stats.hits + tier.stats.misses, 0);
       assert.ok(tier.unpin("a") && tier.unpin("b"));
       assert.equal(tier.unpin("b"), false, "one unpin for each pin");
-      assert.equal(tier.contains("zzz", true), false);
       assert.equal(tier.pin("zzz"), false);
       assert.equal(tier.unpin("zzz"), false);
     }),
@@ -493,15 +492,15 @@ test(
       fill(tier, "a");
       tier.pin("a");
       tier.pin("a");
-      assert.equal(tier.remove("a", false), false);
+      assert.equal(tier.remove("a", { force: false }), false);
       assert.equal(tier.remove("a"), true);
       assert.equal(pool.stats.liveObjects, 0);
       assert.equal(tier.remove("a"), false);
 
       const used = fill(tier, "b");
       used.refCountUp();
-      assert.equal(tier.remove("b", false), false);
-      assert.equal(tier.remove("b", true), true);
+      assert.equal(tier.remove("b", { force: false }), false);
+      assert.equal(tier.remove("b", { force: true }), true);
       assert.equal(used.valid, true, "who has a reference keeps it");
       used.refCountDown();
 
@@ -826,7 +825,7 @@ test(
         const call of [
           () => tier.get("a"),
           () => tier.put("c", b!),
-          () => tier.contains("a"),
+          () => tier.exists("a"),
           () => tier.tryAllocate(1),
           () => tier.tryBatchedAllocate(1, 1),
           () => tier.clear(),
@@ -867,13 +866,13 @@ test(
         objects: 1,
         evictions: 0,
       });
-      assert.equal(tier.contains("b"), false);
+      assert.equal(tier.exists("b"), false);
       assert.equal(tier.stats.lost, 2);
     }),
 );
 
 test(
-  "create() makes shared memory when there is a name, and owns it",
+  "fromConfig() makes shared memory when there is a name, and owns it",
   TIMEOUT,
   () =>
     withoutLeaks(async () => {
@@ -885,16 +884,16 @@ test(
         cachePolicy: "S3FIFO",
         alignBytes: 8192,
       });
-      const tier = await LocalCpuBackend.create(config);
+      const tier = await LocalCpuBackend.fromConfig(config);
       assert.ok(tier.allocator instanceof MixedMemoryAllocator);
-      assert.equal(tier.allocator.shmName, shmName);
+      assert.equal(tier.allocator.name, shmName);
       assert.equal(tier.cachePolicy, "S3FIFO");
       assert.ok(readdirSync("/dev/shm").includes(shmName.slice(1)));
       const obj = fill(tier, "a");
       assert.equal(obj.physicalSizeBytes, 8192);
       const done = obj.hold("put a");
       await assert.rejects(tier.close(), shmError("EBUSY"));
-      assert.ok(tier.contains("a"), "nothing has happened");
+      assert.ok(tier.exists("a"), "nothing has happened");
       done();
       await tier.close();
       assert.equal(obj.valid, false);
@@ -902,13 +901,41 @@ test(
     }),
 );
 
-test("create() without a name makes no shared memory", TIMEOUT, () =>
+test(
+  "create() makes a tier and its pool from options, or leaves nothing behind",
+  TIMEOUT,
+  () =>
+    withoutLeaks(async () => {
+      const name = uniqueName("created");
+      const options = { name, sizeBytes: 4 * PAGE, pin: "none", alignBytes: 8192 } as const;
+      await using tier = await LocalCpuBackend.create({ ...options, cachePolicy: "MRU" });
+      assert.equal(tier.segment.name, `/${name}`);
+      assert.equal(tier.cachePolicy, "MRU");
+      assert.equal(tier.tryAllocate(1)?.physicalSizeBytes, 8192);
+      await tier.close();
+      for (
+        const wrong of [{ blockingTimeoutMs: 0 }, { hotTier: 1 }, { page: 0 }, { sizeBytes: 0 }]
+      ) {
+        await assert.rejects(
+          LocalCpuBackend.create({ ...options, ...wrong } as typeof options),
+          /TypeError|RangeError/,
+        );
+      }
+      await assert.rejects(
+        LocalCpuBackend.create({ ...options, shmName: "x" } as typeof options),
+        /TypeError: LocalCpuBackend.create has no option "shmName"/,
+      );
+      assert.ok(!readdirSync("/dev/shm").includes(name));
+    }),
+);
+
+test("fromConfig() without a name makes no shared memory", TIMEOUT, () =>
   withoutLeaks(async () => {
     const before = readdirSync("/dev/shm").filter((name) => name.startsWith("lmshm"));
     const config = createConfig({ poolSizeBytes: 4 * PAGE, pin: "none", hotTier: false });
-    await using tier = await LocalCpuBackend.create(config);
+    await using tier = await LocalCpuBackend.fromConfig(config);
     assert.ok(tier.allocator instanceof MixedMemoryAllocator);
-    assert.equal(tier.allocator.shmName, null);
+    assert.equal(tier.allocator.name, null);
     assert.equal(tier.hotTier, false);
     const after = readdirSync("/dev/shm").filter((name) => name.startsWith("lmshm"));
     assert.deepEqual(after.filter((name) => !before.includes(name)), []);
@@ -954,7 +981,7 @@ class Holder {
         break;
       }
       case "remove":
-        this.#tier.remove(key, number % 2 === 0);
+        this.#tier.remove(key, { force: number % 2 === 0 });
         break;
       case "clear":
         this.#tier.clear();

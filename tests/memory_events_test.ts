@@ -89,7 +89,7 @@ test(
 
 test("onFree() of a MixedMemoryAllocator is its pool's", () =>
   withoutLeaks(() => {
-    using mixed = MixedMemoryAllocator.createSync(8192, { pin: "none" });
+    using mixed = MixedMemoryAllocator.createSync({ sizeBytes: 8192, pin: "none" });
     let told = 0;
     mixed.onFree(() => told++);
     mixed.allocate({ shape: [8], dtype: "uint8", format: "BINARY_BUFFER" }).refCountDown();

@@ -8,7 +8,7 @@ import { inspect } from "node:util";
 import type { MemoryObj } from "../src/memory/memory_obj.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import type { PoolOptions } from "../src/memory/pool_allocator.ts";
+import type { AllocatorOptions } from "../src/memory/pool_allocator.ts";
 import { TensorLayout } from "../src/memory/tensor_layout.ts";
 import { LIMITS } from "../src/memory/windows.ts";
 import { shmError } from "./support/assertions.ts";
@@ -23,7 +23,7 @@ const POOL_BYTES = 1 << 20;
 function poolTest(
   name: string,
   body: (pool: TensorMemoryAllocator, segment: ShmSegment) => void | Promise<void>,
-  options: PoolOptions = {},
+  options: AllocatorOptions = {},
 ): void {
   test(name, { timeout: 60_000 }, () =>
     withoutLeaks(async () => {

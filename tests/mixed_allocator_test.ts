@@ -20,8 +20,8 @@ function leakTest(name: string, body: () => Promise<void>): void {
 
 leakTest("create() with a name makes shared memory that others attach", async () => {
   const name = uniqueName("mixed");
-  await using pool = await MixedMemoryAllocator.create(MIB, { shmName: name, pin: "none" });
-  assert.equal(pool.shmName, `/${name}`);
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, name, pin: "none" });
+  assert.equal(pool.name, `/${name}`);
   assert.equal(pool.sizeBytes, MIB);
   using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   assert.ok(obj instanceof TensorMemoryObj);
@@ -31,9 +31,9 @@ leakTest("create() with a name makes shared memory that others attach", async ()
 });
 
 leakTest("create() without a name makes private memory", async () => {
-  for (const shmName of [undefined, null]) {
-    await using pool = await MixedMemoryAllocator.create(MIB, { shmName, pin: "none" });
-    assert.equal(pool.shmName, null);
+  for (const name of [undefined, null]) {
+    await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, name, pin: "none" });
+    assert.equal(pool.name, null);
     assert.notEqual(pool.segment.fd, null, "that a worker can be given");
     using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
     obj.bytes[0] = 1;
@@ -42,14 +42,14 @@ leakTest("create() without a name makes private memory", async () => {
 
 leakTest("createSync() does the same, blocking", async () => {
   const name = uniqueName("sync");
-  using pool = MixedMemoryAllocator.createSync(MIB, { shmName: `/${name}`, pin: "none" });
-  assert.equal(pool.shmName, `/${name}`);
+  using pool = MixedMemoryAllocator.createSync({ sizeBytes: MIB, name: `/${name}`, pin: "none" });
+  assert.equal(pool.name, `/${name}`);
   assert.ok(existsSync(`/dev/shm/${name}`));
   await Promise.resolve();
 });
 
 leakTest("the format decides where an object lies", async () => {
-  await using pool = await MixedMemoryAllocator.create(MIB, { pin: "none" });
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, pin: "none" });
   const shapes = [
     ["KV_2LTD", [2, 1, 4, 8]],
     ["KV_T2D", [4, 2, 8]],
@@ -84,7 +84,7 @@ leakTest("the format decides where an object lies", async () => {
 });
 
 leakTest("what is allocated for the pool is what a connector takes, by its type, too", async () => {
-  await using pool = await MixedMemoryAllocator.create(MIB, { pin: "none" });
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, pin: "none" });
   const ranges: ShmRange[] = [
     pool.allocate(100),
     pool.allocate({ shape: [100], format: "BINARY" }),
@@ -100,7 +100,7 @@ leakTest("what is allocated for the pool is what a connector takes, by its type,
 });
 
 leakTest("batches and free() go to the right allocator, all or none", async () => {
-  await using pool = await MixedMemoryAllocator.create(MIB, { pin: "none" });
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, pin: "none" });
   const tensors = pool.tryBatchedAllocate({ shape: SHAPE, dtype: "half" }, 4)!;
   const buffers = pool.tryBatchedAllocate({ shape: [10], format: "BINARY_BUFFER" }, 4)!;
   tensors[2]!.pin();
@@ -112,13 +112,14 @@ leakTest("batches and free() go to the right allocator, all or none", async () =
   assert.equal(pool.stats.liveObjects + pool.bufferAllocator.stats.liveObjects, 0);
   assert.equal(pool.memcheck().freeBytes, MIB);
   assert.equal(pool.tryBatchedAllocate(MIB / 2 + 1, 2), null);
-  await using other = await MixedMemoryAllocator.create(MIB, { pin: "none" });
+  await using other = await MixedMemoryAllocator.create({ sizeBytes: MIB, pin: "none" });
   using foreign = other.allocate({ shape: SHAPE, dtype: "half" });
   assert.throws(() => pool.free(foreign), shmError("EINVAL", /another allocator/));
 });
 
 leakTest("alignBytes, zeroOnFree and trackAllocations reach the pool", async () => {
-  await using pool = await MixedMemoryAllocator.create(MIB, {
+  await using pool = await MixedMemoryAllocator.create({
+    sizeBytes: MIB,
     pin: "none",
     alignBytes: 64,
     zeroOnFree: true,
@@ -134,7 +135,8 @@ leakTest("alignBytes, zeroOnFree and trackAllocations reach the pool", async () 
 });
 
 leakTest("a page layout divides the pool into pages", async () => {
-  await using pool = await MixedMemoryAllocator.create(MIB, {
+  await using pool = await MixedMemoryAllocator.create({
+    sizeBytes: MIB,
     pin: "none",
     page: { shape: SHAPE, dtype: "half", format: "KV_2LTD" },
   });
@@ -148,7 +150,7 @@ leakTest("a page layout divides the pool into pages", async () => {
 
 leakTest("close() revokes all views, and refuses while I/O is in flight", async () => {
   const name = uniqueName("close");
-  const pool = await MixedMemoryAllocator.create(MIB, { shmName: name, pin: "none" });
+  const pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, name, pin: "none" });
   const obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   const { bytes } = obj;
   const done = obj.hold("put chunk");
@@ -182,8 +184,9 @@ leakTest("a pool over a segment that was attached leaves the segment to its owne
 
 leakTest("transparent huge pages are a wish for shared memory, and never an error", async () => {
   const name = uniqueName("huge");
-  await using pool = await MixedMemoryAllocator.create(4 * MIB, {
-    shmName: name,
+  await using pool = await MixedMemoryAllocator.create({
+    sizeBytes: 4 * MIB,
+    name,
     pages: "transparent",
     pin: "none",
   });
@@ -191,11 +194,14 @@ leakTest("transparent huge pages are a wish for shared memory, and never an erro
 });
 
 leakTest("create() refuses wrong arguments before it takes memory", async () => {
-  const create = (size: unknown, options?: unknown) =>
-    MixedMemoryAllocator.create(size as never, options as never);
-  const shmName = uniqueName("refused");
-  for (const bad of [0, -1, 1.5, NaN, Infinity]) await assert.rejects(create(bad), RangeError);
-  for (const bad of ["1", null, undefined, 5n]) await assert.rejects(create(bad), TypeError);
+  const create = (options: unknown) => MixedMemoryAllocator.create(options as never);
+  const name = uniqueName("refused");
+  for (const bad of [0, -1, 1.5, NaN, Infinity]) {
+    await assert.rejects(create({ sizeBytes: bad }), RangeError);
+  }
+  for (const bad of ["1", null, undefined, 5n]) {
+    await assert.rejects(create({ sizeBytes: bad }), TypeError);
+  }
   const refused: [object, RegExp][] = [
     [{ align: 64 }, /TypeError.*no option "align"; did you mean "alignBytes"/],
     [{ alignBytes: 100 }, /RangeError: alignBytes must be a power of two/],
@@ -215,26 +221,26 @@ leakTest("create() refuses wrong arguments before it takes memory", async () => 
     [{ populateThreads: -1 }, /RangeError.*populateThreads/],
   ];
   for (const [options, expected] of refused) {
-    await assert.rejects(create(MIB, { shmName, ...options }), expected);
-    assert.equal(existsSync(`/dev/shm/${shmName}`), false);
+    await assert.rejects(create({ sizeBytes: MIB, name, ...options }), expected);
+    assert.equal(existsSync(`/dev/shm/${name}`), false);
   }
-  await assert.rejects(create(MIB, { shmName: "a/b" }), /RangeError.*path component/);
-  await assert.rejects(create(MIB, null), TypeError);
+  await assert.rejects(create({ sizeBytes: MIB, name: "a/b" }), /RangeError.*path component/);
+  await assert.rejects(create(null), TypeError);
 });
 
 leakTest("create() leaves nothing behind when the pool cannot be divided up", async () => {
-  const shmName = uniqueName("undone");
+  const name = uniqueName("undone");
   const page = { shape: [2, 1024, 1024, 64], dtype: "half" } as const;
-  const options = { shmName, pin: "none", page } as const;
-  await assert.rejects(MixedMemoryAllocator.create(MIB, options), /RangeError.*0 pages/);
-  assert.throws(() => MixedMemoryAllocator.createSync(MIB, options), /RangeError.*0 pages/);
-  assert.equal(existsSync(`/dev/shm/${shmName}`), false);
+  const options = { sizeBytes: MIB, name, pin: "none", page } as const;
+  await assert.rejects(MixedMemoryAllocator.create(options), /RangeError.*0 pages/);
+  assert.throws(() => MixedMemoryAllocator.createSync(options), /RangeError.*0 pages/);
+  assert.equal(existsSync(`/dev/shm/${name}`), false);
 });
 
 leakTest("a name that a live pool has is EEXIST", async () => {
-  const shmName = uniqueName("taken");
-  await using pool = await MixedMemoryAllocator.create(MIB, { shmName, pin: "none" });
-  await assert.rejects(MixedMemoryAllocator.create(MIB, { shmName }), shmError("EEXIST"));
+  const name = uniqueName("taken");
+  await using pool = await MixedMemoryAllocator.create({ sizeBytes: MIB, name, pin: "none" });
+  await assert.rejects(MixedMemoryAllocator.create({ sizeBytes: MIB, name }), shmError("EEXIST"));
   using obj = pool.allocate({ shape: SHAPE, dtype: "half" });
   obj.bytes[0] = 1;
 });

@@ -141,7 +141,7 @@ test("errors name the full path", TIMEOUT, () =>
       }),
       shmError("ENOENT", named("secret")),
     );
-    assert.throws(() => GpuDevice.open({ library: "./none.so" }), named("none.so"));
+    assert.throws(() => GpuDevice.open({ gpuLibrary: "./none.so" }), named("none.so"));
     await assert.rejects(
       ShmSegment.create({ sizeBytes: 4096, pin: "require", gpuLibrary: "./none.so" }),
       named("none.so"),

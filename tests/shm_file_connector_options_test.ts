@@ -358,11 +358,11 @@ scene(
       "shm_name": name.slice(1),
     };
     await using connector = await ShmFileConnector.fromConfig(extra, { segment });
-    assert.equal(connector.mode, "unix");
+    assert.equal(connector.transport, "unix");
     assert.equal(await connector.exists("k"), true);
     const config = createConfig({ storageDir, workerAddress: worker.address });
     await using other = await ShmFileConnector.fromConfig(config, { segment });
-    assert.equal(other.mode, "unix");
+    assert.equal(other.transport, "unix");
     await assert.rejects(
       ShmFileConnector.fromConfig(7 as unknown as string, { segment }),
       /takes a configuration or a URL, got 7/,

@@ -603,7 +603,10 @@ conformance("ping() answers, and the worker is known for what it is", async (s, 
   const { connector } = s;
   assert.ok(await connector.ping() >= 0);
   assert.equal(connector.protocol, mode.protocol);
-  assert.equal(connector.mode, mode.name.startsWith("version") ? "unix" : mode.name.split(",")[0]);
+  assert.equal(
+    connector.transport,
+    mode.name.startsWith("version") ? "unix" : mode.name.split(",")[0],
+  );
   if (mode.protocol === 2) {
     const { worker, threads } = await connector.info();
     assert.match(worker, /^lmshm-worker\//);
@@ -614,7 +617,7 @@ conformance("ping() answers, and the worker is known for what it is", async (s, 
       shmError("ENOTSUP", /info\(\) needs protocol version 2/),
     );
   }
-  assert.equal(connector.workerPid !== null, connector.mode === "pipe");
+  assert.equal(connector.workerPid !== null, connector.transport === "pipe");
 });
 
 conformance("get() without a range takes memory from the option allocate", async (s, mode) => {

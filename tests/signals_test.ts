@@ -69,10 +69,10 @@ type StoreCall = (scene: Scene, obj: TensorMemoryObj, signal: AbortSignal) => Pr
 const CALLS: Readonly<Record<string, StoreCall>> = {
   get: ({ store }, _, signal) => store.get(KEY, CHUNK, { signal }),
   batchedGet: ({ store }, _, signal) => store.batchedGet([KEY, "other"], CHUNK, { signal }),
-  "put through": ({ store }, obj, signal) => store.put(KEY, obj, { mode: "through", signal }),
+  "put through": ({ store }, obj, signal) => store.put(KEY, obj, { writeMode: "through", signal }),
   batchedPut: ({ store }, obj, signal) =>
-    store.batchedPut([KEY], [obj], { mode: "through", signal }),
-  contains: ({ store }, _, signal) => store.contains(KEY, { signal }),
+    store.batchedPut([KEY], [obj], { writeMode: "through", signal }),
+  exists: ({ store }, _, signal) => store.exists(KEY, { signal }),
   batchedContains: ({ store }, _, signal) => store.batchedContains([KEY], { signal }),
   prefetch: ({ store }, _, signal) => store.prefetch([KEY], CHUNK, { signal }),
   remove: ({ store }, _, signal) => store.remove(KEY, { signal }),
@@ -101,8 +101,8 @@ const slow = new SlowConnector();
 tiered("flush() and a put that waits for room end by their signals", async (scene) => {
   const { store } = scene;
   const [obj, other] = [newChunk(scene, 1), newChunk(scene, 2)];
-  await store.put("a", obj, { mode: "behind" });
-  await endsBySignal((signal) => store.put("b", other, { mode: "behind", signal }));
+  await store.put("a", obj, { writeMode: "behind" });
+  await endsBySignal((signal) => store.put("b", other, { writeMode: "behind", signal }));
   await endsBySignal((signal) => store.flush({ signal }));
   slow.gate.open();
   await store.flush();
@@ -114,8 +114,8 @@ const busy = new SlowConnector();
 tiered("what waits for an earlier change of its key ends by its signal", async (scene) => {
   const { store } = scene;
   const [obj, other] = [newChunk(scene, 1), newChunk(scene, 2)];
-  const first = store.put(KEY, obj, { mode: "through" });
-  await endsBySignal((signal) => store.put(KEY, other, { mode: "through", signal }));
+  const first = store.put(KEY, obj, { writeMode: "through" });
+  await endsBySignal((signal) => store.put(KEY, other, { writeMode: "through", signal }));
   await endsBySignal((signal) => store.remove(KEY, { signal }));
   await endsBySignal((signal) => store.get(KEY, CHUNK, { signal }));
   busy.gate.open();
@@ -165,10 +165,11 @@ test("what makes memory stops by its signal", { timeout: 120_000 }, () =>
     const pin = "none";
     const sizeBytes = 512 * MIB;
     await stopsOpening((options) => ShmSegment.create({ sizeBytes, pin, ...options }));
-    await stopsOpening((options) => MixedMemoryAllocator.create(sizeBytes, { pin, ...options }));
+    await stopsOpening((options) => MixedMemoryAllocator.create({ sizeBytes, pin, ...options }));
     const config = createConfig({ poolSizeBytes: sizeBytes, pin });
-    await stopsOpening((options) => LocalCpuBackend.create(config, options));
-    await stopsOpening((options) => TieredStore.create({ ...config, storageDir: "/x" }, options));
+    await stopsOpening((options) => LocalCpuBackend.fromConfig(config, options));
+    const storing = { ...config, storageDir: "/x" };
+    await stopsOpening((options) => TieredStore.fromConfig(storing, options));
     const name = uniqueName("signal");
     using owner = ShmSegment.createSync({ name, sizeBytes: MIB, pin });
     assert.equal(owner.name, `/${name}`);

@@ -10,7 +10,7 @@ import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
-import type { StoreOptions } from "../src/connector/remote_connector.ts";
+import type { PutOptions } from "../src/connector/remote_connector.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { settlesWithin, within } from "../src/wait.ts";
 import { shmError } from "./support/assertions.ts";
@@ -46,16 +46,16 @@ tiered("prefetch() loads small objects in batches, as many as it may at a time",
   assert.ok(cold.priorities.every((priority) => priority.endsWith(" low")));
 }, { pages: 128 });
 
-for (const mode of ["through", "behind"] as const) {
+for (const writeMode of ["through", "behind"] as const) {
   tiered(
-    `batchedPut() ${mode} stores small objects in batches, with their layouts`,
+    `batchedPut() ${writeMode} stores small objects in batches, with their layouts`,
     async (scene) => {
       const { store, cold } = scene;
       const objs = KEYS.map((_, i) => newChunk(scene, i));
-      await store.batchedPut(KEYS, objs, { mode });
+      await store.batchedPut(KEYS, objs, { writeMode });
       for (const obj of objs) obj.refCountDown();
       await store.flush();
-      assert.deepEqual(cold.batches, mode === "through" ? [64] : [16, 16, 16, 16]);
+      assert.deepEqual(cold.batches, writeMode === "through" ? [64] : [16, 16, 16, 16]);
       assert.equal(cold.objects.size, 64);
       assert.ok(KEYS.every((key, i) => cold.objects.get(key)!.every((byte) => byte === i)));
       assert.equal(cold.metadata.get("k9")?.["shape"], "2,1,8,128");
@@ -64,18 +64,18 @@ for (const mode of ["through", "behind"] as const) {
     { pages: 128 },
   );
 
-  tiered(`an object of a batch that cannot be stored fails alone (${mode})`, async (scene) => {
+  tiered(`an object of a batch that cannot be stored fails alone (${writeMode})`, async (scene) => {
     const { store, cold } = scene;
     cold.before = (call) => {
       if (call !== "put k5") return;
       throw new ShmError("no room", { code: "ENOSPC", operation: call });
     };
     const objs = KEYS.map((_, i) => newChunk(scene, i));
-    const putting = store.batchedPut(KEYS, objs, { mode });
-    if (mode === "through") await assert.rejects(putting, shmError("ENOSPC"));
+    const putting = store.batchedPut(KEYS, objs, { writeMode });
+    if (writeMode === "through") await assert.rejects(putting, shmError("ENOSPC"));
     else await putting;
     for (const obj of objs) obj.refCountDown();
-    if (mode === "behind") {
+    if (writeMode === "behind") {
       await assert.rejects(store.flush(), shmError("ENOSPC", /1 object was not/));
     }
     assert.equal(cold.objects.size, 63);
@@ -133,7 +133,10 @@ tiered("the signal of a batch ends it", async (scene) => {
     signal.throwIfAborted();
   };
   const objs = [newChunk(scene, 1), newChunk(scene, 2)];
-  await assert.rejects(store.batchedPut(["a", "b"], objs, { mode: "through", signal }), /enough/);
+  await assert.rejects(
+    store.batchedPut(["a", "b"], objs, { writeMode: "through", signal }),
+    /enough/,
+  );
   for (const obj of objs) obj.refCountDown();
 });
 
@@ -141,7 +144,7 @@ tiered("the signal of a batch ends it", async (scene) => {
 class PatientConnector extends MemoryConnector {
   readonly gate = gate();
 
-  override async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
+  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
     const { signal, timeoutMs: limitMs } = options;
     const expired = () => new ShmError("too late", { code: "ETIMEDOUT", operation: `put ${key}` });
     this.calls.push(`waits ${key}`);
@@ -157,7 +160,7 @@ tiered("the timeoutMs of a batched put counts once for each object", async (scen
     if (call === "put full") throw new ShmError("full", { code: "ENOSPC", operation: call });
   };
   const objs = [newChunk(scene, 1), newChunk(scene, 2)];
-  const putting = store.batchedPut(["full", "slow"], objs, { mode: "through", timeoutMs: 50 });
+  const putting = store.batchedPut(["full", "slow"], objs, { writeMode: "through", timeoutMs: 50 });
   await assert.rejects(putting, shmError("ENOSPC"));
   for (const obj of objs) obj.refCountDown();
   assert.deepEqual(timed.calls, ["waits full", "put full", "waits slow"]);
@@ -168,7 +171,7 @@ tiered("each put has the signal that its options had when it was called", async 
   const { store } = scene;
   const [first, second] = [new AbortController(), new AbortController()];
   const objs = [newChunk(scene, 1), newChunk(scene, 2)];
-  const options = { mode: "through" as const, signal: first.signal };
+  const options = { writeMode: "through" as const, signal: first.signal };
   const kept = store.put("a", objs[0]!, options);
   options.signal = second.signal;
   const given = store.put("b", objs[1]!, options);

@@ -16,7 +16,7 @@ import { CACHE_POLICIES } from "../src/cache/cache_policy.ts";
 import { layoutMetadata } from "../src/connector/chunk_metadata.ts";
 import type { Key } from "../src/keys/key.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
-import type { CallOptions, LoadedObject, StoreOptions } from "../src/connector/remote_connector.ts";
+import type { CallOptions, LoadedObject, PutOptions } from "../src/connector/remote_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 import { describeHistory, isLinearizable, type Operation } from "./support/linearizable.ts";
@@ -37,7 +37,7 @@ type Step =
   | { do: "put twice"; key: number; mode: "through" | "behind" }
   | { do: "get"; key: number; half: boolean; keep: boolean }
   | { do: "get all" }
-  | { do: "contains"; key: number }
+  | { do: "exists"; key: number }
   | { do: "remove"; key: number }
   | { do: "prefetch" }
   | { do: "flush" }
@@ -61,7 +61,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("get all" as const) }) },
-  { weight: 3, arbitrary: fc.record({ do: fc.constant("contains" as const), key }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant("exists" as const), key }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("remove" as const), key }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("prefetch" as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("flush" as const) }) },
@@ -116,7 +116,7 @@ class UnrulyConnector extends MemoryConnector {
     }
   }
 
-  override async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
+  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
     const value = range.segment.bytes(range.offset, 1)[0]!;
     const behind = options.priority === "low";
     const release = range.hold("put");
@@ -268,7 +268,12 @@ async function run(program: Program): Promise<void> {
     const controller = new AbortController();
     const { signal } = controller;
     if (abort && failing) void pause().then(() => controller.abort(new Error("changed my mind")));
-    await change(name, `put ${mode} ${value}`, value, () => store.put(name, obj, { mode, signal }));
+    await change(
+      name,
+      `put ${mode} ${value}`,
+      value,
+      () => store.put(name, obj, { writeMode: mode, signal }),
+    );
   };
 
   const lane = async (steps: readonly Step[]) => {
@@ -283,7 +288,7 @@ async function run(program: Program): Promise<void> {
           const values = [++lastValue, ++lastValue];
           const objs = values.map(newChunk);
           const start = clock++;
-          const ok = await store.batchedPut([name, name], objs, { mode: one.mode })
+          const ok = await store.batchedPut([name, name], objs, { writeMode: one.mode })
             .then(() => true, () => false);
           for (const obj of objs) obj.refCountDown();
           // The first one may have been seen in between.
@@ -309,11 +314,11 @@ async function run(program: Program): Promise<void> {
           for (const obj of found) obj?.refCountDown();
           break;
         }
-        case "contains": {
+        case "exists": {
           const start = clock++;
-          const there = await store.contains(name);
+          const there = await store.exists(name);
           note(name, {
-            what: `contains = ${there}`,
+            what: `exists = ${there}`,
             start,
             end: clock++,
             apply: (state) => (state !== null) === there ? state : undefined,

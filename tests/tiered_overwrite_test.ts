@@ -41,11 +41,11 @@ function fails(call: string, code: ErrorCode = "EIO"): (call: string) => void {
   };
 }
 
-for (const mode of MODES) {
-  tiered(`put() ${mode} over a key replaces it in both tiers`, async (scene) => {
+for (const writeMode of MODES) {
+  tiered(`put() ${writeMode} over a key replaces it in both tiers`, async (scene) => {
     const { store, hot, cold } = scene;
-    await put(scene, "k", 1, mode);
-    await put(scene, "k", 2, mode);
+    await put(scene, "k", 1, writeMode);
+    await put(scene, "k", 2, writeMode);
     assert.equal(await got(scene, "k"), 2, "from the pool");
     await store.flush();
     assert.equal(cold.objects.get("k")?.[0], 2);
@@ -53,19 +53,19 @@ for (const mode of MODES) {
     assert.equal(await got(scene, "k"), 2, "from the store");
     // Over what another one stored, and nobody has loaded here.
     inStore(cold, "theirs", 3);
-    await put(scene, "theirs", 4, mode);
+    await put(scene, "theirs", 4, writeMode);
     assert.equal(await got(scene, "theirs"), 4);
     await store.flush();
     hot.clear();
     assert.equal(await got(scene, "theirs"), 4);
   });
 
-  tiered(`put() ${mode} leaves the old object to its readers, unchanged`, async (scene) => {
+  tiered(`put() ${writeMode} leaves the old object to its readers, unchanged`, async (scene) => {
     const { store, hot } = scene;
-    await put(scene, "k", 1, mode);
+    await put(scene, "k", 1, writeMode);
     using reader = await store.get("k", CHUNK);
     hot.pin("k");
-    await put(scene, "k", 2, mode);
+    await put(scene, "k", 2, writeMode);
     assert.ok(isFilled(reader, 1));
     assert.equal(await got(scene, "k"), 2);
     await store.flush();
@@ -76,17 +76,17 @@ for (const mode of MODES) {
     assert.ok(isFilled(reader, 1));
   });
 
-  tiered(`put() ${mode} heals a key that has another layout`, async (scene) => {
+  tiered(`put() ${writeMode} heals a key that has another layout`, async (scene) => {
     const { store, hot, cold } = scene;
     {
       using half = hot.tryAllocate({ shape: CHUNK.shape, dtype: "half", format: CHUNK.format })!;
       half.bytes.fill(1);
-      await store.put("k", half, { mode });
+      await store.put("k", half, { writeMode });
     }
     await store.flush();
     assert.equal(await got(scene, "k"), null);
     assert.equal(store.stats.mismatches, 1);
-    await put(scene, "k", 2, mode);
+    await put(scene, "k", 2, writeMode);
     assert.equal(await got(scene, "k"), 2);
     await store.flush();
     hot.clear();
@@ -94,12 +94,12 @@ for (const mode of MODES) {
     assert.equal(cold.metadata.get("k")?.["dtype"], "bfloat16");
   });
 
-  tiered(`batchedPut() ${mode} of one key twice keeps the last object`, async (scene) => {
+  tiered(`batchedPut() ${writeMode} of one key twice keeps the last object`, async (scene) => {
     const { store, hot, cold } = scene;
     let turn = 0;
     cold.before = (call) => call.startsWith("put") ? sleep(8 - 2 * turn++) : undefined;
     const objs = [1, 2, 3, 4].map((fill) => newChunk(scene, fill));
-    await store.batchedPut(["k", "other", "k", "k"], objs, { mode });
+    await store.batchedPut(["k", "other", "k", "k"], objs, { writeMode });
     assert.equal(await got(scene, "k"), 4);
     await store.flush();
     for (const obj of objs) obj.refCountDown();
@@ -109,7 +109,7 @@ for (const mode of MODES) {
   });
 
   tiered(
-    `a load that began before a put() ${mode} does not bring the old object`,
+    `a load that began before a put() ${writeMode} does not bring the old object`,
     async (scene) => {
       const { store, hot, cold } = scene;
       inStore(cold, "k", 1);
@@ -118,7 +118,7 @@ for (const mode of MODES) {
       const early = got(scene, "k");
       const ahead = store.prefetch(["k"], CHUNK);
       await sleep(2);
-      await put(scene, "k", 2, mode);
+      await put(scene, "k", 2, writeMode);
       assert.equal(await early, 2, "it need not wait for the load");
       assert.equal(await ahead, 1);
       await store.flush();
@@ -134,12 +134,12 @@ for (const mode of MODES) {
     },
   );
 
-  tiered(`when puts ${mode} of one key race, both tiers have the last one`, async (scene) => {
+  tiered(`when puts ${writeMode} of one key race, both tiers have the last one`, async (scene) => {
     const { store, hot, cold } = scene;
     let turn = 0;
     // The first takes longest.
     cold.before = (call) => call.startsWith("put") ? sleep(12 - 3 * turn++) : undefined;
-    await Promise.all([1, 2, 3, 4].map((fill) => put(scene, "k", fill, mode)));
+    await Promise.all([1, 2, 3, 4].map((fill) => put(scene, "k", fill, writeMode)));
     assert.equal(await got(scene, "k"), 4);
     await store.flush();
     assert.equal(cold.objects.get("k")?.[0], 4);
@@ -184,7 +184,7 @@ tiered(
       hot.remove("k");
       assert.equal(await got(scene, "k"), 2);
       assert.equal(await store.prefetch(["k"], CHUNK), 1);
-      assert.equal(await store.contains("k"), true);
+      assert.equal(await store.exists("k"), true);
       hot.remove("other");
       held.open();
       await sleep(1);
@@ -341,7 +341,7 @@ tiered("an object that is loaded while it is removed does not come back", async 
   assert.equal(await removing, true);
   assert.equal(await getting, null);
   assert.equal(await got(scene, "k"), null);
-  assert.ok(!hot.contains("k"));
+  assert.ok(!hot.exists("k"));
 });
 
 tiered("what was seen to be removed is not seen again", async (scene) => {
@@ -359,7 +359,7 @@ tiered("what was seen to be removed is not seen again", async (scene) => {
   await sleep(2);
   const removing = store.remove("k");
   await sleep(2);
-  assert.equal(await store.contains("k"), false);
+  assert.equal(await store.exists("k"), false);
   // The load that began before is over only now.
   answer.open();
   await sleep(2);
@@ -369,7 +369,7 @@ tiered("what was seen to be removed is not seen again", async (scene) => {
   assert.deepEqual([await loading, await late, await removing], [null, null, true]);
 });
 
-tiered("contains() does not miss an object between two places", async (scene) => {
+tiered("exists() does not miss an object between two places", async (scene) => {
   const { store, hot, cold } = scene;
   for (const key of ["a", "b", "c"]) inStore(cold, key, 1);
   const asked = gate();
@@ -385,7 +385,7 @@ tiered("contains() does not miss an object between two places", async (scene) =>
     await asked.wait();
     return await batchedContains.call(cold, keys);
   };
-  const [one, all] = [store.contains("b"), store.batchedContains(["a", "b", "c"])];
+  const [one, all] = [store.exists("b"), store.batchedContains(["a", "b", "c"])];
   await sleep(1);
   // It fails, the old object is removed from the store, and the new one stays in the pool.
   cold.before = fails("put b");
@@ -397,7 +397,7 @@ tiered("contains() does not miss an object between two places", async (scene) =>
   assert.equal(await all, 3);
   assert.equal(waiting, 3, "the rest of the batch was asked for again");
   hot.clear();
-  assert.equal(await store.contains("b"), false);
+  assert.equal(await store.exists("b"), false);
   assert.equal(await store.batchedContains(["a", "b", "c"]), 1);
 });
 
@@ -430,7 +430,7 @@ tiered("a put that finds no room in the queue has changed nothing", async (scene
   await put(scene, "other", 9, "behind");
   using obj = newChunk(scene, 2);
   await assert.rejects(
-    store.put("k", obj, { mode: "behind", timeoutMs: 10 }),
+    store.put("k", obj, { writeMode: "behind", timeoutMs: 10 }),
     shmError("ETIMEDOUT", /write queue was full/),
   );
   assert.equal(await got(scene, "k"), 1);
@@ -453,7 +453,7 @@ tiered("what is cleared up after failures takes its room in the queue", async (s
   assert.equal(store.stats.queuedObjects, 3);
   assert.equal(store.stats.queuedBytes, 3 * PAGE);
   using late = newChunk(scene, 9);
-  const options = { mode: "behind", timeoutMs: 20 } as const;
+  const options = { writeMode: "behind", timeoutMs: 20 } as const;
   await assert.rejects(store.put("good", late, options), shmError("ETIMEDOUT", /3 objects of 3/));
   assert.equal(pool.stats.liveObjects, 4);
   const next = put(scene, "good", 7, "behind");
@@ -511,7 +511,7 @@ tiered("who gives up waiting for room lets the next change of the key go on", as
   await put(scene, "other", 9, "behind");
   const abort = new AbortController();
   using obj = newChunk(scene, 1);
-  const waits = store.put("k", obj, { mode: "behind", signal: abort.signal });
+  const waits = store.put("k", obj, { writeMode: "behind", signal: abort.signal });
   const next = put(scene, "k", 2, "through");
   abort.abort(new Error("changed my mind"));
   await assert.rejects(waits, /changed my mind/);
@@ -545,11 +545,11 @@ tiered("put() of an object that the pool has under another key is refused first"
   const { store, cold } = scene;
   using obj = newChunk(scene, 1);
   await store.put("a", obj);
-  for (const mode of MODES) {
-    await assert.rejects(store.put("b", obj, { mode }), shmError("EEXIST"));
+  for (const writeMode of MODES) {
+    await assert.rejects(store.put("b", obj, { writeMode }), shmError("EEXIST"));
   }
   assert.ok(!cold.objects.has("b"));
-  await store.put("a", obj, { mode: "behind" });
+  await store.put("a", obj, { writeMode: "behind" });
   await store.flush();
   assert.equal(obj.refCount, 2);
 });
@@ -585,7 +585,9 @@ for (const protocol of [1, 2] as const) {
           for (let round = 1; round <= 40; round++) {
             using obj = await hot.allocate(CHUNK);
             obj.bytes.fill(round);
-            await store.put(key, obj, { mode: (round + index) % 3 === 0 ? "behind" : "through" });
+            await store.put(key, obj, {
+              writeMode: (round + index) % 3 === 0 ? "behind" : "through",
+            });
             last.set(key, round);
             if (round % 4 === 0) hot.clear();
           }

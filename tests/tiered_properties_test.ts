@@ -90,14 +90,16 @@ for (const protocol of [1, 2] as const) {
                 const wanted = LAYOUTS[one.layout]!.withTokens(one.tokens);
                 using obj = await hot.allocate(wanted);
                 obj.bytes.fill(++fill);
-                await store.put(name(one.key), obj, { mode: one.behind ? "behind" : "through" });
+                await store.put(name(one.key), obj, {
+                  writeMode: one.behind ? "behind" : "through",
+                });
                 model.set(name(one.key), { layout: wanted, fill, stripped: protocol === 1 });
                 break;
               }
               case "get": {
                 const wanted = LAYOUTS[one.layout]!;
                 const known = model.get(name(one.key));
-                const wasHot = hot.contains(name(one.key));
+                const wasHot = hot.exists(name(one.key));
                 using obj = await store.get(name(one.key), wanted);
                 const right = known !== undefined &&
                   wanted.withTokens(known.layout.numTokens!).equals(known.layout);
@@ -143,7 +145,7 @@ for (const protocol of [1, 2] as const) {
           }
           await store.flush();
           for (let index = 0; index < KEYS; index++) {
-            assert.equal(await store.contains(name(index)), model.has(name(index)));
+            assert.equal(await store.exists(name(index)), model.has(name(index)));
           }
           await store.close();
           for (const text of model.keys()) await cold.remove(text);

@@ -4,7 +4,7 @@
 // lost whatever goes wrong. Over a store in memory that can be held back, and once over a worker.
 
 import assert from "node:assert/strict";
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { test } from "node:test";
 import { createConfig } from "../src/config/mod.ts";
 import { ShmError } from "../src/errors.ts";
@@ -36,7 +36,7 @@ tiered("get() looks in the pool, then in the store, then nowhere", async ({ stor
     assert.deepEqual(obj?.shape, CHUNK.shape);
     assert.equal(obj?.refCount, 2, "the caller's and the hot tier's");
   }
-  assert.ok(hot.contains("a"));
+  assert.ok(hot.exists("a"));
   cold.objects.clear();
   {
     using obj = await store.get("a", CHUNK);
@@ -248,7 +248,7 @@ tiered("an option that there is not is named", async ({ store, hot }) => {
   await assert.rejects(store.flush(wrong), named("flush"));
   using obj = hot.tryAllocate(CHUNK)!;
   await assert.rejects(store.put("a", obj, wrong), named("put"));
-  await store.put("a", obj, { mode: "through", timeoutMs: 1000, priority: "low" });
+  await store.put("a", obj, { writeMode: "through", timeoutMs: 1000, priority: "low" });
 });
 
 tiered("who gives up waiting takes no reference and does not end the load", async (scene) => {
@@ -266,7 +266,7 @@ tiered("who gives up waiting takes no reference and does not end the load", asyn
   held.open();
   using obj = await patient;
   assert.equal(obj?.refCount, 2);
-  assert.ok(hot.contains("a"));
+  assert.ok(hot.exists("a"));
   await assert.rejects(store.get("b", CHUNK, { timeoutMs: 0 }), RangeError);
   await assert.rejects(store.get("a", CHUNK, { signal: controller.signal }), /changed my mind/);
 });
@@ -295,7 +295,7 @@ tiered("a miss evicts nothing, a hit evicts what it needs", async (scene) => {
   inStore(cold, "c", 3);
   using obj = await store.get("c", CHUNK);
   assert.ok(isFilled(obj, 3));
-  assert.ok(!hot.contains("a") && hot.contains("b"));
+  assert.ok(!hot.exists("a") && hot.exists("b"));
 }, { pages: 2 });
 
 tiered("a full pool in use is an error with a limit, not a wait for ever", async (scene) => {
@@ -310,12 +310,12 @@ tiered("put() through is in both tiers when it returns", async (scene) => {
   const { store, cold, hot } = scene;
   await put(scene, "a", 6);
   assert.deepEqual(cold.objects.get("a"), new Uint8Array(PAGE).fill(6));
-  assert.ok(hot.contains("a"));
+  assert.ok(hot.exists("a"));
   cold.before = () => {
     throw new ShmError("full", { code: "ENOSPC", operation: "put" });
   };
   await assert.rejects(put(scene, "b", 7), shmError("ENOSPC"));
-  assert.ok(!hot.contains("b"), "the pool has nothing that the store has not");
+  assert.ok(!hot.exists("b"), "the pool has nothing that the store has not");
   assert.equal(store.stats.writeErrors, 0, "the caller was told");
 });
 
@@ -353,12 +353,12 @@ tiered("a full queue makes put() wait, by number", async (scene) => {
   assert.equal(store.stats.waitingPuts, 1);
   using obj = newChunk(scene, 4);
   await assert.rejects(
-    store.put("d", obj, { mode: "behind", timeoutMs: 20 }),
+    store.put("d", obj, { writeMode: "behind", timeoutMs: 20 }),
     shmError("ETIMEDOUT", /full for 20 ms: 2 objects of 2/),
   );
   const controller = new AbortController();
   using other = newChunk(scene, 5);
-  const given = store.put("e", other, { mode: "behind", signal: controller.signal });
+  const given = store.put("e", other, { writeMode: "behind", signal: controller.signal });
   controller.abort(new Error("enough"));
   await assert.rejects(given, /enough/);
   held.open();
@@ -373,7 +373,7 @@ tiered("a full queue makes put() wait, by bytes; a larger object goes alone", as
   cold.before = held.wait;
   {
     using large = hot.tryAllocate(3 * PAGE)!;
-    await store.put("large", large, { mode: "behind" });
+    await store.put("large", large, { writeMode: "behind" });
   }
   let accepted = false;
   const next = put(scene, "small", 1, "behind").then(() => accepted = true);
@@ -390,7 +390,7 @@ tiered("what is queued is found, even when the pool keeps nothing", async (scene
   const held = gate();
   cold.before = held.wait;
   await put(scene, "a", 8, "behind");
-  assert.equal(await store.contains("a"), true);
+  assert.equal(await store.exists("a"), true);
   assert.equal(await store.batchedContains(["a", "b"]), 1);
   {
     using obj = await store.get("a", CHUNK);
@@ -527,14 +527,14 @@ tiered(
   { closeTimeoutMs: 50, writeConcurrency: 1 },
 );
 
-for (const mode of ["through", "behind"] as const) {
-  tiered(`a put ${mode} ends though its object was released too often`, async (scene) => {
+for (const writeMode of ["through", "behind"] as const) {
+  tiered(`a put ${writeMode} ends though its object was released too often`, async (scene) => {
     const { store, hot, cold } = scene;
     const held = gate();
     cold.before = held.wait;
     const obj = newChunk(scene, 1);
     obj.pin();
-    const putting = store.put("k", obj, { mode });
+    const putting = store.put("k", obj, { writeMode });
     await eventually("it is written", () => cold.active === 1);
     // Those of the store and of the pool as well.
     while (obj.refCount > 0) obj.refCountDown();
@@ -599,7 +599,7 @@ tiered("an object that is removed while it is loaded does not come back", async 
   assert.equal(await store.remove("a"), true);
   held.open();
   assert.equal(await loading, null);
-  assert.ok(!hot.contains("a"));
+  assert.ok(!hot.exists("a"));
   assert.equal(await store.get("a", CHUNK), null);
 });
 
@@ -645,8 +645,8 @@ tiered("batchedContains() counts the leading keys of either tier", async (scene)
   assert.equal(await store.batchedContains(["a", "b", "c", "d", "e"]), 3);
   assert.equal(await store.batchedContains(["a", "b"]), 2);
   assert.equal(await store.batchedContains([]), 0);
-  assert.equal(await store.contains("b"), true);
-  assert.equal(await store.contains("d"), false);
+  assert.equal(await store.exists("b"), true);
+  assert.equal(await store.exists("d"), false);
 });
 
 tiered("a random mix loses no reference and no object", async (scene) => {
@@ -668,7 +668,7 @@ tiered("a random mix loses no reference and no object", async (scene) => {
           if (obj === null) continue;
           using own = obj;
           own.bytes.fill(id);
-          await store.put(`k${id}`, own, { mode: what < 2 ? "behind" : "through" });
+          await store.put(`k${id}`, own, { writeMode: what < 2 ? "behind" : "through" });
           stored++;
         } else if (what < 9) {
           using obj = await store.get(`k${id}`, CHUNK);
@@ -714,7 +714,7 @@ test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, asy
   }
 });
 
-test("tiered store: create() makes what a configuration describes, and close() ends it", {
+test("tiered store: fromConfig() makes what a configuration describes, and close() ends it", {
   timeout: 60_000,
 }, () =>
   withoutWorkers(async () => {
@@ -730,7 +730,7 @@ test("tiered store: create() makes what a configuration describes, and close() e
       durability: "data",
       maxBytes: 100 * PAGE,
     });
-    const store = await TieredStore.create(config);
+    const store = await TieredStore.fromConfig(config);
     assert.equal(store.writeMode, "behind");
     assert.equal(store.hot.segment.name, `/${name}`);
     assert.equal((await (store.cold as ShmFileConnector).info()).maxBytes, 100 * PAGE);
@@ -742,19 +742,47 @@ test("tiered store: create() makes what a configuration describes, and close() e
     assert.ok(store.stats.putWaits > 0, "the queue has two pages");
     await store.close();
     assert.ok(store.hot.closed);
-    await using again = await TieredStore.create(config, { writeMode: "through" });
+    await using again = await TieredStore.fromConfig(config, { writeMode: "through" });
     assert.equal(again.writeMode, "through");
     for (let i = 0; i < 20; i++) {
       using obj = await again.get(`k${i}`, CHUNK);
       assert.ok(isFilled(obj, i), `k${i}`);
     }
     await assert.rejects(
-      TieredStore.create({ ...config, shmName: null, storageDir: null }),
+      TieredStore.fromConfig({ ...config, shmName: null, storageDir: null }),
       /no shmfs\.storage_dir/,
     );
     await assert.rejects(
-      TieredStore.create({ ...config, shmName: null, workerBinary: dir.file("none") }),
+      TieredStore.fromConfig({ ...config, shmName: null, workerBinary: dir.file("none") }),
       shmError("ENOENT"),
+    );
+  }));
+
+test("tiered store: create() makes both tiers from options, and close() ends them", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    const name = uniqueName("tiered");
+    const options = {
+      hot: { name, sizeBytes: 16 * PAGE, pin: "none", cachePolicy: "FIFO" },
+      cold: { storageDir: dir.file("kv"), maxBytes: 100 * PAGE },
+      writeMode: "behind",
+    } as const;
+    const store = await TieredStore.create(options);
+    assert.equal(store.hot.cachePolicy, "FIFO");
+    assert.equal(store.hot.segment.name, `/${name}`);
+    assert.equal((await (store.cold as ShmFileConnector).info()).maxBytes, 100 * PAGE);
+    using obj = await store.allocate(CHUNK);
+    await store.put("k", obj);
+    await store.close();
+    assert.ok(store.hot.closed);
+    assert.deepEqual(readdirSync(dir.file("kv")), ["k.data"]);
+    const cold = { storageDir: dir.file("kv"), workerBinary: dir.file("none") };
+    await assert.rejects(TieredStore.create({ ...options, cold }), shmError("ENOENT"));
+    await assert.rejects(
+      TieredStore.create({ ...options, storageDir: dir.path } as typeof options),
+      /TypeError: TieredStore.create has no option "storageDir"/,
     );
   }));
 
@@ -772,9 +800,9 @@ for (const protocol of [1, 2] as const) {
         const storageDir = dir.file("kv");
         const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, protocol }));
         const store = new TieredStore({ hot, cold, writeMode: "behind" });
-        const putOne = async (key: string, mode?: "through" | "behind") => {
+        const putOne = async (key: string, writeMode?: "through" | "behind") => {
           using obj = await hot.allocate(CHUNK);
-          await store.put(key, obj, { mode });
+          await store.put(key, obj, { writeMode });
         };
         await putOne("before");
         await store.flush();

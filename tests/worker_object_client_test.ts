@@ -8,7 +8,6 @@ import { test } from "node:test";
 import type { Script } from "./support/worker.ts";
 import {
   asked,
-  BOOT,
   helloAnswer,
   isTransfer,
   objectScene,
@@ -37,12 +36,8 @@ const numbers = (count: number) => Array.from({ length: count }, (_, index) => i
 
 objectScene("open() says HELLO and ATTACH, and knows the worker", obliging, {}, async (s) => {
   assert.deepEqual(s.worker.lines, ["HELLO 2", `1 ATTACH /kv ${1n << 40n} -`]);
-  assert.deepEqual(s.client.hello, {
-    boot: BOOT,
-    worker: "scripted/1",
-    xattr: true,
-    window: 1_024,
-  });
+  assert.equal((await s.client.info()).worker, "scripted/1");
+  assert.equal(s.client.keepsMetadata, true);
   assert.equal(s.client.pid, null);
   await s.client.close();
   assert.match(s.worker.lines.at(-1)!, /^[0-9]+ QUIT$/);

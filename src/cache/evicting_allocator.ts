@@ -28,7 +28,7 @@ export interface AllocateOptions extends TryAllocateOptions {
 }
 
 /** The cache, as its allocator sees it. */
-export interface Evictable {
+interface Evictable {
   /** False: there is nothing to evict, ever. */
   readonly enabled: boolean;
   /** Evicts one object, and returns it; null when all are in use. It may be kept by others still. */

@@ -26,7 +26,7 @@ interface Batch<Item, Result, Options> {
   bytes: number;
 }
 
-export interface GatheredCallsOptions<Item, Result, Options> {
+interface GatheredCallsOptions<Item, Result, Options> {
   /** Asks for one. */
   readonly one: (item: Item, options: Options) => Promise<Result>;
   /** Asks for several: what became of each. Rejects if none was asked for. */

@@ -15,7 +15,11 @@ import type { LmshmConfig } from "../config/config.ts";
 import { callFenced } from "../fence.ts";
 import type { AllocatorStats, MemoryAllocator } from "../memory/memory_allocator.ts";
 import { TensorMemoryObj } from "../memory/memory_obj.ts";
-import { MixedMemoryAllocator } from "../memory/mixed_allocator.ts";
+import {
+  MIXED_CREATE_OPTIONS,
+  type MixedCreateOptions,
+  MixedMemoryAllocator,
+} from "../memory/mixed_allocator.ts";
 import type { OpenOptions, ShmSegment } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type { RefusalReason } from "./allocation_refusal.ts";
@@ -47,27 +51,12 @@ export interface LocalCpuBackendOptions {
   blockingTimeoutMs?: number | undefined;
 }
 
-/** What create() makes a tier of: the part of a LmshmConfig that concerns it. */
-export type HotTierSettings = Pick<
-  LmshmConfig,
-  | "poolSizeBytes"
-  | "shmName"
-  | "hotTier"
-  | "cachePolicy"
-  | "blockingTimeoutMs"
-  | "alignBytes"
-  | "pin"
-  | "gpuLibrary"
-  | "gpuDevice"
-  | "pages"
-  | "numa"
-  | "populateThreads"
-  | "ifExists"
-  | "zeroOnFree"
-  | "trackAllocations"
->;
+/** What create() makes: an allocator with its memory, and the tier over it. */
+export interface LocalCpuBackendCreateOptions
+  extends MixedCreateOptions, Omit<LocalCpuBackendOptions, "allocator"> {}
 
-const OPTIONS = ["allocator", "cachePolicy", "hotTier", "blockingTimeoutMs"];
+const TIER_OPTIONS = ["cachePolicy", "hotTier", "blockingTimeoutMs"];
+const OPTIONS = ["allocator", ...TIER_OPTIONS];
 
 /**
  * Told of each eviction, before the reference is released. Whoever wants to keep the object takes a
@@ -171,38 +160,32 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * Makes the pool that a configuration describes, and a backend that owns it: close() frees both.
-   * With shmName the pool is shared memory of that name, without one it is private.
-   * @throws {ShmError} as MixedMemoryAllocator.create().
+   * Makes a pool, and a tier over it that owns it: close() frees both. With a name the pool is shared
+   * memory, without one it is private.
+   * @throws {ShmError} as MixedMemoryAllocator.create(). Nothing is left behind then.
    */
-  static async create(
-    settings: HotTierSettings,
+  static async create(options: LocalCpuBackendCreateOptions): Promise<LocalCpuBackend> {
+    const given: unknown = options;
+    checkKnownOptions("LocalCpuBackend.create", given, [...TIER_OPTIONS, ...MIXED_CREATE_OPTIONS]);
+    const { cachePolicy, hotTier, blockingTimeoutMs, ...pool } = options;
+    const allocator = await MixedMemoryAllocator.create(pool);
+    try {
+      const tier = new LocalCpuBackend({ allocator, cachePolicy, hotTier, blockingTimeoutMs });
+      tier.#owned = allocator;
+      return tier;
+    } catch (error) {
+      await allocator.close();
+      throw error;
+    }
+  }
+
+  /** create() of what a configuration describes. */
+  static async fromConfig(
+    config: LmshmConfig,
     options: OpenOptions = {},
   ): Promise<LocalCpuBackend> {
-    checkKnownOptions("LocalCpuBackend.create", options as unknown, ["signal", "onProgress"]);
-    const { populateThreads } = settings;
-    const allocator = await MixedMemoryAllocator.create(settings.poolSizeBytes, {
-      shmName: settings.shmName,
-      ifExists: settings.ifExists,
-      pin: settings.pin,
-      gpuLibrary: settings.gpuLibrary ?? undefined,
-      gpuDevice: settings.gpuDevice ?? undefined,
-      pages: settings.pages,
-      numa: settings.numa ?? undefined,
-      populateThreads: populateThreads === 0 ? undefined : populateThreads,
-      alignBytes: settings.alignBytes,
-      zeroOnFree: settings.zeroOnFree,
-      trackAllocations: settings.trackAllocations,
-      ...options,
-    });
-    const backend = new LocalCpuBackend({
-      allocator,
-      cachePolicy: settings.cachePolicy,
-      hotTier: settings.hotTier,
-      blockingTimeoutMs: settings.blockingTimeoutMs,
-    });
-    backend.#owned = allocator;
-    return backend;
+    checkKnownOptions("LocalCpuBackend.fromConfig", options as unknown, ["signal", "onProgress"]);
+    return await LocalCpuBackend.create({ ...optionsOfTier(config), ...options });
   }
 
   /**
@@ -225,16 +208,19 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /**
-   * Whether there is an object. It counts neither as a use nor as a hit.
-   * @param pin pins the object, if there is one, so that it stays until unpin().
+   * Whether there is an object. It counts neither as a use nor as a hit. (pin() says the same, and
+   * keeps it.)
    */
-  contains(key: Key, pin = false): boolean {
-    return pin ? this.pin(key) : this.#find(key) !== null;
+  exists(key: Key): boolean {
+    return this.#find(key) !== null;
   }
 
-  /** How many of the leading keys have objects; those are pinned if `pin` says so. */
-  batchedContains(keys: readonly Key[], pin = false): number {
-    const missing = keys.findIndex((key) => !this.contains(key, pin));
+  /**
+   * How many of the leading keys have objects.
+   * @param pin pins those, so that they stay until unpin().
+   */
+  batchedContains(keys: readonly Key[], { pin = false }: { pin?: boolean } = {}): number {
+    const missing = keys.findIndex((key) => !(pin ? this.pin(key) : this.exists(key)));
     return missing < 0 ? keys.length : missing;
   }
 
@@ -356,10 +342,10 @@ export class LocalCpuBackend implements AsyncDisposable {
 
   /**
    * Lets go of the object, and of the pins that the key has; who has a reference keeps it.
-   * @param force false: only if nobody uses it.
+   * @param force false: only if nobody uses it. Default true.
    * @returns whether it was there and is gone.
    */
-  remove(key: Key, force = true): boolean {
+  remove(key: Key, { force = true }: { force?: boolean } = {}): boolean {
     const entry = this.#find(key);
     if (entry === null || !(force || entry.obj.canEvict)) return false;
     this.#removals++;
@@ -368,13 +354,13 @@ export class LocalCpuBackend implements AsyncDisposable {
   }
 
   /** remove() of each key. @returns how many are gone. */
-  batchedRemove(keys: readonly Key[], force = true): number {
-    return keys.reduce((count, key) => count + (this.remove(key, force) ? 1 : 0), 0);
+  batchedRemove(keys: readonly Key[], options: { force?: boolean } = {}): number {
+    return keys.reduce((count, key) => count + (this.remove(key, options) ? 1 : 0), 0);
   }
 
   /** Removes what nobody uses. Tells no listener. @returns how many objects that were. */
   clear(): number {
-    return this.batchedRemove(this.getKeys(), false);
+    return this.batchedRemove(this.getKeys(), { force: false });
   }
 
   /** All keys, those first that were put first. */
@@ -632,6 +618,30 @@ export class LocalCpuBackend implements AsyncDisposable {
       );
     }
   }
+}
+
+/** The part of a configuration that concerns a hot tier. */
+export function optionsOfTier(config: LmshmConfig): LocalCpuBackendCreateOptions {
+  const { ifExists, pin, gpuLibrary, gpuDevice, pages, numa, populateThreads } = config;
+  const { alignBytes, zeroOnFree, trackAllocations } = config;
+  const { cachePolicy, hotTier, blockingTimeoutMs } = config;
+  return {
+    sizeBytes: config.poolSizeBytes,
+    name: config.shmName,
+    ifExists,
+    pin,
+    gpuLibrary: gpuLibrary ?? undefined,
+    gpuDevice: gpuDevice ?? undefined,
+    pages,
+    numa: numa ?? undefined,
+    populateThreads,
+    alignBytes,
+    zeroOnFree,
+    trackAllocations,
+    cachePolicy,
+    hotTier,
+    blockingTimeoutMs,
+  };
 }
 
 function keyText(key: Key): string {

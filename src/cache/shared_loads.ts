@@ -33,7 +33,7 @@ interface Waiter {
 }
 
 /** A look at what the store has under a key, which loads nothing. */
-export interface Glance {
+interface Glance {
   /** The object may have changed meanwhile. */
   readonly overtaken: boolean;
 }

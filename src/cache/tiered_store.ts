@@ -24,11 +24,11 @@
 //
 // One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
-import { checkCallOptions, checkInteger } from "../arguments.ts";
+import { checkCallOptions, checkInteger, checkKnownOptions } from "../arguments.ts";
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
-import type { OpenOptions } from "../memory/segment.ts";
+import type { LmshmConfig } from "../config/config.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
@@ -39,6 +39,7 @@ import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";
 import {
   type AllocateOptions,
   LocalCpuBackend,
+  optionsOfTier,
   release,
   type TryAllocateOptions,
 } from "./local_cpu_backend.ts";
@@ -51,13 +52,15 @@ import {
 } from "../connector/remote_connector.ts";
 import { type Load, OVERTAKEN, SharedLoads } from "./shared_loads.ts";
 import { ShmFileConnector } from "../connector/shm_file_connector.ts";
+import { optionsFromConfig } from "../connector/shm_file_sources.ts";
 import {
-  checkMode,
   checkTieredOptions,
+  checkWriteMode,
   layoutsOf,
   matches,
-  type PutOptions,
-  type TieredSettings,
+  STORE_OPTIONS,
+  type TieredPutOptions,
+  type TieredStoreCreateOptions,
   type TieredStoreOptions,
   type TieredStoreStats,
   type WriteMode,
@@ -65,12 +68,19 @@ import {
 import { WatchedRange } from "../connector/watched_range.ts";
 import { type Turn, WriteQueue } from "./write_queue.ts";
 
-export type { PutOptions, TieredSettings, TieredStoreOptions, TieredStoreStats, WriteMode };
+export type {
+  TieredPutOptions,
+  TieredStoreCreateOptions,
+  TieredStoreOptions,
+  TieredStoreStats,
+  WriteMode,
+};
 
 /** Instead of an object of the store: it is in the pool, or queued. */
 const NEAR: unique symbol = Symbol("near");
 
-const PUT_OPTIONS = [...CALL_OPTIONS, "mode"];
+const CREATE_OPTIONS = [...STORE_OPTIONS, "signal", "onProgress"];
+const PUT_OPTIONS = [...CALL_OPTIONS, "writeMode"];
 
 const WRITE_BEHIND: CallOptions = { priority: "low" };
 
@@ -155,31 +165,36 @@ export class TieredStore implements AsyncDisposable {
   }
 
   /**
-   * Makes all that a configuration describes: the pool, the worker or the connection to one, and the
-   * store over both, which owns them: close() closes them, too.
-   * @param options signal and onProgress of the pool's making, and limits as the constructor takes
-   *   them.
-   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.fromConfig(). Nothing is left
-   *   behind then.
+   * Makes everything: the pool, the worker or the connection to one, and the store over both, which
+   * owns them: close() closes them, too.
+   * @throws {ShmError} as LocalCpuBackend.create() and ShmFileConnector.open(). Nothing is left behind
+   *   then.
    */
-  static async create(
-    settings: TieredSettings,
-    options: OpenOptions & Omit<TieredStoreOptions, "hot" | "cold"> = {},
-  ): Promise<TieredStore> {
-    const { signal, onProgress, ...others } = options;
+  static async create(options: TieredStoreCreateOptions): Promise<TieredStore> {
+    checkKnownOptions("TieredStore.create", options as unknown, CREATE_OPTIONS);
+    const { signal, onProgress, hot, cold, ...others } = options;
     await using stack = new AsyncDisposableStack();
-    const hot = stack.use(await LocalCpuBackend.create(settings, { signal, onProgress }));
-    const cold = stack.use(await ShmFileConnector.fromConfig(settings, { segment: hot.segment }));
-    const store = new TieredStore({
-      hot,
-      cold,
-      writeMode: settings.writeMode,
-      maxQueuedBytes: settings.maxQueuedBytes,
-      queueTimeoutMs: settings.blockingTimeoutMs,
-      ...others,
-    });
+    const tier = stack.use(await LocalCpuBackend.create({ ...hot, signal, onProgress }));
+    const { segment } = tier;
+    const connector = stack.use(await ShmFileConnector.open({ ...cold, segment }));
+    const store = new TieredStore({ hot: tier, cold: connector, ...others });
     store.#owned = stack.move();
     return store;
+  }
+
+  /** create() of what a configuration describes; what `others` says wins. */
+  static async fromConfig(
+    config: LmshmConfig,
+    others: Omit<TieredStoreCreateOptions, "hot" | "cold"> = {},
+  ): Promise<TieredStore> {
+    return await TieredStore.create({
+      hot: optionsOfTier(config),
+      cold: optionsFromConfig(config).options,
+      writeMode: config.writeMode,
+      maxQueuedBytes: config.maxQueuedBytes,
+      queueTimeoutMs: config.blockingTimeoutMs,
+      ...others,
+    });
   }
 
   /**
@@ -264,7 +279,7 @@ export class TieredStore implements AsyncDisposable {
    *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and
    *   nothing has changed then; EBADF after close(); the signal's reason.
    */
-  async put(key: Key, obj: TensorMemoryObj, options: PutOptions = {}): Promise<void> {
+  async put(key: Key, obj: TensorMemoryObj, options: TieredPutOptions = {}): Promise<void> {
     await this.#put(key, obj, options, null);
   }
 
@@ -272,16 +287,16 @@ export class TieredStore implements AsyncDisposable {
   async #put(
     key: Key,
     obj: TensorMemoryObj,
-    options: PutOptions,
+    options: TieredPutOptions,
     group: object | null,
   ): Promise<void> {
     this.#begin("put", options, PUT_OPTIONS);
-    const { mode = this.writeMode, ...call } = options;
-    checkMode("mode", mode);
+    const { writeMode = this.writeMode, ...call } = options;
+    checkWriteMode(writeMode);
     const text = keyText(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
-    if (mode === "through") return await this.#track(this.#putThrough(text, obj, call, group));
+    if (writeMode === "through") return await this.#track(this.#putThrough(text, obj, call, group));
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
     await this.#queue.add(text, obj, timeoutMs, call.signal);
@@ -294,7 +309,7 @@ export class TieredStore implements AsyncDisposable {
   async batchedPut(
     keys: readonly Key[],
     objs: readonly TensorMemoryObj[],
-    options: PutOptions = {},
+    options: TieredPutOptions = {},
   ): Promise<void> {
     if (keys.length !== objs.length) {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
@@ -310,8 +325,8 @@ export class TieredStore implements AsyncDisposable {
   }
 
   /** Whether get() would find an object, whatever its layout. */
-  async contains(key: Key, options: CallOptions = {}): Promise<boolean> {
-    this.#begin("contains", options);
+  async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
+    this.#begin("exists", options);
     return await this.#isThere(key, options.priority, deadlineOf(options));
   }
 
@@ -487,7 +502,7 @@ export class TieredStore implements AsyncDisposable {
   }
 
   #isNear(key: string): boolean {
-    return this.hot.contains(key) || this.#queue.find(key) !== null;
+    return this.hot.exists(key) || this.#queue.find(key) !== null;
   }
 
   /** @param hot what the pool has, with a reference that is passed on. Null: ask the store. */

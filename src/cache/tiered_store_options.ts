@@ -3,11 +3,11 @@
 // What a TieredStore and its calls are told, and what it tells of itself: types and checks.
 
 import { checkInteger, checkKnownOptions, describe } from "../arguments.ts";
-import type { LmshmConfig } from "../config/config.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
+import type { OpenOptions } from "../memory/segment.ts";
 import type {
-  HotTierSettings,
   LocalCpuBackend,
+  LocalCpuBackendCreateOptions,
   LocalCpuBackendStats,
 } from "./local_cpu_backend.ts";
 import type {
@@ -15,7 +15,7 @@ import type {
   ConnectorStats,
   RemoteConnector,
 } from "../connector/remote_connector.ts";
-import type { StoreSettings } from "../connector/shm_file_sources.ts";
+import type { ShmFileConnectorOptions } from "../connector/shm_file_options.ts";
 import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Whether put() returns when the store has the object, or when it is queued for it. */
@@ -48,10 +48,19 @@ export interface TieredStoreOptions {
   onError?: ((error: unknown, key: string) => void) | undefined;
 }
 
+/** What create() makes: both tiers, and the store over them. */
+export interface TieredStoreCreateOptions
+  extends Omit<TieredStoreOptions, "hot" | "cold">, OpenOptions {
+  /** The hot tier and its memory. */
+  hot: Omit<LocalCpuBackendCreateOptions, keyof OpenOptions>;
+  /** The connector behind it, and its worker. */
+  cold: Omit<ShmFileConnectorOptions, "segment">;
+}
+
 /** What put() takes. */
-export interface PutOptions extends CallOptions {
-  /** Default: the store's writeMode. */
-  mode?: WriteMode | undefined;
+export interface TieredPutOptions extends CallOptions {
+  /** Default: the store's. */
+  writeMode?: WriteMode | undefined;
 }
 
 /** Counted since the store was made. */
@@ -92,13 +101,8 @@ export interface TieredStoreStats {
   readonly cold: ConnectorStats;
 }
 
-/** What create() makes a store of: the part of a LmshmConfig that concerns it, by the same names. */
-export type TieredSettings =
-  & HotTierSettings
-  & StoreSettings
-  & Pick<LmshmConfig, "writeMode" | "maxQueuedBytes">;
-
-const OPTIONS = [
+/** The names of TieredStoreOptions. */
+export const STORE_OPTIONS = [
   "hot",
   "cold",
   "writeMode",
@@ -112,7 +116,7 @@ const OPTIONS = [
 ];
 
 /** What the options mean. */
-export interface TieredLimits {
+interface TieredLimits {
   readonly writeMode: WriteMode;
   readonly maxQueuedObjects: number;
   readonly maxQueuedBytes: number;
@@ -124,7 +128,7 @@ export interface TieredLimits {
 
 /** @throws {TypeError | RangeError} naming the option at fault. */
 export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
-  checkKnownOptions("TieredStore", options, OPTIONS);
+  checkKnownOptions("TieredStore", options, STORE_OPTIONS);
   const { hot, cold, onError } = options;
   if (typeof hot?.tryAllocate !== "function") {
     throw new TypeError(`hot must be a LocalCpuBackend, got ${describe(hot)}`);
@@ -141,7 +145,7 @@ export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
     max?: number,
   ) => checkInteger(name, options[name] ?? fallback, 1, max);
   return {
-    writeMode: checkMode("writeMode", options.writeMode ?? "through"),
+    writeMode: checkWriteMode(options.writeMode ?? "through"),
     maxQueuedObjects: integer("maxQueuedObjects", 1024),
     maxQueuedBytes: integer("maxQueuedBytes", 256 * 2 ** 20),
     writeConcurrency: integer("writeConcurrency", 16),
@@ -151,9 +155,9 @@ export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
   };
 }
 
-export function checkMode(name: string, mode: unknown): WriteMode {
-  if (mode === "through" || mode === "behind") return mode;
-  throw new TypeError(`${name} must be "through" or "behind", got ${describe(mode)}`);
+export function checkWriteMode(writeMode: unknown): WriteMode {
+  if (writeMode === "through" || writeMode === "behind") return writeMode;
+  throw new TypeError(`writeMode must be "through" or "behind", got ${describe(writeMode)}`);
 }
 
 /** The layout of each key: the same for all, or one for each. @throws as TensorLayout.of(). */

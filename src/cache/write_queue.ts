@@ -22,14 +22,14 @@ import { type Patience, settlesWithin, within } from "../wait.ts";
 import { release } from "./local_cpu_backend.ts";
 
 /** An object on its way to the store. */
-export interface Writing {
+interface Writing {
   /** Resolves when it is stored; rejects with the reason why not. */
   readonly stored: Promise<void>;
   /** Resolves when nobody uses its memory any more. Never rejects. */
   quiet(): Promise<void>;
 }
 
-export interface WriteQueueOptions {
+interface WriteQueueOptions {
   /** Stores an object; the queue's reference keeps it until that is over. */
   readonly write: (key: string, obj: TensorMemoryObj) => Writing;
   /** The object is what its key has, from now on. Must not throw. */

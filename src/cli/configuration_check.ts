@@ -43,7 +43,7 @@ export interface CheckStep {
   readonly detail: string;
 }
 
-export interface CheckReport {
+interface CheckReport {
   /** Every step that was tried held. */
   readonly ok: boolean;
   readonly steps: readonly CheckStep[];
@@ -180,7 +180,7 @@ export class ConfigurationCheck {
     const config = this.#config;
     let made: LocalCpuBackend | undefined;
     await this.#step("make the pool", async () => {
-      const hot = await LocalCpuBackend.create(config, { signal: this.#signal });
+      const hot = await LocalCpuBackend.fromConfig(config, { signal: this.#signal });
       this.#cleanup.push(() => hot.close());
       made = hot;
       const segment = hot.segment;
@@ -395,7 +395,7 @@ export class ConfigurationCheck {
     await this.#step("remove", async () => {
       for (const key of this.#keys) {
         expect(await store.remove(key, { signal: this.#signal }), `${key} was not there`);
-        expect(!await store.contains(key, { signal: this.#signal }), `${key} is still there`);
+        expect(!await store.exists(key, { signal: this.#signal }), `${key} is still there`);
       }
       const left = await cold.listAll({ prefix: this.#model, signal: this.#signal });
       expect(left.length === 0, `${left.length} keys are still listed: ${left[0]}`);

@@ -68,13 +68,13 @@ function row({ bytes, way, rates, poolToHostAlloc, poolToUnpinned }: CopyResult)
 }
 
 /** A device that is asked for by number must be one of those that were counted. */
-function checkDevice(given: Settings, { library, devices }: GpuStatus): void {
+function checkDevice(given: Settings, { gpuLibrary, devices }: GpuStatus): void {
   const wanted = given.device ?? Number(process.env.LMSHM_GPU_DEVICE || 0);
   const count = devices.length;
   // What is no number at all is told by whoever opens the device.
   if (Number.isNaN(wanted) || wanted < count) return;
   const range = count === 1 ? "0" : `from 0 to ${count - 1}`;
-  throw new ShmError(`there is no GPU ${wanted}: ${library} counts ${count}`, {
+  throw new ShmError(`there is no GPU ${wanted}: ${gpuLibrary} counts ${count}`, {
     code: "ENODEV",
     operation: "open GPU",
     hint: `${given.device === undefined ? "LMSHM_GPU_DEVICE" : "--device"} can be ${range} here; ` +
@@ -86,13 +86,13 @@ function checkDevice(given: Settings, { library, devices }: GpuStatus): void {
 /** The lines that show what there is. */
 function describe(status: GpuStatus): string[] {
   if (!status.available) return [`no GPU: ${status.reason}`];
-  const { kind, library, driverVersion, runtimeVersion, devices } = status;
+  const { kind, gpuLibrary, driverVersion, runtimeVersion, devices } = status;
   const versions = [
     ...(driverVersion ? [`driver ${driverVersion}`] : []),
     ...(runtimeVersion ? [`runtime ${runtimeVersion}`] : []),
   ];
   return [
-    `library  ${library} (${[kind, ...versions].join(", ")})`,
+    `library  ${gpuLibrary} (${[kind, ...versions].join(", ")})`,
     ...devices.map(({ index, name, memoryBytes, pciBusId, computeCapability }) =>
       `GPU ${index}    ${name}, ${formatBytes(memoryBytes)}` +
       (pciBusId ? `, PCI ${pciBusId}` : "") +
@@ -107,7 +107,7 @@ async function measure(
   say: (line: string) => void,
   signal: AbortSignal,
 ): Promise<Record<string, unknown>> {
-  const library = status.library;
+  const { gpuLibrary } = status;
   const largest = Math.max(ROUND_TRIP_BYTES, ...given.sizes);
   // Several chunks, so that copies do not all come from the same few pages.
   const sizeBytes = Math.max(largest, Math.min(4 * largest, 256e6));
@@ -116,12 +116,12 @@ async function measure(
   await using pool = await ShmSegment.create({
     sizeBytes,
     pin: "require",
-    gpuLibrary: library,
+    gpuLibrary,
     gpuDevice: given.device,
     signal,
   });
   const createMs = performance.now() - started;
-  using device = GpuDevice.open({ library, device: given.device });
+  using device = GpuDevice.open({ gpuLibrary, device: given.device });
   const { freeBytes, totalBytes } = device.memory();
   const poolKind = device.memoryKind(pool.range());
   say(
@@ -164,7 +164,7 @@ async function measure(
 
 async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
   const say = (line: string) => given.json || print(line);
-  const status = gpuStatus(given.library === undefined ? {} : { library: given.library });
+  const status = gpuStatus({ gpuLibrary: given.library });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
   for (const line of describe(status)) say(line);
   const facts = { version, runtime, gpu: status };

@@ -8,12 +8,12 @@ import { ShmSegment } from "../mod.ts";
 import { type DeviceBuffer, GpuDevice, GpuEvent, type GpuStream } from "../gpu/mod.ts";
 import type { HostMemory } from "../gpu/mod.ts";
 
-export const CONTENDERS = ["pool", "hostAlloc", "unpinned"] as const;
+const CONTENDERS = ["pool", "hostAlloc", "unpinned"] as const;
 export type Contender = (typeof CONTENDERS)[number];
 export const WAYS = ["to-device", "to-host"] as const;
 export type Way = (typeof WAYS)[number];
 
-export interface Sampled {
+interface Sampled {
   /** Of all samples, decimal MB a second. */
   readonly medianMBs: number;
   readonly lowestMBs: number;
@@ -28,7 +28,7 @@ export interface CopyResult {
   readonly poolToUnpinned: number;
 }
 
-export interface MeasureOptions {
+interface MeasureOptions {
   /** Ascending. */
   readonly sizes: readonly number[];
   readonly repeat: number;

@@ -60,7 +60,7 @@ async function forEachInFlight<T>(
   for (const ended of lanes) if (ended.status === "rejected") throw ended.reason;
 }
 
-export interface VerificationOptions {
+interface VerificationOptions {
   readonly segment: ShmSegment;
   readonly connector: ShmFileConnector;
   /** Where the files can be read behind the connector's back; null: nowhere. */

@@ -190,7 +190,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     };
     const inRounds = rounds(chunks, sizeBytes);
     // A worker that runs already may have its directories elsewhere.
-    const checksFiles = connector.mode === "pipe";
+    const checksFiles = connector.transport === "pipe";
     const bar = progress(bytes * (checksFiles ? 6 : 5));
     const show = (step: Step) => {
       bar.end();

@@ -17,7 +17,7 @@ export const FILE_VARIABLE = "LMCACHE_CONFIG_FILE";
 const EXTRA_VARIABLE = "LMCACHE_EXTRA_CONFIG";
 
 /** "environment variable LMCACHE_CHUNK_SIZE" for "chunk_size". */
-export function placeOfVariable(key: string): string {
+function placeOfVariable(key: string): string {
   return `environment variable ${PREFIX}${key.toUpperCase()}`;
 }
 

@@ -36,7 +36,7 @@ interface Given {
 
 type Values = Map<SettingName, Given>;
 
-export interface Resolved {
+interface Resolved {
   readonly config: LmshmConfig;
   readonly notices: readonly string[];
 }

@@ -108,7 +108,7 @@ export interface RawSettings extends Omit<LmshmConfig, "pages"> {
 /** At the top of the file, or below its extra_config. */
 export type Section = "top" | "extra_config";
 
-export interface Setting<T> {
+interface Setting<T> {
   readonly section: Section;
   readonly key: string;
   readonly kind: Kind<NonNullable<T>>;

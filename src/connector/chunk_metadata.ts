@@ -66,7 +66,7 @@ export function metadataOf(range: object, given: Metadata = NO_METADATA): Metada
 }
 
 /** A chunk that was found: how it looks, or why it is not what was asked for. */
-export type ChunkCheck =
+type ChunkCheck =
   | { readonly layout: TensorLayout; readonly fault: null }
   | { readonly layout: null; readonly fault: string };
 

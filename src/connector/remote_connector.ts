@@ -26,7 +26,7 @@ export const CALL_OPTIONS: readonly string[] = Object.keys(
 );
 
 /** What put() takes. */
-export interface StoreOptions extends CallOptions {
+export interface PutOptions extends CallOptions {
   /**
    * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
    * memory object brings its shape, dtype and format by itself.
@@ -34,11 +34,11 @@ export interface StoreOptions extends CallOptions {
   metadata?: Metadata | undefined;
 }
 
-/** The names of StoreOptions. */
-export const STORE_OPTIONS: readonly string[] = [
+/** The names of PutOptions. */
+export const PUT_OPTIONS: readonly string[] = [
   ...CALL_OPTIONS,
   ...Object.keys(
-    { metadata: 0 } satisfies Record<Exclude<keyof StoreOptions, keyof CallOptions>, 0>,
+    { metadata: 0 } satisfies Record<Exclude<keyof PutOptions, keyof CallOptions>, 0>,
   ),
 ];
 
@@ -134,7 +134,7 @@ export interface RemoteConnector extends AsyncDisposable {
   stat(key: Key, options?: CallOptions): Promise<ObjectStat | null>;
 
   /** Stores the bytes of `range`; they must not change until it has resolved. */
-  put(key: Key, range: ShmRange, options?: StoreOptions): Promise<void>;
+  put(key: Key, range: ShmRange, options?: PutOptions): Promise<void>;
 
   /**
    * All keys, in no order, as they are asked for: `for await (const key of connector.list())`, which

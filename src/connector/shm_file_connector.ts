@@ -37,9 +37,9 @@ import {
   type LoadedObject,
   type ObjectStat,
   type Priority,
+  PUT_OPTIONS,
+  type PutOptions,
   type RemoteConnector,
-  STORE_OPTIONS,
-  type StoreOptions,
 } from "./remote_connector.ts";
 import {
   checkOptions,
@@ -79,7 +79,7 @@ export class ShmFileConnector implements RemoteConnector {
   /** As the worker sees it: absolute, or below its root. */
   readonly storageDir: string;
   /** How the worker is reached. */
-  readonly mode: "pipe" | "unix" | "tcp";
+  readonly transport: "pipe" | "unix" | "tcp";
   readonly #client: ObjectClient;
   readonly #settings: ShmFileSettings;
   readonly #notOpen: () => void;
@@ -99,7 +99,7 @@ export class ShmFileConnector implements RemoteConnector {
   private constructor(settings: ShmFileSettings, client: ObjectClient) {
     this.segment = settings.segment;
     this.storageDir = settings.storageDir;
-    this.mode = settings.address?.kind ?? "pipe";
+    this.transport = settings.address?.kind ?? "pipe";
     finalize(this, "segment", "storageDir");
     this.#settings = settings;
     this.#client = client;
@@ -214,12 +214,12 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /** As RemoteConnector.put(). */
-  async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
+  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
     const text = keyText(key);
     this.#checkRange("put", range);
     if (options.metadata !== undefined) this.#mustKeep(options.metadata);
     const attributes = metadataOf(range, options.metadata);
-    const call = this.#enter("put", options, STORE_OPTIONS);
+    const call = this.#enter("put", options, PUT_OPTIONS);
     try {
       await this.#client.put({
         key: text,

@@ -9,23 +9,8 @@ import { parseRemoteUrl } from "../config/remote_url.ts";
 import type { ShmSegment } from "../memory/segment.ts";
 import type { ShmFileConnectorOptions } from "./shm_file_options.ts";
 
-/** The part of a configuration that describes a connector, by the same names. */
-export type StoreSettings = Pick<
-  LmshmConfig,
-  | "storageDir"
-  | "shmName"
-  | "workerBinary"
-  | "workerAddress"
-  | "secretFile"
-  | "maxBytes"
-  | "durability"
-  | "ioMode"
-  | "checksum"
-  | "protocol"
->;
-
 /** What a source says. */
-export interface NamedOptions {
+interface NamedOptions {
   readonly options: Omit<ShmFileConnectorOptions, "segment">;
   /** The segment's name, "/kv"; null where none is named. */
   readonly shmName: string | null;
@@ -36,9 +21,9 @@ export interface NamedOptions {
  * that a worker of version 1 is accepted; and so is a checksum that is wished for.
  * @throws {TypeError} without a storage directory.
  */
-export function optionsFromConfig(settings: StoreSettings): NamedOptions {
-  const { storageDir, shmName, workerBinary, workerAddress, secretFile } = settings;
-  const { maxBytes, durability, ioMode, checksum, protocol } = settings;
+export function optionsFromConfig(config: LmshmConfig): NamedOptions {
+  const { storageDir, shmName, workerBinary, workerAddress, secretFile } = config;
+  const { maxBytes, durability, ioMode, checksum, protocol } = config;
   if (storageDir === null) {
     throw new TypeError(
       "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
@@ -67,7 +52,7 @@ export function optionsFromConfig(settings: StoreSettings): NamedOptions {
  * extra_config (shmfs.storage_dir, shmfs.worker_addr and so on), or a URL,
  * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`.
  */
-export type ConnectorSource = StoreSettings | Readonly<Record<string, unknown>> | string;
+export type ConnectorSource = LmshmConfig | Readonly<Record<string, unknown>> | string;
 
 /** @throws as the function for what it is. */
 export function optionsFrom(source: ConnectorSource): NamedOptions {
@@ -77,7 +62,7 @@ export function optionsFrom(source: ConnectorSource): NamedOptions {
   }
   // Names of extra_config have a dot in them.
   return "storageDir" in source
-    ? optionsFromConfig(source as StoreSettings)
+    ? optionsFromConfig(source as LmshmConfig)
     : optionsFromExtra(source);
 }
 

@@ -32,7 +32,7 @@ export function gpuError(api: GpuApi, code: GpuCode, operation: string, details 
     code: name,
     operation,
     hint: HINTS[name],
-    details: { gpuError: code, library: api.library, ...details },
+    details: { gpuError: code, gpuLibrary: api.library, ...details },
   });
 }
 

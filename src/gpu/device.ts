@@ -33,7 +33,7 @@ export type { GpuDeviceFacts, GpuLibraryKind, MemoryKind };
 /** Which GPU library is used. */
 export interface GpuLibraryOptions {
   /** Path of a GPU library to use instead of the search; so does LMSHM_GPU_LIBRARY. */
-  library?: string | undefined;
+  gpuLibrary?: string | undefined;
 }
 
 /** Whether there is a GPU, and if not, why. */
@@ -43,7 +43,7 @@ export type GpuStatus =
     readonly reason: "";
     readonly kind: GpuLibraryKind;
     /** The library that counted them. */
-    readonly library: string;
+    readonly gpuLibrary: string;
     /** "13.0"; "" when the library does not say. */
     readonly driverVersion: string;
     /** "" for the driver itself. */
@@ -55,7 +55,7 @@ export type GpuStatus =
     /** In words, why there is none. */
     readonly reason: string;
     /** The library that was found nonetheless, or "". */
-    readonly library: string;
+    readonly gpuLibrary: string;
     /** The library's own error, 0 when it had none. */
     readonly gpuError: number;
     readonly devices: readonly [];
@@ -67,10 +67,11 @@ export interface GpuOpenOptions extends GpuLibraryOptions {
   device?: number | undefined;
 }
 
-function libraryOption(library: unknown): string | undefined {
-  if (library === undefined) return undefined;
-  if (typeof library === "string" && library !== "" && !library.includes("\0")) return library;
-  throw new TypeError(`library must be a path, got ${describe(library)}`);
+function libraryOption({ gpuLibrary }: GpuLibraryOptions): string | undefined {
+  const given: unknown = gpuLibrary;
+  if (given === undefined) return undefined;
+  if (typeof given === "string" && given !== "" && !given.includes("\0")) return given;
+  throw new TypeError(`gpuLibrary must be a path, got ${describe(given)}`);
 }
 
 /**
@@ -79,16 +80,16 @@ function libraryOption(library: unknown): string | undefined {
  */
 export function gpuStatus(options: GpuLibraryOptions = {}): GpuStatus {
   const given = options;
-  checkKnownOptions("gpuStatus", given, ["library"]);
-  const found = findGpu(libraryOption(options.library));
+  checkKnownOptions("gpuStatus", given, ["gpuLibrary"]);
+  const found = findGpu(libraryOption(options));
   if (found.api === null) {
     const { reason, library, code } = found;
-    return { available: false, reason, library, gpuError: code, devices: [] };
+    return { available: false, reason, gpuLibrary: library, gpuError: code, devices: [] };
   }
   const { api } = found;
   const devices = Array.from({ length: found.devices }, (_, index) => factsOf(api, index));
-  const { kind, library, driverVersion, runtimeVersion } = api;
-  return { available: true, reason: "", kind, library, driverVersion, runtimeVersion, devices };
+  const { kind, library: gpuLibrary, driverVersion, runtimeVersion } = api;
+  return { available: true, reason: "", kind, gpuLibrary, driverVersion, runtimeVersion, devices };
 }
 
 function factsOf(api: GpuApi, index: number): GpuDeviceFacts {
@@ -129,16 +130,16 @@ export class GpuDevice implements Disposable {
    */
   static open(options: GpuOpenOptions = {}): GpuDevice {
     const given = options;
-    checkKnownOptions("GpuDevice.open", given, ["device", "library"]);
+    checkKnownOptions("GpuDevice.open", given, ["device", "gpuLibrary"]);
     const { device } = options;
     if (device !== undefined) checkInteger("device", device, 0, 2 ** 31 - 2);
-    const found = findGpu(libraryOption(options.library));
+    const found = findGpu(libraryOption(options));
     if (found.api === null) {
       throw new ShmError(found.reason, {
         code: "ENODEV",
         operation: "open GPU",
         hint: "gpuStatus() tells without throwing; LMSHM_GPU_LIBRARY names a library elsewhere",
-        details: { library: found.library, gpuError: found.code },
+        details: { gpuLibrary: found.library, gpuError: found.code },
       });
     }
     const index = device ?? environmentDevice();
@@ -169,10 +170,14 @@ export class GpuDevice implements Disposable {
     return this.facts.name;
   }
 
-  /** Which library serves it. */
-  get library(): { readonly kind: GpuLibraryKind; readonly path: string } {
-    const { kind, library } = this.#context.api;
-    return { kind, path: library };
+  /** What kind of library serves it. */
+  get kind(): GpuLibraryKind {
+    return this.#context.api.kind;
+  }
+
+  /** Its path. */
+  get gpuLibrary(): string {
+    return this.#context.api.library;
   }
 
   /** True from the moment close() begins. */

@@ -23,7 +23,7 @@ export interface PlannedCopy {
   readonly rows: number;
 }
 
-export interface PlanRequest {
+interface PlanRequest {
   /** 2: keys and values; 1: both in one. */
   readonly planes: number;
   /** How many layers the chunk has. */

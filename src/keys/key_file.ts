@@ -33,7 +33,7 @@ const PRINTABLE = /^[\x20-\x7e]+$/;
 const REPLACEMENT = "\ufffd";
 
 /** Where a key is stored, relative to the storage directory. */
-export interface KeyFile {
+interface KeyFile {
   /** The key as text. */
   readonly key: string;
   /** Of the object. */

@@ -6,43 +6,29 @@
 // the worker that it starts. It owns its segment, and allocates nothing itself.
 
 import { checkAlign, checkBatch, checkFlag, foreignObject } from "./allocator_checks.ts";
-import { checkKnownOptions, checkSize } from "../arguments.ts";
+import { checkKnownOptions } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { BufferAllocator } from "./buffer_allocator.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat, parseMemoryFormat } from "./memory_format.ts";
 import type { BytesBufferMemoryObj, MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
-import { PagedTensorMemoryAllocator } from "./paged_allocator.ts";
+import { PAGED_OPTIONS, PagedTensorMemoryAllocator } from "./paged_allocator.ts";
+import type { AllocatorOptions } from "./pool_allocator.ts";
 import { CREATE_OPTIONS, type CreateOptions, type OpenOptions, ShmSegment } from "./segment.ts";
 import { TensorMemoryAllocator } from "./tensor_allocator.ts";
 import { type LayoutArgument, type LayoutFields, TensorLayout } from "./tensor_layout.ts";
 
 /** How the pool is divided up. */
-export interface MixedPoolOptions {
-  /** Every object begins at a multiple of so many bytes: a power of two. Default 4096. */
-  alignBytes?: number | undefined;
+export interface MixedAllocatorOptions extends AllocatorOptions {
   /** Pages for objects that look so, instead of objects of any size; see PagedTensorMemoryAllocator. */
   page?: LayoutArgument | undefined;
-  /** Overwrite memory with zeros when it is freed. Default false. */
-  zeroOnFree?: boolean | undefined;
-  /** Remember where each object was allocated, for leakReport(). Default false. */
-  trackAllocations?: boolean | undefined;
-  /** Notice objects that are garbage-collected without having been released. Default true. */
-  detectLeaks?: boolean | undefined;
 }
 
-/** Where the pool's memory comes from, and how it is divided up. */
-export interface MixedOptions extends MixedPoolOptions, Omit<CreateOptions, "sizeBytes" | "name"> {
-  /** Name of the shared memory, with or without a leading slash; absent or null: private memory. */
-  shmName?: string | null | undefined;
-}
+/** What create() makes: a segment, and how it is divided up. */
+export interface MixedCreateOptions extends MixedAllocatorOptions, CreateOptions {}
 
-const POOL_KEYS = ["alignBytes", "page", "zeroOnFree", "trackAllocations", "detectLeaks"] as const;
-const CREATE_KEYS = [
-  "shmName",
-  ...CREATE_OPTIONS.filter((name) => name !== "sizeBytes" && name !== "name"),
-  ...POOL_KEYS,
-];
+/** The names of MixedCreateOptions. */
+export const MIXED_CREATE_OPTIONS = [...CREATE_OPTIONS, ...PAGED_OPTIONS] as const;
 
 /** What goes into ordinary memory. */
 export type BufferLayout = LayoutFields & { format: "BINARY_BUFFER" };
@@ -64,8 +50,8 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   readonly bufferAllocator: BufferAllocator = new BufferAllocator();
 
   /** Over a segment that is there already, and that close() frees from now on. */
-  constructor(segment: ShmSegment, options: MixedPoolOptions = {}) {
-    checkKnownOptions("MixedMemoryAllocator", options, POOL_KEYS);
+  constructor(segment: ShmSegment, options: MixedAllocatorOptions = {}) {
+    checkKnownOptions("MixedMemoryAllocator", options, PAGED_OPTIONS);
     this.segment = segment;
     this.pinAllocator = makePool(segment, options);
     finalize(this, "segment", "pinAllocator", "bufferAllocator");
@@ -73,15 +59,11 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
   /**
    * Makes the pool without blocking the event loop.
-   * @param sizeBytes of the pool.
    * @throws {ShmError} ENOSPC, EEXIST and others as ShmSegment.create(); TypeError and RangeError for
    *   arguments. Nothing is left behind then.
    */
-  static async create(
-    sizeBytes: number,
-    options: MixedOptions = {},
-  ): Promise<MixedMemoryAllocator> {
-    const { segmentOptions, poolOptions } = splitOptions(sizeBytes, options);
+  static async create(options: MixedCreateOptions): Promise<MixedMemoryAllocator> {
+    const { segmentOptions, poolOptions } = splitOptions(options);
     const segment = await ShmSegment.create(segmentOptions);
     try {
       return new MixedMemoryAllocator(segment, poolOptions);
@@ -92,11 +74,8 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   }
 
   /** create() that blocks: about 0.7 s a GiB and thread. */
-  static createSync(
-    sizeBytes: number,
-    options: Omit<MixedOptions, keyof OpenOptions> = {},
-  ): MixedMemoryAllocator {
-    const { segmentOptions, poolOptions } = splitOptions(sizeBytes, options);
+  static createSync(options: Omit<MixedCreateOptions, keyof OpenOptions>): MixedMemoryAllocator {
+    const { segmentOptions, poolOptions } = splitOptions(options);
     const segment = ShmSegment.createSync(segmentOptions);
     try {
       return new MixedMemoryAllocator(segment, poolOptions);
@@ -112,7 +91,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   }
 
   /** With its leading slash; null when the pool is private. */
-  get shmName(): string | null {
+  get name(): string | null {
     return this.segment.name;
   }
 
@@ -246,7 +225,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
 function makePool(
   segment: ShmSegment,
-  options: MixedPoolOptions,
+  options: MixedAllocatorOptions,
 ): TensorMemoryAllocator | PagedTensorMemoryAllocator {
   const { page, ...others } = options;
   return page === undefined
@@ -256,21 +235,20 @@ function makePool(
 
 /** What is for whom; checks the pool's part before any memory is taken. */
 function splitOptions(
-  sizeBytes: number,
-  options: MixedOptions,
-): { segmentOptions: CreateOptions; poolOptions: MixedPoolOptions } {
+  options: MixedCreateOptions,
+): { segmentOptions: CreateOptions; poolOptions: MixedAllocatorOptions } {
   // checkKnownOptions() narrows the type of what it is given, hence the second variable.
   const given = options;
-  checkKnownOptions("MixedMemoryAllocator.create", given, CREATE_KEYS);
-  const { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks, ...others } = options;
-  const { shmName, ...rest } = others;
+  checkKnownOptions("MixedMemoryAllocator.create", given, MIXED_CREATE_OPTIONS);
+  const { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks, ...segmentOptions } =
+    options;
   checkAlign("alignBytes", alignBytes);
   checkFlag("zeroOnFree", zeroOnFree, false);
   checkFlag("trackAllocations", trackAllocations, false);
   checkFlag("detectLeaks", detectLeaks, true);
   if (page !== undefined) TensorLayout.of(page);
   return {
-    segmentOptions: { ...rest, sizeBytes: checkSize(sizeBytes), name: shmName },
+    segmentOptions,
     poolOptions: { alignBytes, page, zeroOnFree, trackAllocations, detectLeaks },
   };
 }

@@ -6,17 +6,22 @@
 import { checkKnownOptions } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { PageSpace } from "./page_space.ts";
-import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
+import {
+  ALLOCATOR_OPTIONS,
+  type AllocatorOptions,
+  type Books,
+  PoolAllocator,
+} from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
 /** What pages a PagedTensorMemoryAllocator makes. */
-export interface PagedOptions extends PoolOptions {
+export interface PagedAllocatorOptions extends AllocatorOptions {
   /** What a page has room for. */
   page: LayoutArgument;
 }
 
-export const PAGED_OPTIONS = ["page", ...POOL_OPTIONS] as const;
+export const PAGED_OPTIONS = ["page", ...ALLOCATOR_OPTIONS] as const;
 
 /**
  * Allocates in constant time. A page is the layout's size, rounded up to `alignBytes`; what does
@@ -34,7 +39,7 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
    * @param range the memory; it must stay allocated as long as this allocator is used.
    * @throws {RangeError} when not even one page fits in, or more than 2^31 - 1 do.
    */
-  constructor(range: ShmSegment | ShmRange, options: PagedOptions) {
+  constructor(range: ShmSegment | ShmRange, options: PagedAllocatorOptions) {
     checkKnownOptions("PagedTensorMemoryAllocator", options, PAGED_OPTIONS);
     super(range, options);
     this.pageLayout = TensorLayout.of(options.page);

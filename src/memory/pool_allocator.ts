@@ -31,8 +31,8 @@ import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory
 import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
-/** How a pool is divided up. */
-export interface PoolOptions {
+/** How an allocator divides up its memory. */
+export interface AllocatorOptions {
   /** Every object begins at a multiple of this in the segment: a power of two, 8 or more. Default 4096. */
   alignBytes?: number | undefined;
   /** Overwrite memory with zeros when it is freed (about 0.1 ms a MiB). Default false. */
@@ -46,7 +46,7 @@ export interface PoolOptions {
   detectLeaks?: boolean | undefined;
 }
 
-export const POOL_OPTIONS = [
+export const ALLOCATOR_OPTIONS = [
   "alignBytes",
   "zeroOnFree",
   "trackAllocations",
@@ -119,7 +119,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
    *   that uses an object of this pool holds it.
    * @throws {RangeError} when not even one aligned byte is in it.
    */
-  constructor(range: ShmSegment | ShmRange, options: PoolOptions) {
+  constructor(range: ShmSegment | ShmRange, options: AllocatorOptions) {
     const { segment, offset, byteLength } = rangeOf(range);
     this.alignBytes = checkAlign("alignBytes", options.alignBytes);
     this.#zeroOnFree = checkFlag("zeroOnFree", options.zeroOnFree, false);

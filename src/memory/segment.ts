@@ -73,7 +73,7 @@ export interface ShmRange {
 }
 
 /** What addresses are computed from. */
-export interface SegmentPlace {
+interface SegmentPlace {
   readonly address: bigint;
   readonly sizeBytes: number;
   /** See SegmentFacts. */

@@ -6,7 +6,12 @@
 
 import { checkKnownOptions } from "../arguments.ts";
 import { type Block, FreeSpace } from "./free_space.ts";
-import { type Books, POOL_OPTIONS, PoolAllocator, type PoolOptions } from "./pool_allocator.ts";
+import {
+  ALLOCATOR_OPTIONS,
+  type AllocatorOptions,
+  type Books,
+  PoolAllocator,
+} from "./pool_allocator.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
 
 /**
@@ -21,8 +26,8 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
    * @param range the memory; it must stay allocated as long as this allocator is used.
    * @throws {RangeError} when it is smaller than one `alignBytes`.
    */
-  constructor(range: ShmSegment | ShmRange, options: PoolOptions = {}) {
-    checkKnownOptions("TensorMemoryAllocator", options, POOL_OPTIONS);
+  constructor(range: ShmSegment | ShmRange, options: AllocatorOptions = {}) {
+    checkKnownOptions("TensorMemoryAllocator", options, ALLOCATOR_OPTIONS);
     super(range, options);
     const units = Math.floor(this.spanBytes / this.alignBytes);
     if (units === 0) {

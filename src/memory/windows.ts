@@ -19,7 +19,7 @@
 
 import type { NativeSegment } from "../native/native_segment.ts";
 
-export interface WindowLimits {
+interface WindowLimits {
   readonly slabBytes: number;
   /** Of address space, before some is used again. */
   readonly reservedBytes: number;

@@ -26,7 +26,7 @@ const CANDIDATES: readonly (readonly [string, Opener])[] = [
 ];
 
 /** A library that counts a device; or why there is none, and the first that was there at all. */
-export type GpuSearch =
+type GpuSearch =
   | { readonly api: GpuApi; readonly devices: number; readonly reason: "" }
   | {
     readonly api: null;

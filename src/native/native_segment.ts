@@ -3,7 +3,7 @@
 // What is asked for when a segment is opened, and what the system made of it: lmshm_options and
 // lmshm_info of csrc/include/lmshm.h, in the words of TypeScript.
 
-export type SegmentKind = "create" | "attach" | "anonymous";
+type SegmentKind = "create" | "attach" | "anonymous";
 /** What to do when the name is taken: replace a dead owner's segment, nothing, or a stranger's too. */
 export type IfExists = "reclaim" | "fail" | "replace";
 /** How to page-lock: by the GPU or mlock where they can, by the GPU or fail, or not at all. */

@@ -11,7 +11,7 @@ export const NO_DIRECTORY_HINT = "There is no /dev/shm: mount a tmpfs there " +
   "(mount -t tmpfs -o mode=1777 tmpfs /dev/shm), or use an anonymous segment, which needs none";
 
 /** What tells causes apart that give the same errno. */
-export interface ErrorFacts {
+interface ErrorFacts {
   readonly isShmMissing: boolean;
   /** The segment belongs to another user. */
   readonly isOthers: boolean;

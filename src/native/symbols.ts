@@ -16,7 +16,7 @@
  */
 export type CType = "usize" | "isize" | "i32" | "u32" | "bytes" | "void";
 
-export interface CFunction {
+interface CFunction {
   /** The declaration in C, without the semicolon. */
   readonly c: string;
   readonly args: readonly CType[];

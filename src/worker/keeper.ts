@@ -21,7 +21,7 @@ export interface KeptConnection {
   close(graceMs: number, error: ShmError): Promise<void>;
 }
 
-export interface KeeperOwner<C extends KeptConnection> {
+interface KeeperOwner<C extends KeptConnection> {
   /** A connection whose down() and gone() come to the keeper. */
   make(): C;
   /**

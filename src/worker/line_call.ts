@@ -5,7 +5,7 @@
 import { Pending, type PendingOptions, type PendingOwner } from "./pending.ts";
 import type { OkReply, Reply } from "./reply.ts";
 
-export interface LineRequest extends PendingOptions {
+interface LineRequest extends PendingOptions {
   /** For messages: "READ /dir/x.data". Never a secret. */
   readonly what: string;
   /** The encoded line. */

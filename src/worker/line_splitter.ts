@@ -17,11 +17,6 @@ export class LineSplitter {
     this.#maxLineBytes = maxLineBytes;
   }
 
-  /** Bytes of the line that has not ended yet. */
-  get pendingBytes(): number {
-    return this.#pending;
-  }
-
   /**
    * The lines that `chunk` completes, without "\n" or "\r\n". Bytes that are no UTF-8 become
    * U+FFFD. `chunk` may be reused by the caller afterwards.

@@ -12,7 +12,7 @@ import { LineSplitter } from "./line_splitter.ts";
 import { MAX_LINE_BYTES } from "./reply.ts";
 import type { OpenTransport, Transport } from "./transport.ts";
 
-export interface LinkOwner {
+interface LinkOwner {
   /**
    * One line, without its ending. Ends the link itself when it does not like it.
    * @returns how much work that was; a slice has SLICE_WORK.
@@ -36,7 +36,7 @@ export interface LinkOwner {
   gone(error: ShmError): void;
 }
 
-export type LinkState =
+type LinkState =
   | "open"
   /** Given up, but what it answers is still believed. */
   | "draining"

@@ -14,7 +14,7 @@ import { replyError } from "./reply_error.ts";
 /** Sends a line of the beginning of a connection, and resolves with the answer to it. */
 export type Ask = (what: string, line: string) => Promise<Reply>;
 
-export type ProofOf = "client" | "worker";
+type ProofOf = "client" | "worker";
 
 const DIGITS = /^[0-9a-f]{64}$/;
 

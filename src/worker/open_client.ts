@@ -13,7 +13,7 @@ import { ClientV2 } from "./v2/client.ts";
 import { ConnectionV2 } from "./v2/connection.ts";
 import { sayHello } from "./v2/handshake.ts";
 
-export interface OpenClientOptions extends ClientOptions {
+interface OpenClientOptions extends ClientOptions {
   /** "auto": 2 where the worker has it. */
   readonly protocol: "auto" | 1 | 2;
   /** What was asked for that version 1 cannot do, for a message; null: nothing. */

@@ -12,7 +12,7 @@ import { strangerOn, type Users } from "./stranger.ts";
 import { settlesWithin } from "../wait.ts";
 import type { Transport, TransportHandlers } from "./transport.ts";
 
-export interface SocketOptions {
+interface SocketOptions {
   readonly address: WorkerAddress;
   /** Milliseconds until an attempt to connect is given up. */
   readonly connectTimeoutMs: number;

@@ -15,7 +15,7 @@ import { describeLog, LogTail } from "./log_tail.ts";
 import { settlesWithin } from "../wait.ts";
 import type { Transport, TransportHandlers } from "./transport.ts";
 
-export interface SpawnOptions {
+interface SpawnOptions {
   /** Path of the worker's executable. No shell is involved. */
   readonly binary: string;
   readonly args: readonly string[];

@@ -83,7 +83,7 @@ function lookUps(tier: Tier, batchMs: number): Contender[] {
   let found = 0;
   return [
     timed("Map.get()", "for comparison", (index) => found += plain.get(keyAt(index))!),
-    timed("contains()", "", (index) => found += backend.contains(keyAt(index)) ? 1 : 0),
+    timed("exists()", "", (index) => found += backend.exists(keyAt(index)) ? 1 : 0),
     timed("get(), a miss", "", () => found += backend.get("missing") === null ? 1 : 0),
     timed(
       "get() and refCountDown(), a hit",

@@ -223,9 +223,9 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
     using obj = await hot.allocate(FULL.withTokens(tokensOf(id)));
     counts.allocations++;
     fill(obj, id);
-    const mode = random.below(4) === 0 ? "through" : "behind";
+    const writeMode = random.below(4) === 0 ? "through" : "behind";
     try {
-      await store.put(`soak/model@1@0@${id.toString(16)}@bfloat16`, obj, { mode });
+      await store.put(`soak/model@1@0@${id.toString(16)}@bfloat16`, obj, { writeMode });
       counts.puts++;
     } catch (error) {
       if (!(error instanceof ShmError && error.code === "ENOSPC")) throw error;

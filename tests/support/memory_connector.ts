@@ -14,8 +14,8 @@ import type {
   ConnectorStats,
   LoadedObject,
   ObjectStat,
+  PutOptions,
   RemoteConnector,
-  StoreOptions,
 } from "../../src/connector/remote_connector.ts";
 
 export class MemoryConnector implements RemoteConnector {
@@ -77,7 +77,7 @@ export class MemoryConnector implements RemoteConnector {
     });
   }
 
-  async put(key: Key, range: ShmRange, options: StoreOptions = {}): Promise<void> {
+  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
     await this.#use(`put ${key}`, range, options, () => {
       const bytes = range.segment.bytes(range.offset, range.byteLength);
       this.objects.set(`${key}`, bytes.slice());

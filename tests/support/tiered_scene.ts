@@ -59,9 +59,14 @@ export function newChunk({ hot }: Scene, fill: number): TensorMemoryObj {
 }
 
 /** Puts a new chunk and releases it. */
-export async function put(scene: Scene, key: string, fill: number, mode?: "through" | "behind") {
+export async function put(
+  scene: Scene,
+  key: string,
+  fill: number,
+  writeMode?: "through" | "behind",
+) {
   using obj = newChunk(scene, fill);
-  await scene.store.put(key, obj, { mode });
+  await scene.store.put(key, obj, { writeMode });
 }
 
 export function inStore(cold: MemoryConnector, key: string, fill: number, byteLength = PAGE): void {

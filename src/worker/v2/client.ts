@@ -118,11 +118,6 @@ export class ClientV2 implements ObjectClient {
     return client;
   }
 
-  /** What the worker says of itself that is connected, or was last. */
-  get hello(): WorkerHello {
-    return this.#hello;
-  }
-
   get keepsMetadata(): boolean {
     return this.#hello.xattr;
   }

@@ -4,7 +4,7 @@
 // makes a table simple: an id's place is its lowest bits, or the next free one. With a Map a request
 // takes half as much CPU again in Deno; docs/speed_limits.md has the figures.
 
-export interface Identified {
+interface Identified {
   /** From 1 on. */
   readonly id: number;
 }

@@ -7,7 +7,7 @@ import { checkLength, encodeKey, MAX_WORDS_BYTES } from "./requests.ts";
 /** Of one request, so that a worker can carry out several of them at a time. */
 const MAX_LINE_KEYS = 512;
 
-export interface KeyLine {
+interface KeyLine {
   readonly words: string;
   readonly count: number;
 }

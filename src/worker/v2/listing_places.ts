@@ -9,7 +9,7 @@ import { watch } from "../../wait.ts";
 import type { RequestOptions } from "../object_client.ts";
 
 /** One less than a worker keeps: it may not have heard yet that the last one was left. */
-export const MAX_LISTINGS = 3;
+const MAX_LISTINGS = 3;
 
 interface Waiter {
   admit(): void;

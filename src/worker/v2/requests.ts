@@ -29,7 +29,7 @@ export type IoMode = "auto" | "direct" | "cached";
 export type Durability = "none" | "data" | "full";
 /** What goes first: what somebody waits for, what is usual, or what can wait. */
 export type Priority = "high" | "normal" | "low";
-export type Attributes = Readonly<Record<string, string | Uint8Array>>;
+type Attributes = Readonly<Record<string, string | Uint8Array>>;
 
 export interface PutOptions {
   /** False: the worker computes and stores none. Default: true. */
@@ -39,7 +39,7 @@ export interface PutOptions {
   readonly sync?: Durability | undefined;
 }
 
-export interface GetOptions {
+interface GetOptions {
   /** False: a stored checksum is not looked at. Default: true. */
   readonly verify?: boolean | undefined;
   readonly io?: IoMode | undefined;

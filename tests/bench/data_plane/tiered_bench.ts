@@ -94,7 +94,7 @@ class Tiers implements AsyncDisposable {
     if (obj === null) throw new Error("the pool makes no room");
     this.#stamp(index);
     obj.bytes.set(this.#wanted);
-    await this.store.put(`${prefix}/${index}`, obj, { mode });
+    await this.store.put(`${prefix}/${index}`, obj, { writeMode: mode });
     obj.refCountDown();
   }
 
