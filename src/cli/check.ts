@@ -13,6 +13,8 @@ import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "./format.ts";
 import { print, tableRow } from "./terminal.ts";
 
+/** Of max_local_cpu_size. */
+const DEFAULT_POOL_BYTES = 5 * 2 ** 30;
 const WIDTHS = [24, 6, 7, 9, 9, 13];
 
 interface Settings {
@@ -67,6 +69,15 @@ function describe(config: LmshmConfig): string[] {
   ];
 }
 
+/** What nobody may have asked for is told before it is made and pinned. */
+function defaultPool({ poolSizeBytes }: LmshmConfig): string[] {
+  if (poolSizeBytes !== DEFAULT_POOL_BYTES) return [];
+  return [
+    `the pool takes ${formatBytes(poolSizeBytes)} of memory and pins it: LMCache's default where ` +
+    "max_local_cpu_size is not said; --pool-size tries with less",
+  ];
+}
+
 async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean> {
   const say = (line: string) => given.json || print(line);
   const { config, notices, file } = loadConfig({
@@ -75,7 +86,8 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
   });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${file}`);
   for (const line of describe(config)) say(line);
-  for (const notice of notices) say(`notice   ${notice}`);
+  const said = [...notices, ...defaultPool(config)];
+  for (const notice of said) say(`notice   ${notice}`);
   say("");
   say(tableRow(["step", "result", "objects", "size", "time", "rate"], WIDTHS));
   const check = new ConfigurationCheck(config, signal, (step) => {
@@ -94,7 +106,7 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
       : `OK: everything that could be tried held; ${untried} could not`,
   );
   if (given.json) {
-    print(JSON.stringify({ version, runtime, file, notices, ...report }));
+    print(JSON.stringify({ version, runtime, file, notices: said, ...report }));
   }
   return report.ok;
 }

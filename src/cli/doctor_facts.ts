@@ -213,7 +213,7 @@ async function gpuFacts(): Promise<GpuFacts> {
   const facts = {
     reason: null,
     names: status.devices.map(({ name }) => name),
-    library: status.library,
+    library: status.gpuLibrary,
     driver: String(status.driverVersion ?? ""),
     hasDevices,
   };
@@ -221,7 +221,7 @@ async function gpuFacts(): Promise<GpuFacts> {
     await using segment = await ShmSegment.create({
       sizeBytes: PIN_BYTES,
       pin: "require",
-      gpuLibrary: status.library,
+      gpuLibrary: status.gpuLibrary,
     });
     return { ...facts, pinnedBy: segment.pinnedBy, pinFault: null };
   } catch (error) {

@@ -5,7 +5,7 @@
 //
 // Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
 
-import { mkdir, mkdtemp, rm, rmdir, stat, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, rmdir, stat } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -15,6 +15,8 @@ import { readArguments } from "./arguments.ts";
 import { type Command, integerOption, interruptible, sizeOption, UsageError } from "./command.ts";
 import { VERIFY } from "./descriptions/verify.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "./format.ts";
+import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
+import { checkAddress } from "./store_address.ts";
 import { complain, print, progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
@@ -55,6 +57,7 @@ function settings(args: readonly string[]): Settings {
   const { values } = readArguments(VERIFY, args);
   const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) =>
     sizeOption(name, values[name]) ?? fallback;
+  if (values["worker-address"] !== undefined) checkAddress(values["worker-address"]);
   if (values["worker-address"] && values["worker-binary"]) {
     throw new UsageError(
       "--worker-address connects to a worker and --worker-binary starts one: choose",
@@ -80,11 +83,6 @@ function settings(args: readonly string[]): Settings {
   };
 }
 
-async function freeDiskBytes(directory: string): Promise<number> {
-  const { bavail, bsize } = await statfs(directory);
-  return Number(bavail) * Number(bsize);
-}
-
 /** A directory to write to, and what must be removed of it afterwards. */
 async function storageDirectory(given: string | undefined, made: (() => Promise<void>)[]) {
   if (given !== undefined) {
@@ -92,10 +90,14 @@ async function storageDirectory(given: string | undefined, made: (() => Promise<
     if (found?.isDirectory() === false) {
       throw new UsageError(`--storage-dir ${given} is no directory; name one, or one to be made`);
     }
+    const missing = await missingOf(given);
+    // What somebody else has put into one of them meanwhile stays, and so do those above it.
+    made.push(async () => {
+      for (const path of missing) await rmdir(path).catch(() => {});
+    });
     await mkdir(given, { recursive: true, mode: 0o700 }).catch((error: Error) => {
       throw new Error(`--storage-dir ${given} cannot be made: ${error.message}`);
     });
-    if (!found) made.push(() => rmdir(given).catch(() => {}));
     return given;
   }
   const base = await stat("/var/tmp").then(() => "/var/tmp", () => tmpdir());
@@ -143,6 +145,8 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       alignedChunk,
       Math.min(wanted.poolBytes, chunks.length * alignedChunk),
     );
+    await mustFitDisk(bytes, directory);
+    mustFitMemory(sizeBytes);
     const name = wanted.shmName ?? (wanted.workerAddress ? `lmshm-verify-${process.pid}` : null);
 
     const started = performance.now();
