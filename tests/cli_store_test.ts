@@ -297,6 +297,20 @@ test("stores of a running worker, which is killed in the middle", LONG, async ()
   }
 });
 
+test("a store without room is told once, and ends the command", LONG, async () => {
+  using dir = new TempDir();
+  mkdirSync(dir.file("root"));
+  await using worker = await startWorker(`unix:${dir.file("w.sock")}`, dir.file("root"), [
+    ...["--max-bytes", "1000000"],
+  ]);
+  const files = ["f1", "f2", "f3"].map((name) => dir.file(name));
+  for (const file of files) writeFileSync(file, content(3_000_000, 1));
+  const ended = await lmshm("put", `kv@${worker.address}`, ...files, "--in-flight", "1");
+  assert.equal(ended.code, 1, ended.stdout);
+  assert.match(ended.stderr, /^lmshm: f1: .*ENOSPC.*\n$/);
+  assert.match(ended.stdout, /^stored 0 objects, 1 failed\n$/);
+});
+
 test("a listing ends when its reader has read enough", LONG, async () => {
   using dir = new TempDir();
   mkdirSync(dir.file("kv"));
