@@ -5,7 +5,7 @@
 
 import { ShmError } from "../errors.ts";
 import { type Command, complainAbout, interruptible } from "./command.ts";
-import { formatBytes, formatRate, formatTime } from "./format.ts";
+import { formatBytes, formatTime } from "./format.ts";
 import { printAndWait, statusLine } from "./terminal.ts";
 
 /** After these nothing else will go better. */
@@ -99,7 +99,7 @@ export class StoreReport {
     const parts = [`${this.#objects} ${this.#objects === 1 ? "object" : "objects"}`];
     if (this.#bytes > 0) {
       parts[0] += `, ${formatBytes(this.#bytes)} in ${formatTime(ms)}`;
-      parts.push(formatRate(this.#bytes, ms));
+      parts.push(`${formatBytes(this.#bytes * 1000 / ms)}/s`);
     }
     if (this.#skipped > 0) parts.push(`${this.#skipped} skipped`);
     if (this.#failed > 0) parts.push(`${this.#failed} failed`);

@@ -16,8 +16,11 @@ import { type KeyPattern, keyPattern } from "./pattern.ts";
 import type { StoreAddress } from "./store_address.ts";
 
 const PAGE = 4096;
-/** Enough for several of LMCache's usual chunks. */
+/** Enough for several of LMCache's usual chunks, and for many small objects: populating takes time. */
 const USUAL_BYTES = 64 * 2 ** 20;
+const SMALL_BYTES = 4 * 2 ** 20;
+/** With less room than for so many objects at once, the segment is made larger. */
+const LEAST_OBJECTS = 4;
 export const MAX_MEMORY_BYTES = 2 ** 30;
 
 export interface SessionOptions {
@@ -195,7 +198,7 @@ export class StoreSession implements AsyncDisposable {
     }
     for (;;) {
       this.#options.signal.throwIfAborted();
-      if (bytes > this.#runs.sizeBytes) {
+      if (this.#isTooSmall(bytes)) {
         if (!this.#runs.empty) {
           await this.#runs.freed();
           continue;
@@ -208,13 +211,22 @@ export class StoreSession implements AsyncDisposable {
     }
   }
 
+  #isTooSmall(bytes: number): boolean {
+    const { sizeBytes } = this.#runs;
+    return bytes > sizeBytes || (LEAST_OBJECTS * bytes > sizeBytes && sizeBytes < this.#usualBytes);
+  }
+
+  get #usualBytes(): number {
+    return Math.min(USUAL_BYTES, Math.floor(this.limitBytes / PAGE) * PAGE);
+  }
+
   async #grow(bytes: number): Promise<void> {
     const old = this.#moving;
     this.#moving = null;
     this.#runs = new Runs(0);
     if (old !== null) await close(old);
-    const usual = Math.min(USUAL_BYTES, Math.floor(this.limitBytes / PAGE) * PAGE);
-    const sizeBytes = Math.max(bytes, usual);
+    const several = Math.max(SMALL_BYTES, 4 * LEAST_OBJECTS * bytes);
+    const sizeBytes = Math.max(bytes, Math.min(several, this.#usualBytes));
     this.#moving = await open(this.#stores, sizeBytes, this.#options);
     this.#runs = new Runs(sizeBytes);
   }
