@@ -152,26 +152,45 @@ test("a package of another version is not used", OPTIONS, async () => {
   assert.ok(ended.stderr.includes(`has version 0.0.1, and this is ${version}`), ended.stderr);
 });
 
+/** Stores something through what is found, and says where that was. */
+const USE = `import { ShmFileConnector, ShmSegment } from "lmshm";
+const segment = await ShmSegment.create({ sizeBytes: 4096, pin: "none" });
+const storageDir = new URL("store", import.meta.url).pathname;
+const store = await ShmFileConnector.open({ segment, storageDir, workerBinary: option });
+await store.put("k", segment.range());
+console.error("stored with", segment.libraryPath);
+await store.close();
+segment.freeSync();
+`;
+
 test(
   "a worker without execute permission runs from memory, unless it is named",
   OPTIONS,
   async () => {
-    // As where files lie in an executable of Deno, or were unpacked without their modes.
-    for (const workerMode of [0o444, 0]) {
-      using tree = new PackageTree({ platforms: both, workerMode });
-      const start = `import { execFileSync } from "node:child_process";
-console.error(execFileSync(locateWorker(option), ["--version"], { encoding: "utf8" }));`;
-      if (workerMode === 0 && process.getuid?.() !== 0) continue;
-      const ended = await tree.run(start, { denoPermissions: FEW });
-      assert.equal(ended.code, 0, ended.stderr);
-      assert.match(ended.stderr, /^lmshm-worker \d/m);
-      const option = `option = ${JSON.stringify(tree.part(here, "lmshm-worker"))};`;
-      const named = await tree.run(option + start, { denoPermissions: FEW });
-      if (workerMode === 0) assert.match(named.stderr, /^lmshm-worker \d/m);
-      else assert.match(named.stderr, /no execute permission\) \(EACCES\).*chmod \+x/);
-    }
+    // As where whoever unpacked the package has not kept the modes.
+    using tree = new PackageTree({ platforms: both, partMode: 0o444 });
+    const used = await tree.run(USE, { denoPermissions: FEW });
+    assert.equal(used.code, 0, used.stderr);
+    assert.ok(used.stderr.includes(`stored with ${tree.part(here, "liblmshm.so")}\n`), used.stderr);
+    assert.match(used.stdout, /"worker":"\/proc\/self\/fd\/\d+"/);
+    const option = `option = ${JSON.stringify(tree.part(here, "lmshm-worker"))};`;
+    const named = await tree.run(option, { denoPermissions: FEW });
+    assert.notEqual(named.code, 0);
+    assert.match(named.stderr, /no execute permission\) \(EACCES\).*chmod \+x/);
   },
 );
+
+test("parts without any permission are used from memory, as those in an executable of Deno", {
+  ...OPTIONS,
+  skip: process.getuid?.() === 0 ? false : "only root can read such files",
+}, async () => {
+  using tree = new PackageTree({ platforms: both, partMode: 0 });
+  for (const option of ["", `option = ${JSON.stringify(tree.part(here, "lmshm-worker"))};`]) {
+    const used = await tree.run(option + USE, { denoPermissions: FEW });
+    assert.equal(used.code, 0, used.stderr);
+    assert.match(used.stderr, /stored with \/proc\/self\/fd\/\d+$/m);
+  }
+});
 
 test(
   "a clone takes what is in its lib/, and an installed package before that",

@@ -17,6 +17,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
 import { pinnedTool } from "./dependencies.mjs";
+import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { sum, zero } from "./results.mjs";
@@ -251,4 +252,5 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  executable: checkExecutables,
 });

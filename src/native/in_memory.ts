@@ -6,7 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import { ShmError } from "../errors.ts";
+import { knownCode, ShmError } from "../errors.ts";
 import { throwIfRefused } from "../permission.ts";
 import { cString, memoryFileCalls } from "./c_library.ts";
 import type { Part } from "./locate.ts";
@@ -61,7 +61,13 @@ function read(part: Part, file: string): Uint8Array<ArrayBuffer> {
     return readFileSync(file);
   } catch (error) {
     throwIfRefused(error, `reading ${file}`, `locate ${part}`);
-    throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new ShmError(`the ${part} cannot be read: ${message}`, {
+      code: knownCode(code) ?? "EIO",
+      operation: `locate ${part}`,
+      hint: code === "EACCES" ? `Give it its permissions (chmod 755 ${file})` : undefined,
+      cause: error,
+    });
   }
 }
 

@@ -17,7 +17,7 @@ import { createRequire } from "node:module";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type ErrorCode, ShmError } from "../errors.ts";
-import { environmentVariable, refusedFlag, throwIfRefused } from "../permission.ts";
+import { environmentVariable, throwIfRefused } from "../permission.ts";
 import { version } from "../version.ts";
 import { embeddedParts } from "./embedded.ts";
 import { inMemory } from "./in_memory.ts";
@@ -29,6 +29,9 @@ const PARTS = {
   library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY" },
   worker: { file: "lmshm-worker", variable: "LMSHM_WORKER" },
 } as const;
+
+/** Made by `bun build --compile`: there Bun would look for packages in the current directory. */
+const IS_EXECUTABLE = import.meta.url.startsWith("file:///$bunfs/");
 
 /** Where a part may be. */
 interface Place {
@@ -43,8 +46,6 @@ interface Place {
    * - `none`      there is nothing, for the reason that `why` has
    */
   readonly kind: "named" | "embedded" | "own" | "none";
-  /** Deno's refusal to look. */
-  readonly refusal?: unknown;
 }
 
 /**
@@ -100,7 +101,7 @@ function packageManifest(platform: string): string {
 
 function isInstalled(platform: string): boolean {
   try {
-    return packageManifest(platform) !== "";
+    return !IS_EXECUTABLE && packageManifest(platform) !== "";
   } catch {
     return false;
   }
@@ -108,13 +109,12 @@ function isInstalled(platform: string): boolean {
 
 function packagePlace(platform: string, file: string): Place {
   const at = platformPackage(platform);
+  if (IS_EXECUTABLE) return { at, why: "an executable has no packages", kind: "none" };
   let manifest: string;
   try {
     manifest = packageManifest(platform);
-  } catch (refusal) {
-    if (refusedFlag(refusal) === null) return { at, why: "not installed", kind: "none" };
-    // It may be that only folders further up cannot be looked at.
-    return { at, why: "Deno does not allow looking for it", kind: "none", refusal };
+  } catch {
+    return { at, why: "not installed", kind: "none" };
   }
   let theirs: unknown;
   try {
@@ -159,10 +159,11 @@ function examine(part: Part, { at, kind }: Place): string | Fault {
     return { code: "ENOENT", text: "" };
   }
   if (!found.isFile()) return { code: "ENOENT", text: "no file" };
+  // A file without any permission is one that an executable of Deno carries.
+  if ((found.mode & 0o777) === 0) return inMemory(part, at);
   if (part === "library" || (found.mode & 0o111) !== 0) return at;
-  // A file without any permission is one that an executable of Deno carries. Of our own, it is also
-  // the fault of whoever unpacked it.
-  if (kind === "own" || (found.mode & 0o777) === 0) return inMemory(part, at);
+  // Whoever unpacked it has not kept its mode.
+  if (kind === "own") return inMemory(part, at);
   return { code: "EACCES", text: "no execute permission" };
 }
 
@@ -187,8 +188,8 @@ function fix(part: Part): string {
       return embeddedParts().size > 0
         ? `Install ${platformPackage(platform)} where the program is built, and build it again`
         : "lmshm is part of a bundle, which has no packages beside it: add " +
-          '`import "lmshm/embed"` to the program and build it again, or keep lmshm out of the ' +
-          `bundle (bun build --external lmshm)${orName}`;
+          '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm ' +
+          `out of the bundle (bun build --external lmshm)${orName}`;
   }
 }
 
@@ -204,17 +205,14 @@ export function locate(part: Part, override?: string): string {
   const listed: string[] = [];
   let named = false;
   let code: ErrorCode = "ENOENT";
-  let refusal: unknown;
   for (const place of places(part, override)) {
     const result = examine(part, place);
     if (typeof result === "string") return result;
     named = place.kind === "named";
     code = result.code;
-    refusal ??= place.refusal;
     tried.push(place.at);
     listed.push(`${place.at} (${[place.why, result.text].filter(Boolean).join(", ")})`);
   }
-  throwIfRefused(refusal, `looking for ${listed.join(", ")}`, `locate ${part}`);
   const hint = code === "EACCES"
     ? `Give it execute permission (chmod +x ${tried[0]})`
     : named

@@ -42,8 +42,8 @@ export interface TreeOptions {
   platforms: readonly string[];
   /** Of those packages; default: the library's. */
   packageVersion?: string;
-  /** The mode of the worker's file in them. */
-  workerMode?: number;
+  /** The mode of the files in them. */
+  partMode?: number;
   /** Each package in a folder where only what it depends on is beside it, as some managers do. */
   isolated?: boolean;
 }
@@ -59,7 +59,7 @@ export interface Located {
 export class PackageTree implements Disposable {
   readonly #dir = new TempDir();
 
-  constructor({ platforms, packageVersion = version, workerMode = 0o755, isolated }: TreeOptions) {
+  constructor({ platforms, packageVersion = version, partMode = 0o755, isolated }: TreeOptions) {
     const modules = this.file("node_modules");
     const store = isolated ? this.file("node_modules/.store/lmshm/node_modules") : modules;
     const own = join(store, "lmshm");
@@ -79,9 +79,12 @@ export class PackageTree implements Disposable {
         version: packageVersion,
         exports: { "./package.json": "./package.json", "./*": "./*" },
       });
-      copyFileSync(locateLibrary(), join(folder, "liblmshm.so"));
-      copyFileSync(locateWorker(), join(folder, "lmshm-worker"));
-      chmodSync(join(folder, "lmshm-worker"), workerMode);
+      for (
+        const [name, from] of [["liblmshm.so", locateLibrary()], ["lmshm-worker", locateWorker()]]
+      ) {
+        copyFileSync(from!, join(folder, name!));
+        chmodSync(join(folder, name!), partMode);
+      }
     }
     writeJson(this.file("package.json"), { name: "user", type: "module" });
     writeJson(this.file("deno.json"), { nodeModulesDir: "manual" });
