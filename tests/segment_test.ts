@@ -249,13 +249,15 @@ segmentTest("a stranger's segment is replaced when the new one is complete", asy
   const name = uniqueName("complete");
   const path = makeStrangers(name);
   const others = temporaries();
-  const wholeAtAll: boolean[] = [];
+  const seen: ("theirs" | number)[] = [];
   const options = { name, sizeBytes: 64 * MIB, ifExists: "replace", pin: "none" } as const;
   const segment = await ShmSegment.create({
     ...options,
-    onProgress: () => void wholeAtAll.push(isWhole(path)),
+    // It may have been replaced since it was looked how far things are.
+    onProgress: () => void seen.push(isWhole(path) ? "theirs" : statSync(path).size),
   });
-  assert.ok(wholeAtAll.length > 0 && wholeAtAll.every((whole) => whole));
+  assert.equal(seen[0], "theirs");
+  assert.ok(seen.every((what) => what === "theirs" || what === 64 * MIB), `${seen}`);
   assert.equal(segment.facts.replaced, true);
   assert.equal(segment.facts.owner, true);
   assert.equal(statSync(path).size, 64 * MIB);
@@ -373,6 +375,31 @@ segmentTest("free() refuses while I/O is in flight", async () => {
   await segment.free();
   await segment.free();
   segment.freeSync();
+});
+
+segmentTest("freeSync() while free() goes on returns when the memory is gone", async () => {
+  const name = uniqueName("both");
+  const segment = await ShmSegment.create({ name, sizeBytes: 256 * MIB, pin: "none" });
+  const isMapped = () => readFileSync("/proc/self/maps", "utf8").includes(`/${name}`);
+  assert.ok(isMapped());
+  const freeing = segment.free();
+  segment.freeSync();
+  assert.ok(!isMapped());
+  await freeing;
+  segment.freeSync();
+});
+
+segmentTest("create() ends by timeoutMs and leaves nothing", async () => {
+  const name = uniqueName("limit");
+  await assert.rejects(
+    ShmSegment.create({
+      ...{ name, sizeBytes: 512 * MIB, pin: "none", populateThreads: 1, timeoutMs: 5 },
+      // Slow enough for any machine: the limit is noticed between two calls.
+      onProgress: () => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10),
+    }),
+    failure("ETIMEDOUT"),
+  );
+  assert.equal(ShmSegment.nameState(name), "free");
 });
 
 segmentTest("create() can be cancelled and leaves nothing", async () => {

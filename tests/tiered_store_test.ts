@@ -26,6 +26,7 @@ import {
   put,
   tiered,
 } from "./support/tiered_scene.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 tiered("get() looks in the pool, then in the store, then nowhere", async ({ store, cold, hot }) => {
@@ -101,12 +102,14 @@ tiered("what was stored as something else is a counted miss that says why", asyn
   stored("shape", { ...good, shape: "2,2,8,64" });
   stored("cut", { ...good }, 7 * 512);
   stored("nonsense", { ...good, shape: "many" });
+  stored("long", good, 2 * PAGE);
   const faults: [string, RegExp][] = [
     ["dtype", /dtype is half, not bfloat16/],
     ["format", /format is UNDEFINED/],
     ["shape", /\[2, 2, 8, 64\]/],
     ["cut", /has 4096 bytes, and the object 3584/],
     ["nonsense", /no list of sizes/],
+    ["long", /^it has more than 4096 bytes, and KV_2LTD \[2, 1, 8, 128\] bfloat16 was asked for$/],
   ];
   for (const [index, [key, fault]] of faults.entries()) {
     assert.equal(await store.get(key, CHUNK), null, key);
@@ -794,11 +797,16 @@ for (const protocol of [1, 2] as const) {
       withoutWorkers(async () => {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }));
+        const name = uniqueName("gone");
+        const segment = stack.use(
+          await ShmSegment.create({ name, sizeBytes: 16 * PAGE, pin: "none" }),
+        );
         const pool = new TensorMemoryAllocator(segment);
         const hot = stack.use(new LocalCpuBackend({ allocator: pool }));
         const storageDir = dir.file("kv");
-        const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, protocol }));
+        const workerBinary = workerOf(protocol, dir);
+        const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, workerBinary }));
+        assert.equal(cold.protocol, protocol);
         const store = new TieredStore({ hot, cold, writeMode: "behind" });
         const putOne = async (key: string, writeMode?: "through" | "behind") => {
           using obj = await hot.allocate(CHUNK);
