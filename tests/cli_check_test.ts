@@ -337,7 +337,7 @@ checkTest("a pool of the default size is told before it is made", async (dir) =>
   assert.equal(ended.code, 1, ended.stdout);
   assert.match(
     ended.stdout,
-    /^notice   the pool takes 5\.37 GB of memory and pins it: .*--pool-size/m,
+    /^notice {3}the pool takes 5\.37 GB of memory and pins it: .*--pool-size/m,
   );
   const less = await runFixture(
     MAIN,

@@ -5,11 +5,11 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { get as httpGet } from "node:http";
 import process from "node:process";
 import { test } from "node:test";
-import { openMetrics } from "../src/cli/open_metrics.ts";
+import { FAMILIES, type Family, openMetrics } from "../src/cli/open_metrics.ts";
 import { workerInfo } from "../src/worker/v2/info.ts";
 import { lmshm, lmshmCommand } from "./support/command_line.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
@@ -72,6 +72,20 @@ test("INFO becomes OpenMetrics: units, histograms, labels", () => {
   assert.ok(text.endsWith("\n# EOF\n"));
   assert.ok(!openMetrics(info, null, 0).includes("lmshm_directory"), "none was named");
   assert.match(openMetrics(null, null, 0), /\nlmshm_up 0\n# EOF\n$/);
+});
+
+test("docs/operations.md names metrics that exist, and all of their families' beginnings", () => {
+  const text = readFileSync(new URL("../docs/operations.md", import.meta.url), "utf8");
+  const families: Family[] = Object.values(FAMILIES);
+  const names = families.map(({ name, kind }) => kind === "counter" ? `${name}_total` : name);
+  for (const [name] of text.matchAll(/\blmshm_(?:up|worker|store|directory)\w*/g)) {
+    const plain = name.replace(/_(bucket|sum|count|info)$/, "");
+    assert.ok(names.includes(name) || names.includes(plain), `${name} is no metric`);
+  }
+  for (const name of names) {
+    const last = name.replace(/^lmshm_[a-z]+_/, "");
+    assert.ok(text.includes(name) || text.includes(`..._${last}`), `${name} is not told`);
+  }
 });
 
 const PARSER = `

@@ -230,6 +230,7 @@ export const RM = {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
       removed: "false: it was only looked at (--dry-run)",
+      milliseconds: "that it took",
     },
   },
 } as const satisfies CommandDescription;
