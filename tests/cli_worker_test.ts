@@ -28,6 +28,13 @@ function signalsOf(pid: number): string[] {
     .filter((line) => /^Sig(Blk|Ign)/.test(line));
 }
 
+/** Of stdout and stderr, whether they wait among them. */
+function outputFlags(pid: number): string[] {
+  return [1, 2].map((fd) =>
+    /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))![1]!
+  );
+}
+
 /** Both start `--listen` on a socket of their own. */
 async function listening(command: string, args: string[]): Promise<{
   child: ChildProcess;
@@ -54,6 +61,7 @@ test("lmshm worker becomes the worker, and is ended as one", { timeout: 60_000 }
       "lmshm-worker",
     );
     assert.deepEqual(signalsOf(pid!), signalsOf(direct.child.pid!));
+    assert.deepEqual(outputFlags(pid!), outputFlags(direct.child.pid!));
   } finally {
     // Not child.kill(): Deno then reports the signal, whatever the status was.
     process.kill(became.child.pid!, "SIGTERM");

@@ -11,6 +11,9 @@ import { ffi } from "./ffi.ts";
 const SIG_SETMASK = 2;
 const SIGPIPE = 13;
 const SIG_DFL = 0n;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
 /** sigset_t of glibc and of musl. */
 const SIGNAL_SET_BYTES = 128;
 
@@ -23,7 +26,12 @@ export function replaceProcess(path: string, name: string, args: readonly string
   const strings = [name, ...args].map(cString);
   const list = new BigUint64Array(strings.length + 1);
   for (const [index, text] of strings.entries()) list[index] = ffi.addressOf(text);
-  const { execv, signal, sigprocmask } = execCalls();
+  const { execv, fcntl, signal, sigprocmask } = execCalls();
+  // Bun does not wait for a pipe that it writes to, and the program does.
+  for (const fd of [0, 1, 2]) {
+    const flags = fcntl(fd, F_GETFL, 0);
+    if (flags >= 0 && (flags & O_NONBLOCK) !== 0) fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+  }
   // The runtime ignores SIGPIPE and may block signals, and both would be inherited.
   signal(SIGPIPE, SIG_DFL);
   sigprocmask(SIG_SETMASK, new Uint8Array(SIGNAL_SET_BYTES), null);

@@ -164,6 +164,11 @@ export const MEMORY_FILE_SYMBOLS = {
 
 /** Of the C library: becoming another program; see exec.ts. */
 export const EXEC_SYMBOLS = {
+  fcntl: {
+    c: "int fcntl(int fd, int command, int value)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
   execv: {
     c: "int execv(const char *path, char *const *arguments)",
     args: ["bytes", "bytes"],
