@@ -9,6 +9,8 @@ import { version } from "../src/mod.ts";
 import { cpusOf, leftIn, limitOf, type MachineFacts } from "../src/cli/doctor_facts.ts";
 import { type Finding, findingsOf, statusOf } from "../src/cli/doctor_findings.ts";
 import { atTerminal, hasProgram, lmshm } from "./support/command_line.ts";
+import { fakeLibrary, noFakes } from "./support/fake_gpu.ts";
+import { runFixture } from "./support/process.ts";
 import { startWorker, TempDir } from "./support/worker.ts";
 
 const GIB = 2 ** 30;
@@ -347,6 +349,27 @@ test(
     assert.equal(address.code, 2);
   },
 );
+
+test("lmshm doctor pins a segment for a GPU, and says when that is refused", {
+  skip: noFakes || false,
+  timeout: 120_000,
+}, async () => {
+  const gpuOf = async (env: Record<string, string>) => {
+    const args = ["doctor", "--pool-size", "1MiB", "--json"];
+    const ended = await runFixture("../../src/cli/main.ts", args, {
+      env: { LMSHM_GPU_LIBRARY: fakeLibrary("cudart"), ...env },
+    });
+    const { findings } = JSON.parse(ended.stdout) as { findings: Finding[] };
+    return { code: ended.code, ...findings.find(({ id }) => id === "gpu")! };
+  };
+  const well = await gpuOf({});
+  assert.equal(well.level, "ok", well.what);
+  assert.match(well.what, /^Fake GPU 0.*; a segment was pinned by cuda$/);
+  const refused = await gpuOf({ FAKE_GPU_MAX: "4096" });
+  assert.equal(refused.level, "error", refused.what);
+  assert.equal(refused.code, 1);
+  assert.match(refused.what, /a segment could not be pinned: /);
+});
 
 test("lmshm doctor fits a terminal of 40 columns", {
   skip: hasProgram("script") ? false : "script (bsdutils) is not installed",

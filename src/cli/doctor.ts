@@ -49,12 +49,15 @@ export const doctor: Command = {
     }
     const columns = terminalColumns();
     await printAndWait(findings.flatMap((finding) => lines(finding, columns)));
-    const count = (level: string) => findings.filter((one) => one.level === level).length;
+    const count = (level: string) => {
+      const found = findings.filter((one) => one.level === level).length;
+      return `${found} ${level}${found === 1 ? "" : "s"}`;
+    };
     print("");
     print(
       status === 0
         ? "nothing is wrong"
-        : `${count("error")} errors, ${count("warning")} warnings, ${count("note")} notes`,
+        : [count("error"), count("warning"), count("note")].join(", "),
     );
     return status;
   },

@@ -389,7 +389,9 @@ function directoryFindings(facts: DirectoryFacts): Finding[] {
         "error",
         `${path}: ${fault}`,
         "nothing can be stored there by this user",
-        `install -d -m 700 -o "$USER" ${path}`,
+        fault.includes("ENOENT")
+          ? `install -d -m 700 -o "$(id -un)" ${path}`
+          : `chown "$(id -un)" ${path}   (as root, for the user that stores there)`,
       ),
     ];
   }
