@@ -23,8 +23,9 @@ function add(platform: string, library: string, worker: string): void {
   registerEmbedded(platform, { library: from!, worker: run! });
 }
 
-if (isBundled) {
-  // deno-lint-ignore no-process-global -- Bun's bundler puts the target's architecture here
+// deno-lint-ignore no-process-global -- Bun's bundler puts the target's values here
+if (isBundled && process.platform === "linux") {
+  // deno-lint-ignore no-process-global
   if (process.arch === "arm64") {
     try {
       add(

@@ -229,6 +229,23 @@ console.log(locateLibrary());\n`,
   },
 );
 
+test("a bundle with the line carries what is installed where it is made", {
+  ...OPTIONS,
+  skip: "Bun" in globalThis ? false : "Bun bundles",
+}, async () => {
+  // Not both, nor those of the other processor: what is missing does not stop the bundler.
+  using tree = new PackageTree({ platforms: [here] });
+  using elsewhere = new TempDir();
+  const program = tree.program(`import "lmshm/embed";\n${USE}`);
+  const build = ["build", "--target=bun", program, "--outdir", elsewhere.path];
+  const built = await runToEnd(process.execPath, build);
+  assert.equal(built.code, 0, built.stderr);
+  const env = { LMSHM_LIBRARY: "", LMSHM_WORKER: "" };
+  const ended = await runScript(elsewhere.file("program.js"), { env, cwd: elsewhere.path });
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.match(ended.stderr, /stored with \/proc\/self\/fd\/\d+$/m);
+});
+
 test("a bundle without the parts says how to take them along", {
   ...OPTIONS,
   skip: "Bun" in globalThis ? false : "Bun bundles",
