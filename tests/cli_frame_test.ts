@@ -173,6 +173,22 @@ for (const [shell, script] of [["zsh", zshCompletion], ["fish", fishCompletion]]
   });
 }
 
+test("fish completes commands, options and their values", {
+  skip: hasProgram("fish") ? false : "fish is not installed",
+  timeout: 60_000,
+}, () => {
+  const complete = (line: string) => {
+    const script = `${fishCompletion()}\ncomplete -C '${line}'`;
+    const { stdout } = spawnSync("fish", ["--no-config"], { input: script, encoding: "utf8" });
+    return stdout.trim().split("\n").map((one) => one.split("\t")[0]);
+  };
+  assert.deepEqual(complete("lmshm ver"), ["verify"]);
+  assert.deepEqual(complete("lmshm shm "), ["gc", "ls", "rm"]);
+  assert.deepEqual(complete("lmshm shm ls --l"), [""], "--long is of another ls");
+  assert.deepEqual(complete("lmshm ls --lo"), ["--long"]);
+  assert.deepEqual(complete("lmshm verify --pin "), ["auto", "none", "require"]);
+});
+
 test("the scripts of all shells know every command and option", () => {
   for (const script of [bashCompletion(), zshCompletion(), fishCompletion()]) {
     for (const description of DESCRIPTIONS) {

@@ -199,7 +199,13 @@ function fishQuoted(text: string): string {
 
 function fishCommand(description: CommandDescription): string[] {
   const { name, operands } = description;
-  const seen = name.split(" ").map((word) => `__fish_seen_subcommand_from ${word}`).join("; and ");
+  const words = name.split(" ");
+  const seen = [
+    ...words.map((word) => `__fish_seen_subcommand_from ${word}`),
+    // "ls" alone is another command than "shm ls".
+    ...firstWords().filter((word) => words.length === 1 && secondWords(word).includes(name))
+      .map((word) => `not __fish_seen_subcommand_from ${word}`),
+  ].join("; and ");
   const condition = fishQuoted(seen);
   return [
     ...(typeof operands === "object"
