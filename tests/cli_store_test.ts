@@ -16,6 +16,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { test } from "node:test";
+import { UsageError } from "../src/cli/command.ts";
+import { LOADERS } from "../src/cli/commands.ts";
 import { keyPattern } from "../src/cli/pattern.ts";
 import { parseStore } from "../src/cli/store_address.ts";
 import { fileBelow } from "../src/cli/get.ts";
@@ -173,7 +175,7 @@ test("what is missing is exit status 1, and the rest is done", LONG, async () =>
   assert.ok(!existsSync(dir.file("kw")), "nothing is made by looking");
 });
 
-test("wrong command lines of stores are exit status 2", LONG, async () => {
+test("wrong command lines of stores are told before anything is done", LONG, async () => {
   const cases: [string[], RegExp][] = [
     [["put", "/tmp/kv"], /needs a FILE/],
     [["put", "/tmp/kv", "-"], /has no name/],
@@ -184,10 +186,13 @@ test("wrong command lines of stores are exit status 2", LONG, async () => {
     [["cp", "/tmp/kv", "/tmp/kv"], /the same store/],
     [["ls", "kv@unix:relative"], /not absolute/],
   ];
-  for (const [args, message] of cases) {
-    const ended = await lmshm(...args);
-    assert.equal(ended.code, 2, `${args.join(" ")}: ${ended.stderr}`);
-    assert.match(ended.stderr, message);
+  for (const [[name, ...args], message] of cases) {
+    const command = await LOADERS[name!]!();
+    await assert.rejects(async () => await command.run(args), (error: Error) => {
+      assert.ok(error instanceof UsageError, `${name} ${args.join(" ")}: ${error}`);
+      assert.match(error.message, message);
+      return true;
+    });
   }
 });
 
