@@ -11,8 +11,9 @@ import { CP } from "./descriptions/store.ts";
 import { inLanes } from "./lanes.ts";
 import { keyPattern } from "./pattern.ts";
 import { mustExist, parseStore } from "./store_address.ts";
+import { keysOf, patternsOf } from "./store_keys.ts";
 import { type Done, Missing, reportedCommand } from "./store_report.ts";
-import { keysOf, patternsOf, StoreSession } from "./store_session.ts";
+import { StoreSession } from "./store_session.ts";
 
 const ATTEMPTS = 3;
 

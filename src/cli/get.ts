@@ -13,8 +13,9 @@ import { type Command, integerOption, sizeOption, UsageError } from "./command.t
 import { GET } from "./descriptions/store.ts";
 import { inLanes } from "./lanes.ts";
 import { mustExist, parseStore } from "./store_address.ts";
+import { keysOf, patternsOf } from "./store_keys.ts";
 import { type Done, Missing, reportedCommand } from "./store_report.ts";
-import { keysOf, patternsOf, StoreSession } from "./store_session.ts";
+import { StoreSession } from "./store_session.ts";
 import { outputHasFailed, writeBytes } from "./terminal.ts";
 
 const PIECE_BYTES = 16 * 2 ** 20;

@@ -9,8 +9,9 @@ import { LS } from "./descriptions/store.ts";
 import { formatBytes } from "./format.ts";
 import { keyPattern } from "./pattern.ts";
 import { mustExist, parseStore } from "./store_address.ts";
+import { type Found, keysOf, pagesOf, patternsOf } from "./store_keys.ts";
 import { Missing, reportedCommand } from "./store_report.ts";
-import { type Found, keysOf, pagesOf, patternsOf, StoreSession } from "./store_session.ts";
+import { StoreSession } from "./store_session.ts";
 import { outputHasFailed, printAndWait, shortened, terminalColumns } from "./terminal.ts";
 
 const PAGE_KEYS = 256;

@@ -7,8 +7,9 @@ import { type Command, integerOption, UsageError } from "./command.ts";
 import { RM } from "./descriptions/store.ts";
 import { inLanes } from "./lanes.ts";
 import { mustExist, parseStore } from "./store_address.ts";
+import { keysOf, patternsOf } from "./store_keys.ts";
 import { Missing, reportedCommand } from "./store_report.ts";
-import { keysOf, patternsOf, StoreSession } from "./store_session.ts";
+import { StoreSession } from "./store_session.ts";
 import { printAndWait } from "./terminal.ts";
 
 export const rm: Command = {

@@ -8,8 +8,9 @@ import { type Command, UsageError } from "./command.ts";
 import { STAT } from "./descriptions/store.ts";
 import { formatBytes } from "./format.ts";
 import { mustExist, parseStore } from "./store_address.ts";
+import { keysOf, pagesOf, patternsOf } from "./store_keys.ts";
 import { Missing, reportedCommand } from "./store_report.ts";
-import { keysOf, pagesOf, patternsOf, StoreSession } from "./store_session.ts";
+import { StoreSession } from "./store_session.ts";
 import { outputHasFailed, printAndWait } from "./terminal.ts";
 
 const PAGE_KEYS = 64;

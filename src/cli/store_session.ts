@@ -11,8 +11,6 @@ import { setTimeout as pause } from "node:timers/promises";
 import { ShmFileConnector, type ShmRange, ShmSegment } from "../mod.ts";
 import { ShmError } from "../errors.ts";
 import { formatBytes } from "./format.ts";
-import { inLanes } from "./lanes.ts";
-import { type KeyPattern, keyPattern } from "./pattern.ts";
 import type { StoreAddress } from "./store_address.ts";
 
 const PAGE = 4096;
@@ -173,7 +171,7 @@ export class StoreSession implements AsyncDisposable {
     }
   }
 
-  /** Calls `fill` with parts of a range as bytes: a view can have no more than a few GiB. */
+  /** A part of a range as bytes: one view of all of it may be larger than a runtime allows. */
   bytesOf(
     { offset, segment }: ShmRange,
     from: number,
@@ -236,65 +234,4 @@ export class StoreSession implements AsyncDisposable {
     if (this.#moving !== null) await close(this.#moving);
     await close(this.#asking);
   }
-}
-
-export interface Found {
-  readonly key: string;
-  /** False: it was named, and nobody has looked yet. */
-  readonly listed: boolean;
-}
-
-/** What operands say: keys and patterns. */
-export function patternsOf(operands: readonly string[], literal: boolean): KeyPattern[] {
-  return operands.map((text) => keyPattern(text, literal));
-}
-
-/**
- * Keys that match any of the patterns: those that are named, and those of the store that match.
- * @param onNothing is told of a pattern that nothing matches
- */
-export async function* keysOf(
-  connector: ShmFileConnector,
-  patterns: readonly KeyPattern[],
-  signal: AbortSignal,
-  onNothing: (pattern: KeyPattern) => void,
-): AsyncGenerator<Found, void, undefined> {
-  for (const [index, pattern] of patterns.entries()) {
-    if (pattern.key !== null) {
-      yield { key: pattern.key, listed: false };
-      continue;
-    }
-    let any = false;
-    for await (const key of connector.list({ prefix: pattern.prefix, signal })) {
-      if (!pattern.matches(key)) continue;
-      any = true;
-      // What an earlier operand gave is not given again.
-      if (patterns.slice(0, index).some((earlier) => earlier.matches(key))) continue;
-      yield { key, listed: true };
-    }
-    if (!any) onNothing(pattern);
-  }
-}
-
-/** Pages of what a generator gives, each worked on by several lanes, in order. */
-export async function* pagesOf<T, R>(
-  items: AsyncIterable<T>,
-  size: number,
-  lanes: number,
-  work: (item: T) => Promise<R>,
-): AsyncGenerator<R[], void, undefined> {
-  let page: T[] = [];
-  const flush = async () => {
-    const done = new Array<R>(page.length);
-    await inLanes(page, lanes, async (item, index) => {
-      done[index] = await work(item);
-    });
-    page = [];
-    return done;
-  };
-  for await (const item of items) {
-    page.push(item);
-    if (page.length >= size) yield await flush();
-  }
-  if (page.length > 0) yield await flush();
 }
