@@ -275,8 +275,8 @@ class ObjectModel {
     const before = this.#pool.stats;
     const objs = this.#pool.tryBatchedAllocate(byteLength, count);
     if (objs === null) {
-      const { failedAllocations } = this.#pool.stats;
-      assert.deepEqual(this.#pool.stats, { ...before, failedAllocations });
+      const { attemptsWithoutRoom } = this.#pool.stats;
+      assert.deepEqual(this.#pool.stats, { ...before, attemptsWithoutRoom });
       assert.ok(count > 1 || before.largestFreeBytes < byteLength, "null only when it is full");
       return;
     }

@@ -60,7 +60,7 @@ test("what no process can have is null, or ENOMEM with the size", () => {
   assert.throws(() => allocator.allocate(2 ** 52), shmError("ENOMEM", /4503599627370496/));
   assert.equal(allocator.tryBatchedAllocate(2 ** 52, 2), null);
   assert.equal(allocator.memcheck().liveObjects, 0);
-  assert.equal(allocator.stats.failedAllocations, 3);
+  assert.equal(allocator.stats.attemptsWithoutRoom, 3);
 });
 
 test("allocate() refuses other formats and wrong sizes", () => {

@@ -9,6 +9,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
+import { ShmSegment } from "../src/mod.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { type Ended, fixtureCommand, runFixture } from "./support/process.ts";
 import { version1Worker } from "./support/version1_worker.ts";
@@ -324,6 +325,28 @@ checkTest("what cannot be made is a failed step that says why", async (dir, chec
     [...stepsOf(quota).values()].find(({ ok }) => ok === false)!.detail,
     /EFBIG|ENOSPC|Raise maxBytes/,
   );
+});
+
+checkTest("a pool of the default size is told before it is made", async (dir) => {
+  const name = uniqueName("check");
+  // Its name is taken, so that it is not made here.
+  await using _segment = await ShmSegment.create({ name, sizeBytes: 4096, pin: "none" });
+  const file = dir.file("empty.yaml");
+  writeFileSync(file, `extra_config: {shm_name: ${name}}\n`);
+  const ended = await runFixture(MAIN, ["check", "--config", file], { env: ENV });
+  assert.equal(ended.code, 1, ended.stdout);
+  assert.match(
+    ended.stdout,
+    /^notice {3}the pool takes 5\.37 GB of memory and pins it: .*--pool-size/m,
+  );
+  const less = await runFixture(
+    MAIN,
+    ["check", "--config", file, "--pool-size", "1MiB", "--json"],
+    {
+      env: ENV,
+    },
+  );
+  assert.deepEqual(JSON.parse(less.stdout).notices, []);
 });
 
 checkTest("a wrong configuration or command line is refused", async (_dir, check) => {

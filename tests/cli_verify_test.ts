@@ -5,7 +5,15 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -52,6 +60,35 @@ test("lmshm verify says that a storage directory is none", async () => {
     const below = await cli("verify", ...SMALL, "--storage-dir", join(file, "below"));
     assert.equal(below.code, 1, below.stdout);
     assert.match(below.stderr, /^lmshm: --storage-dir \S+\/file\/below cannot be made: .*\n$/);
+  });
+});
+
+test("lmshm verify removes all directories that it made, and no others", async () => {
+  await inDirectory(async (directory) => {
+    mkdirSync(join(directory, "there"));
+    const storage = join(directory, "there/a/b/c");
+    const ended = await cli("verify", ...SMALL, "--storage-dir", storage);
+    assert.equal(ended.code, 0, ended.stderr);
+    assert.deepEqual(readdirSync(directory), ["there"]);
+    assert.deepEqual(readdirSync(join(directory, "there")), []);
+  });
+});
+
+test("lmshm verify refuses at once what the disk has no room for", async () => {
+  await inDirectory(async (directory) => {
+    const { bavail, bsize } = statfsSync(directory);
+    const size = 2 * bavail * bsize + 2 ** 30;
+    const ended = await cli(
+      ...["verify", "--size", `${size}`, "--chunk-size", "1GiB"],
+      ...["--storage-dir", join(directory, "a/b")],
+    );
+    assert.equal(ended.code, 1, ended.stdout);
+    assert.match(
+      ended.stderr,
+      /^lmshm: verify: the data has .*, and \S+ has .* free \(ENOSPC\)\. Send less/,
+    );
+    assert.equal(ended.stdout, "", "nothing was begun");
+    assert.deepEqual(readdirSync(directory), []);
   });
 });
 
@@ -188,6 +225,7 @@ test("lmshm tells what is wrong with a command line, with exit status 2", async 
     [["verify", "--in-flight", "0"], /--in-flight takes an integer from 1 to 64, got "0"/],
     [["verify", "--pin", "perhaps"], /--pin takes auto, require or none, got "perhaps"/],
     [["verify", "--worker-address", "/s", "--worker-binary", "/b"], /choose/],
+    [["verify", "--worker-address", "nonsense"], /worker address "nonsense" has no port/],
   ];
   for (const [args, message] of cases) {
     const ended = await cli(...args);

@@ -364,7 +364,7 @@ test("allocate() says why there is no memory", TIMEOUT, () =>
     const inUse = await whyNot(tier, 4);
     assert.equal(reasonOf(inUse), "in-use");
     assert.equal(inUse.details["otherObjects"], 2);
-    assert.equal(tier.stats.refusals, 4);
+    assert.equal(tier.stats.requestsWithoutRoom, 4);
     for (const key of "bdfh") tier.unpin(key);
   }));
 
@@ -680,10 +680,10 @@ for (const [what, occupy] of Object.entries(RELEASES)) {
         assert.ok(b);
         const pending = tier.allocate(PAGE, { timeoutMs: 30_000 });
         await sleep(10);
-        const attempts = pool.stats.failedAllocations;
+        const attempts = pool.stats.attemptsWithoutRoom;
         assert.equal(tier.stats.waiting, 1);
         await sleep(30);
-        assert.equal(pool.stats.failedAllocations, attempts, "waiting is not polling");
+        assert.equal(pool.stats.attemptsWithoutRoom, attempts, "waiting is not polling");
         free();
         using obj = await pending;
         assert.equal(obj.refCount, 1);
@@ -744,7 +744,7 @@ test(
         return true;
       });
       (await small).refCountDown();
-      assert.equal(tier.stats.refusals, 1);
+      assert.equal(tier.stats.requestsWithoutRoom, 1);
       for (const obj of held) obj.refCountDown();
     }),
 );

@@ -41,7 +41,7 @@ test(
     const freed = objs[7]!.offset;
     objs[7]!.refCountDown();
     assert.equal(pool.tryAllocate(PAGE.page)!.offset, freed);
-    assert.equal(pool.memcheck().failedAllocations, 1);
+    assert.equal(pool.memcheck().attemptsWithoutRoom, 1);
   }),
 );
 

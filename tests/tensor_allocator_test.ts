@@ -45,7 +45,7 @@ test(
     assert.equal(pool.tryAllocate(bytesOf(16 * KIB + 1)), null);
     const all = mustAllocate(pool, 16 * KIB);
     assert.equal(pool.tryAllocate(bytesOf(1)), null);
-    assert.equal(pool.stats.failedAllocations, 2);
+    assert.equal(pool.stats.attemptsWithoutRoom, 2);
     all.refCountDown();
     mustAllocate(pool, 16 * KIB);
     pool.memcheck();
@@ -121,7 +121,7 @@ test(
     const before = pool.stats;
     assert.equal(pool.tryBatchedAllocate(bytesOf(8192), 3), null, "6 pages are free, in pieces");
     assert.equal(pool.tryBatchedAllocate(bytesOf(4096), 7), null);
-    assert.deepEqual(pool.memcheck(), { ...before, failedAllocations: 2 });
+    assert.deepEqual(pool.memcheck(), { ...before, attemptsWithoutRoom: 2 });
     assert.equal(pool.tryBatchedAllocate(bytesOf(4096), 6)!.length, 6);
     for (const bad of [0, -1, 1.5, NaN]) {
       assert.throws(() => pool.tryBatchedAllocate(bytesOf(1), bad), /RangeError.*count/);
@@ -191,7 +191,7 @@ test(
       quarantinedObjects: 0,
       highWaterBytes: 6 * 4096,
       allocations: 3,
-      failedAllocations: 0,
+      attemptsWithoutRoom: 0,
       leakedObjects: 0,
     });
     b.refCountDown();
@@ -275,7 +275,7 @@ test(
       /TypeError.*BufferAllocator/,
     );
     assert.equal(pool.stats.allocations, 0);
-    assert.equal(pool.stats.failedAllocations, 0);
+    assert.equal(pool.stats.attemptsWithoutRoom, 0);
   }),
 );
 
@@ -376,9 +376,9 @@ test("soak: many objects through a full pool of 64 MiB, with flat memory", {
         liveKiB.push(Math.round(await liveHeapBytes() / 1024));
       }
     }
-    const { allocations, failedAllocations, leakedObjects, quarantinedBytes } = pool.memcheck();
+    const { allocations, attemptsWithoutRoom, leakedObjects, quarantinedBytes } = pool.memcheck();
     assert.equal(allocations, count);
-    assert.ok(failedAllocations > count / 3, "the pool was full throughout");
+    assert.ok(attemptsWithoutRoom > count / 3, "the pool was full throughout");
     assert.equal(leakedObjects + quarantinedBytes, 0);
     // One lost word an object would be 11 MiB in the second half of the long form; in that of the
     // short one, a lost object each.

@@ -19,6 +19,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { checkCommand } from "./command_check.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { buildWithZig } from "./native.mjs";
 import { zero } from "./results.mjs";
@@ -238,7 +239,13 @@ export async function checkExecutables() {
     checkMissing(folder, build, note);
     const why = cannotMount();
     if (why) skip("where there is nothing but the file", why);
-    else await checkPlaces(folder, note, skip);
+    else {
+      await checkPlaces(folder, note, skip);
+      note(
+        "the command, as an operator",
+        checkCommand(folder, tryOut, inNamespaces, hostPlatform()),
+      );
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

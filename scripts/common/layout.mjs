@@ -55,7 +55,12 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   ],
   // What a bundle carries is looked for in native/.
   "embed.ts": ["native/embedded.ts"],
-  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "embed.ts"],
+  // What the package does not show: where parts are, dead names one by one, and becoming the worker.
+  cli: [
+    ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
+    ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
+    "worker/address.ts",
+  ],
 });
 
 /** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */

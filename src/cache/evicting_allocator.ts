@@ -53,7 +53,7 @@ export class EvictingAllocator {
   readonly #queue = new AllocationQueue<TensorMemoryObj[]>();
   readonly #stopListening: () => void;
   #waits = 0;
-  #refusals = 0;
+  #withoutRoom = 0;
 
   constructor(
     pool: MemoryAllocator<TensorMemoryObj>,
@@ -76,9 +76,9 @@ export class EvictingAllocator {
     return this.#waits;
   }
 
-  /** Requests that failed, timeouts included. */
-  get refusals(): number {
-    return this.#refusals;
+  /** Requests that found no room, timeouts included. */
+  get requestsWithoutRoom(): number {
+    return this.#withoutRoom;
   }
 
   /** `count` objects, each with a reference for the caller, or null. */
@@ -88,7 +88,7 @@ export class EvictingAllocator {
     options: TryAllocateOptions,
   ): TensorMemoryObj[] | null {
     const objs = this.#attempt(this.#request(layout, count, options));
-    if (objs === null) this.#refusals++;
+    if (objs === null) this.#withoutRoom++;
     return objs;
   }
 
@@ -106,7 +106,7 @@ export class EvictingAllocator {
     const objs = this.#queue.size === 0 || timeoutMs === 0 ? this.#attempt(request) : null;
     if (objs !== null) return objs;
     if (timeoutMs === 0 || !this.#canEverFit(request)) {
-      this.#refusals++;
+      this.#withoutRoom++;
       throw this.#refusal(request, null);
     }
     this.#waits++;
@@ -114,7 +114,7 @@ export class EvictingAllocator {
       limitMs: timeoutMs,
       signal,
       expired: () => {
-        this.#refusals++;
+        this.#withoutRoom++;
         return this.#refusal(request, timeoutMs);
       },
     });

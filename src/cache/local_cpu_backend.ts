@@ -93,8 +93,11 @@ export interface LocalCpuBackendStats {
   readonly waiting: number;
   /** Requests that had to wait. */
   readonly waits: number;
-  /** Requests for memory that failed, timeouts included. */
-  readonly refusals: number;
+  /**
+   * Requests for memory that found no room, also after the time that they were ready to wait. Those
+   * that wait for nothing, as a loader's that can do without the pool, are among them.
+   */
+  readonly requestsWithoutRoom: number;
   /** Of the pool. */
   readonly allocator: AllocatorStats;
 }
@@ -436,7 +439,7 @@ export class LocalCpuBackend implements AsyncDisposable {
       lost: this.#lost,
       waiting: this.#allocation.waiting,
       waits: this.#allocation.waits,
-      refusals: this.#allocation.refusals,
+      requestsWithoutRoom: this.#allocation.requestsWithoutRoom,
       allocator: this.#pool.stats,
     };
   }

@@ -6,28 +6,16 @@
 import process from "node:process";
 import { runtime, version } from "../mod.ts";
 import { type LmshmConfig, loadConfig } from "../config/mod.ts";
-import { type Command, interruptible, parseOptions, sizeOption, UsageError } from "./command.ts";
+import { readArguments } from "./arguments.ts";
+import { type Command, interruptible, sizeOption, UsageError } from "./command.ts";
+import { CHECK } from "./descriptions/check.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "./format.ts";
 import { print, tableRow } from "./terminal.ts";
 
+/** Of max_local_cpu_size. */
+const DEFAULT_POOL_BYTES = 5 * 2 ** 30;
 const WIDTHS = [24, 6, 7, 9, 9, 13];
-
-const HELP = `Usage: lmshm check --config FILE [OPTION]...
-
-Makes what the configuration describes (the pool, its worker, the storage directory), sends a few
-chunks of the configured number of tokens through it, the last one half full, and compares every
-byte: put, exists, list, get from the store and from the pool, metadata, remove. Says how the worker
-really does it (protocol, I/O, durability). Removes what it made, also when it is interrupted (exit
-status 130). Exit status 0 only if everything held.
-
-A full storage directory with lmshm.max_storage_size gives up its oldest objects for the chunks.
-
-Options:
-  --config FILE      a YAML or JSON file in LMCache's spelling (default: $LMCACHE_CONFIG_FILE)
-  --pool-size SIZE   a pool of this size instead of max_local_cpu_size
-  --json             one JSON object on stdout instead of text
-`;
 
 interface Settings {
   file: string | undefined;
@@ -35,12 +23,8 @@ interface Settings {
   json: boolean;
 }
 
-function settings(args: string[]): Settings {
-  const { values } = parseOptions("check", args, {
-    config: { type: "string" },
-    "pool-size": { type: "string" },
-    json: { type: "boolean", default: false },
-  });
+function settings(args: readonly string[]): Settings {
+  const { values } = readArguments(CHECK, args);
   const file = values.config;
   if (file === "" || (file === undefined && !process.env.LMCACHE_CONFIG_FILE)) {
     throw new UsageError("check needs --config FILE; see lmshm check --help");
@@ -84,6 +68,15 @@ function describe(config: LmshmConfig): string[] {
   ];
 }
 
+/** What nobody may have asked for is told before it is made and pinned. */
+function defaultPool({ poolSizeBytes }: LmshmConfig): string[] {
+  if (poolSizeBytes !== DEFAULT_POOL_BYTES) return [];
+  return [
+    `the pool takes ${formatBytes(poolSizeBytes)} of memory and pins it: LMCache's default where ` +
+    "max_local_cpu_size is not said; --pool-size tries with less",
+  ];
+}
+
 async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean> {
   const say = (line: string) => given.json || print(line);
   const { config, notices, file } = loadConfig({
@@ -92,7 +85,8 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
   });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${file}`);
   for (const line of describe(config)) say(line);
-  for (const notice of notices) say(`notice   ${notice}`);
+  const said = [...notices, ...defaultPool(config)];
+  for (const notice of said) say(`notice   ${notice}`);
   say("");
   say(tableRow(["step", "result", "objects", "size", "time", "rate"], WIDTHS));
   const check = new ConfigurationCheck(config, signal, (step) => {
@@ -111,13 +105,12 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
       : `OK: everything that could be tried held; ${untried} could not`,
   );
   if (given.json) {
-    print(JSON.stringify({ version, runtime, file, notices, ...report }));
+    print(JSON.stringify({ version, runtime, file, notices: said, ...report }));
   }
   return report.ok;
 }
 
 export const check: Command = {
-  help: HELP,
   run(args) {
     const given = settings(args);
     return interruptible(given.json, (signal) => checkWith(given, signal));

@@ -1,38 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a subcommand is, how its options are read, and how it is interrupted.
+// What a subcommand is, how numbers in its options are read, and how it is interrupted.
 
 import process from "node:process";
-import { parseArgs, type ParseArgsConfig } from "node:util";
 import { parseSize } from "./format.ts";
 import { complain, print } from "./terminal.ts";
 
 export interface Command {
-  readonly help: string;
-  /** @returns the exit status. */
-  run(args: string[]): Promise<number>;
+  /**
+   * @param args what follows the command's name, --help excepted
+   * @returns the exit status.
+   */
+  run(args: readonly string[]): Promise<number>;
 }
 
 /** The command line is wrong: exit status 2. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
-}
-
-type OptionTypes = NonNullable<ParseArgsConfig["options"]>;
-
-/** node:util's parseArgs, strict, with its complaints as UsageError. */
-export function parseOptions<T extends OptionTypes>(
-  command: string,
-  args: string[],
-  options: T,
-  allowPositionals = false,
-) {
-  try {
-    return parseArgs({ args, options, strict: true, allowPositionals });
-  } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    throw new UsageError(`${text.split(". To specify")[0]}; see lmshm ${command} --help`);
-  }
 }
 
 /** An option that must be an integer in [min, max]. */
@@ -53,6 +37,11 @@ export function sizeOption(name: string, text: string | undefined): number | und
   }
 }
 
+/** Tells on stderr of a failure that concerns one thing and does not end the command. */
+export function complainAbout(what: string, message: string): void {
+  complain(`lmshm: ${what}: ${message}`);
+}
+
 const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
@@ -60,14 +49,16 @@ const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
  * of the terminal make it do.
  * @param json failures are printed on stdout as a JSON object, too.
  * @param work returns whether all is well.
+ * @param left what is said of an interruption.
  * @returns the exit status: 0, 1, or 130 when interrupted.
  */
 export async function interruptible(
   json: boolean,
   work: (signal: AbortSignal) => Promise<boolean>,
+  left = "everything was removed",
 ): Promise<number> {
   const controller = new AbortController();
-  const interrupt = () => controller.abort(new Error("interrupted; everything was removed"));
+  const interrupt = () => controller.abort(new Error(`interrupted; ${left}`));
   for (const name of INTERRUPTIONS) process.once(name, interrupt);
   try {
     return await work(controller.signal) ? 0 : 1;

@@ -62,6 +62,15 @@ export function formatTime(milliseconds: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
+/** "12 s", "5 min", "3 h", "12 d": how long ago, roughly. */
+export function formatAge(milliseconds: number): string {
+  const seconds = Math.floor(milliseconds / 1000);
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 2 * 86_400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
+}
+
 /** "pinned by cuda", "not pinned". */
 export function formatPinning(pinnedBy: PinnedBy): string {
   return pinnedBy === "none" ? "not pinned" : `pinned by ${pinnedBy}`;

@@ -5,7 +5,9 @@
 import process from "node:process";
 import { runtime, ShmError, ShmSegment, version } from "../mod.ts";
 import { GpuDevice, type GpuStatus, gpuStatus } from "../gpu/mod.ts";
-import { type Command, integerOption, interruptible, parseOptions, UsageError } from "./command.ts";
+import { readArguments } from "./arguments.ts";
+import { type Command, integerOption, interruptible, UsageError } from "./command.ts";
+import { GPU } from "./descriptions/gpu.ts";
 import { formatBytes, formatTime, parseSize } from "./format.ts";
 import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";
 import { print, tableRow } from "./terminal.ts";
@@ -14,22 +16,6 @@ const SIZES = [1e6, 8e6, 33_554_432, 256e6];
 const QUICK_SIZES = [1e6, 8e6];
 const ROUND_TRIP_BYTES = 4 * 2 ** 20;
 const WIDTHS = [10, 9, 13, 13, 13, 13, 12];
-
-const HELP = `Usage: lmshm gpu [OPTION]...
-
-Shows the GPUs, pins a segment for one of them, checks by the GPU's own word that it is pinned, and
-measures copies between the device and the pool, memory of cudaHostAlloc, and unpinned memory. Exit
-status 0 when all of that could be done, 1 when there is no GPU or something failed.
-
-Options:
-  --list             only show the GPUs
-  --device N         the GPU, from 0 (default $LMSHM_GPU_DEVICE, else 0)
-  --library FILE     a GPU library (default $LMSHM_GPU_LIBRARY, else libcudart, libcuda, libamdhip64)
-  --size SIZE        bytes of a copy; may be repeated (default 1MB 8MB 32MiB 256MB)
-  --repeat N         samples of each copy, 1 to 1000 (default 15)
-  --quick            1MB and 8MB, 3 samples
-  --json             one JSON object on stdout instead of text
-`;
 
 interface Settings {
   list: boolean;
@@ -40,16 +26,8 @@ interface Settings {
   json: boolean;
 }
 
-function settings(args: string[]): Settings {
-  const { values } = parseOptions("gpu", args, {
-    list: { type: "boolean", default: false },
-    device: { type: "string" },
-    library: { type: "string" },
-    size: { type: "string", multiple: true },
-    repeat: { type: "string" },
-    quick: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-  });
+function settings(args: readonly string[]): Settings {
+  const { values } = readArguments(GPU, args);
   if (values.library === "") throw new UsageError("--library takes a file");
   const size = (text: string) => {
     try {
@@ -205,7 +183,6 @@ async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
 }
 
 export const gpu: Command = {
-  help: HELP,
   run(args) {
     const given = settings(args);
     return interruptible(given.json, (signal) => gpuWith(given, signal));

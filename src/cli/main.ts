@@ -1,74 +1,82 @@
 #!/usr/bin/env bun
 // SPDX-License-Identifier: Apache-2.0
 //
-// The lmshm command: picks the subcommand, prints its failures, sets the exit status. A subcommand is
-// loaded when it is asked for, and the library with it.
+// The lmshm command: finds the subcommand, loads it, prints its failures, sets the exit status.
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
 import process from "node:process";
 import { version } from "../version.ts";
-import { type Command, UsageError } from "./command.ts";
-import { complain, print, printed } from "./terminal.ts";
+import { didYouMean } from "./arguments.ts";
+import { UsageError } from "./command.ts";
+import { DESCRIPTIONS, GROUPS, LOADERS } from "./commands.ts";
+import { commandHelp, overviewHelp } from "./help.ts";
+import { complain, print, printed, terminalColumns } from "./terminal.ts";
 
-interface Entry {
-  readonly name: string;
-  /** One line for the list of commands. */
-  readonly summary: string;
-  load(): Promise<Command>;
+const ABOUT =
+  "Pinned shared memory for Bun and Deno, and a worker that moves it to storage and back.";
+
+function isHelp(word: string | undefined): boolean {
+  return word === "--help" || word === "-h";
 }
 
-const COMMANDS: readonly Entry[] = [
-  {
-    name: "verify",
-    summary: "send data through memory, worker and files and back, and compare every byte",
-    load: async () => (await import("./verify.ts")).verify,
-  },
-  {
-    name: "check",
-    summary: "make what a configuration describes, and try out every operation",
-    load: async () => (await import("./check.ts")).check,
-  },
-  {
-    name: "gpu",
-    summary: "show the GPUs, pin a segment for one, and measure copies",
-    load: async () => (await import("./gpu.ts")).gpu,
-  },
-];
-
-function help(): string {
-  const width = Math.max(...COMMANDS.map(({ name }) => name.length));
-  return [
-    "Usage: lmshm COMMAND [OPTION]...",
-    "",
-    "Pinned shared memory for Bun and Deno, and a worker that moves it to storage and back.",
-    "",
-    "Commands:",
-    ...COMMANDS.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`),
-    "",
-    "lmshm COMMAND --help tells the options of a command; lmshm --version the version.",
-  ].join("\n");
+/** Help of all commands, or of those that begin with a word. */
+function overview(first?: string): string {
+  const commands = DESCRIPTIONS.filter(({ name }) => name.startsWith(`${first} `));
+  const groups = first === undefined ? GROUPS : [{ heading: "Commands", commands }];
+  const usage = `Usage: lmshm ${first === undefined ? "" : `${first} `}COMMAND [OPTION]...`;
+  return overviewHelp(groups, ABOUT, usage, terminalColumns() ?? 80);
 }
 
-async function main(args: string[]): Promise<number> {
-  const [name, ...rest] = args;
-  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-    print(help());
+/** Of one word, or of two. */
+function find(words: readonly string[]) {
+  const [first, second] = words;
+  const whole = DESCRIPTIONS.find(({ name }) => name === first || name === `${first} ${second}`);
+  return whole && { description: whole, rest: words.slice(whole.name.split(" ").length) };
+}
+
+function unknown(words: readonly string[]): UsageError {
+  const [first = "", second] = words;
+  const names = DESCRIPTIONS.map(({ name }) => name);
+  const begins = names.filter((name) => name.startsWith(`${first} `));
+  if (begins.length > 0) {
+    const seconds = begins.map((name) => name.slice(first.length + 1));
+    const meant = didYouMean(second ?? "", seconds, (one) => `${first} ${one}`);
+    return new UsageError(
+      `there is no command "${first} ${second}"${meant || `; see lmshm ${first} --help`}`,
+    );
+  }
+  const firsts = [...new Set(names.map((name) => name.split(" ")[0]!)), "help"];
+  return new UsageError(
+    `there is no command "${first}"${didYouMean(first, firsts) || "; see lmshm --help"}`,
+  );
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name] = args;
+  if (name === undefined || isHelp(name) || (name === "help" && args.length === 1)) {
+    print(overview());
     return name === undefined ? 2 : 0;
   }
   if (name === "--version" || name === "-V") {
     print(`lmshm ${version}`);
     return 0;
   }
-  const entry = COMMANDS.find((one) => one.name === name);
-  if (!entry) {
-    throw new UsageError(`there is no command "${name}"; see lmshm --help`);
+  const words = name === "help" ? [...args.slice(1), "--help"] : args;
+  const found = find(words);
+  if (found === undefined) {
+    const [first, second] = words;
+    const begins = DESCRIPTIONS.some((one) => one.name.startsWith(`${first} `));
+    if (!begins || (second !== undefined && !isHelp(second))) throw unknown(words);
+    print(overview(first));
+    return isHelp(second) ? 0 : 2;
   }
-  const command = await entry.load();
-  if (rest.includes("--help") || rest.includes("-h")) {
-    print(command.help);
+  const { description, rest } = found;
+  if (rest.slice(0, (rest.indexOf("--") + 1 || rest.length + 1) - 1).some(isHelp)) {
+    print(commandHelp(description, terminalColumns() ?? 80));
     return 0;
   }
+  const command = await LOADERS[description.name]!();
   return await command.run(rest);
 }
 

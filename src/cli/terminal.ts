@@ -18,12 +18,17 @@ const RATE_AFTER_MS = 50;
 
 const printFailed = Promise.withResolvers<Error>();
 let lastPrinted: Promise<null> = Promise.resolve(null);
+let outputFailed = false;
 
 /** Writes a line to stdout. What fails then is told by printed(). */
 export function print(line: string): void {
   const { promise, resolve } = Promise.withResolvers<null>();
   lastPrinted = promise;
-  writeLine(process.stdout, line, (error) => error ? printFailed.resolve(error) : resolve(null));
+  writeLine(process.stdout, line, (error) => {
+    outputFailed ||= Boolean(error);
+    if (error) printFailed.resolve(error);
+    else resolve(null);
+  });
 }
 
 /**
@@ -39,14 +44,22 @@ export function complain(line: string): void {
   writeLine(process.stderr, line, () => {});
 }
 
-/** Deno throws what a file refuses, and calls back for pipes; Bun always calls back. */
 function writeLine(
   stream: NodeJS.WriteStream,
   line: string,
   done: (error?: Error | null) => void,
 ): void {
+  write(stream, `${line}\n`, done);
+}
+
+/** Deno throws what a file refuses, and calls back for pipes; Bun always calls back. */
+function write(
+  stream: NodeJS.WriteStream,
+  what: string | Uint8Array,
+  done: (error?: Error | null) => void,
+): void {
   try {
-    stream.write(`${line}\n`, done);
+    stream.write(what, done);
   } catch (error) {
     done(error as Error);
   }
@@ -59,7 +72,32 @@ export interface Progress {
   end(): void;
 }
 
-const SILENT: Progress = { update() {}, end() {} };
+const SILENT = { update() {}, end() {} };
+
+export interface StatusLine {
+  /** Draws the text, as much of it as fits, in the place of the one before. */
+  update(text: string): void;
+  /** Wipes it away. */
+  end(): void;
+}
+
+/** For work whose end is not known; silent unless stderr is a terminal. */
+export function statusLine(): StatusLine {
+  if (!process.stderr.isTTY) return SILENT;
+  let drawn = -Infinity;
+  return {
+    update(text) {
+      const now = performance.now();
+      if (now - drawn < REDRAW_MS) return;
+      drawn = now;
+      process.stderr.write(`\r${shortened(text, (process.stderr.columns || 80) - 1)}\x1b[K`);
+    },
+    end() {
+      if (drawn > -Infinity) process.stderr.write("\r\x1b[K");
+      drawn = -Infinity;
+    },
+  };
+}
 
 /** A progress bar for `totalBytes`, silent unless stderr is a terminal. */
 export function progress(totalBytes: number): Progress {
@@ -118,10 +156,116 @@ export function progressText(
   return `${label} ${percent}`.length <= room ? `${label} ${percent}` : percent.slice(0, room);
 }
 
-/** Rows of equal columns: the first left-aligned, the others right-aligned. */
-export function tableRow(cells: readonly string[], widths: readonly number[]): string {
-  return cells.map((cell, index) => {
-    const width = widths[index] ?? 0;
-    return index === 0 ? cell.padEnd(width) : cell.padStart(width);
-  }).join("  ").trimEnd();
+/** Cells of a line of stdout; null where it is no terminal, and lines may be of any length. */
+export function terminalColumns(): number | null {
+  return process.stdout.isTTY ? process.stdout.columns || 80 : null;
+}
+
+/** Whether stdout takes nothing any more, so that a long listing may as well end. */
+export function outputHasFailed(): boolean {
+  return outputFailed;
+}
+
+/** print() that waits until the lines are written, so that a slow reader slows the writer. */
+export async function printAndWait(lines: readonly string[]): Promise<void> {
+  if (lines.length === 0) return;
+  print(lines.join("\n"));
+  await printed();
+}
+
+/** Writes bytes to stdout, and waits until they are taken; what fails then is told by printed(). */
+export async function writeBytes(bytes: Uint8Array): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<null>();
+  lastPrinted = promise;
+  write(process.stdout, bytes, (error) => {
+    outputFailed ||= Boolean(error);
+    if (error) printFailed.resolve(error);
+    else resolve(null);
+  });
+  await printed();
+}
+
+/** At least so many cells are left of a column that is shortened. */
+const LEAST_CELLS = 8;
+const GAP = "  ";
+
+/** `text` in at most `cells` cells, its middle left out where it is longer. */
+export function shortened(text: string, cells: number): string {
+  if (text.length <= cells) return text;
+  if (cells <= 1) return text.slice(0, cells);
+  const head = Math.ceil((cells - 1) / 2);
+  return `${text.slice(0, head)}…${text.slice(text.length - (cells - 1 - head))}`;
+}
+
+/**
+ * Rows of columns whose widths are known before the rows are: the first left-aligned, the others
+ * right-aligned. At a narrow terminal the first becomes shorter, and then the last ones are left out.
+ */
+export function tableRow(
+  cells: readonly string[],
+  widths: readonly number[],
+  columns = terminalColumns(),
+): string {
+  const sum = (ofThem: readonly number[]) => ofThem.reduce((all, one) => all + one + GAP.length, 0);
+  let kept = widths;
+  let first = widths[0] ?? 0;
+  if (columns !== null) {
+    while (kept.length > 1 && LEAST_CELLS + sum(kept.slice(1)) > columns) kept = kept.slice(0, -1);
+    first = Math.min(first, Math.max(1, columns - sum(kept.slice(1))));
+  }
+  return kept.map((width, index) =>
+    index > 0
+      ? (cells[index] ?? "").padStart(width)
+      : columns === null
+      ? cells[0]!.padEnd(first)
+      : shortened(cells[0]!, first).padEnd(first)
+  ).join(GAP).trimEnd();
+}
+
+export interface Column {
+  readonly title: string;
+  /** Numbers stand to the right. */
+  readonly right?: true;
+  /** Becomes shorter at a narrow terminal; one of a table has it. */
+  readonly shrinks?: true;
+  /** Left out at a narrow terminal, the largest number first; without one it always stays. */
+  readonly leaves?: number;
+}
+
+/**
+ * A table as wide as it needs to be, or as the terminal is: columns are left out and one becomes
+ * shorter until it fits.
+ */
+export function table(
+  columns: readonly Column[],
+  rows: readonly (readonly string[])[],
+  room = terminalColumns(),
+): string[] {
+  const all = [columns.map(({ title }) => title), ...rows];
+  const widths = columns.map((_, index) => Math.max(...all.map((row) => row[index]!.length)));
+  let kept = columns.map((_, index) => index);
+  const needs = (shrunk: boolean) =>
+    kept.reduce((sum, index) => {
+      const width = widths[index]!;
+      const least = shrunk && columns[index]!.shrinks ? Math.min(width, LEAST_CELLS) : width;
+      return sum + least + GAP.length;
+    }, -GAP.length);
+  if (room !== null) {
+    const leaving = kept.filter((index) => columns[index]!.leaves !== undefined)
+      .sort((a, b) => columns[a]!.leaves! - columns[b]!.leaves!);
+    while (needs(true) > room && leaving.length > 0) {
+      const gone = leaving.pop()!;
+      kept = kept.filter((index) => index !== gone);
+    }
+    const shrinking = kept.find((index) => columns[index]!.shrinks);
+    if (shrinking !== undefined && needs(false) > room) {
+      widths[shrinking] = Math.max(1, widths[shrinking]! - (needs(false) - room));
+    }
+  }
+  return all.map((row) =>
+    kept.map((index) => {
+      const cell = shortened(row[index]!, widths[index]!);
+      return columns[index]!.right ? cell.padStart(widths[index]!) : cell.padEnd(widths[index]!);
+    }).join(GAP).trimEnd()
+  );
 }

@@ -5,21 +5,18 @@
 //
 // Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
 
-import { mkdir, mkdtemp, rm, rmdir, stat, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, rmdir, stat } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
-import {
-  type Command,
-  integerOption,
-  interruptible,
-  parseOptions,
-  sizeOption,
-  UsageError,
-} from "./command.ts";
+import { readArguments } from "./arguments.ts";
+import { type Command, integerOption, interruptible, sizeOption, UsageError } from "./command.ts";
+import { VERIFY } from "./descriptions/verify.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "./format.ts";
+import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
+import { checkAddress } from "./store_address.ts";
 import { complain, print, progress, tableRow } from "./terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
@@ -28,29 +25,6 @@ const CHUNK_BYTES = 2 * 32 * 256 * 1024 * 2;
 const TOTAL_BYTES = 2 * 2 ** 30;
 const POOL_BYTES = 2 * 2 ** 30;
 const WIDTHS = [34, 9, 9, 13];
-
-const HELP = `Usage: lmshm verify [OPTION]...
-
-Creates a shared memory segment, starts a worker or connects to a running one, stores data through
-it, checks the files, wipes the memory, loads the data back and compares every byte. Removes what
-it made. Exit status 0 only if everything matched.
-
-What goes through:
-  --input FILE         this file, cut into chunks; may be repeated (default: generated data)
-  --size SIZE          how much to generate (default 2GiB, less where memory or disk is small)
-  --chunk-size SIZE    bytes of a chunk (default 33554432, LMCache's usual 2 x 32 x 256 x 1024 bf16)
-Where it goes:
-  --storage-dir DIR    directory for the files (default: a new one below /var/tmp)
-  --worker-address A   a running worker: host:port, unix:/path or /path (default: start one)
-  --secret-file FILE   the secret of a TCP worker
-  --worker-binary FILE the worker to start
-  --shm-name NAME      name of the segment (default: anonymous, or lmshm-verify-PID with an address)
-  --pool-size SIZE     size of the segment (default 2GiB at most)
-  --pin MODE           auto, require or none (default auto)
-How:
-  --in-flight N        requests at a time, 1 to 64 (default 4)
-  --json               one JSON object on stdout instead of text
-`;
 
 interface Settings {
   input: string[];
@@ -79,27 +53,11 @@ interface Report {
   [fact: string]: unknown;
 }
 
-function settings(args: string[]): Settings {
-  const { values } = parseOptions("verify", args, {
-    input: { type: "string", multiple: true },
-    size: { type: "string" },
-    "chunk-size": { type: "string" },
-    "storage-dir": { type: "string" },
-    "worker-address": { type: "string" },
-    "worker-binary": { type: "string" },
-    "secret-file": { type: "string" },
-    "shm-name": { type: "string" },
-    "pool-size": { type: "string" },
-    pin: { type: "string", default: "auto" },
-    "in-flight": { type: "string", default: "4" },
-    json: { type: "boolean", default: false },
-  });
+function settings(args: readonly string[]): Settings {
+  const { values } = readArguments(VERIFY, args);
   const size = (name: "size" | "chunk-size" | "pool-size", fallback: number) =>
     sizeOption(name, values[name]) ?? fallback;
-  const { pin } = values;
-  if (pin !== "auto" && pin !== "require" && pin !== "none") {
-    throw new UsageError(`--pin takes auto, require or none, got "${pin}"`);
-  }
+  if (values["worker-address"] !== undefined) checkAddress(values["worker-address"]);
   if (values["worker-address"] && values["worker-binary"]) {
     throw new UsageError(
       "--worker-address connects to a worker and --worker-binary starts one: choose",
@@ -118,16 +76,11 @@ function settings(args: string[]): Settings {
     secretFile: values["secret-file"],
     shmName: values["shm-name"],
     poolBytes: size("pool-size", POOL_BYTES),
-    pin,
-    inFlight: integerOption("in-flight", values["in-flight"], 1, 64),
+    pin: (values.pin ?? "auto") as Settings["pin"],
+    inFlight: integerOption("in-flight", values["in-flight"] ?? "4", 1, 64),
     json: values.json,
     sizesGiven: values.size !== undefined || values["pool-size"] !== undefined,
   };
-}
-
-async function freeDiskBytes(directory: string): Promise<number> {
-  const { bavail, bsize } = await statfs(directory);
-  return Number(bavail) * Number(bsize);
 }
 
 /** A directory to write to, and what must be removed of it afterwards. */
@@ -137,10 +90,14 @@ async function storageDirectory(given: string | undefined, made: (() => Promise<
     if (found?.isDirectory() === false) {
       throw new UsageError(`--storage-dir ${given} is no directory; name one, or one to be made`);
     }
+    const missing = await missingOf(given);
+    // What somebody else has put into one of them meanwhile stays, and so do those above it.
+    made.push(async () => {
+      for (const path of missing) await rmdir(path).catch(() => {});
+    });
     await mkdir(given, { recursive: true, mode: 0o700 }).catch((error: Error) => {
       throw new Error(`--storage-dir ${given} cannot be made: ${error.message}`);
     });
-    if (!found) made.push(() => rmdir(given).catch(() => {}));
     return given;
   }
   const base = await stat("/var/tmp").then(() => "/var/tmp", () => tmpdir());
@@ -188,6 +145,8 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       alignedChunk,
       Math.min(wanted.poolBytes, chunks.length * alignedChunk),
     );
+    await mustFitDisk(bytes, directory);
+    mustFitMemory(sizeBytes);
     const name = wanted.shmName ?? (wanted.workerAddress ? `lmshm-verify-${process.pid}` : null);
 
     const started = performance.now();
@@ -290,7 +249,6 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 }
 
 export const verify: Command = {
-  help: HELP,
   run(args) {
     const given = settings(args);
     return interruptible(given.json, async (signal) => {

@@ -38,7 +38,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
   #usedBytes = 0;
   #highWaterBytes = 0;
   #allocations = 0;
-  #failedAllocations = 0;
+  #attemptsWithoutRoom = 0;
   #leakedObjects = 0;
 
   constructor() {
@@ -72,7 +72,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     const checked = bufferLayout(layout);
     const buffer = makeBuffer(checked.byteLength);
     if (buffer === null) {
-      this.#failedAllocations++;
+      this.#attemptsWithoutRoom++;
       return null;
     }
     const chunk = new BufferChunk(checked, buffer);
@@ -139,7 +139,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
       quarantinedObjects: 0,
       highWaterBytes: this.#highWaterBytes,
       allocations: this.#allocations,
-      failedAllocations: this.#failedAllocations,
+      attemptsWithoutRoom: this.#attemptsWithoutRoom,
       leakedObjects: this.#leakedObjects,
     };
   }

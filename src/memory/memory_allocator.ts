@@ -79,8 +79,11 @@ export interface AllocatorStats {
   readonly highWaterBytes: number;
   /** Successful allocations since the beginning. */
   readonly allocations: number;
-  /** Allocations that did not fit. */
-  readonly failedAllocations: number;
+  /**
+   * Attempts that found no room at that moment. Where a cache evicts to make room, as a hot tier does,
+   * there is one before most evictions: many of them mean a full pool, and no failure.
+   */
+  readonly attemptsWithoutRoom: number;
   /** Objects that were garbage-collected without having been released. */
   readonly leakedObjects: number;
 }

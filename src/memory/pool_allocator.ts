@@ -110,7 +110,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   #usedBytes = 0;
   #highWaterBytes = 0;
   #allocations = 0;
-  #failedAllocations = 0;
+  #attemptsWithoutRoom = 0;
   #leakedObjects = 0;
   #recoveredObjects = 0;
 
@@ -174,7 +174,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     this.#check(checked);
     const place = this.take(checked.byteLength);
     if (place === null) {
-      this.#failedAllocations++;
+      this.#attemptsWithoutRoom++;
       return null;
     }
     return this.#make(checked, place);
@@ -198,7 +198,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       const place = hopeless ? null : this.take(checked.byteLength);
       if (place === null) {
         for (const taken of places) this.giveBack(taken);
-        this.#failedAllocations++;
+        this.#attemptsWithoutRoom++;
         return null;
       }
       places.push(place);
@@ -237,7 +237,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       quarantinedObjects: books.quarantinedPlaces,
       highWaterBytes: this.#highWaterBytes,
       allocations: this.#allocations,
-      failedAllocations: this.#failedAllocations,
+      attemptsWithoutRoom: this.#attemptsWithoutRoom,
       leakedObjects: this.#leakedObjects,
     };
   }

@@ -4,7 +4,14 @@
 
 import { throwIfRefused } from "../permission.ts";
 import { ffi } from "./ffi.ts";
-import { type Functions, LIBC_SYMBOLS, MEMORY_FILE_SYMBOLS, type SymbolTable } from "./symbols.ts";
+import {
+  EXEC_SYMBOLS,
+  type Functions,
+  LIBC_SYMBOLS,
+  MEMORY_FILE_SYMBOLS,
+  PROBE_SYMBOLS,
+  type SymbolTable,
+} from "./symbols.ts";
 
 /** Functions of the C library of this process, glibc or musl. */
 function open<T extends SymbolTable>(table: T): Functions<T> {
@@ -17,6 +24,7 @@ function open<T extends SymbolTable>(table: T): Functions<T> {
 }
 
 let opened: Functions<typeof LIBC_SYMBOLS> | undefined;
+let probes: Functions<typeof PROBE_SYMBOLS> | undefined;
 let memoryFiles: Functions<typeof MEMORY_FILE_SYMBOLS> | undefined;
 
 /**
@@ -33,6 +41,16 @@ export function cLibrary(): Functions<typeof LIBC_SYMBOLS> {
  */
 export function memoryFileCalls(): Functions<typeof MEMORY_FILE_SYMBOLS> {
   return memoryFiles ??= open(MEMORY_FILE_SYMBOLS);
+}
+
+/** What takes another program in the place of this one. @throws as cLibrary(). */
+export function execCalls(): Functions<typeof EXEC_SYMBOLS> {
+  return open(EXEC_SYMBOLS);
+}
+
+/** What tells what the system can do. @throws as cLibrary(). */
+export function probeCalls(): Functions<typeof PROBE_SYMBOLS> {
+  return probes ??= open(PROBE_SYMBOLS);
 }
 
 /** NUL-terminated UTF-8 in memory that the collector does not move. */

@@ -92,6 +92,8 @@ const FLAG_RECLAIMED = 2;
 const FLAG_REPLACED = 4;
 const CLOSE_KEEP_RANGE = 1;
 const UNLINK_AT_EXIT = 1;
+/** No version is longer, with its NUL. */
+const VERSION_BYTES = 16;
 
 const decoder = new TextDecoder();
 
@@ -326,6 +328,9 @@ class LmshmSegment implements NativeSegment {
   }
 }
 
+/** What became of a name, or why it stays. */
+export type Reclaimed = "removed" | "free" | "live" | "foreign";
+
 /** The library, loaded. */
 export class Lmshm {
   /** Where it was found. */
@@ -335,6 +340,13 @@ export class Lmshm {
   constructor(path: string, lib: Library) {
     this.path = path;
     this.#lib = lib;
+  }
+
+  /** "0.1.0". */
+  version(): string {
+    const bytes = new Uint8Array(ffi.arrayBuffer(this.#lib.lmshm_version(), VERSION_BYTES));
+    const end = bytes.indexOf(0);
+    return decoder.decode(bytes.slice(0, end < 0 ? bytes.length : end));
   }
 
   openSync(request: OpenRequest): NativeSegment {
@@ -405,6 +417,16 @@ export class Lmshm {
   /** Unlinks the name of a dead owner. True if it did, false if there was nothing of the kind. */
   reclaim(name: string): boolean {
     return this.#lib.lmshm_reclaim(cString(name)) === 1;
+  }
+
+  /** reclaim() that says what it found. @throws {ShmError} EACCES: another user's; and others. */
+  tryReclaim(name: string): Reclaimed {
+    const result = this.#lib.lmshm_reclaim(cString(name));
+    if (result >= 0) return result === 1 ? "removed" : "free";
+    const code = errnoName(-result);
+    if (code === "EBUSY") return "live";
+    if (code === "EPERM") return "foreign";
+    throw new ShmError(`segment /${name}`, { code, errno: -result, operation: "remove segment" });
   }
 }
 

@@ -212,6 +212,55 @@ export const MEMORY_FILE_SYMBOLS = {
   access: { c: "int access(const char *path, int mode)", args: ["bytes", "i32"], result: "i32" },
 } as const satisfies SymbolTable;
 
+/** Of the C library: becoming another program; see exec.ts. */
+export const EXEC_SYMBOLS = {
+  fcntl: {
+    c: "int fcntl(int fd, int command, int value)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
+  execv: {
+    c: "int execv(const char *path, char *const *arguments)",
+    args: ["bytes", "bytes"],
+    result: "i32",
+  },
+  signal: {
+    c: "void (*signal(int number, void (*handler)(int)))(int)",
+    args: ["i32", "usize"],
+    result: "isize",
+  },
+  sigprocmask: {
+    c: "int sigprocmask(int how, const sigset_t *set, sigset_t *old)",
+    args: ["i32", "bytes", "bytes"],
+    result: "i32",
+  },
+} as const satisfies SymbolTable;
+
+/** Of the C library: what the system can do; see probe.ts. */
+export const PROBE_SYMBOLS = {
+  open: {
+    c: "int open(const char *path, int flags, mode_t mode)",
+    args: ["bytes", "i32", "u32"],
+    result: "i32",
+  },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  fsetxattr: {
+    c: "int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)",
+    args: ["i32", "bytes", "bytes", "usize", "i32"],
+    result: "i32",
+  },
+  getxattr: {
+    c: "ssize_t getxattr(const char *path, const char *name, void *value, size_t size)",
+    args: ["bytes", "bytes", "bytes", "usize"],
+    result: "isize",
+  },
+  syscall: {
+    c: "long syscall(long number, long first, long second, long third)",
+    args: ["usize", "usize", "usize", "usize"],
+    result: "isize",
+  },
+} as const satisfies SymbolTable;
+
 /** What glibc has and musl has not; see bun.ts. */
 export const GLIBC_SYMBOLS = {
   gnu_get_libc_version: { c: "const char *gnu_get_libc_version(void)", args: [], result: "usize" },

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import { type CommandDescription, JSON_OPTION, type OptionDescription } from "../description.ts";
+
+const STORE =
+  "STORE is a directory, for which a worker is started, or DIR@ADDRESS: a directory of a running " +
+  "worker, as that one sees it (relative: below its root; empty: the root), whose address is " +
+  "host:port, unix:/path or /path.";
+const PATTERNS =
+  "A KEY with *, ? or [...] is a pattern: * stands for any characters, / included, ? for one, and " +
+  "a backslash takes the meaning of what follows away.";
+
+const SECRET = {
+  name: "secret-file",
+  value: "FILE",
+  completes: "file",
+  text: "the secret of TCP workers (default $LMSHM_SECRET)",
+} as const satisfies OptionDescription;
+const LITERAL = {
+  name: "literal",
+  text: "keys are no patterns",
+} as const satisfies OptionDescription;
+const IN_FLIGHT = {
+  name: "in-flight",
+  value: "N",
+  text: "objects at a time, 1 to 64 (default 4)",
+} as const satisfies OptionDescription;
+const MEMORY = {
+  name: "memory",
+  value: "SIZE",
+  text: "shared memory that may be used, and so the largest object (default 1GiB; 64MiB are used " +
+    "where objects are no larger)",
+} as const satisfies OptionDescription;
+
+const KEY_MEMBER = "of the object";
+const FAILED_MEMBERS = {
+  ok: "it was done; false: see code and error",
+  code: "of a failure, such as ENOENT or ENOSPC; MISSING: there is no such object",
+  error: "the failure in words",
+};
+
+/** lmshm put. */
+export const PUT = {
+  name: "put",
+  summary: "store files as objects",
+  usage: "[OPTION]... STORE FILE...",
+  operands: "file",
+  about: [
+    "Stores each FILE under its name, without its directory, or under --key. - is stdin. What is " +
+    "there is replaced, whole or not at all.",
+    STORE + " Put makes a directory that is missing.",
+  ],
+  options: [
+    { name: "key", value: "KEY", text: "the key of the only FILE" },
+    { name: "prefix", value: "TEXT", text: "goes before every key" },
+    {
+      name: "recursive",
+      short: "r",
+      text: "of a FILE that is a directory take all files; their keys are their paths below it",
+    },
+    {
+      name: "metadata",
+      value: "NAME=TEXT",
+      repeat: true,
+      text: "is kept with the objects; may be repeated",
+    },
+    IN_FLIGHT,
+    MEMORY,
+    SECRET,
+    JSON_OPTION,
+  ],
+  examples: [
+    { run: "lmshm put /data/kv chunk.bin", does: "One file, as the object chunk.bin:" },
+    {
+      run: "tar c models | lmshm put /data/kv --key models.tar -",
+      does: "What a program writes:",
+    },
+    {
+      run: "lmshm put -r --prefix run7/ kv@unix:/run/lmshm.sock results",
+      does: "All files of a directory, through a running worker:",
+    },
+  ],
+  status: { 0: "all files are stored", 1: "one was missing, or could not be stored" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      file: "where it came from; -: stdin",
+      ...FAILED_MEMBERS,
+      byteLength: "of the object",
+      milliseconds: "that storing it took",
+    },
+  },
+} as const satisfies CommandDescription;
+
+/** lmshm get. */
+export const GET = {
+  name: "get",
+  summary: "write objects to files or stdout",
+  usage: "[OPTION]... STORE KEY...",
+  operands: "any",
+  about: [
+    "Writes each object to a file of its key's name, with a / in the key as a directory. A file " +
+    "appears when it is complete. Every byte is checked against the checksum that was stored.",
+    STORE,
+    PATTERNS,
+  ],
+  options: [
+    {
+      name: "output",
+      short: "o",
+      value: "PATH",
+      completes: "file",
+      text: "the directory for the files (default .); of a single key without a pattern also the " +
+        "file; - is stdout, one object after the other",
+    },
+    LITERAL,
+    IN_FLIGHT,
+    MEMORY,
+    SECRET,
+    JSON_OPTION,
+  ],
+  examples: [
+    { run: "lmshm get /data/kv chunk.bin -o /tmp/chunk.bin", does: "One object, to a file:" },
+    { run: "lmshm get /data/kv models.tar -o - | tar t", does: "To a program:" },
+    {
+      run: "lmshm get kv@unix:/run/lmshm.sock 'run7/*' -o results",
+      does: "All that begin so, from a running worker:",
+    },
+  ],
+  status: { 0: "all objects were written", 1: "one was missing, or could not be written" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      file: "where it was written",
+      ...FAILED_MEMBERS,
+      byteLength: "of the object",
+      milliseconds: "that it took",
+    },
+  },
+} as const satisfies CommandDescription;
+
+/** lmshm ls. */
+export const LS = {
+  name: "ls",
+  summary: "list the objects of a store",
+  usage: "[OPTION]... STORE [KEY]...",
+  operands: "any",
+  about: [
+    "Lists all keys, or those that match, in no order, as they are found: sort sorts them.",
+    STORE,
+    PATTERNS,
+  ],
+  options: [
+    { name: "long", short: "l", text: "with the size, and when each was stored (UTC)" },
+    LITERAL,
+    SECRET,
+    JSON_OPTION,
+  ],
+  examples: [
+    { run: "lmshm ls /data/kv | wc -l", does: "How many are there?" },
+    { run: "lmshm ls -l /data/kv 'llama/*@half'", does: "What is kept of one model?" },
+  ],
+  status: { 0: "listed", 1: "what was asked for is not there, or could not be listed" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      ...FAILED_MEMBERS,
+      byteLength: "with --long, as the next three",
+      mtimeMs: "when it was stored, in milliseconds since 1970",
+      diskBytes: "what it takes of the disk",
+      crc32c: "of its bytes; null: none is kept",
+      metadata: "what is kept with it",
+    },
+  },
+} as const satisfies CommandDescription;
+
+/** lmshm stat. */
+export const STAT = {
+  name: "stat",
+  summary: "show what is known of objects",
+  usage: "[OPTION]... STORE KEY...",
+  operands: "any",
+  about: [
+    "Shows size, time, checksum and metadata, without reading the objects.",
+    STORE,
+    PATTERNS,
+  ],
+  options: [LITERAL, SECRET, JSON_OPTION],
+  examples: [{ run: "lmshm stat /data/kv chunk.bin", does: "What is this?" }],
+  status: { 0: "all are there", 1: "one is missing, or could not be looked at" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      ...FAILED_MEMBERS,
+      byteLength: "of the object",
+      mtimeMs: "when it was stored, in milliseconds since 1970",
+      diskBytes: "what it takes of the disk",
+      crc32c: "of its bytes; null: none is kept",
+      metadata: "what is kept with it",
+    },
+  },
+} as const satisfies CommandDescription;
+
+/** lmshm rm. */
+export const RM = {
+  name: "rm",
+  summary: "remove objects",
+  usage: "[OPTION]... STORE KEY...",
+  operands: "any",
+  about: ["Removes objects.", STORE, PATTERNS],
+  options: [
+    { name: "dry-run", short: "n", text: "only tell what would be removed" },
+    LITERAL,
+    IN_FLIGHT,
+    SECRET,
+    JSON_OPTION,
+  ],
+  examples: [
+    { run: "lmshm rm -n /data/kv 'run7/*'", does: "What would go?" },
+    { run: "lmshm rm /data/kv 'run7/*'", does: "Away with it:" },
+  ],
+  status: { 0: "all are removed", 1: "one was missing, or could not be removed" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      ...FAILED_MEMBERS,
+      removed: "false: it was only looked at (--dry-run)",
+      milliseconds: "that it took",
+    },
+  },
+} as const satisfies CommandDescription;
+
+/** lmshm cp. */
+export const CP = {
+  name: "cp",
+  summary: "copy objects from one store to another",
+  usage: "[OPTION]... FROM TO [KEY]...",
+  operands: "any",
+  about: [
+    "Copies all objects, or those that match, with their metadata, and checks every byte on the " +
+    "way. What TO has with the same length and checksum is skipped, so that a copy that was " +
+    "interrupted is taken up by giving the same command again.",
+    "FROM and TO are stores. " + STORE + " A directory TO is made where it is missing.",
+    PATTERNS,
+  ],
+  options: [
+    { name: "force", short: "f", text: "copy also what is there with the same checksum" },
+    LITERAL,
+    IN_FLIGHT,
+    MEMORY,
+    SECRET,
+    JSON_OPTION,
+  ],
+  examples: [
+    { run: "lmshm cp /data/kv /backup/kv", does: "Everything, to another disk:" },
+    {
+      run: "lmshm cp /data/kv kv@127.0.0.1:9800 'llama/*' --secret-file /etc/lmshm.secret",
+      does: "What is kept of one model, to another worker that shares this machine's memory:",
+    },
+  ],
+  status: { 0: "all are there", 1: "one was missing, or could not be copied" },
+  json: {
+    form: "lines",
+    members: {
+      key: KEY_MEMBER,
+      ...FAILED_MEMBERS,
+      byteLength: "of the object",
+      skipped: "it was there",
+      milliseconds: "that it took",
+    },
+  },
+} as const satisfies CommandDescription;

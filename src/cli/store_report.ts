@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What put, get, rm and cp tell: a line of JSON for each object, or failures as they come, what has
+// been done so far at a terminal, and a summary at the end.
+
+import { ShmError } from "../errors.ts";
+import { type Command, complainAbout, interruptible } from "./command.ts";
+import { formatBytes, formatTime } from "./format.ts";
+import { printAndWait, statusLine } from "./terminal.ts";
+
+/** After these nothing else will go better. */
+const ENDS_ALL: ReadonlySet<string> = new Set([
+  ...["EWORKER", "ECONNREFUSED", "ECONNRESET", "EPIPE", "ENOTCONN", "ENOTFOUND", "ENETUNREACH"],
+  ...["EHOSTUNREACH", "EPROTO", "ESTALE", "ENOSPC", "EDQUOT", "EROFS", "ETIMEDOUT", "ECANCELED"],
+]);
+
+/** There is no such object. */
+export class Missing extends Error {
+  readonly code = "MISSING";
+}
+
+export interface Done {
+  readonly byteLength?: number;
+  readonly skipped?: boolean;
+  readonly [member: string]: unknown;
+}
+
+export class StoreReport {
+  readonly #json: boolean;
+  readonly #status = statusLine();
+  readonly #started = performance.now();
+  #objects = 0;
+  #bytes = 0;
+  #skipped = 0;
+  #failed = 0;
+
+  constructor(json: boolean) {
+    this.#json = json;
+  }
+
+  get failed(): number {
+    return this.#failed;
+  }
+
+  /**
+   * Does what is to be done with one object, and tells of it. A failure that concerns this object
+   * alone is told and counted; others are thrown.
+   */
+  async object(
+    key: string,
+    signal: AbortSignal,
+    work: () => Promise<Done>,
+    facts: Readonly<Record<string, unknown>> = {},
+  ): Promise<void> {
+    signal.throwIfAborted();
+    const started = performance.now();
+    let done: Done;
+    try {
+      done = await work();
+    } catch (error) {
+      if (signal.aborted) throw error;
+      await this.fail(key, error, facts);
+      if (error instanceof ShmError && ENDS_ALL.has(error.code)) throw new Told(error);
+      return;
+    }
+    if (done.skipped) this.#skipped++;
+    else this.#objects++;
+    this.#bytes += done.skipped ? 0 : done.byteLength ?? 0;
+    this.#status.update(this.#figures());
+    if (!this.#json) return;
+    const milliseconds = Math.round((performance.now() - started) * 1000) / 1000;
+    await printAndWait([JSON.stringify({ key, ...facts, ok: true, ...done, milliseconds })]);
+  }
+
+  /** Tells of an object that failed, or that is not there. */
+  async fail(
+    key: string,
+    error: unknown,
+    facts: Readonly<Record<string, unknown>> = {},
+  ): Promise<void> {
+    this.#failed++;
+    const message = error instanceof Error ? error.message : String(error);
+    if (this.#json) {
+      const code = (error as { code?: unknown }).code ?? "EIO";
+      await printAndWait([JSON.stringify({ key, ...facts, ok: false, code, error: message })]);
+    }
+    this.#status.end();
+    complainAbout(key, message);
+  }
+
+  /** "stored 3 objects, 101 MB in 120 ms, 840 MB/s", as a line. */
+  summary(verb: string): string {
+    this.#status.end();
+    return `${verb} ${this.#figures()}`;
+  }
+
+  #figures(): string {
+    const ms = performance.now() - this.#started;
+    const parts = [`${this.#objects} ${this.#objects === 1 ? "object" : "objects"}`];
+    if (this.#bytes > 0) {
+      parts[0] += `, ${formatBytes(this.#bytes)} in ${formatTime(ms)}`;
+      parts.push(`${formatBytes(this.#bytes * 1000 / ms)}/s`);
+    }
+    if (this.#skipped > 0) parts.push(`${this.#skipped} skipped`);
+    if (this.#failed > 0) parts.push(`${this.#failed} failed`);
+    return parts.join(", ");
+  }
+}
+
+/** A failure that was told already, and ends the command. */
+export class Told extends Error {
+  constructor(cause: Error) {
+    super(cause.message, { cause });
+  }
+}
+
+/**
+ * Runs a command that reports object by object.
+ * @param verb "stored", for the summary; null: none is printed
+ */
+export function reportedCommand(
+  json: boolean,
+  verb: string | null,
+  work: (report: StoreReport, signal: AbortSignal) => Promise<void>,
+): ReturnType<Command["run"]> {
+  return interruptible(false, async (signal) => {
+    const report = new StoreReport(json);
+    let told = false;
+    try {
+      await work(report, signal);
+    } catch (error) {
+      if (!(error instanceof Told)) {
+        report.summary("");
+        throw error;
+      }
+      told = true;
+    }
+    const summary = report.summary(verb ?? "");
+    if (verb !== null && !json) await printAndWait([summary]);
+    return !told && report.failed === 0;
+  }, "what was done before stays");
+}
