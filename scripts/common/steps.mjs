@@ -11,11 +11,14 @@ import {
   readFileSync,
   rmSync,
   symlinkSync,
+  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
+import { writeApiReference } from "./api_reference.mjs";
+import { allBlocks, moduleOf } from "./code_blocks.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
@@ -86,8 +89,51 @@ async function types() {
   for (const config of ["tsconfig.json", "scripts/tsconfig.json"]) {
     await must("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
   }
-  const sources = findFiles(["src", "tests"], /\.ts$/);
+  const sources = findFiles(["src", "tests", "examples"], /\.ts$/);
   await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
+}
+
+/**
+ * The ts blocks of the documents have the right types, and the API reference has every public name.
+ * What the documents say beyond that is checked by tests/docs_test.ts.
+ */
+async function docs() {
+  const folder = join(root, "build", "docs");
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const blocks = allBlocks().filter(({ language }) => language === "ts");
+  if (blocks.length < 20) throw new Failure(`only ${blocks.length} ts blocks were found`);
+  for (const block of blocks) {
+    const name = `${block.file.replaceAll("/", "_")}_line_${block.line}.ts`;
+    writeFileSync(join(folder, name), moduleOf(block).source);
+  }
+  const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const config = join(folder, "tsconfig.json");
+  writeFileSync(config, JSON.stringify(typesOfBlocks(entries)));
+  await must(
+    "tsc over the code blocks (file_line_N.ts is the block at line N)",
+    pinnedTool("tsc"),
+    ["--noEmit", "-p", config],
+  );
+  await writeApiReference(join(folder, "api"));
+}
+
+/** @param {Record<string, string>} entries */
+function typesOfBlocks(entries) {
+  const paths = Object.entries(entries).map(([entry, path]) => [
+    entry.replace(/^\./, "lmshm"),
+    [join(root, path)],
+  ]);
+  return {
+    extends: "../../tsconfig.json",
+    compilerOptions: {
+      paths: Object.fromEntries(paths),
+      noUnusedLocals: false,
+      typeRoots: [join(root, "node_modules", "@types")],
+    },
+    include: ["*.ts"],
+    exclude: [],
+  };
 }
 
 function layout() {
@@ -243,6 +289,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   lint,
   types,
   layout,
+  docs,
   exports,
   warnings,
   test,
