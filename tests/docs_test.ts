@@ -84,7 +84,8 @@ function commandLines(): { where: string; line: string }[] {
   for (const file of documents()) {
     const text = read(file).replaceAll(/^```[^]*?^```$/gm, "");
     for (const [, command] of text.matchAll(/^ {4}((?:npm|bunx|lmshm|lmshm-worker) .*)$/gm)) {
-      found.push({ where: file, line: command! });
+      // A description may stand beside it.
+      found.push({ where: file, line: command!.split(/\s{2,}/)[0]! });
     }
     for (const [, command] of text.matchAll(/`((?:npm run|npm test|lmshm|lmshm-worker) [^`]+)`/g)) {
       found.push({ where: file, line: command! });
