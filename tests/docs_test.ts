@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { parse, parseAllDocuments } from "yaml";
 import { ERROR_CODES } from "../src/errors.ts";
 import { checkTieredOptions } from "../src/cache/tiered_store_options.ts";
+import { loadConfig } from "../src/config/mod.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { runFixture } from "./support/process.ts";
 import { TempDir } from "./support/worker.ts";
@@ -249,6 +250,17 @@ function checkWorkerArguments(args: readonly string[], where: string): void {
   assert.match(ended.stderr, /\/nowhere/, where);
 }
 
+/** The program's variables are a configuration whose pool fits into `shmBytes`. */
+function checkEnvironment(environment: Record<string, string>, shmBytes: number): void {
+  const { config, notices } = loadConfig({ file: null, environment });
+  assert.deepEqual(notices, []);
+  assert.equal(config.workerAddress, "unix:/run/lmshm/worker.sock");
+  assert.ok(config.shmName !== null && config.storageDir !== null);
+  assert.ok(config.poolSizeBytes < shmBytes);
+}
+
+const gibibytes = (text: string) => Number(/^(\d+)(Gi|g)$/.exec(text)?.[1]) * 2 ** 30;
+
 const field = (value: unknown, ...path: (string | number)[]): unknown =>
   path.reduce<unknown>((at, key) => (at as Record<string | number, unknown>)?.[key], value);
 
@@ -266,7 +278,8 @@ test("the Compose file parses, and the two services share what they must", {
     volume.split(":")[0]!
   );
   assert.deepEqual([...new Set(named)].sort(), Object.keys(file.volumes).sort());
-  JSON.parse(program.environment.LMCACHE_EXTRA_CONFIG);
+  const size = /size=(\w+)/.exec(file.volumes.shm.driver_opts.o)?.[1];
+  checkEnvironment(program.environment, gibibytes(size!));
 });
 
 test("the Kubernetes manifests parse, and the containers share what they must", {
@@ -297,9 +310,12 @@ test("the Kubernetes manifests parse, and the containers share what they must", 
   assert.ok(
     deployment.spec.template.metadata.labels.app === deployment.spec.selector.matchLabels.app,
   );
-  JSON.parse(
-    program.env.find(({ name }: { name: string }) => name === "LMCACHE_EXTRA_CONFIG").value,
+  const environment = Object.fromEntries(
+    program.env.map(({ name, value }: { name: string; value: string }) => [name, value]),
   );
+  const { sizeLimit } = field(volumes.get("shm"), "emptyDir") as { sizeLimit: string };
+  checkEnvironment(environment, gibibytes(sizeLimit));
+  checkEnvironment(environment, gibibytes(program.resources.limits.memory));
 });
 
 const ANALYZE = "/usr/bin/systemd-analyze";
