@@ -73,7 +73,8 @@ async function download(key: string, request: Request): Promise<Response> {
     ...(partial ? { "content-range": `bytes ${start}-${end - 1}/${size}` } : {}),
   };
   if (request.method === "HEAD") return new Response(null, { headers });
-  // The stream has a reference of its own, so ours may go when this function returns.
+  // The stream has a reference of its own, so ours may go when this function returns. (Bun sends one
+  // of several pieces without its length.)
   const signal = AbortSignal.timeout(SEND_LIMIT_MS);
   const body = streamOf(obj, { offset: start, byteLength: end - start, signal });
   return new Response(body, { status: partial ? 206 : 200, headers });

@@ -45,6 +45,7 @@ export async function writeApiReference(folder) {
       throw new Failure(`the reference has no page for ${missing.join(", ")} of ${name}`);
     }
   }
+  if (names === 0) throw new Failure("deno doc --json names nothing");
   return names;
 }
 
@@ -57,7 +58,5 @@ function publicNames(document) {
   const symbols = Array.isArray(nodes)
     ? nodes
     : Object.values(nodes).flatMap((/** @type {any} */ module) => module.symbols ?? module);
-  const names = symbols.map((/** @type {any} */ { name }) => name);
-  if (names.length === 0) throw new Failure("deno doc --json names nothing");
-  return [...new Set(names)];
+  return [...new Set(symbols.map((/** @type {any} */ { name }) => name))];
 }
