@@ -3,10 +3,12 @@
 // streamOf(): what it gives, and how long it holds what it gives it from.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
 import { test } from "node:test";
 import { BufferAllocator, MixedMemoryAllocator, ShmSegment, streamOf } from "../src/mod.ts";
 import { withoutLeaks } from "./support/leaks.ts";
-import { shmError } from "./support/worker.ts";
+import { eventually, shmError } from "./support/worker.ts";
 
 const SIZE = 1_000_003;
 
@@ -115,3 +117,46 @@ test("new Response(view) has copied the view when it returns", { timeout: 30_000
   bytes.fill(2);
   assert.ok(new Uint8Array(await response.arrayBuffer()).every((byte) => byte === 1));
 });
+
+/** A server of this runtime that answers every request with `answer`. */
+function serve(answer: () => Response): { port: number; stop: () => Promise<void> } {
+  if ("Deno" in globalThis) {
+    const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, answer);
+    return { port: server.addr.port, stop: () => server.shutdown() };
+  }
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
+  return { port: server.port!, stop: () => server.stop(true) };
+}
+
+test(
+  "streamOf() as the body of a Response lets go when all is sent, and when the client goes away",
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    await using allocator = await MixedMemoryAllocator.create({
+      sizeBytes: 64 * 2 ** 20,
+      pin: "none",
+    });
+    using obj = allocator.allocate(48 * 2 ** 20);
+    fill(obj.bytes.subarray(0, SIZE));
+    const server = serve(() => new Response(streamOf(obj)));
+    try {
+      // A client that reads a little, and then no more: the rest does not fit into what sockets buffer.
+      const client = connect(server.port, "127.0.0.1");
+      client.write("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+      await once(client, "readable");
+      assert.equal(obj.inFlight, 1);
+      client.destroy();
+      await eventually("a client that has gone holds nothing", () => obj.inFlight === 0);
+      assert.equal(obj.refCount, 1);
+      const answer = await fetch(`http://127.0.0.1:${server.port}/`);
+      const got = new Uint8Array(await answer.arrayBuffer());
+      assert.equal(got.length, obj.byteLength);
+      assert.deepEqual(got.subarray(0, SIZE), obj.bytes.subarray(0, SIZE));
+      await eventually("nothing is held", () => obj.inFlight === 0);
+    } finally {
+      await server.stop();
+    }
+  },
+);
