@@ -80,10 +80,10 @@ export type {
   RemoteConnector,
 } from "./connector/remote_connector.ts";
 export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
-export type { ProtocolChoice, ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
+export type { ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
 export type { ConnectorSource } from "./connector/shm_file_sources.ts";
 export type { Durability, IoMode } from "./worker/object_client.ts";
-export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/v2/info.ts";
+export type { LatencyBucket, VerbInfo, WorkerInfo } from "./worker/worker_info.ts";
 export {
   type AllocateOptions,
   type CachePolicyName,

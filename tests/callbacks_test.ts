@@ -13,8 +13,9 @@ import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { shmError } from "./support/assertions.ts";
-import { withoutLeaks } from "./support/leaks.ts";
+import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { CHUNK, newChunk, PAGE, tiered } from "./support/tiered_scene.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { warningsOf } from "./support/warnings.ts";
 import { eventually, TempDir, withoutWorkers } from "./support/worker.ts";
 
@@ -41,9 +42,17 @@ for (const protocol of [1, 2] as const) {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
         const segment = stack.use(
-          await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
+          await ShmSegment.create({
+            name: uniqueName("callbacks"),
+            sizeBytes: 16 * PAGE,
+            pin: "none",
+          }),
         );
-        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const options = {
+          segment,
+          storageDir: dir.file("kv"),
+          workerBinary: workerOf(protocol, dir),
+        };
         const store = await ShmFileConnector.open(options);
         const [a, b, c] = [0, 1, 2].map((page) => segment.range(page * PAGE, PAGE));
         segment.bytes(0, PAGE).fill(1);
@@ -82,9 +91,17 @@ for (const protocol of [1, 2] as const) {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
         const segment = stack.use(
-          await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }),
+          await ShmSegment.create({
+            name: uniqueName("callbacks"),
+            sizeBytes: 16 * PAGE,
+            pin: "none",
+          }),
         );
-        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const options = {
+          segment,
+          storageDir: dir.file("kv"),
+          workerBinary: workerOf(protocol, dir),
+        };
         const store = await ShmFileConnector.open(options);
         const [a, b] = [segment.range(0, PAGE), segment.range(PAGE, PAGE)];
         const wrong = [
@@ -118,13 +135,19 @@ for (const protocol of [1, 2] as const) {
       withoutWorkers(async () => {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }));
+        const segment = stack.use(
+          await ShmSegment.create({
+            name: uniqueName("callbacks"),
+            sizeBytes: 16 * PAGE,
+            pin: "none",
+          }),
+        );
         const range = segment.range(0, PAGE);
         let allocate: () => ShmRange | null = () => range;
         const store = await ShmFileConnector.open({
           segment,
           storageDir: dir.file("kv"),
-          protocol,
+          workerBinary: workerOf(protocol, dir),
           allocate: () => allocate(),
         });
         await store.put("k", segment.range(0, 100));

@@ -11,6 +11,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { uniqueName } from "./support/leaks.ts";
 import { type Ended, fixtureCommand, runFixture } from "./support/process.ts";
+import { version1Worker } from "./support/version1_worker.ts";
 import { eventually, startWorker, TempDir } from "./support/worker.ts";
 
 const MAIN = "../../src/cli/main.ts";
@@ -135,13 +136,12 @@ checkTest("what is asked of the worker reaches it, and is shown", async (dir, ch
       "lmshm.fsync": "full",
       "lmshm.io_mode": "direct",
       "lmshm.checksum": false,
-      "lmshm.protocol": 2,
     },
   });
   assert.equal(ended.code, 0, ended.stdout + ended.stderr);
   assert.match(
     ended.stdout,
-    /^worker {3}started, over pipes, protocol 2, io direct, durability full, no checksums$/m,
+    /^worker {3}started, over pipes, io direct, durability full, no checksums$/m,
   );
   assert.match(
     ended.stdout,
@@ -150,9 +150,10 @@ checkTest("what is asked of the worker reaches it, and is shown", async (dir, ch
   assert.match(ended.stdout, /^note {5}objects went .*: puts: \d+ direct, \d+ cached; gets: \d+/m);
   const refused = await check({
     extra_config: {
+      shm_name: uniqueName("check"),
       "shmfs.storage_dir": dir.file("kv"),
+      "shmfs.worker_binary": version1Worker(dir),
       "lmshm.fsync": true,
-      "lmshm.protocol": 1,
     },
   }, "--json");
   assert.equal(refused.code, 1);
@@ -161,7 +162,11 @@ checkTest("what is asked of the worker reaches it, and is shown", async (dir, ch
 
 checkTest("a worker of version 1 is told to be one", async (dir, check) => {
   const ended = await check({
-    extra_config: { "shmfs.storage_dir": dir.file("kv"), "lmshm.protocol": 1 },
+    extra_config: {
+      shm_name: uniqueName("check"),
+      "shmfs.storage_dir": dir.file("kv"),
+      "shmfs.worker_binary": version1Worker(dir),
+    },
   }, "--json");
   assert.equal(ended.code, 0, ended.stdout + ended.stderr);
   const step = stepsOf(ended).get("metadata");
@@ -190,7 +195,6 @@ test("lmshm check interrupted removes what it made", { timeout: 120_000 }, async
         shm_name: name,
         "shmfs.storage_dir": dir.file("kv"),
         "shmfs.worker_binary": worker,
-        "lmshm.protocol": 1,
       },
     }),
   );
@@ -258,7 +262,11 @@ checkTest("a worker that moves nothing is found out", async (dir, check) => {
       elif [ -e "$path" ]; then echo OK 0; else echo "ERROR ENOENT open: no such file"; fi`,
   );
   const ended = await check({
-    extra_config: { "shmfs.storage_dir": dir.file("kv"), "shmfs.worker_binary": worker },
+    extra_config: {
+      shm_name: uniqueName("check"),
+      "shmfs.storage_dir": dir.file("kv"),
+      "shmfs.worker_binary": worker,
+    },
   }, "--json");
   assert.equal(ended.code, 1, ended.stdout + ended.stderr);
   const step = stepsOf(ended).get("get from the store");
@@ -276,6 +284,7 @@ for (const writeMode of ["through", "behind"]) {
     );
     const ended = await check({
       extra_config: {
+        shm_name: uniqueName("check"),
         "shmfs.storage_dir": dir.file("kv"),
         "shmfs.worker_binary": worker,
         "lmshm.write_mode": writeMode,

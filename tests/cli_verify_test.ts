@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { version } from "../src/mod.ts";
 import { locateWorker } from "../src/native/locate.ts";
+import { uniqueName } from "./support/leaks.ts";
 import { fixtureCommand, runFixture } from "./support/process.ts";
 
 const MAIN = "../../src/cli/main.ts";
@@ -146,7 +147,9 @@ done
 `,
     );
     chmodSync(liar, 0o755);
-    const ended = await cli("verify", ...SMALL, "--worker-binary", liar, "--json");
+    const ended = await cli(
+      ...["verify", ...SMALL, "--worker-binary", liar, "--shm-name", uniqueName("liar"), "--json"],
+    );
     assert.equal(ended.code, 1, ended.stderr);
     const report = JSON.parse(ended.stdout);
     assert.equal(report.ok, false);

@@ -13,6 +13,8 @@ import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { shmError, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
@@ -58,8 +60,10 @@ for (const protocol of [1, 2] as const) {
       await using stack = new AsyncDisposableStack();
       const dir = stack.use(new TempDir());
       const disk = stack.use(new SmallDisk(dir, MIB));
-      const segment = stack.use(await ShmSegment.create({ sizeBytes: 4 * MIB, pin: "none" }));
-      const options = { segment, storageDir: disk.path, protocol };
+      const segment = stack.use(
+        await ShmSegment.create({ name: uniqueName("full"), sizeBytes: 4 * MIB, pin: "none" }),
+      );
+      const options = { segment, storageDir: disk.path, workerBinary: workerOf(protocol, dir) };
       const connector = stack.use(await ShmFileConnector.open(options));
       const size = 300 * 1024;
       for (let index = 0; index < 3; index++) {
@@ -91,10 +95,12 @@ for (const protocol of [1, 2] as const) {
       await using stack = new AsyncDisposableStack();
       const dir = stack.use(new TempDir());
       const disk = stack.use(new SmallDisk(dir, MIB));
-      const segment = stack.use(await ShmSegment.create({ sizeBytes: 4 * MIB, pin: "none" }));
+      const segment = stack.use(
+        await ShmSegment.create({ name: uniqueName("full"), sizeBytes: 4 * MIB, pin: "none" }),
+      );
       const pool = new TensorMemoryAllocator(segment);
       const hot = stack.use(new LocalCpuBackend({ allocator: pool }));
-      const options = { segment, storageDir: disk.path, protocol };
+      const options = { segment, storageDir: disk.path, workerBinary: workerOf(protocol, dir) };
       const cold = stack.use(await ShmFileConnector.open(options));
       const store = new TieredStore({ hot, cold, writeMode: "behind" });
       const putOne = async (index: number) => {

@@ -12,6 +12,8 @@ import { CacheEngineKey } from "../src/keys/key.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 /** 512 bytes a token. */
@@ -58,11 +60,15 @@ for (const protocol of [1, 2] as const) {
         const dir = stack.use(new TempDir());
         const directory = dir.file("kv");
         const segment = stack.use(
-          await ShmSegment.create({ sizeBytes: 16 * CHUNK_BYTES, pin: "none" }),
+          await ShmSegment.create({
+            name: uniqueName("lmcache"),
+            sizeBytes: 16 * CHUNK_BYTES,
+            pin: "none",
+          }),
         );
         const pool = new TensorMemoryAllocator(segment);
         const hot = stack.use(new LocalCpuBackend({ allocator: pool }));
-        const options = { segment, storageDir: directory, protocol };
+        const options = { segment, storageDir: directory, workerBinary: workerOf(protocol, dir) };
         const cold = stack.use(await ShmFileConnector.open(options));
         const store = stack.use(new TieredStore({ hot, cold }));
         await body({ store, hot, cold, directory });

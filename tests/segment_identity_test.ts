@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Program and worker share one memory, or the call fails: whatever the segment's name leads to by
-// then. Each over both versions of the protocol, with a worker that is started here, one at a Unix
-// socket and one at a TCP port.
+// then. Each with a worker that is started here, one at a Unix socket and one at a TCP port.
 //
 // In all of them the name moves on to a segment of the same size that belongs to somebody else, full
 // of 0xaa: those bytes must never be stored, and never be overwritten.
@@ -43,7 +42,6 @@ interface Scene {
   readonly name: string;
   readonly dir: TempDir;
   readonly store: string;
-  readonly protocol: 1 | 2;
   readonly way: Way;
   /** For the test's end, last first. */
   readonly stack: AsyncDisposableStack;
@@ -57,24 +55,22 @@ interface Scene {
   theirsAreUntouched(): boolean;
 }
 
-/** The test, for each version of the protocol and each way to a worker. */
+/** The test, for each way to a worker. */
 function eachWay(title: string, body: (scene: Scene) => Promise<void>): void {
-  for (const protocol of [1, 2] as const) {
-    for (const way of WAYS) {
-      test(
-        `${title} (version ${protocol}, ${way})`,
-        { timeout: 120_000 },
-        () =>
-          withoutWorkers(async () => {
-            await using stack = new AsyncDisposableStack();
-            await body(makeScene(stack, protocol, way));
-          }),
-      );
-    }
+  for (const way of WAYS) {
+    test(
+      `${title} (${way})`,
+      { timeout: 120_000 },
+      () =>
+        withoutWorkers(async () => {
+          await using stack = new AsyncDisposableStack();
+          await body(makeScene(stack, way));
+        }),
+    );
   }
 }
 
-function makeScene(stack: AsyncDisposableStack, protocol: 1 | 2, way: Way): Scene {
+function makeScene(stack: AsyncDisposableStack, way: Way): Scene {
   const dir = stack.use(new TempDir());
   const store = dir.file("store");
   mkdirSync(store);
@@ -86,7 +82,6 @@ function makeScene(stack: AsyncDisposableStack, protocol: 1 | 2, way: Way): Scen
     name,
     dir,
     store,
-    protocol,
     way,
     stack,
     async serve() {
@@ -106,7 +101,7 @@ function makeScene(stack: AsyncDisposableStack, protocol: 1 | 2, way: Way): Scen
     },
     async open(segment) {
       const options: ShmFileConnectorOptions = {
-        ...{ segment, storageDir: store, protocol },
+        ...{ segment, storageDir: store },
         // A worker takes its time to start on a busy machine.
         ...{ maxRestarts: 100, restartPauseMs: 100 },
       };
@@ -390,34 +385,32 @@ const PRIVATE = [
 ];
 const mayUnshare = spawnSync(PRIVATE[0]!, [...PRIVATE.slice(1), "lmshm-x", "true"]).status === 0;
 
-for (const protocol of [1, 2] as const) {
-  test(`a worker with a /dev/shm of its own is refused (version ${protocol})`, {
-    timeout: 60_000,
-    skip: mayUnshare ? false : "this user may not have a mount namespace",
-  }, () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      const name = uniqueName("private");
-      using segment = ShmSegment.createSync({ name, sizeBytes: SIZE, pin: "none" });
-      const words = [...PRIVATE.slice(1), name, locateWorker()];
-      const listen = `unix:${dir.file("s")}`;
-      const child = spawn(PRIVATE[0]!, [...words, "--listen", listen, "--root", dir.path], {
-        stdio: ["ignore", "pipe", "inherit"],
-      });
-      const exited = once(child, "exit");
-      try {
-        await Promise.race([once(child.stdout, "data"), exited]);
-        const options = { segment, storageDir: dir.path, workerAddress: listen, protocol };
-        await assert.rejects(
-          ShmFileConnector.open(options),
-          shmError("ESTALE", /different \/dev\/shm.*share it between the containers/),
-        );
-      } finally {
-        child.kill("SIGTERM");
-        await exited;
-      }
-    }));
-}
+test("a worker with a /dev/shm of its own is refused", {
+  timeout: 60_000,
+  skip: mayUnshare ? false : "this user may not have a mount namespace",
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    const name = uniqueName("private");
+    using segment = ShmSegment.createSync({ name, sizeBytes: SIZE, pin: "none" });
+    const words = [...PRIVATE.slice(1), name, locateWorker()];
+    const listen = `unix:${dir.file("s")}`;
+    const child = spawn(PRIVATE[0]!, [...words, "--listen", listen, "--root", dir.path], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const exited = once(child, "exit");
+    try {
+      await Promise.race([once(child.stdout, "data"), exited]);
+      const options = { segment, storageDir: dir.path, workerAddress: listen };
+      await assert.rejects(
+        ShmFileConnector.open(options),
+        shmError("ESTALE", /different \/dev\/shm.*share it between the containers/),
+      );
+    } finally {
+      child.kill("SIGTERM");
+      await exited;
+    }
+  }));
 
 // --- what a killed program leaves
 

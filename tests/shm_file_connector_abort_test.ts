@@ -46,7 +46,6 @@ test("memory of get() without a range goes back when the worker is done, not bef
         segment,
         storageDir: dir.file("elsewhere"),
         workerAddress: worker.path,
-        protocol: 2,
         allocate: (byteLength) => {
           const obj = pool.tryAllocate(byteLength);
           if (obj !== null) allocated.push(obj);

@@ -8,7 +8,6 @@ import {
   appendFileSync,
   chmodSync,
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -19,16 +18,13 @@ import {
 import process from "node:process";
 import { test } from "node:test";
 import { ShmSegment } from "../src/memory/segment.ts";
-import {
-  ShmFileConnector,
-  type ShmFileConnectorOptions,
-} from "../src/connector/shm_file_connector.ts";
-import { uniqueName } from "./support/leaks.ts";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
 import { plainWorker } from "./support/plain_worker.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import {
   eventually,
   processExists,
-  type Script,
   ScriptedWorker,
   shmError,
   sleep,
@@ -39,44 +35,8 @@ import {
 
 const MIB = 2 ** 20;
 
-interface Scene {
-  readonly segment: ShmSegment;
-  readonly dir: TempDir;
-  readonly store: string;
-  /** For the test's end, last first. */
-  readonly stack: AsyncDisposableStack;
-  open(options?: Partial<ShmFileConnectorOptions>): Promise<ShmFileConnector>;
-  /** A worker that knows version 1 alone, whose lines `before` sees first. */
-  plain(before?: Script): Promise<ScriptedWorker>;
-}
-
-function scene(name: string, body: (scene: Scene) => Promise<void>): void {
-  test(name, { timeout: 120_000 }, () =>
-    withoutWorkers(async () => {
-      await using stack = new AsyncDisposableStack();
-      const dir = stack.use(new TempDir());
-      const store = dir.file("store");
-      mkdirSync(store);
-      const segment = stack.use(
-        await ShmSegment.create({ name: uniqueName("faults"), sizeBytes: 16 * MIB, pin: "none" }),
-      );
-      await body({
-        segment,
-        dir,
-        store,
-        stack,
-        open: async (options = {}) =>
-          stack.use(await ShmFileConnector.open({ segment, storageDir: store, ...options })),
-        plain: async (before) => {
-          const serve = plainWorker(segment);
-          return stack.use(
-            await ScriptedWorker.listen(dir, (line, peer) =>
-              before?.(line, peer) ?? serve(line, peer)),
-          );
-        },
-      });
-    }));
-}
+const scene = (name: string, body: (scene: ConnectorScene) => Promise<void>) =>
+  connectorScene(name, body, 16 * MIB);
 
 const text = (segment: ShmSegment, offset: number, byteLength: number) =>
   new TextDecoder().decode(segment.bytes(offset, byteLength).slice());
@@ -184,38 +144,35 @@ scene("a worker that is away is said to be, and calls end", async (s) => {
   await connector.close();
 });
 
-for (const protocol of [1, 2] as const) {
-  scene(
-    `a worker that is back is used again, however long it was away (${protocol})`,
-    async (s) => {
-      const address = s.dir.file("w.sock");
-      const first = await startWorker(address, s.store);
-      const connector = await s.open({
-        workerAddress: address,
-        protocol,
-        maxRestarts: 2,
-        restartPauseMs: 20,
-        // Attempts that count for as long would be refused for the rest of the test.
-        restartWindowMs: 3_600_000,
-      });
-      await connector.put("k", s.segment.range(0, 10));
-      for (let round = 1; round <= 2; round++) {
-        const worker = round === 1 ? first : s.stack.use(await startWorker(address, s.store));
-        if (round > 1) {
-          assert.equal((await connector.get("k", s.segment.range(0, 10)))?.byteLength, 10);
-        }
-        assert.equal(connector.stats.restarts, round - 1);
-        worker.child.kill("SIGKILL");
-        await worker[Symbol.asyncDispose]();
-        // More failures than maxRestarts would ever allow.
-        for (let call = 0; call < 4; call++) {
-          await assert.rejects(connector.ping(), shmError("EWORKER"));
-        }
+scene(
+  "a worker that is back is used again, however long it was away",
+  async (s) => {
+    const address = s.dir.file("w.sock");
+    const first = await startWorker(address, s.store);
+    const connector = await s.open({
+      workerAddress: address,
+      maxRestarts: 2,
+      restartPauseMs: 20,
+      // Attempts that count for as long would be refused for the rest of the test.
+      restartWindowMs: 3_600_000,
+    });
+    await connector.put("k", s.segment.range(0, 10));
+    for (let round = 1; round <= 2; round++) {
+      const worker = round === 1 ? first : s.stack.use(await startWorker(address, s.store));
+      if (round > 1) {
+        assert.equal((await connector.get("k", s.segment.range(0, 10)))?.byteLength, 10);
       }
-      await connector.close();
-    },
-  );
-}
+      assert.equal(connector.stats.restarts, round - 1);
+      worker.child.kill("SIGKILL");
+      await worker[Symbol.asyncDispose]();
+      // More failures than maxRestarts would ever allow.
+      for (let call = 0; call < 4; call++) {
+        await assert.rejects(connector.ping(), shmError("EWORKER"));
+      }
+    }
+    await connector.close();
+  },
+);
 
 scene("an object that grows to more than its range is never returned in part", async (s) => {
   let growths = 0;
@@ -310,7 +267,9 @@ scene("a directory that only the worker sees is used as far as it goes", async (
 
 for (const protocol of [1, 2] as const) {
   scene(`put() says that the directory is gone (version ${protocol})`, async (s) => {
-    const connector = await s.open({ protocol });
+    const workerBinary = workerOf(protocol, s.dir);
+    const connector = await s.open({ workerBinary });
+    assert.equal(connector.protocol, protocol);
     await connector.put("k", s.segment.range(0, 10));
     rmSync(s.store, { recursive: true });
     await assert.rejects(

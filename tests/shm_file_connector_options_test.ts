@@ -100,8 +100,6 @@ scene("open() names a misspelled option and the nearest one", async (segment, di
     [{ maxRestarts: -1 }, /maxRestarts/],
     [{ onLog: "stderr" }, /onLog must be a function/],
     [{ maxBytes: 4095 }, /maxBytes must be an integer from 4096/],
-    [{ protocol: 3 }, /protocol must be "auto", 1 or 2, got 3/],
-    [{ protocol: "2" }, /protocol must be/],
     [{ ioMode: "fast" }, /ioMode must be one of "auto", "direct", "cached", got "fast"/],
     [{ durability: true }, /durability must be one of "none", "data", "full", got true/],
     [{ checksum: "crc32c" }, /checksum must be a boolean/],
@@ -288,7 +286,7 @@ test("optionsFromExtra() takes LMCache's keys, and passes over those of its othe
       "save_chunk_meta": false,
       "lookup_backoff_time": 0.01,
     })),
-    { storageDir: "/data/kv", workerBinary: "/opt/w", protocol: "auto", shmName: "/kv" },
+    { storageDir: "/data/kv", workerBinary: "/opt/w", shmName: "/kv" },
   );
   assert.deepEqual(
     said(optionsFromExtra({
@@ -301,7 +299,6 @@ test("optionsFromExtra() takes LMCache's keys, and passes over those of its othe
       "lmshm.fsync": "full",
       "lmshm.io_mode": "direct",
       "lmshm.checksum": false,
-      "lmshm.protocol": 2,
     })),
     {
       storageDir: "/d",
@@ -310,7 +307,6 @@ test("optionsFromExtra() takes LMCache's keys, and passes over those of its othe
       durability: "full",
       ioMode: "direct",
       checksum: false,
-      protocol: 2,
       shmName: "/kv",
     },
   );
@@ -326,7 +322,6 @@ test("optionsFromExtra() names a misspelled key, a missing one and a wrong value
     [{ ...good, "shmsf.worker_addr": "/w" }, /did you mean shmfs\.worker_addr/],
     [{ "shmfs.storage_dir": 7 }, /shmfs\.storage_dir is 7; accepted is a path/],
     [{ ...good, "lmshm.fsync": "maybe" }, /lmshm\.fsync is "maybe"; accepted is true/],
-    [{ ...good, "lmshm.protocol": 3 }, /lmshm\.protocol is 3; accepted is auto, 1 or 2/],
   ];
   for (const [extra, pattern] of wrong) {
     assert.throws(() => optionsFromExtra(extra), pattern, JSON.stringify(extra));

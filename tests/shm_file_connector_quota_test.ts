@@ -4,57 +4,17 @@
 // counts. How the worker does it is tested where it does it (tests/native).
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { test } from "node:test";
-import {
-  ShmFileConnector,
-  type ShmFileConnectorOptions,
-} from "../src/connector/shm_file_connector.ts";
-import { ShmSegment } from "../src/memory/segment.ts";
-import { uniqueName } from "./support/leaks.ts";
-import {
-  eventually,
-  shmError,
-  sleep,
-  startWorker,
-  TempDir,
-  withoutWorkers,
-} from "./support/worker.ts";
+import { existsSync, mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
+import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
+import { attachFirst } from "./support/dialect.ts";
+import { LineSocket } from "./support/line_socket.ts";
+import { eventually, shmError, sleep } from "./support/worker.ts";
 
 const BLOCK = 4096;
 
-interface Scene {
-  readonly segment: ShmSegment;
-  readonly dir: TempDir;
-  readonly store: string;
-  open(options?: Partial<ShmFileConnectorOptions>): Promise<ShmFileConnector>;
-  /** The address of a worker whose root is the scene's directory, with a limit. */
-  listen(maxBytes: number): Promise<string>;
-}
-
-function scene(name: string, body: (scene: Scene) => Promise<void>): void {
-  test(name, { timeout: 120_000 }, () =>
-    withoutWorkers(async () => {
-      await using stack = new AsyncDisposableStack();
-      const dir = stack.use(new TempDir());
-      const store = dir.file("store");
-      mkdirSync(store, { mode: 0o700 });
-      const segment = stack.use(
-        await ShmSegment.create({ name: uniqueName("quota"), sizeBytes: 256 * BLOCK, pin: "none" }),
-      );
-      await body({
-        segment,
-        dir,
-        store,
-        open: async (options = {}) =>
-          stack.use(await ShmFileConnector.open({ segment, storageDir: store, ...options })),
-        listen: async (maxBytes) => {
-          const args = ["--max-bytes", String(maxBytes)];
-          return stack.use(await startWorker(dir.file("w.sock"), dir.path, args)).address;
-        },
-      });
-    }));
-}
+const scene = (name: string, body: (scene: ConnectorScene) => Promise<void>) =>
+  connectorScene(name, body, 256 * BLOCK);
 
 function diskBytes(path: string): number {
   let blocks = 0;
@@ -135,7 +95,10 @@ scene("attributes and the file of a long key count", async (s) => {
 
 scene("a put that cannot fit is ENOSPC, and one that fails gives its room back", async (s) => {
   const connector = await s.open({ maxBytes: 16 * BLOCK });
-  await assert.rejects(connector.put("big", s.segment.range(0, 17 * BLOCK)), shmError("ENOSPC"));
+  await assert.rejects(
+    connector.put("big", s.segment.range(0, 17 * BLOCK)),
+    shmError("ENOSPC"),
+  );
   mkdirSync(`${s.store}/taken.data`);
   for (let attempt = 0; attempt < 10; attempt++) {
     await assert.rejects(
@@ -164,16 +127,19 @@ scene(
   "one account for all clients of a worker, in all directories, of both versions",
   async (s) => {
     const maxBytes = 120 * BLOCK;
-    const workerAddress = await s.listen(maxBytes);
+    const workerAddress = await s.listen(s.dir.path, "--max-bytes", String(maxBytes));
     const other = s.dir.file("other");
     mkdirSync(other);
     const two = await s.open({ workerAddress });
-    const one = await s.open({ workerAddress, storageDir: other, protocol: 1 });
+    const one = await LineSocket.connect(workerAddress);
+    const { name, sizeBytes } = s.segment;
+    assert.equal(await attachFirst(one.ask, name!.slice(1), sizeBytes, 0n), "OK");
     for (let index = 0; index < 20; index++) await two.put(`k${index}`, s.segment.range(0, BLOCK));
     const before = await two.info();
     assert.equal(before.dirObjects, 20);
     for (let index = 0; index < 60; index++) {
-      await one.put(`k${index}`, s.segment.range(0, 2 * BLOCK));
+      const written = await one.ask(`WRITE ${other}/k${index}.data 0 ${2 * BLOCK}`);
+      assert.equal(written, `OK ${2 * BLOCK}`);
       const all = diskBytes(s.store) + diskBytes(other);
       assert.ok(all <= maxBytes, `${all} of ${maxBytes}`);
     }
@@ -181,7 +147,9 @@ scene(
     assert.equal(info.dirUsedBytes, diskBytes(s.store));
     assert.ok(info.evictions! > 0);
     assert.equal(await two.exists("k0"), false, "the oldest of all is another directory's");
-    assert.equal(await one.exists("k59"), true);
+    assert.ok(existsSync(`${other}/k59.data`));
+    one.finish();
+    await one.closed;
   },
 );
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One suite for every way to reach a worker: each test runs over a pipe with a named and with an
-// anonymous segment, over a Unix socket, over TCP with and without a secret, in version 2 of the
-// protocol and in version 1, and with a worker that knows version 1 alone.
+// anonymous segment, over a Unix socket, over TCP with and without a secret, and with two workers that
+// know version 1 of the protocol alone: one that is started, and one with the manners of LMCache's.
 
 import assert from "node:assert/strict";
 import {
@@ -26,6 +26,7 @@ import {
 import { collectGarbage } from "./support/gc.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
+import { version1Worker } from "./support/version1_worker.ts";
 import { warningsOf } from "./support/warnings.ts";
 import {
   ScriptedWorker,
@@ -105,18 +106,9 @@ const MODES: readonly Mode[] = [
   },
   {
     name: "pipe, version 1",
-    anonymous: true,
-    protocol: 1,
-    start: () => Promise.resolve({ protocol: 1 }),
-  },
-  {
-    name: "unix, version 1",
     anonymous: false,
     protocol: 1,
-    start: async (dir, store, _segment, stack) => {
-      const worker = stack.use(await startWorker(dir.file("w.sock"), store));
-      return { workerAddress: worker.address, protocol: 1 };
-    },
+    start: (dir) => Promise.resolve({ workerBinary: version1Worker(dir) }),
   },
   {
     name: "unix, directory below the root",

@@ -5,7 +5,6 @@
 
 import assert from "node:assert/strict";
 import {
-  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -13,60 +12,18 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { test } from "node:test";
 import { ShmError } from "../src/errors.ts";
-import { ShmSegment } from "../src/memory/segment.ts";
 import { TensorMemoryAllocator } from "../src/memory/tensor_allocator.ts";
-import {
-  ShmFileConnector,
-  type ShmFileConnectorOptions,
-} from "../src/connector/shm_file_connector.ts";
-import { uniqueName } from "./support/leaks.ts";
+import { type ShmFileConnectorOptions } from "../src/connector/shm_file_connector.ts";
+import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
 import { plainWorker } from "./support/plain_worker.ts";
-import {
-  ScriptedWorker,
-  shmError,
-  startWorker,
-  TempDir,
-  withoutWorkers,
-} from "./support/worker.ts";
+import { version1Worker } from "./support/version1_worker.ts";
+import { ScriptedWorker, shmError } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 
-interface Scene {
-  readonly segment: ShmSegment;
-  readonly dir: TempDir;
-  readonly store: string;
-  readonly stack: AsyncDisposableStack;
-  open(options?: Partial<ShmFileConnectorOptions>): Promise<ShmFileConnector>;
-  /** The address of a worker whose root is the directory `root`. */
-  listen(root: string, ...args: string[]): Promise<string>;
-}
-
-function scene(name: string, body: (scene: Scene) => Promise<void>): void {
-  test(name, { timeout: 60_000 }, () =>
-    withoutWorkers(async () => {
-      await using stack = new AsyncDisposableStack();
-      const dir = stack.use(new TempDir());
-      const store = dir.file("store");
-      mkdirSync(store, { mode: 0o700 });
-      const segment = stack.use(
-        await ShmSegment.create({ name: uniqueName("v2"), sizeBytes: 4 * MIB, pin: "none" }),
-      );
-      await body({
-        segment,
-        dir,
-        store,
-        stack,
-        open: async (options = {}) =>
-          stack.use(await ShmFileConnector.open({ segment, storageDir: store, ...options })),
-        listen: async (root, ...args) => {
-          const worker = stack.use(await startWorker(dir.file("w.sock"), root, args));
-          return worker.address;
-        },
-      });
-    }));
-}
+const scene = (name: string, body: (scene: ConnectorScene) => Promise<void>) =>
+  connectorScene(name, body, 4 * MIB);
 
 scene("a memory object stores its shape, dtype and format by itself", async (s) => {
   const connector = await s.open();
@@ -216,12 +173,13 @@ done`,
 scene("what version 1 cannot do is refused when it is asked for", async (s) => {
   const worker = s.stack.use(await ScriptedWorker.listen(s.dir, plainWorker(s.segment)));
   const workerAddress = worker.path;
+  const workerBinary = version1Worker(s.dir);
   const refused: [Partial<ShmFileConnectorOptions>, RegExp][] = [
     [{ workerAddress, durability: "data" }, /durability "data" needs protocol version 2/],
     [{ workerAddress, ioMode: "direct" }, /ioMode "direct"/],
     [{ workerAddress, checksum: true }, /checksum true/],
-    [{ protocol: 1, durability: "full" }, /durability "full"/],
-    [{ protocol: 1, maxBytes: 4096 }, /maxBytes 4096/],
+    [{ workerBinary, durability: "full" }, /durability "full"/],
+    [{ workerBinary, maxBytes: 4096 }, /maxBytes 4096/],
   ];
   for (const [options, text] of refused) {
     await assert.rejects(s.open(options), shmError("ENOTSUP", text));
@@ -241,7 +199,6 @@ scene("what version 1 cannot do is refused when it is asked for", async (s) => {
     s.open({ workerAddress, storageDir: "relative" }),
     shmError("ENOTSUP", /not absolute/),
   );
-  await assert.rejects(s.open({ workerAddress, protocol: 2 }), shmError("EPROTONOSUPPORT"));
 });
 
 scene(
@@ -252,9 +209,23 @@ scene(
     await connector.put("k", s.segment.range(0, 10));
     assert.equal(worker.connections, 1);
     const verbs = worker.lines.map((line) => line.split(" ")[0]);
-    assert.deepEqual(verbs, ["HELLO", "IDENTITY", "ATTACH", "WRITE"]);
+    assert.deepEqual(verbs, ["HELLO", "ATTACH", "WRITE"]);
   },
 );
+
+scene("a worker that closes the connection when it hears HELLO is told apart", async (s) => {
+  const worker = s.stack.use(
+    await ScriptedWorker.listen(s.dir, (_line, peer) => {
+      peer.socket.destroy();
+      return "";
+    }),
+  );
+  await assert.rejects(
+    s.open({ workerAddress: worker.path }),
+    shmError("ECONNRESET", /when it was asked which protocol it speaks.*as LMCache's worker does/),
+  );
+  assert.deepEqual(worker.lines.map((line) => line.split(" ")[0]), ["HELLO"]);
+});
 
 scene("a worker that is started and knows version 1 alone is used as it is", async (s) => {
   const workerBinary = s.dir.script(
@@ -270,7 +241,6 @@ done`,
   const connector = await s.open({ workerBinary });
   assert.equal(connector.protocol, 1);
   assert.equal(await connector.get("none", s.segment.range(0, 10)), null);
-  await assert.rejects(s.open({ workerBinary, protocol: 2 }), shmError("EPROTONOSUPPORT"));
 });
 
 for (const durability of ["none", "data", "full"] as const) {
@@ -311,7 +281,7 @@ scene("what is asked for is what the worker is told", async (s) => {
     }),
   );
   const told = async (options: Partial<ShmFileConnectorOptions>) => {
-    const connector = await s.open({ workerAddress: worker.path, protocol: 2, ...options });
+    const connector = await s.open({ workerAddress: worker.path, ...options });
     worker.lines.length = 0;
     await connector.put("k", s.segment.range(0, 8), { priority: "low", metadata: { a: "b c" } });
     await connector.get("k", s.segment.range(0, 8), { priority: "high" });

@@ -23,6 +23,8 @@ import {
   type Scene,
   tiered,
 } from "./support/tiered_scene.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MODES = ["through", "behind"] as const;
@@ -572,10 +574,20 @@ for (const protocol of [1, 2] as const) {
       withoutWorkers(async () => {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 24 * PAGE, pin: "none" }));
+        const segment = stack.use(
+          await ShmSegment.create({
+            name: uniqueName("overwrite"),
+            sizeBytes: 24 * PAGE,
+            pin: "none",
+          }),
+        );
         const pool = new TensorMemoryAllocator(segment);
         const hot = stack.use(new LocalCpuBackend({ allocator: pool, blockingTimeoutMs: 30_000 }));
-        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const options = {
+          segment,
+          storageDir: dir.file("kv"),
+          workerBinary: workerOf(protocol, dir),
+        };
         const cold = stack.use(await ShmFileConnector.open(options));
         const store = stack.use(new TieredStore({ hot, cold }));
         const keys = ["a", "b", "c", "d/e", ...(protocol === 2 ? ["f".repeat(300)] : ["f"])];

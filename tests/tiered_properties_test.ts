@@ -15,6 +15,8 @@ import { keyToFileName } from "../src/keys/key_file.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
+import { uniqueName } from "./support/leaks.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 const TOKENS = 8;
@@ -73,8 +75,14 @@ for (const protocol of [1, 2] as const) {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
         // Three chunks: nearly every get evicts.
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 3 * 4096, pin: "none" }));
-        const options = { segment, storageDir: dir.file("kv"), protocol };
+        const segment = stack.use(
+          await ShmSegment.create({ name: uniqueName("model"), sizeBytes: 3 * 4096, pin: "none" }),
+        );
+        const options = {
+          segment,
+          storageDir: dir.file("kv"),
+          workerBinary: workerOf(protocol, dir),
+        };
         const cold = stack.use(await ShmFileConnector.open(options));
         let run = 0;
         const once = async (steps: readonly Step[]) => {

@@ -26,6 +26,7 @@ import {
   put,
   tiered,
 } from "./support/tiered_scene.ts";
+import { workerOf } from "./support/version1_worker.ts";
 import { eventually, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 tiered("get() looks in the pool, then in the store, then nowhere", async ({ store, cold, hot }) => {
@@ -794,11 +795,16 @@ for (const protocol of [1, 2] as const) {
       withoutWorkers(async () => {
         await using stack = new AsyncDisposableStack();
         const dir = stack.use(new TempDir());
-        const segment = stack.use(await ShmSegment.create({ sizeBytes: 16 * PAGE, pin: "none" }));
+        const name = uniqueName("gone");
+        const segment = stack.use(
+          await ShmSegment.create({ name, sizeBytes: 16 * PAGE, pin: "none" }),
+        );
         const pool = new TensorMemoryAllocator(segment);
         const hot = stack.use(new LocalCpuBackend({ allocator: pool }));
         const storageDir = dir.file("kv");
-        const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, protocol }));
+        const workerBinary = workerOf(protocol, dir);
+        const cold = stack.use(await ShmFileConnector.open({ segment, storageDir, workerBinary }));
+        assert.equal(cold.protocol, protocol);
         const store = new TieredStore({ hot, cold, writeMode: "behind" });
         const putOne = async (key: string, writeMode?: "through" | "behind") => {
           using obj = await hot.allocate(CHUNK);

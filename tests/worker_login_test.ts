@@ -15,22 +15,17 @@ import { ShmSegment } from "../src/memory/segment.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { ownUser, peerUserOf } from "../src/native/users.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
-import { ClientV1 } from "../src/worker/v1/client.ts";
 import { loginProof } from "../src/worker/login.ts";
-import { ClientV2 } from "../src/worker/v2/client.ts";
-import { SocketTransport } from "../src/worker/socket_transport.ts";
 import type { Users } from "../src/worker/stranger.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { IMPOSTORS, Port, provingWorker } from "./support/login.ts";
-import { obliging } from "./support/object_worker.ts";
+import { obliging, openObjectClient } from "./support/object_worker.ts";
 import {
   eventually,
-  type Script,
   ScriptedWorker,
   shmError,
   startWorker,
   TempDir,
-  willing,
   withoutWorkers,
 } from "./support/worker.ts";
 
@@ -38,50 +33,8 @@ const SECRET = "correct-horse-battery-staple";
 const IMPOSTOR = /does not know the secret: it is not your worker/;
 const GOLDEN = new URL("./golden/login_proofs.tsv", import.meta.url);
 
-/** A client of each version of the protocol, and a worker of its kind. */
-const VERSIONS = [
-  {
-    protocol: 1,
-    open: (path: string, secret: string | null, users?: Users) =>
-      ClientV1.open(options(path, secret, users)),
-    script: willing as Script,
-    first: /^IDENTITY /,
-  },
-  {
-    protocol: 2,
-    open: (path: string, secret: string | null, users?: Users) =>
-      ClientV2.open(options(path, secret, users)),
-    script: obliging,
-    first: /^HELLO 2 dir=\/d$/,
-  },
-] as const;
-
-function options(path: string, secret: string | null, users?: Users) {
-  const address = { kind: "unix", path } as const;
-  return {
-    open: (handlers: ConstructorParameters<typeof SocketTransport>[1]) =>
-      new SocketTransport({ address, connectTimeoutMs: 5_000, users }, handlers),
-    handshake: {
-      segment: {
-        name: "/kv",
-        descriptor: null,
-        sizeBytes: 1n << 40n,
-        baseAddress: 4096n,
-        identity: "-",
-      },
-      secret,
-      directory: "/d",
-    },
-    limits: {
-      maxInFlight: 64,
-      maxInFlightBytes: 1 << 30,
-      controlTimeoutMs: 5_000,
-      ioTimeoutMs: 5_000,
-      closeTimeoutMs: 5_000,
-      restarts: { max: 5, windowMs: 60_000, pauseMs: 10 },
-    },
-  };
-}
+const open = (path: string, secret: string | null, users?: Users) =>
+  openObjectClient(path, { secret, users, directory: "/d" });
 
 /** Checks that what was said to somebody tells nothing, and is no more than a login. */
 function assertNothingTold(lines: readonly string[]): void {
@@ -108,194 +61,189 @@ test("proofs are those of the golden file", () => {
   }
 });
 
-for (const { protocol, open, script, first } of VERSIONS) {
-  test(`the login comes first, one line at a time, and shows no secret (version ${protocol})`, {
-    timeout: 60_000,
-  }, () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      await using worker = await ScriptedWorker.listen(dir, provingWorker(SECRET, script));
-      const nonces = new Set<string>();
-      for (let i = 0; i < 3; i++) {
-        const begin = worker.lines.length;
-        await using client = await open(worker.path, SECRET);
-        await client.ping();
-        const [challenge, proof, next] = worker.lines.slice(begin);
-        assertNothingTold([challenge!, proof!]);
-        assert.match(challenge!, /^CHALLENGE /);
-        assert.match(next!, first);
-        nonces.add(challenge!);
-      }
-      assert.equal(nonces.size, 3, "a fresh nonce each time");
-      assert.ok(!worker.lines.join().includes(SECRET));
-    }));
+test("the login comes first, one line at a time, and shows no secret", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    await using worker = await ScriptedWorker.listen(dir, provingWorker(SECRET, obliging));
+    const nonces = new Set<string>();
+    for (let i = 0; i < 3; i++) {
+      const begin = worker.lines.length;
+      await using client = await open(worker.path, SECRET);
+      await client.ping();
+      const [challenge, proof, next] = worker.lines.slice(begin);
+      assertNothingTold([challenge!, proof!]);
+      assert.match(challenge!, /^CHALLENGE /);
+      assert.match(next!, /^HELLO 2 dir=\/d$/);
+      nonces.add(challenge!);
+    }
+    assert.equal(nonces.size, 3, "a fresh nonce each time");
+    assert.ok(!worker.lines.join().includes(SECRET));
+  }));
 
-  for (const [what, make] of Object.entries(IMPOSTORS)) {
-    test(
-      `a program that ${what} is no worker (version ${protocol})`,
-      { timeout: 60_000 },
-      () =>
-        withoutWorkers(async () => {
-          using dir = new TempDir();
-          await using impostor = await ScriptedWorker.listen(dir, make());
-          await assert.rejects(open(impostor.path, SECRET), (error: unknown) => {
-            assert.ok(error instanceof ShmError, `${error}`);
-            assert.ok(!error.message.includes(SECRET));
-            // Who talks out of turn does not keep to the protocol, to begin with.
-            if (error.code !== "EPROTO") shmError("EACCES", IMPOSTOR)(error);
-            return true;
-          });
-          assert.ok(impostor.lines.length > 0);
-          assertNothingTold(impostor.lines);
-        }),
-    );
-  }
-
-  test(`answers of a worker that were overheard prove nothing (version ${protocol})`, {
-    timeout: 60_000,
-  }, () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      const overheard: string[] = [];
-      const honest = provingWorker(SECRET, script);
-      {
-        await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
-          const answer = honest(line, peer) as string | undefined;
-          if (/^(CHALLENGE|PROVE) /.test(line)) overheard.push(answer!);
-          return answer;
-        });
-        await using _client = await open(worker.path, SECRET);
-      }
-      assert.equal(overheard.length, 2);
-      await using impostor = await ScriptedWorker.listen(dir, () => overheard.shift() ?? "OK");
-      await assert.rejects(open(impostor.path, SECRET), shmError("EACCES", IMPOSTOR));
-      assertNothingTold(impostor.lines);
-    }));
-
+for (const [what, make] of Object.entries(IMPOSTORS)) {
   test(
-    `a refused login is explained (version ${protocol})`,
+    `a program that ${what} is no worker`,
     { timeout: 60_000 },
     () =>
       withoutWorkers(async () => {
         using dir = new TempDir();
-        let answer = "";
-        await using worker = await ScriptedWorker.listen(dir, (line) =>
-          line.startsWith("CHALLENGE") && answer.includes("proof")
-            ? `OK ${"a".repeat(64)}`
-            : answer);
-        for (
-          const [reply, code, pattern] of [
-            ["ERROR EACCES wrong proof", "EACCES", /LMSHM_SECRET must be/],
-            ['ERROR EINVAL unknown command "CHALLENGE"; this', "ENOSYS", /--no-auth\. Leave the/],
-            [
-              "ERROR unknown command: CHALLENGE",
-              "ENOSYS",
-              /not lmshm-worker.*Leave the secret out/,
-            ],
-            ["ERROR EAGAIN 64 clients are connected already", "EAGAIN", /64 clients/],
-          ] as const
-        ) {
-          answer = reply;
-          const begin = worker.lines.length;
-          await assert.rejects(open(worker.path, SECRET), (error: unknown) => {
-            assert.ok(!(error as Error).message.includes(SECRET));
-            return shmError(code, pattern)(error);
-          });
-          assertNothingTold(worker.lines.slice(begin));
-        }
+        await using impostor = await ScriptedWorker.listen(dir, make());
+        await assert.rejects(open(impostor.path, SECRET), (error: unknown) => {
+          assert.ok(error instanceof ShmError, `${error}`);
+          assert.ok(!error.message.includes(SECRET));
+          // Who talks out of turn does not keep to the protocol, to begin with.
+          if (error.code !== "EPROTO") shmError("EACCES", IMPOSTOR)(error);
+          return true;
+        });
+        assert.ok(impostor.lines.length > 0);
+        assertNothingTold(impostor.lines);
       }),
   );
+}
 
-  test(`without a secret one is asked for where it is needed (version ${protocol})`, {
-    timeout: 60_000,
-  }, () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      await using worker = await ScriptedWorker.listen(dir, provingWorker(SECRET, script));
-      await assert.rejects(open(worker.path, null), shmError("EACCES", /LMSHM_SECRET/));
-    }));
-
-  test(`whoever took a dead worker's port gets and gives nothing (version ${protocol})`, {
-    timeout: 120_000,
-  }, () =>
-    withoutWorkers(async () => {
-      using dir = new TempDir();
-      const storageDir = dir.file("store");
-      mkdirSync(storageDir);
-      await using stack = new AsyncDisposableStack();
-      const segment = await ShmSegment.create({
-        sizeBytes: 2 ** 20,
-        pin: "none",
-        name: uniqueName("login"),
+test("answers of a worker that were overheard prove nothing", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    const overheard: string[] = [];
+    const honest = provingWorker(SECRET, obliging);
+    {
+      await using worker = await ScriptedWorker.listen(dir, (line, peer) => {
+        const answer = honest(line, peer) as string | undefined;
+        if (/^(CHALLENGE|PROVE) /.test(line)) overheard.push(answer!);
+        return answer;
       });
-      stack.defer(() => segment.free());
-      const env = { LMSHM_SECRET: SECRET };
-      const port = stack.use(await Port.open());
-      const first = stack.use(await startWorker("127.0.0.1:0", storageDir, [], env));
-      port.behind = Number(first.address.split(":")[1]);
-      const connector = stack.use(
-        await ShmFileConnector.open({
-          segment,
-          storageDir,
-          workerAddress: port.address,
-          secret: SECRET,
-          protocol,
-          restartPauseMs: 5,
-          maxRestarts: 100,
-          restartWindowMs: 10,
-        }),
-      );
-      segment.bytes(0, 100).fill(1);
-      await connector.put("k", segment.range(0, 100));
-      first.child.kill("SIGKILL");
+      await using _client = await open(worker.path, SECRET);
+    }
+    assert.equal(overheard.length, 2);
+    await using impostor = await ScriptedWorker.listen(dir, () => overheard.shift() ?? "OK");
+    await assert.rejects(open(impostor.path, SECRET), shmError("EACCES", IMPOSTOR));
+    assertNothingTold(impostor.lines);
+  }));
 
-      const refused = (error: unknown) => {
-        assert.ok(error instanceof ShmError, `${error}`);
-        if (error.code !== "EPROTO") shmError("EACCES", IMPOSTOR)(error);
-        return true;
-      };
-      for (const [what, make] of Object.entries(IMPOSTORS)) {
-        port.behind = make();
-        port.lines = [];
-        segment.bytes(0, 100).fill(2);
-        await assert.rejects(connector.put("k", segment.range(0, 100)), refused, what);
-        await assert.rejects(connector.get("k", segment.range(200, 100)), refused, what);
-        await assert.rejects(connector.ping(), refused, what);
-        assert.ok(port.lines.length >= 3, "each call asked again who is there");
-        assertNothingTold(port.lines);
-      }
-      assert.ok(segment.bytes(200, 100).every((byte) => byte === 0));
-
-      const second = stack.use(await startWorker("127.0.0.1:0", storageDir, [], env));
-      port.behind = Number(second.address.split(":")[1]);
-      const found = await connector.get("k", segment.range(200, 100));
-      assert.equal(found?.byteLength, 100);
-      assert.ok(segment.bytes(200, 100).every((byte) => byte === 1), "what was really stored");
-    }));
-
-  test(`a Unix socket of another user is not spoken to (version ${protocol})`, {
-    timeout: 60_000,
-  }, () =>
+test(
+  `a refused login is explained`,
+  { timeout: 60_000 },
+  () =>
     withoutWorkers(async () => {
       using dir = new TempDir();
-      await using worker = await ScriptedWorker.listen(dir, script);
-      const own = ownUser();
+      let answer = "";
+      await using worker = await ScriptedWorker.listen(dir, (line) =>
+        line.startsWith("CHALLENGE") && answer.includes("proof") ? `OK ${"a".repeat(64)}` : answer);
       for (
-        const [users, pattern] of [
-          [{ own: () => own + 1, peerOf: peerUserOf }, /user \d+ listens there, and this is user/],
-          [{ own: () => own + 1, peerOf: () => null }, /user \d+ owns it, and this is user/],
+        const [reply, code, pattern] of [
+          ["ERROR EACCES wrong proof", "EACCES", /LMSHM_SECRET must be/],
+          ['ERROR EINVAL unknown command "CHALLENGE"; this', "ENOSYS", /--no-auth\. Leave the/],
+          [
+            "ERROR unknown command: CHALLENGE",
+            "ENOSYS",
+            /not lmshm-worker.*Leave the secret out/,
+          ],
+          ["ERROR EAGAIN 64 clients are connected already", "EAGAIN", /64 clients/],
         ] as const
       ) {
-        await assert.rejects(open(worker.path, null, users), (error: unknown) => {
-          assert.match((error as ShmError).message, /run both as one user/);
-          return shmError("EACCES", pattern)(error);
+        answer = reply;
+        const begin = worker.lines.length;
+        await assert.rejects(open(worker.path, SECRET), (error: unknown) => {
+          assert.ok(!(error as Error).message.includes(SECRET));
+          return shmError(code, pattern)(error);
         });
+        assertNothingTold(worker.lines.slice(begin));
       }
-      assert.deepEqual(worker.lines, []);
-      await using _asked = await open(worker.path, null, { own: ownUser, peerOf: peerUserOf });
-      await using _owner = await open(worker.path, null, { own: ownUser, peerOf: () => null });
-    }));
-}
+    }),
+);
+
+test("without a secret one is asked for where it is needed", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    await using worker = await ScriptedWorker.listen(dir, provingWorker(SECRET, obliging));
+    await assert.rejects(open(worker.path, null), shmError("EACCES", /LMSHM_SECRET/));
+  }));
+
+test("whoever took a dead worker's port gets and gives nothing", {
+  timeout: 120_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    const storageDir = dir.file("store");
+    mkdirSync(storageDir);
+    await using stack = new AsyncDisposableStack();
+    const segment = await ShmSegment.create({
+      sizeBytes: 2 ** 20,
+      pin: "none",
+      name: uniqueName("login"),
+    });
+    stack.defer(() => segment.free());
+    const env = { LMSHM_SECRET: SECRET };
+    const port = stack.use(await Port.open());
+    const first = stack.use(await startWorker("127.0.0.1:0", storageDir, [], env));
+    port.behind = Number(first.address.split(":")[1]);
+    const connector = stack.use(
+      await ShmFileConnector.open({
+        segment,
+        storageDir,
+        workerAddress: port.address,
+        secret: SECRET,
+        restartPauseMs: 5,
+        maxRestarts: 100,
+        restartWindowMs: 10,
+      }),
+    );
+    segment.bytes(0, 100).fill(1);
+    await connector.put("k", segment.range(0, 100));
+    first.child.kill("SIGKILL");
+
+    const refused = (error: unknown) => {
+      assert.ok(error instanceof ShmError, `${error}`);
+      if (error.code !== "EPROTO") shmError("EACCES", IMPOSTOR)(error);
+      return true;
+    };
+    for (const [what, make] of Object.entries(IMPOSTORS)) {
+      port.behind = make();
+      port.lines = [];
+      segment.bytes(0, 100).fill(2);
+      await assert.rejects(connector.put("k", segment.range(0, 100)), refused, what);
+      await assert.rejects(connector.get("k", segment.range(200, 100)), refused, what);
+      await assert.rejects(connector.ping(), refused, what);
+      assert.ok(port.lines.length >= 3, "each call asked again who is there");
+      assertNothingTold(port.lines);
+    }
+    assert.ok(segment.bytes(200, 100).every((byte) => byte === 0));
+
+    const second = stack.use(await startWorker("127.0.0.1:0", storageDir, [], env));
+    port.behind = Number(second.address.split(":")[1]);
+    const found = await connector.get("k", segment.range(200, 100));
+    assert.equal(found?.byteLength, 100);
+    assert.ok(segment.bytes(200, 100).every((byte) => byte === 1), "what was really stored");
+  }));
+
+test("a Unix socket of another user is not spoken to", {
+  timeout: 60_000,
+}, () =>
+  withoutWorkers(async () => {
+    using dir = new TempDir();
+    await using worker = await ScriptedWorker.listen(dir, obliging);
+    const own = ownUser();
+    for (
+      const [users, pattern] of [
+        [{ own: () => own + 1, peerOf: peerUserOf }, /user \d+ listens there, and this is user/],
+        [{ own: () => own + 1, peerOf: () => null }, /user \d+ owns it, and this is user/],
+      ] as const
+    ) {
+      await assert.rejects(open(worker.path, null, users), (error: unknown) => {
+        assert.match((error as ShmError).message, /run both as one user/);
+        return shmError("EACCES", pattern)(error);
+      });
+    }
+    assert.deepEqual(worker.lines, []);
+    await using _asked = await open(worker.path, null, { own: ownUser, peerOf: peerUserOf });
+    await using _owner = await open(worker.path, null, { own: ownUser, peerOf: () => null });
+  }));
 
 test("the kernel says who listens on a Unix socket", { timeout: 60_000 }, async () => {
   using dir = new TempDir();
@@ -344,12 +292,10 @@ test("a worker of another user is refused by its clients, and refuses them", {
     let said = "";
     child.stdout!.on("data", (chunk) => said += chunk);
     await eventually("it listens", () => said.includes("LISTENING"));
-    for (const protocol of [1, 2, "auto"] as const) {
-      await assert.rejects(
-        ShmFileConnector.open({ segment, storageDir: store, workerAddress, protocol }),
-        shmError("EACCES", /user 65534 listens there, and this is user 0/),
-      );
-    }
+    await assert.rejects(
+      ShmFileConnector.open({ segment, storageDir: store, workerAddress }),
+      shmError("EACCES", /user 65534 listens there, and this is user 0/),
+    );
     // Somebody who does not look is told by the worker.
     const socket = connect({ path: workerAddress });
     socket.setEncoding("utf8");

@@ -9,19 +9,15 @@ import { test } from "node:test";
 import type { ClientV2 } from "../src/worker/v2/client.ts";
 import {
   asked,
+  get as getOf,
   isTransfer,
   objectScene,
   openObjectClient,
   scripted,
-  send,
 } from "./support/object_worker.ts";
 import { ScriptedWorker, shmError, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
-function get(client: ClientV2, key: string) {
-  return send((release) =>
-    client.get({ key, offset: 0, byteLength: 10, release, timeoutMs: 20_000 })
-  );
-}
+const get = (client: ClientV2, key: string) => getOf(client, key, 10, { timeoutMs: 20_000 });
 
 objectScene(
   "an object that must be asked alone is asked, although its connection was given up meanwhile",

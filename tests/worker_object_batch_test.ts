@@ -12,6 +12,7 @@ import { Failed, type Outcome } from "../src/worker/outcome.ts";
 import {
   asked,
   isTransfer,
+  numbers,
   objectScene,
   obliging,
   openObjectClient,
@@ -22,7 +23,6 @@ import {
 import { eventually, ScriptedWorker, shmError, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 1 << 20;
-const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 interface Item {
   readonly key: string;

@@ -8,31 +8,21 @@ import { test } from "node:test";
 import type { Script } from "./support/worker.ts";
 import {
   asked,
+  get,
   helloAnswer,
   isTransfer,
+  numbers,
   objectScene,
   obliging,
   openObjectClient,
+  put,
   scripted,
-  send,
   willing,
 } from "./support/object_worker.ts";
-import type { GetTransfer, PutTransfer } from "../src/worker/object_client.ts";
-import type { ClientV2 } from "../src/worker/v2/client.ts";
 import { SocketTransport } from "../src/worker/socket_transport.ts";
 import { eventually, ScriptedWorker, shmError, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 1 << 20;
-
-function put(client: ClientV2, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
-  return send((release) => client.put({ key, offset: 0, byteLength, release, ...more }));
-}
-
-function get(client: ClientV2, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
-  return send((release) => client.get({ key, offset: 0, byteLength, release, ...more }));
-}
-
-const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 objectScene("open() says HELLO and ATTACH, and knows the worker", obliging, {}, async (s) => {
   assert.deepEqual(s.worker.lines, ["HELLO 2", `1 ATTACH /kv ${1n << 40n} -`]);

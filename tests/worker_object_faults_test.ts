@@ -8,18 +8,18 @@ import { test } from "node:test";
 import {
   asked,
   BOOT,
+  get,
   helloAnswer,
   isTransfer,
+  numbers,
   objectScene,
   obliging,
   openObjectClient,
+  put,
   scripted,
-  send,
   willing,
 } from "./support/object_worker.ts";
 import { ShmError } from "../src/errors.ts";
-import type { GetTransfer, PutTransfer } from "../src/worker/object_client.ts";
-import type { ClientV2 } from "../src/worker/v2/client.ts";
 import {
   eventually,
   type Peer,
@@ -31,16 +31,6 @@ import {
 } from "./support/worker.ts";
 
 const MIB = 1 << 20;
-
-function put(client: ClientV2, key: string, byteLength = 10, more: Partial<PutTransfer> = {}) {
-  return send((release) => client.put({ key, offset: 0, byteLength, release, ...more }));
-}
-
-function get(client: ClientV2, key: string, byteLength = 10, more: Partial<GetTransfer> = {}) {
-  return send((release) => client.get({ key, offset: 0, byteLength, release, ...more }));
-}
-
-const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 // --- refusals
 

@@ -19,20 +19,18 @@ import {
   parseStored,
   splitItems,
 } from "../src/worker/v2/answers.ts";
+import type { Durability, IoMode, Priority } from "../src/worker/object_client.ts";
 import { decodeWord, encodeWord } from "../src/worker/percent.ts";
 import { MAX_LINE_BYTES } from "../src/worker/reply.ts";
 import {
   checkLength,
-  type Durability,
   encodeAttachment,
   encodeAttributes,
   encodeKey,
   encodeList,
   encodePlace,
   getOptions,
-  type IoMode,
   MAX_WORDS_BYTES,
-  type Priority,
   putOptions,
   requestLine,
   type RequestWords,

@@ -70,7 +70,7 @@ transfer() { ${onTransfer}
 while IFS= read -r line; do
   case "$line" in
     READ*|WRITE*) transfer "\${line##* }" ;;
-    IDENTITY*|PING) echo "ERROR unknown command: \$line" ;;
+    PING) echo "ERROR unknown command: \$line" ;;
     QUIT) echo OK; exit 0 ;;
     *) echo OK ;;
   esac
@@ -148,7 +148,7 @@ test("open() gives up on what is no worker", { timeout: 60_000 }, () =>
     const banner = dir.script("banner", 'echo "Welcome!"; cat > /dev/null');
     await assert.rejects(openClient(banner), shmError("EPROTO", /"Welcome!"/));
     // It sends back what it gets, which is neither OK nor ERROR.
-    await assert.rejects(openClient("/bin/cat"), shmError("EPROTO", /"IDENTITY/));
+    await assert.rejects(openClient("/bin/cat"), shmError("EPROTO", /"ATTACH/));
     const mute = dir.script("mute", "cat > /dev/null");
     await assert.rejects(openClient(mute, { controlTimeoutMs: 100 }), shmError("ETIMEDOUT"));
   }));

@@ -7,7 +7,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { StoredObject, WorkerLimits } from "../src/worker/object_client.ts";
 import { ClientV1 } from "../src/worker/v1/client.ts";
-import { SocketTransport } from "../src/worker/socket_transport.ts";
+import {
+  clientOptions,
+  type OpenOptions,
+  send as held,
+  type Sent,
+} from "./support/object_worker.ts";
 import {
   eventually,
   type Script,
@@ -26,39 +31,8 @@ interface Scene {
   readonly lost: Error[];
 }
 
-const BASE = 0x7f00_0000_0000n;
-
-function openClient(
-  path: string,
-  limits: Partial<WorkerLimits> = {},
-  secret: string | null = null,
-  onLost?: (error: Error) => void,
-): Promise<ClientV1> {
-  const address = { kind: "unix", path } as const;
-  return ClientV1.open({
-    open: (handlers) => new SocketTransport({ address, connectTimeoutMs: 5_000 }, handlers),
-    handshake: {
-      segment: {
-        name: "/kv",
-        descriptor: null,
-        sizeBytes: 1n << 40n,
-        baseAddress: BASE,
-        identity: "-",
-      },
-      secret,
-      directory: "/no-such-directory/d",
-    },
-    limits: {
-      maxInFlight: 64,
-      maxInFlightBytes: 1 << 30,
-      controlTimeoutMs: 5_000,
-      ioTimeoutMs: 5_000,
-      closeTimeoutMs: 5_000,
-      restarts: { max: 5, windowMs: 60_000, pauseMs: 10 },
-      ...limits,
-    },
-    onLost,
-  });
+function openClient(path: string, options: OpenOptions = {}): Promise<ClientV1> {
+  return ClientV1.open(clientOptions(path, { directory: "/no-such-directory/d", ...options }));
 }
 
 /** One test with a scripted worker and a client of it, and a check that nothing is left. */
@@ -74,19 +48,13 @@ function scene(
       using dir = new TempDir();
       await using worker = await ScriptedWorker.listen(dir, script, options);
       const lost: Error[] = [];
-      const client = await openClient(worker.path, limits, null, (error) => lost.push(error));
+      const client = await openClient(worker.path, { limits, onLost: (error) => lost.push(error) });
       try {
         await body({ worker, client, lost });
       } finally {
         await client.close();
       }
     }));
-}
-
-interface Sent {
-  readonly reply: Promise<StoredObject | null>;
-  /** How often the memory was let go. */
-  readonly released: number;
 }
 
 let serial = 0;
@@ -96,33 +64,26 @@ function send(
   command: "read" | "write",
   byteLength: number,
   options: { signal?: AbortSignal; timeoutMs?: number } = {},
-): Sent {
+): Sent<StoredObject | null> {
   const key = `${serial++}`;
-  let released = 0;
-  const release = () => void released++;
-  const transfer = { key, offset: 0, byteLength, release, ...options };
-  const reply = command === "read" ? client.get(transfer) : client.put(transfer);
-  reply.catch(() => {});
-  return {
-    reply,
-    get released() {
-      return released;
-    },
-  };
+  return held<StoredObject | null>((release) => {
+    const transfer = { key, offset: 0, byteLength, release, ...options };
+    return command === "read" ? client.get(transfer) : client.put(transfer);
+  });
 }
 
-async function count(sent: Sent): Promise<number | undefined> {
+async function count(sent: Sent<StoredObject | null>): Promise<number | undefined> {
   return (await sent.reply)?.byteLength;
 }
 
 const isTransfer = (line: string) => /^(READ|WRITE) /.test(line);
 
 scene(
-  "open() says what memory is meant, and ATTACH",
+  "open() says ATTACH",
   willing,
   {},
   async ({ worker, client }) => {
-    assert.deepEqual(worker.lines, ["IDENTITY -", `ATTACH /kv ${1n << 40n} ${BASE}`]);
+    assert.deepEqual(worker.lines, [`ATTACH /kv ${1n << 40n} 4096`]);
     await client.close();
     assert.equal(worker.lines.at(-1), "QUIT");
   },
@@ -329,7 +290,7 @@ test(
         late.push(() => peer.send(`${willing(line)}\n`));
         return "";
       }, { stubborn: true });
-      const client = await openClient(worker.path, { ioTimeoutMs: 200 });
+      const client = await openClient(worker.path, { limits: { ioTimeoutMs: 200 } });
       const first = send(client, "write", 1);
       await assert.rejects(first.reply, shmError("ETIMEDOUT"));
       assert.equal(first.released, 0);
@@ -419,7 +380,7 @@ test("ping() fails when no answer comes", { timeout: 60_000 }, () =>
     using dir = new TempDir();
     let mute = false;
     await using worker = await ScriptedWorker.listen(dir, () => mute ? "" : undefined);
-    await using client = await openClient(worker.path, { controlTimeoutMs: 200 });
+    await using client = await openClient(worker.path, { limits: { controlTimeoutMs: 200 } });
     mute = true;
     await assert.rejects(client.ping(), shmError("ETIMEDOUT", /PING within 200 ms/));
   }));
@@ -434,7 +395,7 @@ test("close() finishes what was begun, refuses what comes later, and can be repe
       setTimeout(() => peer.send(`${willing(line)}\n`), 20);
       return "";
     });
-    const client = await openClient(worker.path, {});
+    const client = await openClient(worker.path);
     const all = [1, 2, 3, 4, 5].map((size) => send(client, "write", size));
     const closing = Promise.all([client.close(), client.close()]);
     const late = send(client, "write", 6);
@@ -453,7 +414,7 @@ test("close() does not wait for ever", { timeout: 60_000 }, () =>
       (line) => isTransfer(line) || line === "QUIT" ? "" : undefined,
       { stubborn: true },
     );
-    const client = await openClient(worker.path, { closeTimeoutMs: 100 });
+    const client = await openClient(worker.path, { limits: { closeTimeoutMs: 100 } });
     const sent = send(client, "write", 6);
     await client.close();
     await assert.rejects(sent.reply, shmError("EBADF"));
@@ -483,7 +444,7 @@ test("open() explains a refused ATTACH", { timeout: 60_000 }, () =>
     }
     mute = true;
     const limits = { controlTimeoutMs: 100 };
-    await assert.rejects(openClient(worker.path, limits), shmError("ETIMEDOUT", /ATTACH \/kv/));
+    await assert.rejects(openClient(worker.path, { limits }), shmError("ETIMEDOUT", /ATTACH \/kv/));
   }));
 
 test("open() says when nobody listens", { timeout: 60_000 }, () =>
@@ -500,7 +461,7 @@ test(
       using dir = new TempDir();
       const first = await ScriptedWorker.listen(dir, willing);
       await using client = await openClient(first.path, {
-        restarts: { max: 10, windowMs: 60_000, pauseMs: 50 },
+        limits: { restarts: { max: 10, windowMs: 60_000, pauseMs: 50 } },
       });
       assert.equal(await count(send(client, "read", 1)), 1);
       await first[Symbol.asyncDispose]();

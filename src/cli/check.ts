@@ -60,9 +60,8 @@ function stepRow({ name, ok, objects, bytes, milliseconds }: CheckStep): string 
 }
 
 /** What the worker is asked for beyond the usual: ", io direct, durability full". */
-function requests({ protocol, ioMode, durability, checksum }: LmshmConfig): string {
+function requests({ ioMode, durability, checksum }: LmshmConfig): string {
   const asked = [
-    protocol === "auto" ? "" : `, protocol ${protocol}`,
     ioMode === "auto" ? "" : `, io ${ioMode}`,
     durability === "none" ? "" : `, durability ${durability}`,
     checksum ? "" : ", no checksums",

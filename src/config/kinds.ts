@@ -127,13 +127,6 @@ export const durability: Kind<"none" | "data" | "full"> = {
   check: (value) => levels.check(value),
 };
 
-/** A version of the worker's protocol, or "auto". */
-export const protocol: Kind<"auto" | 1 | 2> = plain("auto, 1 or 2", (value) => {
-  if (value === 1 || value === "1") return 1;
-  if (value === 2 || value === "2") return 2;
-  return value === "auto" ? "auto" : undefined;
-});
-
 function text(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" && !value.includes("\0") ? value : undefined;
 }

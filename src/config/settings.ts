@@ -17,7 +17,6 @@ import {
   numaPlacement,
   path,
   powerOfTwo,
-  protocol,
   seconds,
   segmentName,
   url,
@@ -88,8 +87,6 @@ export interface LmshmConfig {
   readonly ioMode: "auto" | "direct" | "cached";
   /** The worker stores a checksum with each object, and verifies it when the object is read. */
   readonly checksum: boolean;
-  /** The version of the worker's protocol; "auto": 2 where the worker has it. */
-  readonly protocol: "auto" | 1 | 2;
   /** Holds the secret of a worker that is connected to over TCP. */
   readonly secretFile: string | null;
 }
@@ -160,7 +157,6 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   durability: extra("lmshm.fsync", durability, "none"),
   ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
   checksum: extra("lmshm.checksum", boolean, true),
-  protocol: extra("lmshm.protocol", protocol, "auto"),
   secretFile: extra("lmshm.worker_secret_file", path, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };

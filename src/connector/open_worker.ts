@@ -20,7 +20,7 @@ const CHILD_SEGMENT_FD = 3;
 
 /** Errors as ShmFileConnector.open(). Nothing is left behind by a failure. */
 export async function openWorker(settings: ShmFileSettings): Promise<ObjectClient> {
-  const { segment, secret, limits, onWorkerLost: onLost, protocol, storageDir } = settings;
+  const { segment, secret, limits, onWorkerLost: onLost, storageDir } = settings;
   const starts = settings.address === null;
   const reference = referTo(segment, starts);
   if (starts) await makeDirectory(storageDir);
@@ -29,7 +29,6 @@ export async function openWorker(settings: ShmFileSettings): Promise<ObjectClien
     handshake: { segment: reference, secret, directory: storageDir },
     limits,
     onLost,
-    protocol,
     beyondVersion1: beyondVersion1(settings),
   });
 }

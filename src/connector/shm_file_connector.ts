@@ -21,8 +21,7 @@ import type {
   WorkerInfo,
 } from "../worker/object_client.ts";
 import { Failed, type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { unsupported } from "../worker/v1/unsupported.ts";
-import { isLayout, type Metadata, metadataOf } from "./chunk_metadata.ts";
+import { isLayout, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
 import { Deadline, settlesWithin } from "../wait.ts";
@@ -111,9 +110,8 @@ export class ShmFileConnector implements RemoteConnector {
    * connector before the segment is freed.
    * @throws {TypeError | RangeError} naming the option at fault; {ShmError} ENOENT, EACCES, ENOEXEC
    *   (the program cannot be run), ECONNREFUSED, ETIMEDOUT, EACCES (secret), EXDEV (storageDir is
-   *   outside the worker's root), the worker's reason for not attaching, EPROTONOSUPPORT: it has not
-   *   the version that was asked for, or ENOTSUP: maxBytes with workerAddress, or an option that
-   *   needs version 2.
+   *   outside the worker's root), the worker's reason for not attaching, or ENOTSUP: maxBytes with
+   *   workerAddress, or an option that the worker does not know.
    */
   static async open(options: ShmFileConnectorOptions): Promise<ShmFileConnector> {
     const settings = checkOptions(options);
@@ -144,7 +142,7 @@ export class ShmFileConnector implements RemoteConnector {
     return this.#client.pid;
   }
 
-  /** The version of the worker's protocol that is spoken. */
+  /** The version of the protocol that is spoken: 2, and 1 with workers that know no other. */
   get protocol(): 1 | 2 {
     return this.#client.protocol;
   }
@@ -217,8 +215,8 @@ export class ShmFileConnector implements RemoteConnector {
   async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
     const text = keyText(key);
     this.#checkRange("put", range);
-    if (options.metadata !== undefined) this.#mustKeep(options.metadata);
-    const attributes = metadataOf(range, options.metadata);
+    const { metadata } = options;
+    const attributes = metadataOf(range, metadata);
     const call = this.#enter("put", options, PUT_OPTIONS);
     try {
       await this.#client.put({
@@ -228,6 +226,8 @@ export class ShmFileConnector implements RemoteConnector {
         release: takeHold(range, `put ${shown(text)}`),
         ...limitsOf(call),
         attributes,
+        // A layout is stored as far as the worker can; what the caller says must not be lost.
+        attributesRequired: metadata !== undefined && !isLayout(metadata),
         ...this.#putOptions(),
       });
       this.#countStored(range);
@@ -578,15 +578,6 @@ export class ShmFileConnector implements RemoteConnector {
         details: { rangeSegment: theirs, connectorSegment: ours },
       },
     );
-  }
-
-  /**
-   * @throws {ShmError} ENOTSUP: what the caller wants to be kept would be lost. A layout is stored as
-   *   far as the store can.
-   */
-  #mustKeep(metadata: Metadata): void {
-    if (this.protocol === 2 || isLayout(metadata)) return;
-    throw unsupported("metadata", "put");
   }
 
   #mustBeOpen(operation: string): void {

@@ -17,9 +17,6 @@ import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
 import { MAX_TIMER_MS } from "../wait.ts";
 
-/** Version of the worker's protocol; "auto": 2 where the worker has it. */
-export type ProtocolChoice = "auto" | 1 | 2;
-
 /** What a ShmFileConnector is made of. */
 export interface ShmFileConnectorOptions {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */
@@ -50,14 +47,9 @@ export interface ShmFileConnectorOptions {
    */
   maxBytes?: number | undefined;
   /**
-   * Default "auto": version 2, or 1 where the worker has no other, such as LMCache's. Version 1 keeps
-   * neither metadata nor checksums, and needs storageDir at the same path here for list(), remove()
-   * and stat().
-   */
-  protocol?: ProtocolChoice | undefined;
-  /**
-   * Default: as the worker was started ("auto"). With a worker of version 1, open() throws ENOTSUP if
-   * this option or one of the next two asks for more than the default.
+   * Default: as the worker was started ("auto"). With LMCache's worker, which knows version 1 of the
+   * protocol alone, open() throws ENOTSUP if this option or one of the next two asks for more than the
+   * default.
    */
   ioMode?: IoMode | undefined;
   /** Default: as the worker was started ("none"). */
@@ -113,7 +105,6 @@ const OPTION_NAMES = [
   "secret",
   "secretFile",
   "maxBytes",
-  "protocol",
   "ioMode",
   "durability",
   "checksum",
@@ -145,7 +136,6 @@ export interface ShmFileSettings {
   readonly address: WorkerAddress | null;
   readonly secret: string | null;
   readonly maxBytes: number | undefined;
-  readonly protocol: ProtocolChoice;
   /** Undefined, like the next two: it was not said. */
   readonly ioMode: IoMode | undefined;
   readonly durability: Durability | undefined;
@@ -236,7 +226,6 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     address,
     secret: findSecret(options, address),
     maxBytes: checkMaxBytes(options.maxBytes, address),
-    protocol: checkProtocol(options.protocol),
     ioMode: choiceOf("ioMode", options.ioMode, ["auto", "direct", "cached"]),
     durability: choiceOf("durability", options.durability, ["none", "data", "full"]),
     checksum: options.checksum,
@@ -291,11 +280,6 @@ function choiceOf<T extends string>(
   choices: readonly T[],
 ): T | undefined {
   return value === undefined ? undefined : checkChoice(name, value, choices, choices[0]!);
-}
-
-function checkProtocol(protocol: unknown = "auto"): ProtocolChoice {
-  if (protocol === "auto" || protocol === 1 || protocol === 2) return protocol;
-  throw new TypeError(`protocol must be "auto", 1 or 2, got ${describe(protocol)}`);
 }
 
 function checkLimits(options: ShmFileConnectorOptions, reconnects: boolean): WorkerLimits {

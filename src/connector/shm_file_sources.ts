@@ -23,7 +23,7 @@ interface NamedOptions {
  */
 export function optionsFromConfig(config: LmshmConfig): NamedOptions {
   const { storageDir, shmName, workerBinary, workerAddress, secretFile } = config;
-  const { maxBytes, durability, ioMode, checksum, protocol } = config;
+  const { maxBytes, durability, ioMode, checksum } = config;
   if (storageDir === null) {
     throw new TypeError(
       "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
@@ -41,7 +41,6 @@ export function optionsFromConfig(config: LmshmConfig): NamedOptions {
       durability: durability === "none" ? undefined : durability,
       ioMode: ioMode === "auto" ? undefined : ioMode,
       checksum: checksum === false ? false : undefined,
-      protocol,
     },
     shmName,
   };

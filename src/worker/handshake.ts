@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a client says first on a new connection: the login where a secret is known (login.ts), then
-// HELLO (v2/handshake.ts) or IDENTITY (v1/client.ts), then ATTACH. Here: what both have to tell, and
-// what a refusal means.
+// What a client says first on a new connection: the login where a secret is known (login.ts), HELLO
+// (v2/handshake.ts), and ATTACH. Here: what both versions have to tell, and what a refusal means.
 
 import type { ShmError } from "../errors.ts";
 import { asksForSecret, SECRET_HINT } from "./login.ts";

@@ -18,11 +18,32 @@ import type { Handshake } from "./handshake.ts";
 import type { WorkerLimits } from "./limits.ts";
 import type { Outcome } from "./outcome.ts";
 import type { OpenTransport } from "./transport.ts";
-import type { ObjectStat, StoredObject } from "./v2/answers.ts";
-import type { WorkerInfo } from "./v2/info.ts";
-import type { Durability, IoMode, Priority } from "./v2/requests.ts";
+import type { WorkerInfo } from "./worker_info.ts";
 
-export type { Durability, IoMode, ObjectStat, Priority, StoredObject, WorkerInfo, WorkerLimits };
+export type { WorkerInfo, WorkerLimits };
+
+/** How an object's bytes go to and from its file; "auto": the worker chooses by its rule. */
+export type IoMode = "auto" | "direct" | "cached";
+/** What is on the disk when a put is answered: nothing need be, the bytes, the name as well. */
+export type Durability = "none" | "data" | "full";
+/** What goes first: what somebody waits for, what is usual, or what can wait. */
+export type Priority = "high" | "normal" | "low";
+
+/** What a worker knows of a stored object. */
+export interface StoredObject {
+  readonly byteLength: number;
+  /** Of its bytes; null when none was stored. */
+  readonly crc32c: number | null;
+  /** By name, as they were stored; bytes that are no UTF-8 read as U+FFFD. */
+  readonly attributes: Readonly<Record<string, string>>;
+}
+
+export interface ObjectStat extends StoredObject {
+  /** Of the last change, in milliseconds since 1970. */
+  readonly mtimeMs: number;
+  /** What it occupies on the disk, in bytes. */
+  readonly diskBytes: number;
+}
 
 export interface ClientOptions {
   readonly open: OpenTransport;
@@ -55,6 +76,8 @@ export interface ObjectTransfer extends RequestOptions {
 export interface PutTransfer extends ObjectTransfer {
   /** Names of 1 to 32 of a-z, 0-9 and _; at most 32, of 4,096 bytes with their values. */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
+  /** Rather fail with ENOTSUP than store the object without them. Default false. */
+  readonly attributesRequired?: boolean | undefined;
   /** Whether the worker computes a CRC-32C and stores it. Default true. */
   readonly checksum?: boolean | undefined;
   /** Default: the worker's own. */

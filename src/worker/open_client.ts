@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Starts a worker or connects to one, and finds out which version of the protocol it speaks: HELLO
-// is said, and where the worker does not know it, version 1 goes on over the same connection.
+// is said, and where the worker does not know it, version 1 goes on over the same connection, as
+// LMCache's worker serves no second one.
 
 import { ShmError } from "../errors.ts";
 import { GRACE_MS } from "./limits.ts";
@@ -14,24 +15,22 @@ import { ConnectionV2 } from "./v2/connection.ts";
 import { sayHello } from "./v2/handshake.ts";
 
 interface OpenClientOptions extends ClientOptions {
-  /** "auto": 2 where the worker has it. */
-  readonly protocol: "auto" | 1 | 2;
   /** What was asked for that version 1 cannot do, for a message; null: nothing. */
   readonly beyondVersion1: string | null;
 }
 
 /**
- * @throws {ShmError} why not; ENOTSUP: the worker has version 1 alone, and more was asked for;
- *   EPROTONOSUPPORT: version 2 was. Nothing is left behind then.
+ * @throws {ShmError} why not; ENOTSUP: the worker has version 1 alone, and more was asked for.
+ *   Nothing is left behind then.
  */
 export async function openClient(options: OpenClientOptions): Promise<ObjectClient> {
-  const { open, handshake, limits, protocol, beyondVersion1 } = options;
+  const { open, handshake, limits, beyondVersion1 } = options;
   const connection = new ConnectionV2(open, limits);
   try {
     await connection.ready;
-    const speaks2 = protocol !== 1 &&
-      await sayHello(connection, handshake).then(() => true, protocol === 2 ? raise : ifUnknown);
-    if (speaks2) return await ClientV2.open(options, connection);
+    if (await sayHello(connection, handshake).then(() => true, ifUnknown)) {
+      return await ClientV2.open(options, connection);
+    }
     if (beyondVersion1 !== null) throw unsupported(beyondVersion1, "open connector");
     return await ClientV1.open(options, connection);
   } catch (error) {
@@ -41,12 +40,20 @@ export async function openClient(options: OpenClientOptions): Promise<ObjectClie
   }
 }
 
-function raise(error: unknown): never {
-  throw error;
-}
-
 /** False for an error that says that there is no version 2. */
 function ifUnknown(error: unknown): false {
-  if (error instanceof ShmError && error.code === "EPROTONOSUPPORT") return false;
-  throw error;
+  if (!(error instanceof ShmError)) throw error;
+  if (error.code === "EPROTONOSUPPORT") return false;
+  if (error.code !== "ECONNRESET") throw error;
+  throw new ShmError(
+    "the worker closed the connection when it was asked which protocol it speaks",
+    {
+      code: "ECONNRESET",
+      operation: "say HELLO",
+      errno: error.errno,
+      hint: "See its log. It must answer HELLO, or refuse it with ERROR as LMCache's worker does",
+      details: error.details,
+      cause: error,
+    },
+  );
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether what a worker attaches is the client's memory: identities as text, what is refused in
-// both versions, and what the parent's mappings tell of a client that says nothing.
+// Whether what a worker attaches is the client's memory: identities as text, what version 2
+// refuses, and what the parent's mappings tell of a client of version 1, which says nothing.
 #include <cerrno>
 #include <optional>
 #include <string>
@@ -137,28 +137,6 @@ TEST(version_2_attaches_the_file_that_was_said_and_no_other) {
   CHECK_EQ(ReadFile(talk.root / "by_hand.data"), "theirs");
 }
 
-TEST(version_1_is_told_by_a_line_of_its_own) {
-  TalkV2 talk;  // until it says HELLO
-  TestSegment segment(8192);
-  CHECK_EQ(talk.Say("IDENTITY " + IdentityOf(segment)), "OK");
-  CHECK_EQ(talk.Say(segment.AttachLine()), "OK");
-  std::memset(segment.data(), 'o', 8192);
-  NewOwner owner(segment);
-  CHECK_STARTS(talk.Say(segment.AttachLine()), "ERROR ESTALE attach ");
-  CHECK_EQ(talk.Say(segment.Line("WRITE", talk.root / "f", 0, 8192)), "OK 8192");
-  CHECK_EQ(ReadFile(talk.root / "f"), std::string(8192, 'o'));
-  CHECK_EQ(talk.Say(segment.Line("READ", talk.root / "f", 0, 8192)), "OK 8192");
-  CHECK(owner.IsUntouched());
-  for (const char* bad : {"IDENTITY", "IDENTITY ", "IDENTITY x", "IDENTITY -:1", "IDENTITY - -"}) {
-    CHECK_STARTS(talk.Say(bad), "ERROR EINVAL ");
-    CHECK_STARTS(talk.Say(segment.AttachLine()), "ERROR ESTALE ");  // it still counts
-  }
-  CHECK_EQ(talk.Say("IDENTITY -"), "OK");
-  CHECK_EQ(talk.Say(segment.AttachLine()), "OK");
-  CHECK_EQ(talk.Say(segment.Line("WRITE", talk.root / "g", 0, 6)), "OK 6");
-  CHECK_EQ(ReadFile(talk.root / "g"), "theirs");
-}
-
 // ------------------------------------------------------------ clients that do not say it
 
 TEST(lines_of_the_list_of_mappings) {
@@ -204,10 +182,6 @@ TEST(in_pipe_mode_the_parents_mapping_tells_which_file_is_meant) {
       REQUIRE(mine != MAP_FAILED);
       CHECK_EQ(c.Call(start + std::to_string(reinterpret_cast<uintptr_t>(mine))), "OK");
       munmap(mine, 8192);
-      // What a client says counts more.
-      CHECK_EQ(c.Call("IDENTITY " + IdentityOf(segment)), "OK");
-      CHECK_STARTS(c.Call(start + "0"), "ERROR ESTALE ");
-      CHECK_EQ(c.Call("IDENTITY -"), "OK");
     }
     CHECK_EQ(c.Call(segment.AttachLine()), "OK");
     CHECK_EQ(c.Call(segment.Line("WRITE", dir / "f", 0, 8192)), "OK 8192");
@@ -227,8 +201,6 @@ TEST(a_worker_that_listens_knows_nothing_of_its_clients_mappings) {
   TestSegment segment(8192);
   const NewOwner owner(segment);
   CHECK_EQ(c.Call(segment.AttachLine()), "OK");  // as with LMCache's worker
-  CHECK_EQ(c.Call("IDENTITY " + IdentityOf(segment)), "OK");
-  CHECK_STARTS(c.Call(segment.AttachLine()), "ERROR ESTALE ");
 }
 
 CHECK_MAIN

@@ -115,8 +115,8 @@ TEST(before_that_only_ping_and_quit_are_answered) {
   Talk talk(secret.get());
   CHECK_EQ(talk.Say("PING"), "OK");
   for (const std::string line :
-       {"IDENTITY -", "ATTACH /x 1 1", "WRITE x 1 1", "READ x 1 1", "HELLO 2", "1 PING",
-        "1 PUT x 0 1", "", " ", "challenge x", "PING x", "QUIT x", kSecret, "\x01\xff"}) {
+       {"ATTACH /x 1 1", "WRITE x 1 1", "READ x 1 1", "HELLO 2", "1 PING", "1 PUT x 0 1", "", " ",
+        "challenge x", "PING x", "QUIT x", kSecret, "\x01\xff"}) {
     const std::string answer = talk.Say(line);
     CHECK_STARTS(answer, "ERROR EACCES not authenticated");
     CHECK(answer.find("horse") == std::string::npos);

@@ -333,8 +333,8 @@ class Lane {
         this.#nextId = 2;
       } else {
         this.#base = BigInt(dice.below(2 ** 30)) * 4096n;
-        const { name, sizeBytes, fd } = segment;
-        const attached = await attachFirst(socket.ask, name, sizeBytes, this.#base, fd);
+        const { name, sizeBytes } = segment;
+        const attached = await attachFirst(socket.ask, name, sizeBytes, this.#base);
         if (attached !== "OK") throw new Error(`ATTACH: ${attached}`);
       }
     } catch (error) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Programs that share a directory and nothing else: Bun and Deno, each with a worker of its own or
-// with one that runs, in either version of the protocol, with and without a limit on the directory.
-// Workers are killed all the time, and the programs themselves. Each program looks at all that it
+// with one that runs, with and without a limit on the directory. Workers are killed all the time, and the programs themselves. Each program looks at all that it
 // gets (fixtures/directory_user.ts); when they have gone, the files are looked at here.
 // tests/shared_directory_soak_test.ts runs a short one. A long one, by hand:
 //
@@ -38,12 +37,12 @@ import { Dice, makeValue, versionOf } from "../support/versioned_values.ts";
  * so many lives it has ended, and the first number is used again.
  */
 const MOST_USERS = 64;
+/** Programs at a time: one in Bun, one in Deno. */
+const PROGRAMS = [0, 1];
 const MOST_KEYS = SHARED_KEYS + MOST_USERS * LANES * OWN_KEYS;
 
 export interface Sharing {
   readonly name: string;
-  /** Of the users, the first in Bun, the second in Deno, and so on. */
-  readonly protocols: readonly (1 | 2)[];
   /**
    * Whether one worker listens that the odd users go to; the others start their own. Where there is a
    * limit, all go to it.
@@ -55,18 +54,11 @@ export interface Sharing {
 }
 
 export const SHARINGS: readonly Sharing[] = [
-  { name: "two workers", protocols: [2, 2], listens: false, maxBytes: null, kills: false },
-  { name: "both versions", protocols: [1, 2], listens: false, maxBytes: null, kills: false },
-  { name: "one listens", protocols: [2, 2], listens: true, maxBytes: null, kills: false },
-  { name: "a limit", protocols: [2, 2], listens: false, maxBytes: 2 << 20, kills: false },
-  {
-    name: "a limit, one listens to both versions",
-    protocols: [1, 2],
-    listens: true,
-    maxBytes: 2 << 20,
-    kills: false,
-  },
-  { name: "programs killed", protocols: [2, 2], listens: false, maxBytes: null, kills: true },
+  { name: "two workers", listens: false, maxBytes: null, kills: false },
+  { name: "one listens", listens: true, maxBytes: null, kills: false },
+  { name: "a limit", listens: false, maxBytes: 2 << 20, kills: false },
+  { name: "a limit, one listens", listens: true, maxBytes: 2 << 20, kills: false },
+  { name: "programs killed", listens: false, maxBytes: null, kills: true },
 ];
 
 export interface SharedDirectoryOptions {
@@ -136,14 +128,13 @@ export async function sharedDirectorySoak(
   const watch = setInterval(() => most = Math.max(most, diskBytesOf(storageDir)), 50);
   const end = performance.now() + milliseconds;
 
-  const user = async (protocol: 1 | 2, number: number): Promise<void> => {
+  const user = async (number: number): Promise<void> => {
     const runtime = RUNTIMES[number % RUNTIMES.length]!;
     for (let turn = 0; turn === 0 || (sharing.kills && performance.now() < end); turn++) {
       const ended = await run(runtime, {
-        user: (number + turn * sharing.protocols.length) % MOST_USERS,
+        user: (number + turn * PROGRAMS.length) % MOST_USERS,
         seed: seed + turn * 1000,
         storageDir,
-        protocol,
         workerAddress: worker !== null && (number % 2 === 1 || sharing.maxBytes !== null)
           ? worker.address("unix")
           : null,
@@ -168,7 +159,7 @@ export async function sharedDirectorySoak(
     }
   };
   // All have ended when the directory goes, also when one of them fails.
-  const ended = await Promise.allSettled(sharing.protocols.map(user));
+  const ended = await Promise.allSettled(PROGRAMS.map(user));
   clearInterval(watch);
   for (const one of ended) if (one.status === "rejected") throw one.reason;
   if (worker !== null && worker.fault !== null) throw new Error(worker.fault);

@@ -8,10 +8,10 @@
 // tests/tiered_soak_test.ts runs a short one. A long one, by hand:
 //
 //     bun run tests/soak/tiered_soak.ts --operations 1000000
-//     deno run -A tests/soak/tiered_soak.ts --operations 1000000 --protocol 1
+//     deno run -A tests/soak/tiered_soak.ts --operations 1000000
 //     bun run tests/soak/tiered_soak.ts --minutes 10
 //
-// With --minutes it is run again and again, with another seed and the other protocol each time.
+// With --minutes it is run again and again, with another seed each time.
 
 import console from "node:console";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -37,7 +37,6 @@ export interface SoakOptions {
   readonly operations: number;
   /** Bytes of the pool; the data has ten times as many. */
   readonly poolBytes: number;
-  readonly protocol: "auto" | 1 | 2;
   /** Callers at a time. */
   readonly lanes: number;
   readonly seed: number;
@@ -71,8 +70,7 @@ export interface SoakReport {
   /** Puts that the quota had no room for at that moment: other writes took it. */
   readonly refusedPuts: number;
   readonly memchecks: number;
-  readonly protocol: 1 | 2;
-  readonly maxBytes: number | undefined;
+  readonly maxBytes: number;
   /** Objects that were evicted from the directory. */
   readonly evictions: number;
   readonly stats: TieredStore["stats"];
@@ -162,7 +160,7 @@ function diskBytesOf(directory: string): number {
 
 /** One run. Throws at the first thing that is not as it must be. */
 export async function soak(options: SoakOptions): Promise<SoakReport> {
-  const { operations, poolBytes, protocol, lanes, seed } = options;
+  const { operations, poolBytes, lanes, seed } = options;
   const directory = mkdtempSync(join(options.directory, "lmshm-soak-"));
   await using stack = new AsyncDisposableStack();
   stack.defer(() => rmSync(directory, { recursive: true, force: true }));
@@ -176,13 +174,12 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   );
   const averageBytes = FULL.byteLength * 9 / 16;
   const chunks = Math.floor(10 * poolBytes / averageBytes);
-  // A good part of the data, so that the quota works all the time. Version 1 has none.
-  const maxBytes = protocol === 1 ? undefined : 6 * poolBytes;
+  // A good part of the data, so that the quota works all the time.
+  const maxBytes = 6 * poolBytes;
   const cold = stack.use(
     await ShmFileConnector.open({
       segment,
       storageDir: directory,
-      protocol,
       maxBytes,
       workerArgs: ["--keep-open", String(KEPT_OPEN)],
     }),
@@ -269,10 +266,10 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
   nextSample = 0;
   await observe();
   const { stats } = store;
-  const { evictions = 0 } = cold.protocol === 2 ? await cold.info() : {};
+  const { evictions = 0 } = await cold.info();
   const report = {
     ...{ ...counts, samples, memchecks, stats },
-    ...{ protocol: cold.protocol, maxBytes, evictions },
+    ...{ maxBytes, evictions },
   };
   checkBooks(report, poolBytes);
   hot.clear();
@@ -283,18 +280,16 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
 
 /** What must hold at the end, whatever happened. Times are nobody's business here. */
 function checkBooks(report: SoakReport, poolBytes: number): void {
-  const { samples, stats, maxBytes, protocol } = report;
+  const { samples, stats, maxBytes } = report;
   const expect = (holds: boolean, what: string) => {
     if (!holds) throw new Error(what);
   };
   expect(stats.mismatches === 0, `${stats.mismatches} mismatches`);
-  // In version 1 a file that is replaced whenever it is read cannot be told from a longer one.
-  const unsure = protocol === 1 ? stats.cold.gets / 1000 : 0;
-  expect(stats.cold.mismatches <= unsure, `${stats.cold.mismatches} damaged objects`);
+  expect(stats.cold.mismatches === 0, `${stats.cold.mismatches} damaged objects`);
   expect(stats.hot.lost === 0, `${stats.hot.lost} objects were freed under the pool`);
   expect(stats.queuedObjects === 0 && stats.loading === 0, "something is still going on");
   for (const { operations, diskBytes } of samples) {
-    expect(diskBytes <= (maxBytes ?? Infinity), `${diskBytes} of ${maxBytes} after ${operations}`);
+    expect(diskBytes <= maxBytes, `${diskBytes} of ${maxBytes} after ${operations}`);
   }
   // The first quarter fills caches, compiles code, and lets the heap find its size; later the
   // requests that are in flight decide how much there is at a moment, but not how little there can
@@ -333,25 +328,18 @@ async function main(): Promise<void> {
       operations: { type: "string" },
       minutes: { type: "string" },
       "pool-mib": { type: "string", default: "8" },
-      protocol: { type: "string", default: "auto" },
       lanes: { type: "string", default: "16" },
       seed: { type: "string", default: "1" },
       directory: { type: "string", default: tmpdir() },
     },
   });
-  const { protocol, minutes } = values;
-  const versions = protocol === "1"
-    ? [1] as const
-    : protocol === "2" || minutes === undefined
-    ? [protocol === "2" ? 2 : "auto"] as const
-    : [2, 1] as const;
+  const { minutes } = values;
   const end = performance.now() + Number(minutes ?? 0) * 60_000;
   for (let turn = 0; turn === 0 || performance.now() < end; turn++) {
     console.log("operations  seconds      RSS     heap  fds  worker RSS  fds     disk  (MiB)");
     await round({
       operations: Number(values.operations ?? (minutes === undefined ? 1_000_000 : 200_000)),
       poolBytes: Number(values["pool-mib"]) * 2 ** 20,
-      protocol: versions[turn % versions.length]!,
       lanes: Number(values.lanes),
       seed: Number(values.seed) + turn,
       directory: values.directory,

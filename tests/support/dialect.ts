@@ -45,13 +45,11 @@ export function attachWords(name: string, sizeBytes: number, fd: number | null):
 }
 
 /** Attaches in version 1. Resolves to the answer of ATTACH. */
-export async function attachFirst(
+export function attachFirst(
   ask: Ask,
   name: string,
   sizeBytes: number,
   base: bigint,
-  fd: number | null,
 ): Promise<string> {
-  if (fd !== null) await ask(`IDENTITY ${identityOf(fd)}`);
   return ask(`ATTACH /${name} ${sizeBytes} ${base}`);
 }

@@ -5,8 +5,14 @@
 import { test } from "node:test";
 import type { ShmError } from "../../src/errors.ts";
 import { ClientV2 } from "../../src/worker/v2/client.ts";
-import type { WorkerLimits } from "../../src/worker/limits.ts";
+import type {
+  ClientOptions,
+  GetTransfer,
+  PutTransfer,
+  WorkerLimits,
+} from "../../src/worker/object_client.ts";
 import { SocketTransport } from "../../src/worker/socket_transport.ts";
+import type { Users } from "../../src/worker/stranger.ts";
 import { type Script, ScriptedWorker, TempDir, withoutWorkers } from "./worker.ts";
 
 export const BOOT = "00000000000000aa";
@@ -82,15 +88,19 @@ export function scripted(part: Script, hello: Hello = {}): Script {
 export interface OpenOptions {
   readonly limits?: Partial<WorkerLimits>;
   readonly secret?: string | null;
+  readonly directory?: string;
+  readonly users?: Users | undefined;
   readonly onLost?: (error: ShmError) => void;
   readonly transport?: typeof SocketTransport;
 }
 
-export function openObjectClient(path: string, options: OpenOptions = {}): Promise<ClientV2> {
-  const { limits = {}, secret = null, onLost, transport = SocketTransport } = options;
+/** What a client of the worker at that Unix socket is opened with. */
+export function clientOptions(path: string, options: OpenOptions): ClientOptions {
+  const { limits = {}, secret = null, directory = "", users, onLost } = options;
+  const { transport = SocketTransport } = options;
   const address = { kind: "unix", path } as const;
-  return ClientV2.open({
-    open: (handlers) => new transport({ address, connectTimeoutMs: 5_000 }, handlers),
+  return {
+    open: (handlers) => new transport({ address, connectTimeoutMs: 5_000, users }, handlers),
     handshake: {
       segment: {
         name: "/kv",
@@ -100,7 +110,7 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
         identity: "-",
       },
       secret,
-      directory: "",
+      directory,
     },
     limits: {
       maxInFlight: 64,
@@ -112,7 +122,11 @@ export function openObjectClient(path: string, options: OpenOptions = {}): Promi
       ...limits,
     },
     onLost,
-  });
+  };
+}
+
+export function openObjectClient(path: string, options: OpenOptions = {}): Promise<ClientV2> {
+  return ClientV2.open(clientOptions(path, options));
 }
 
 export interface ObjectScene {
@@ -165,3 +179,24 @@ export function send<T>(start: (release: () => void) => Promise<T>): Sent<T> {
     },
   };
 }
+
+export function put(
+  client: ClientV2,
+  key: string,
+  byteLength = 10,
+  more: Partial<PutTransfer> = {},
+) {
+  return send((release) => client.put({ key, offset: 0, byteLength, release, ...more }));
+}
+
+export function get(
+  client: ClientV2,
+  key: string,
+  byteLength = 10,
+  more: Partial<GetTransfer> = {},
+) {
+  return send((release) => client.get({ key, offset: 0, byteLength, release, ...more }));
+}
+
+/** 0, 1, ... */
+export const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);

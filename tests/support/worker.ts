@@ -149,7 +149,6 @@ export function willing(line: string): string {
     case "WRITE":
       return `OK ${words.at(-1)}`;
     case "PING":
-    case "IDENTITY":
       return `ERROR unknown command: ${words[0]}`;
     default:
       return "OK";
@@ -214,6 +213,11 @@ export class ScriptedWorker implements AsyncDisposable {
         if (line === "QUIT") socket.end();
       }
     });
+  }
+
+  /** Connections that are not closed. */
+  get open(): number {
+    return this.#sockets.size;
   }
 
   /** To every client. */

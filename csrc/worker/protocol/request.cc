@@ -23,7 +23,6 @@ constexpr Form kForms[] = {
     {"ATTACH", Command::kAttach, 3, "ATTACH <shm_name> <size> <base_addr>", "size", "base_addr"},
     {"WRITE", Command::kWrite, 3, "WRITE <path> <data_ptr> <length>", "data_ptr", "length"},
     {"READ", Command::kRead, 3, "READ <path> <data_ptr> <length>", "data_ptr", "length"},
-    {"IDENTITY", Command::kIdentity, 1, "IDENTITY <boot>:<device>:<inode>, or IDENTITY -", "", ""},
     {"PING", Command::kPing, 0, "PING", "", ""},
     {"QUIT", Command::kQuit, 0, "QUIT", "", ""},
 };
@@ -56,9 +55,8 @@ Status ParseRequest(std::string_view line, Request* request) {
     if (candidate.word == word) form = &candidate;
   }
   if (form == nullptr) {
-    return Status::Error(EINVAL,
-                         "unknown command \"" + Printable(word.substr(0, 64)) +
-                             "\"; this worker knows ATTACH, WRITE, READ, IDENTITY, PING, QUIT");
+    return Status::Error(EINVAL, "unknown command \"" + Printable(word.substr(0, 64)) +
+                                     "\"; this worker knows ATTACH, WRITE, READ, PING, QUIT");
   }
 
   Request parsed;
@@ -73,19 +71,17 @@ Status ParseRequest(std::string_view line, Request* request) {
 
   if (space == std::string_view::npos) return Status::Error(EINVAL, Usage(*form));
   std::string_view rest = line.substr(space + 1);
-  if (form->words == 3) {
-    std::string_view numbers[2];
-    for (int i = 1; i >= 0; i--) {
-      const size_t at = rest.rfind(' ');
-      if (at == std::string_view::npos) return Status::Error(EINVAL, Usage(*form));
-      numbers[i] = rest.substr(at + 1);
-      rest = rest.substr(0, at);
-    }
-    Status status = ParseNumber(numbers[0], form->first, *form, &parsed.first);
-    if (!status.ok()) return status;
-    status = ParseNumber(numbers[1], form->second, *form, &parsed.second);
-    if (!status.ok()) return status;
+  std::string_view numbers[2];
+  for (int i = 1; i >= 0; i--) {
+    const size_t at = rest.rfind(' ');
+    if (at == std::string_view::npos) return Status::Error(EINVAL, Usage(*form));
+    numbers[i] = rest.substr(at + 1);
+    rest = rest.substr(0, at);
   }
+  Status status = ParseNumber(numbers[0], form->first, *form, &parsed.first);
+  if (!status.ok()) return status;
+  status = ParseNumber(numbers[1], form->second, *form, &parsed.second);
+  if (!status.ok()) return status;
   if (rest.empty()) return Status::Error(EINVAL, Usage(*form));
   parsed.name = rest;
   *request = parsed;

@@ -6,7 +6,6 @@
 //     ATTACH <shm_name> <size> <base_addr>
 //     WRITE <path> <data_ptr> <length>
 //     READ <path> <data_ptr> <length>
-//     IDENTITY <identity>
 //     PING
 //     QUIT
 //
@@ -22,11 +21,11 @@
 
 namespace lmshm {
 
-enum class Command { kAttach, kWrite, kRead, kIdentity, kPing, kQuit };
+enum class Command { kAttach, kWrite, kRead, kPing, kQuit };
 
 struct Request {
   Command command = Command::kPing;
-  std::string_view name;  // shm_name, path or identity; a part of the parsed line
+  std::string_view name;  // shm_name or path; a part of the parsed line
   uint64_t first = 0;     // size (ATTACH), data_ptr (WRITE, READ)
   uint64_t second = 0;    // base_addr (ATTACH), length (WRITE, READ)
 };

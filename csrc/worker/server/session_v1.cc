@@ -50,8 +50,6 @@ Status SessionV1::Dispatch(const Request& request, std::string* result, AfterAns
     case Command::kQuit:
       *next = AfterAnswer::kQuit;
       return Status::OK();
-    case Command::kIdentity:
-      return Identify(request.name);
     case Command::kAttach:
       return Attach(request);
     case Command::kWrite:
@@ -61,22 +59,10 @@ Status SessionV1::Dispatch(const Request& request, std::string* result, AfterAns
   return Transfer(request, result);
 }
 
-Status SessionV1::Identify(std::string_view identity) {
-  if (ParseIdentity(identity, &identity_)) return Status::OK();
-  return Status::Error(EINVAL, "identity \"" + Printable(identity.substr(0, 128)) +
-                                   "\" is not <boot>:<device>:<inode>, nor -");
-}
-
-void SessionV1::Detach() {
-  identity_.reset();
-  attachment_.reset();
-}
+void SessionV1::Detach() { attachment_.reset(); }
 
 Status SessionV1::Attach(const Request& request) {
   const Attachment::Check check = [&](int fd, const struct stat& st) {
-    if (identity_.has_value()) {
-      return CheckIdentity(*identity_, request.name, st, service_.kernel_boot);
-    }
     if (service_.parent == nullptr) return Status::OK();
     return service_.parent->Check(request.second, request.name, fd, st);
   };

@@ -7,14 +7,12 @@
 #define LMSHM_WORKER_SERVER_SESSION_V1_H_
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/memory/attachment.h"
-#include "worker/memory/segment_identity.h"
 #include "worker/protocol/request.h"
 #include "worker/server/service.h"
 
@@ -37,14 +35,12 @@ class SessionV1 {
 
  private:
   Status Dispatch(const Request& request, std::string* result, AfterAnswer* next);
-  Status Identify(std::string_view identity);
   Status Attach(const Request& request);
   Status Transfer(const Request& request, std::string* result);
   void Count(Command command, const Status& status, Metrics::Clock::duration took) const;
 
   const Service& service_;
   const std::string peer_;
-  std::optional<SegmentIdentity> identity_;       // what the client says that its memory is
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
 };
 

@@ -15,7 +15,6 @@ import { attachError } from "../handshake.ts";
 import { closedError, Keeper } from "../keeper.ts";
 import { BYTES_PER_MS, sharedLimit } from "../limits.ts";
 import { LineCall } from "../line_call.ts";
-import { asksForSecret } from "../login.ts";
 import type {
   ClientOptions,
   GetBatch,
@@ -34,7 +33,7 @@ import { type Outcome, outcomesOf } from "../outcome.ts";
 import type { Pending, PendingOwner } from "../pending.ts";
 import type { OkReply, Reply } from "../reply.ts";
 import { replyError } from "../reply_error.ts";
-import { bestName, mustLeadToSegment } from "../segment_reference.ts";
+import { mustLeadToSegment } from "../segment_reference.ts";
 import { SharedRelease } from "../shared_release.ts";
 import { type Facts, StorageDirectory } from "./directory.ts";
 import { lineOf } from "./requests.ts";
@@ -85,10 +84,12 @@ export class ClientV1 implements ObjectClient {
   /**
    * Starts or connects to a worker and attaches the segment.
    * @param first a connection to begin with.
-   * @throws {ShmError} the reason why not; nothing is left behind then.
+   * @throws {ShmError} the reason why not; ENOTSUP for a directory or a secret that the protocol
+   *   cannot say. Nothing is left behind then.
    */
   static async open(options: ClientOptions, first?: Connection): Promise<ClientV1> {
-    const { directory } = options.handshake;
+    const { directory, secret } = options.handshake;
+    if (secret !== null) throw unsupported("a secret", "open");
     if (!directory.startsWith("/")) {
       throw unsupported(`storageDir ${JSON.stringify(directory)}, which is not absolute,`, "open");
     }
@@ -113,6 +114,10 @@ export class ClientV1 implements ObjectClient {
 
   async put(transfer: PutTransfer): Promise<StoredObject> {
     const { key, byteLength } = transfer;
+    if (transfer.attributesRequired) {
+      transfer.release();
+      throw unsupported("metadata", "put");
+    }
     const reply = await this.#transfer(
       "WRITE",
       transfer,
@@ -319,21 +324,17 @@ export class ClientV1 implements ObjectClient {
     return connection;
   }
 
-  /** IDENTITY says to lmshm-worker which memory is meant; of others the name is looked at here. */
+  /** The worker cannot be told which memory is meant, so the name is looked at here. */
   async #greet(connection: Connection): Promise<null> {
-    const { segment, secret } = this.#options.handshake;
+    const { segment } = this.#options.handshake;
+    const { name, sizeBytes, baseAddress } = segment;
     const { peer } = connection;
-    await connection.logIn(secret);
-    const identified = await connection.say("IDENTITY", lineOf("IDENTITY", segment.identity));
-    const proves = identified.ok;
-    if (!identified.ok && asksForSecret(identified)) throw attachError(identified, segment, peer);
-    const name = proves ? bestName(segment) : segment.name;
     if (name === null) throw unsupported("an anonymous segment", "attach segment");
-    if (!proves) mustLeadToSegment(segment, peer);
-    const line = lineOf("ATTACH", name, segment.sizeBytes, segment.baseAddress);
+    mustLeadToSegment(segment, peer);
+    const line = lineOf("ATTACH", name, sizeBytes, baseAddress);
     const attached = await connection.say(`ATTACH ${name}`, line);
     if (!attached.ok) throw attachError(attached, segment, peer);
-    if (!proves) mustLeadToSegment(segment, peer);
+    mustLeadToSegment(segment, peer);
     return null;
   }
 

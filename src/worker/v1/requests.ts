@@ -3,7 +3,6 @@
 // The text of version 1's requests. Pure; docs/protocol.md describes it, and
 // csrc/worker/protocol/request.h is its counterpart in the worker.
 //
-//     IDENTITY <boot>:<device>:<inode>          -> OK              (an extension of lmshm-worker)
 //     ATTACH <shm_name> <size> <base_addr>      -> OK
 //     WRITE <path> <data_ptr> <length>          -> OK <bytes_written>
 //     READ <path> <data_ptr> <length>           -> OK <bytes_read>

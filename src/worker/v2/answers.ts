@@ -8,25 +8,10 @@
 //     <id> OK <item> ; <item> ; ...     of a batch; <item> as after OK, or -<ERRNO> [<text>]
 //     OK 2 boot=<16 hex> ...            to HELLO, which is a line of version 1
 
+import type { ObjectStat, StoredObject } from "../object_client.ts";
 import { decodeWord, hexDigit } from "../percent.ts";
 import type { ErrorReply } from "../reply.ts";
 import { VERSION } from "./requests.ts";
-
-/** What a worker knows of a stored object. */
-export interface StoredObject {
-  readonly byteLength: number;
-  /** Of its bytes; null when none was stored. */
-  readonly crc32c: number | null;
-  /** By name, as they were stored; bytes that are no UTF-8 read as U+FFFD. */
-  readonly attributes: Readonly<Record<string, string>>;
-}
-
-export interface ObjectStat extends StoredObject {
-  /** Of the last change, in milliseconds since 1970. */
-  readonly mtimeMs: number;
-  /** What it occupies on the disk, in bytes. */
-  readonly diskBytes: number;
-}
 
 /** An answer that is not parsed further yet. */
 export interface Answer {

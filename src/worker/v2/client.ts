@@ -17,23 +17,21 @@ import type {
   GetTransfer,
   ObjectClient,
   ObjectListOptions,
+  ObjectStat,
+  Priority,
   PutBatch,
   PutTransfer,
   RequestOptions,
+  StoredObject,
+  WorkerInfo,
 } from "../object_client.ts";
 import { Failed, type Outcome } from "../outcome.ts";
 import type { PendingOwner } from "../pending.ts";
 import { SharedRelease } from "../shared_release.ts";
-import {
-  AGAIN,
-  type ObjectStat,
-  type Page,
-  type StoredObject,
-  type WorkerHello,
-} from "./answers.ts";
+import { AGAIN, type Page, type WorkerHello } from "./answers.ts";
 import { ConnectionV2, type OwnerV2 } from "./connection.ts";
 import { attach, sayHello } from "./handshake.ts";
-import { type WorkerInfo, workerInfo } from "./info.ts";
+import { workerInfo } from "./info.ts";
 import { keyLines } from "./key_lines.ts";
 import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import {
@@ -56,7 +54,6 @@ import {
   getOptions,
   MAX_LIST_KEYS,
   MAX_WORDS_BYTES,
-  type Priority,
   putOptions,
 } from "./requests.ts";
 import { BatchCall } from "./transfer_batch.ts";

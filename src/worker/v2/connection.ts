@@ -9,6 +9,7 @@
 import type { ShmError } from "../../errors.ts";
 import { Connection, type ConnectionOwner, type IsLate } from "../connection.ts";
 import { BYTES_PER_MS } from "../limits.ts";
+import type { Priority } from "../object_client.ts";
 import type { Pending } from "../pending.ts";
 import { printable } from "../reply.ts";
 import { type Answer, parseAnswer, type WorkerHello } from "./answers.ts";
@@ -16,7 +17,6 @@ import { IdTable } from "./id_table.ts";
 import type { ObjectCall } from "./object_call.ts";
 import { plain, QueryCall } from "./query_calls.ts";
 import { RequestLine } from "./request_line.ts";
-import type { Priority } from "./requests.ts";
 
 export interface OwnerV2 extends ConnectionOwner {
   /** This was not the answer to that call, which must be asked alone. */

@@ -74,7 +74,7 @@ function versionError(reply: Reply, peer: string): ShmError {
     code: "EPROTONOSUPPORT",
     operation: "say HELLO",
     ...(errno === undefined ? {} : { errno }),
-    hint: "Start lmshm-worker with --root, or leave the option protocol out",
+    hint: "Start lmshm-worker there; with another worker open a new connector",
     details: { said },
   });
 }

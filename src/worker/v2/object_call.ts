@@ -4,9 +4,10 @@
 // caller. One class for each kind, in transfer_calls.ts, transfer_batch.ts and query_calls.ts. When
 // they are sent, and what becomes of them when the worker is lost, is client.ts.
 
+import type { Priority } from "../object_client.ts";
 import { Pending, type PendingOptions, type PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";
-import type { Priority, RequestWords } from "./requests.ts";
+import type { RequestWords } from "./requests.ts";
 import { replyError } from "../reply_error.ts";
 import type { RequestLine } from "./request_line.ts";
 

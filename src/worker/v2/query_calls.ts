@@ -4,18 +4,11 @@
 // each kind that says what is asked and what the answer means.
 
 import { ShmError } from "../../errors.ts";
+import type { ObjectStat } from "../object_client.ts";
 import type { PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";
 import { replyError } from "../reply_error.ts";
-import {
-  type ObjectStat,
-  type Page,
-  parseFacts,
-  parseFlags,
-  parseNumber,
-  parsePage,
-  parseStat,
-} from "./answers.ts";
+import { type Page, parseFacts, parseFlags, parseNumber, parsePage, parseStat } from "./answers.ts";
 import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import { checkLength, encodeKey, encodeList, encodeListEnd } from "./requests.ts";
 

@@ -5,7 +5,7 @@
 // in one line.
 
 import type { ObjectCall } from "./object_call.ts";
-import type { Priority } from "./requests.ts";
+import type { Priority } from "../object_client.ts";
 
 /** Objects of one line. More would make the first wait for the last, and gain little. */
 export const MAX_LINE_OBJECTS = 64;

@@ -20,15 +20,10 @@
 // The id is put before a request, and `prio` into it, when its turn has come (requestLine()): both
 // are known only then. Everything else is encoded once, when the request is made.
 
+import type { Durability, IoMode, Priority } from "../object_client.ts";
 import { encodeWord } from "../percent.ts";
 import { MAX_LINE_BYTES, printable } from "../reply.ts";
 
-/** How an object's bytes go to and from its file; "auto": the worker chooses by its rule. */
-export type IoMode = "auto" | "direct" | "cached";
-/** What is on the disk when a put is answered: nothing need be, the bytes, the name as well. */
-export type Durability = "none" | "data" | "full";
-/** What goes first: what somebody waits for, what is usual, or what can wait. */
-export type Priority = "high" | "normal" | "low";
 type Attributes = Readonly<Record<string, string | Uint8Array>>;
 
 export interface PutOptions {

@@ -3,7 +3,8 @@
 // Many objects of one caller, put into lines when they are asked for: each line is one call, with
 // one promise and one hold of memory, however many objects it has.
 
-import { AGAIN, readRefusal, splitItems, type StoredObject } from "./answers.ts";
+import type { StoredObject } from "../object_client.ts";
+import { AGAIN, readRefusal, splitItems } from "./answers.ts";
 import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import { Failed, type Outcome } from "../outcome.ts";
 import type { PendingOwner } from "../pending.ts";

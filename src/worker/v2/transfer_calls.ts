@@ -5,7 +5,8 @@
 // a fraction for each of them (transfer_batch.ts).
 
 import type { ShmError } from "../../errors.ts";
-import { parseNumber, parseStored, type StoredObject } from "./answers.ts";
+import type { StoredObject } from "../object_client.ts";
+import { parseNumber, parseStored } from "./answers.ts";
 import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import type { PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";

@@ -8,6 +8,8 @@ import {
   type ShmFileConnectorOptions,
   type ShmSegment,
 } from "../../../src/mod.ts";
+import { version1Worker } from "../../support/version1_worker.ts";
+import { TempDir } from "../../support/worker.ts";
 import { CProgram } from "../support/c_program.ts";
 import { FioMover, fioVersion } from "./fio.ts";
 import { ConnectorMover, ProgramMover } from "./movers.ts";
@@ -28,32 +30,32 @@ export const OURS_DIRECT_UNCHECKED = "ours, direct, no checksum";
 export const OURS_OPENING = "ours, nothing stays open";
 
 const VARIANTS: readonly Variant[] = [
-  { name: VERSION_1, note: "the same worker, protocol version 1", options: { protocol: 1 } },
-  { name: OURS, note: "the defaults: version 2, auto, checksums", options: { protocol: 2 } },
+  { name: VERSION_1, note: "the same worker, protocol version 1", options: {} },
+  { name: OURS, note: "the defaults: version 2, auto, checksums", options: {} },
   {
     name: OURS_CACHED,
     note: "through the page cache",
-    options: { protocol: 2, ioMode: "cached" },
+    options: { ioMode: "cached" },
   },
   {
     name: OURS_DIRECT,
     note: "past the page cache",
-    options: { protocol: 2, ioMode: "direct" },
+    options: { ioMode: "direct" },
   },
   {
     name: OURS_UNCHECKED,
     note: "no CRC-32C",
-    options: { protocol: 2, ioMode: "cached", checksum: false },
+    options: { ioMode: "cached", checksum: false },
   },
   {
     name: OURS_DIRECT_UNCHECKED,
     note: "no CRC-32C",
-    options: { protocol: 2, ioMode: "direct", checksum: false },
+    options: { ioMode: "direct", checksum: false },
   },
   {
     name: OURS_OPENING,
     note: "the worker's --keep-open 0: each object is opened for each get",
-    options: { protocol: 2, workerArgs: ["--keep-open", "0"] },
+    options: { workerArgs: ["--keep-open", "0"] },
   },
 ];
 
@@ -76,11 +78,16 @@ export class Connectors implements AsyncDisposable {
   ): Promise<Connectors> {
     const movers = new Map<string, ConnectorMover>();
     const notes: string[] = [];
+    using scripts = new TempDir();
+    const workerBinary = version1Worker(scripts);
     try {
       for (const { name, note, options } of VARIANTS) {
         if (wanted && !wanted.includes(name)) continue;
         try {
-          const connector = await ShmFileConnector.open({ segment, storageDir, ...options });
+          const connector = await ShmFileConnector.open({
+            ...{ segment, storageDir, ...options },
+            ...(name === VERSION_1 ? { workerBinary } : {}),
+          });
           movers.set(name, new ConnectorMover(name, note, connector));
         } catch (error) {
           notes.push(`${name} does not take part: ${(error as Error).message}`);
