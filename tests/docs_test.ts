@@ -73,6 +73,10 @@ for (const [index, block] of BLOCKS.entries()) {
   });
 }
 
+test("json blocks are JSON", { timeout: 30_000 }, () => {
+  for (const { language, text } of BLOCKS) if (language === "json") JSON.parse(text);
+});
+
 /** Lines of the documents that are command lines: sh blocks, indented lines, code within a line. */
 function commandLines(): { where: string; line: string }[] {
   const found: { where: string; line: string }[] = [];
@@ -234,6 +238,9 @@ test("the defaults of docs/sizing.md are the code's", { timeout: 30_000 }, () =>
   assert.ok(connector.includes("maxInFlightBytes = 256 * 2 ** 20,"));
   assert.equal(rows["populateThreads"], "CPUs, at most 8");
   assert.match(read("csrc/lmshm/populate.c"), /#define THREADS_CHOSEN_MAX 8\b/);
+  const quota = read("csrc/worker/storage/quota.cc");
+  assert.ok(quota.includes("high_(limit_ - limit_ / 40),") && page.includes("From 97.5 % on"));
+  assert.ok(quota.includes("low_(limit_ - limit_ / 40 * 3),") && page.includes("down to 92.5 %"));
   const tiers = { hot: { tryAllocate: () => null }, cold: { batchedContains: () => 0 } };
   const { maxQueuedBytes } = checkTieredOptions(tiers as never);
   assert.ok(read("docs/memory.md").includes(`\`maxQueuedBytes\` (${maxQueuedBytes / 2 ** 20} MiB`));
