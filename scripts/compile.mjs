@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `npm run compile`: the lmshm command as one executable, with Bun and the native parts as they
-// ship inside: dist/lmshm for this machine, dist/lmshm-<platform> for another one.
+// ship inside: dist/lmshm for this machine, dist/lmshm-<platform> for another one. It is made as a
+// user's program is (src/embed.ts); tsconfig.json says that lib/ has what the packages have.
 
-import { mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { installDependencies, pinnedTool } from "./common/dependencies.mjs";
 import { buildWithZig } from "./common/native.mjs";
 import { capture, Failure, must, root, runMain, say } from "./common/system.mjs";
-import { hostPlatform, LIBRARY, TARGETS, WORKER } from "./common/targets.mjs";
+import { hostPlatform, TARGETS } from "./common/targets.mjs";
 
 /** @typedef {import("./common/targets.mjs").Platform} Platform */
 
@@ -39,29 +39,6 @@ function platforms() {
   }
 }
 
-/**
- * The entry point of the executable. The imports must be literal, and Deno and tsc know nothing of
- * imported files, hence it is written here and not kept in src/.
- * @param {Platform} platform
- */
-function entryPoint(platform) {
-  const folder = join(root, "build", "compile", platform);
-  mkdirSync(folder, { recursive: true });
-  const up = relative(folder, root);
-  const path = join(folder, "lmshm.ts");
-  writeFileSync(
-    path,
-    `import library from "${up}/lib/${platform}/${LIBRARY}" with { type: "file" };
-import worker from "${up}/lib/${platform}/${WORKER}" with { type: "file" };
-import { carryPart } from "${up}/src/native/embedded.ts";
-carryPart("library", library);
-carryPart("worker", worker);
-await import("${up}/src/cli/main.ts");
-`,
-  );
-  return path;
-}
-
 await runMain(async () => {
   const chosen = platforms();
   if (chosen === null) return console.log(USAGE);
@@ -71,11 +48,16 @@ await runMain(async () => {
     const own = platform === hostPlatform();
     const output = join(root, "dist", own ? "lmshm" : `lmshm-${platform}`);
     const target = `bun-${platform.replace("-gnu", "")}`;
+    const others = Object.keys(TARGETS).filter((other) => other !== platform);
     await must(`compiling ${output}`, pinnedTool("bun"), [
       ...["build", "--compile", "--minify-syntax", "--minify-whitespace"],
+      // Most of its start would be reading the source.
+      ...["--bytecode", "--format=esm"],
       ...["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"],
       ...(own ? [] : [`--target=${target}`]),
-      ...[entryPoint(platform), "--outfile", output],
+      // They may be in lib/ too.
+      ...others.map((other) => `--external=@lmshm/${other}/*`),
+      ...[join(root, "src", "cli", "executable.ts"), "--outfile", output],
     ], { log: join(root, "build", "logs", `compile-${platform}.log`), quiet: true });
     if (own) {
       const version = capture(output, ["--version"]);

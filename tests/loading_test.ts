@@ -22,7 +22,7 @@ test("Workers get every message that was posted while they load the library", LO
   assert.equal(ended.stdout.trim(), answered.join("\n"), ended.stderr.slice(-2000));
 });
 
-const ENTRIES = ["mod.ts", "gpu/mod.ts", "config/mod.ts"];
+const ENTRIES = ["mod.ts", "gpu/mod.ts", "config/mod.ts", "embed.ts"];
 const SOURCE = new URL("../src/", import.meta.url);
 
 /** The modules that loading `entry` evaluates, and the packages that they import. */
@@ -46,11 +46,11 @@ function reachable(entry: string): { modules: Map<string, string>; packages: Set
   return { modules, packages };
 }
 
-test("only the entry that reads files loads the YAML package, and no module awaits", () => {
+test("no entry loads a package before it is needed, and no module awaits", () => {
   for (const entry of ENTRIES) {
     const { modules, packages } = reachable(entry);
-    assert.ok(modules.size > 5, entry);
-    assert.deepEqual([...packages], entry === "config/mod.ts" ? ["yaml"] : [], entry);
+    assert.ok(modules.size > (entry === "embed.ts" ? 0 : 5), entry);
+    assert.deepEqual([...packages], [], entry);
     for (const [module, text] of modules) {
       // What is not indented is evaluated while the module is loaded.
       const awaits = /^(?:(?:const|let|var|export|using)\b.*[=(]\s*|for\s+)?await\b.*/m.exec(text);
@@ -59,18 +59,23 @@ test("only the entry that reads files loads the YAML package, and no module awai
   }
 });
 
-test("the entries beside configuration load where no package is installed", LONG, async () => {
-  const tree = mkdtempSync(join(tmpdir(), "lmshm-bare-"));
-  try {
-    for (const path of ["src", "tests/fixtures/bare_entries.ts"]) {
-      cpSync(new URL(`../${path}`, import.meta.url), join(tree, path), { recursive: true });
+test(
+  "all entries load where no package is installed, and only reading YAML needs one",
+  LONG,
+  async () => {
+    const tree = mkdtempSync(join(tmpdir(), "lmshm-bare-"));
+    try {
+      for (const path of ["src", "tests/fixtures/bare_entries.ts"]) {
+        cpSync(new URL(`../${path}`, import.meta.url), join(tree, path), { recursive: true });
+      }
+      const ended = await runFixture("bare_entries.ts", [], { tree });
+      const lines = [`${runtime.name} function`, "256", "ENOENT"];
+      assert.equal(ended.stdout.trim(), lines.join("\n"), ended.stderr);
+    } finally {
+      rmSync(tree, { recursive: true });
     }
-    const ended = await runFixture("bare_entries.ts", [], { tree });
-    assert.equal(ended.stdout.trim(), `${runtime.name} function`, ended.stderr);
-  } finally {
-    rmSync(tree, { recursive: true });
-  }
-});
+  },
+);
 
 test("require() loads the library", { timeout: 60_000 }, async () => {
   const ended = await runFixture("require.cjs");

@@ -22,7 +22,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "file_error.ts": ["errors.ts", "permission.ts"],
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
-  native: ["errors.ts", "at_exit.ts", "permission.ts"],
+  native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "native"],
@@ -53,7 +53,9 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["errors.ts", "version.ts", "at_exit.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
-  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts"],
+  // What a bundle carries is looked for in native/.
+  "embed.ts": ["native/embedded.ts"],
+  cli: ["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "embed.ts"],
 });
 
 /** Folder of csrc/worker/ -> the folders that it may include, besides itself; main.cc: all. */

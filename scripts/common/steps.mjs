@@ -20,6 +20,7 @@ import { setUp } from "../setup.mjs";
 import { writeApiReference } from "./api_reference.mjs";
 import { allBlocks, moduleOf } from "./code_blocks.mjs";
 import { pinnedTool } from "./dependencies.mjs";
+import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { sum, zero } from "./results.mjs";
@@ -298,4 +299,5 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  executable: checkExecutables,
 });

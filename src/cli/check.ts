@@ -117,8 +117,6 @@ async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean>
 }
 
 export const check: Command = {
-  name: "check",
-  summary: "make what a configuration describes, and try out every operation",
   help: HELP,
   run(args) {
     const given = settings(args);

@@ -8,9 +8,6 @@ import { parseSize } from "./format.ts";
 import { complain, print } from "./terminal.ts";
 
 export interface Command {
-  readonly name: string;
-  /** One line for the list of commands. */
-  readonly summary: string;
   readonly help: string;
   /** @returns the exit status. */
   run(args: string[]): Promise<number>;

@@ -205,8 +205,6 @@ async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
 }
 
 export const gpu: Command = {
-  name: "gpu",
-  summary: "show the GPUs, pin a segment for one, and measure copies",
   help: HELP,
   run(args) {
     const given = settings(args);

@@ -1,19 +1,40 @@
 #!/usr/bin/env bun
 // SPDX-License-Identifier: Apache-2.0
 //
-// The lmshm command: picks the subcommand, prints its failures, sets the exit status.
+// The lmshm command: picks the subcommand, prints its failures, sets the exit status. A subcommand is
+// loaded when it is asked for, and the library with it.
 //
 // Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted.
 
 import process from "node:process";
-import { version } from "../mod.ts";
+import { version } from "../version.ts";
 import { type Command, UsageError } from "./command.ts";
-import { check } from "./check.ts";
-import { gpu } from "./gpu.ts";
 import { complain, print, printed } from "./terminal.ts";
-import { verify } from "./verify.ts";
 
-const COMMANDS: readonly Command[] = [verify, check, gpu];
+interface Entry {
+  readonly name: string;
+  /** One line for the list of commands. */
+  readonly summary: string;
+  load(): Promise<Command>;
+}
+
+const COMMANDS: readonly Entry[] = [
+  {
+    name: "verify",
+    summary: "send data through memory, worker and files and back, and compare every byte",
+    load: async () => (await import("./verify.ts")).verify,
+  },
+  {
+    name: "check",
+    summary: "make what a configuration describes, and try out every operation",
+    load: async () => (await import("./check.ts")).check,
+  },
+  {
+    name: "gpu",
+    summary: "show the GPUs, pin a segment for one, and measure copies",
+    load: async () => (await import("./gpu.ts")).gpu,
+  },
+];
 
 function help(): string {
   const width = Math.max(...COMMANDS.map(({ name }) => name.length));
@@ -39,10 +60,11 @@ async function main(args: string[]): Promise<number> {
     print(`lmshm ${version}`);
     return 0;
   }
-  const command = COMMANDS.find((one) => one.name === name);
-  if (!command) {
+  const entry = COMMANDS.find((one) => one.name === name);
+  if (!entry) {
     throw new UsageError(`there is no command "${name}"; see lmshm --help`);
   }
+  const command = await entry.load();
   if (rest.includes("--help") || rest.includes("-h")) {
     print(command.help);
     return 0;

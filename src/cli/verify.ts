@@ -290,8 +290,6 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 }
 
 export const verify: Command = {
-  name: "verify",
-  summary: "send data through memory, worker and files and back, and compare every byte",
   help: HELP,
   run(args) {
     const given = settings(args);

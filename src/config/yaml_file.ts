@@ -2,14 +2,45 @@
 //
 // A YAML file in LMCache's spelling, as entries with their lines. JSON is YAML, so it is read too.
 // The text is read as YAML 1.1, because LMCache's reader does: there, `yes` is true.
+//
+// The YAML package is loaded when there is text to read: most programs are configured in code.
 
 import { readFileSync } from "node:fs";
-import { isMap, isScalar, LineCounter, type Node, parseDocument, type YAMLMap } from "yaml";
+import { createRequire } from "node:module";
+import type { Node, YAMLMap } from "yaml";
 import { errnoName, knownCode, ShmError } from "../errors.ts";
 import { throwIfRefused } from "../permission.ts";
 import type { Entry } from "./entries.ts";
 import { configError, notAMapping } from "./problems.ts";
 import type { Section } from "./settings.ts";
+
+type Yaml = typeof import("yaml");
+
+/** Synchronously, as everything here is. */
+function loadYaml(): Yaml {
+  try {
+    // Bun has it in modules, and bundlers follow it.
+    return require("yaml");
+  } catch (error) {
+    if (!(error instanceof ReferenceError)) throw yamlMissing(error);
+  }
+  try {
+    return createRequire(import.meta.url)("yaml");
+  } catch (error) {
+    throwIfRefused(error, "loading the package yaml", "read configuration");
+    throw yamlMissing(error);
+  }
+}
+
+function yamlMissing(cause: unknown): ShmError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new ShmError(`the package yaml does not load: ${message}`, {
+    code: "ENOENT",
+    operation: "read configuration",
+    hint: "Install it: lmshm depends on it",
+    cause,
+  });
+}
 
 /** Far beyond any configuration; a wrong path should not make the program read a model. */
 const MAX_BYTES = 1 << 20;
@@ -46,6 +77,7 @@ export function readYamlFile(file: string, because: string): Entry[] {
 
 /** @param file for messages only. @throws {ShmError} ECONFIG. */
 export function parseYaml(text: string, file: string): Entry[] {
+  const { isMap, isScalar, LineCounter, parseDocument } = loadYaml();
   const lines = new LineCounter();
   const document = parseDocument(text, {
     version: "1.1",

@@ -6,7 +6,7 @@
 import process from "node:process";
 import type { FFIFunction, Pointer } from "bun:ffi";
 import type { Ffi } from "./ffi.ts";
-import type { CType, Functions, SymbolTable } from "./symbols.ts";
+import { type CType, type Functions, GLIBC_SYMBOLS, type SymbolTable } from "./symbols.ts";
 
 const NAMES = {
   usize: "u64",
@@ -21,15 +21,25 @@ type BunFfi = typeof import("bun:ffi");
 
 export function bunFfi(): Ffi {
   const { dlopen, ptr, toArrayBuffer } = process.getBuiltinModule("bun:ffi") as unknown as BunFfi;
+  const open = <T extends SymbolTable>(path: string, table: T): Functions<T> => {
+    const symbols: Record<string, FFIFunction> = {};
+    for (const [name, { args, result }] of Object.entries(table)) {
+      symbols[name] = { args: args.map((type) => NAMES[type]), returns: NAMES[result] };
+    }
+    return dlopen(path, symbols).symbols as unknown as Functions<T>;
+  };
   return {
     runtime: "bun",
     maxViewBytes: 2 ** 32,
-    open<T extends SymbolTable>(path: string, table: T): Functions<T> {
-      const symbols: Record<string, FFIFunction> = {};
-      for (const [name, { args, result }] of Object.entries(table)) {
-        symbols[name] = { args: args.map((type) => NAMES[type]), returns: NAMES[result] };
+    open,
+    libc() {
+      try {
+        // musl answers to this name, too, and has no such function.
+        open("libc.so.6", GLIBC_SYMBOLS);
+        return "gnu";
+      } catch {
+        return "musl";
       }
-      return dlopen(path, symbols).symbols as unknown as Functions<T>;
     },
     addressOf: (bytes) => BigInt(ptr(bytes)),
     arrayBuffer: (address, byteLength) =>

@@ -4,22 +4,41 @@
 
 import { throwIfRefused } from "../permission.ts";
 import { ffi } from "./ffi.ts";
-import { type Functions, LIBC_SYMBOLS } from "./symbols.ts";
+import { type Functions, LIBC_SYMBOLS, MEMORY_FILE_SYMBOLS, type SymbolTable } from "./symbols.ts";
+
+/** Functions of the C library of this process, glibc or musl. */
+function open<T extends SymbolTable>(table: T): Functions<T> {
+  try {
+    return ffi.open("libc.so.6", table);
+  } catch (error) {
+    throwIfRefused(error, "loading the C library", "call the C library");
+    return ffi.open("libc.so", table);
+  }
+}
 
 let opened: Functions<typeof LIBC_SYMBOLS> | undefined;
+let memoryFiles: Functions<typeof MEMORY_FILE_SYMBOLS> | undefined;
 
 /**
- * The C library of this process, glibc or musl.
+ * What the C library says about users.
  * @throws {ShmError} EPERM: Deno does not allow it.
  */
 export function cLibrary(): Functions<typeof LIBC_SYMBOLS> {
-  if (opened === undefined) {
-    try {
-      opened = ffi.open("libc.so.6", LIBC_SYMBOLS);
-    } catch (error) {
-      throwIfRefused(error, "loading the C library", "call the C library");
-      opened = ffi.open("libc.so", LIBC_SYMBOLS);
-    }
-  }
-  return opened;
+  return opened ??= open(LIBC_SYMBOLS);
+}
+
+/**
+ * What makes files in memory. Apart: opening a table takes a millisecond in Bun.
+ * @throws {ShmError} EPERM: Deno does not allow it.
+ */
+export function memoryFileCalls(): Functions<typeof MEMORY_FILE_SYMBOLS> {
+  return memoryFiles ??= open(MEMORY_FILE_SYMBOLS);
+}
+
+/** NUL-terminated UTF-8 in memory that the collector does not move. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  const encoded = new TextEncoder().encode(text);
+  const bytes = new Uint8Array(new ArrayBuffer(encoded.length + 1));
+  bytes.set(encoded);
+  return bytes;
 }

@@ -46,4 +46,6 @@ export const denoFfi: Ffi = {
   addressOf: (bytes) => withPointers(() => Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes))),
   arrayBuffer: (address, byteLength) =>
     withPointers(() => Deno.UnsafePointerView.getArrayBuffer(pointer(address), byteLength)),
+  // What it was built for. To look at the process itself would take --allow-all.
+  libc: () => Deno.build.target.includes("musl") ? "musl" : "gnu",
 };

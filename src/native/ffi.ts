@@ -22,6 +22,8 @@ export interface Ffi {
   addressOf(bytes: Uint8Array<ArrayBuffer>): bigint;
   /** A window on `byteLength` bytes at `address`, not copied. Never freed by the runtime. */
   arrayBuffer(address: bigint, byteLength: number): ArrayBuffer;
+  /** The C library that this process runs on, whatever else is installed. */
+  libc(): "gnu" | "musl";
 }
 
 function chooseFfi(): Ffi {

@@ -13,6 +13,7 @@ import type {
   PinnedBy,
   SegmentFacts,
 } from "./native_segment.ts";
+import { cString } from "./c_library.ts";
 import { ffi } from "./ffi.ts";
 import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
@@ -89,16 +90,7 @@ const FLAG_REPLACED = 4;
 const CLOSE_KEEP_RANGE = 1;
 const UNLINK_AT_EXIT = 1;
 
-const encoder = new TextEncoder();
 const decoder = new TextDecoder();
-
-/** NUL-terminated UTF-8 in memory that the collector does not move. */
-export function cString(text: string): Uint8Array<ArrayBuffer> {
-  const encoded = encoder.encode(text);
-  const bytes = new Uint8Array(new ArrayBuffer(encoded.length + 1));
-  bytes.set(encoded);
-  return bytes;
-}
 
 /** The options struct and the strings that it points to, in one block. */
 function packOptions(request: OpenRequest): Uint8Array<ArrayBuffer> {

@@ -132,15 +132,37 @@ export const LMSHM_SYMBOLS = {
 
 /** Of the C library; see c_library.ts. */
 export const LIBC_SYMBOLS = {
-  memfd_create: {
-    c: "int memfd_create(const char *name, unsigned int flags)",
-    args: ["bytes", "u32"],
-    result: "i32",
-  },
   geteuid: { c: "uid_t geteuid(void)", args: [], result: "u32" },
   getsockopt: {
     c: "int getsockopt(int fd, int level, int name, void *value, socklen_t *length)",
     args: ["i32", "i32", "i32", "bytes", "bytes"],
     result: "i32",
   },
+} as const satisfies SymbolTable;
+
+/** Of the C library: what copies a file into memory; see in_memory.ts. */
+export const MEMORY_FILE_SYMBOLS = {
+  // memfd_create(), which the C library has under this name since glibc 2.27 only.
+  syscall: {
+    c: "long syscall(long number, const char *name, unsigned int flags)",
+    args: ["usize", "bytes", "usize"],
+    result: "isize",
+  },
+  fcntl: {
+    c: "int fcntl(int fd, int command, int value)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
+  write: {
+    c: "ssize_t write(int fd, const void *bytes, size_t count)",
+    args: ["i32", "bytes", "usize"],
+    result: "isize",
+  },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  access: { c: "int access(const char *path, int mode)", args: ["bytes", "i32"], result: "i32" },
+} as const satisfies SymbolTable;
+
+/** What glibc has and musl has not; see bun.ts. */
+export const GLIBC_SYMBOLS = {
+  gnu_get_libc_version: { c: "const char *gnu_get_libc_version(void)", args: [], result: "usize" },
 } as const satisfies SymbolTable;

@@ -201,7 +201,10 @@ export class SpawnTransport implements Transport {
       : null;
     const hints: Readonly<Record<string, string>> = {
       ENOENT: 'Build it with "npm run build", or give workerBinary the path of a worker',
-      EACCES: "Give it execute permission (chmod +x), and check that it is a file and not a folder",
+      EACCES: binary.startsWith("/proc/self/fd/")
+        ? "The system lets this program start none from memory: put the worker beside it as a file, " +
+          "and name it in LMSHM_WORKER or workerBinary"
+        : "Give it execute permission (chmod +x), and check that it is a file and not a folder",
       ENOEXEC: "Give workerBinary a worker built for this machine",
     };
     const hint = flag !== null

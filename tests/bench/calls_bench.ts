@@ -7,7 +7,7 @@ import process from "node:process";
 import { ShmSegment, type ShmView } from "../../src/mod.ts";
 import { lmshm } from "../../src/native/lmshm.ts";
 import { ffi } from "../../src/native/ffi.ts";
-import { cString } from "../../src/native/lmshm.ts";
+import { cString } from "../../src/native/c_library.ts";
 import { LMSHM_SYMBOLS } from "../../src/native/symbols.ts";
 import type { Benchmark, Context } from "./support/benchmark.ts";
 import { type Contender, interleave } from "./support/interleave.ts";

@@ -11,7 +11,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { ffi } from "../../src/native/ffi.ts";
-import { cString } from "../../src/native/lmshm.ts";
+import { cString } from "../../src/native/c_library.ts";
 import type { Functions, SymbolTable } from "../../src/native/symbols.ts";
 import { type GpuLibraryKind } from "../../src/gpu/mod.ts";
 

@@ -41,8 +41,29 @@ export function runFixture(
   let [command, line] = fixtureCommand(script, ...args);
   line = line.flatMap((word) => word === "-A" ? denoPermissions : [word]);
   if (tree !== undefined) line = line.map((word) => word.replace(REPOSITORY, tree));
-  const child = spawn(command, line, {
+  return runToEnd(command, line, { env, timeoutMs });
+}
+
+/** Runs a script anywhere, with the permissions that Deno is given. */
+export function runScript(
+  path: string,
+  options: { env?: Record<string, string>; cwd?: string; denoPermissions?: readonly string[] } = {},
+): Promise<Ended> {
+  const { denoPermissions = ["-A"], ...rest } = options;
+  const line = runArguments.flatMap((word) => word === "-A" ? denoPermissions : [word]);
+  return runToEnd(process.execPath, [...line, path], rest);
+}
+
+/** Runs a command to its end, at most `timeoutMs`, then kills it. */
+export function runToEnd(
+  command: string,
+  line: readonly string[],
+  options: { env?: Record<string, string>; cwd?: string; timeoutMs?: number } = {},
+): Promise<Ended> {
+  const { env = {}, cwd, timeoutMs = 60_000 } = options;
+  const child = spawn(command, [...line], {
     env: { ...process.env, ...env },
+    cwd,
     stdio: ["ignore", "pipe", "pipe"],
     timeout: timeoutMs,
     killSignal: "SIGKILL",
