@@ -36,7 +36,7 @@ const WAYS = [
   ["--compile", "--minify"],
   ["--compile", "--bytecode"],
   ["--compile", "--bytecode", "--format=esm", "--minify"],
-  ["--target=bun", "--outfile=bundle/main.js"],
+  ["--target=bun", "--outdir=bundle"],
 ];
 
 /** Mounts what a root needs below $1, copies the program $2 and the files after it there. */

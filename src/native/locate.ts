@@ -188,8 +188,8 @@ function fix(part: Part): string {
       return embeddedParts().size > 0
         ? `Install ${platformPackage(platform)} where the program is built, and build it again`
         : "lmshm is part of a bundle, which has no packages beside it: add " +
-          '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm out of the ' +
-          `bundle (bun build --external lmshm)${orName}`;
+          '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm ' +
+          `out of the bundle (bun build --external lmshm)${orName}`;
   }
 }
 
