@@ -103,4 +103,5 @@ export {
   type TieredStoreStats,
   type WriteMode,
 } from "./cache/tiered_store.ts";
+export type { OpeningLimits } from "./wait.ts";
 export { disposeAll } from "./at_exit.ts";

@@ -4,7 +4,9 @@
 // rest are its forms for promises and for calls of several steps. Giving up ends the waiting, not the
 // work.
 
-import { describe } from "./arguments.ts";
+import { setImmediate, setTimeout as setTimer } from "node:timers";
+import { checkInteger, describe } from "./arguments.ts";
+import { ShmError } from "./errors.ts";
 
 /** 24.8 days. A longer timer rings at once, so nobody sets one. */
 export const MAX_TIMER_MS = 0x7fff_ffff;
@@ -15,8 +17,16 @@ export interface Patience {
   readonly limitMs?: number | undefined;
   /** Ends the waiting with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
-  /** What the waiting ends with when the limit is over. */
-  readonly expired: () => Error;
+  /** What the waiting ends with when the limit is over; of no use without one. */
+  readonly expired?: (() => Error) | undefined;
+}
+
+/** What bounds a call of several steps. */
+export interface OpeningLimits {
+  /** Ends it with the signal's reason; what was done is undone. */
+  signal?: AbortSignal | undefined;
+  /** Ends it with ETIMEDOUT after so many milliseconds, likewise. */
+  timeoutMs?: number | undefined;
 }
 
 type GiveUp = (reason: unknown) => void;
@@ -39,7 +49,7 @@ export function watch(patience: Patience, giveUp: GiveUp): () => void {
     giveUp(reason);
   };
   if (signal !== undefined) listen(signal, end);
-  if (limitMs <= MAX_TIMER_MS) timer = setTimeout(() => end(expired()), limitMs);
+  if (limitMs <= MAX_TIMER_MS) timer = setTimeout(() => end(expired?.()), limitMs);
   return stop;
 }
 
@@ -64,6 +74,57 @@ export async function settlesWithin(event: Promise<unknown>, limitMs: number): P
     .catch(() => false);
 }
 
+/** @throws {TypeError} for a signal that is none; the signal's reason, if it is up already. */
+export function checkSignal(signal: AbortSignal | undefined): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
+  }
+  signal?.throwIfAborted();
+}
+
+/**
+ * One signal for all the steps of a call: aborted by the caller's, or with ETIMEDOUT. Dispose of it
+ * when the call has ended.
+ * @throws as checkSignal(); {TypeError | RangeError} for a limit that is none.
+ */
+export function openingSignal(
+  operation: string,
+  { signal, timeoutMs }: OpeningLimits,
+): { readonly signal: AbortSignal } & Disposable {
+  if (timeoutMs !== undefined) checkInteger("timeoutMs", timeoutMs, 1, MAX_TIMER_MS);
+  checkSignal(signal);
+  const controller = new AbortController();
+  const expired = () =>
+    new ShmError(`not done within ${timeoutMs} ms`, {
+      code: "ETIMEDOUT",
+      operation,
+      hint: "What was done is undone; raise timeoutMs",
+      details: { timeoutMs },
+    });
+  const stop = watch({ limitMs: timeoutMs, signal, expired }, (reason) => controller.abort(reason));
+  return { signal: controller.signal, [Symbol.dispose]: stop };
+}
+
+const EAGER_MS = 1;
+const SOON_MS = 20;
+
+/**
+ * Lets the event loop turn, for who looks again and again whether something has come: at every turn at
+ * first, so that what is short costs no timer, and every millisecond or two later.
+ * @param waitedMs how long so far.
+ * @param keepAlive whether the process may not end meanwhile.
+ */
+export function pause(waitedMs: number, keepAlive: boolean): Promise<void> {
+  return new Promise((resolve) => {
+    if (waitedMs < EAGER_MS) {
+      setImmediate(resolve);
+    } else {
+      const timer = setTimer(resolve, waitedMs < SOON_MS ? 1 : 2);
+      if (!keepAlive) timer.unref();
+    }
+  });
+}
+
 /** What is left of a caller's patience, for calls of several steps. */
 export class Deadline {
   /** Of a caller who waits however long it takes. */
@@ -80,10 +141,7 @@ export class Deadline {
     if (typeof limitMs !== "number" || Number.isNaN(limitMs) || limitMs <= 0) {
       throw new RangeError(`timeoutMs must be more than 0, got ${limitMs}`);
     }
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
-    }
-    signal?.throwIfAborted();
+    checkSignal(signal);
     this.#at = performance.now() + limitMs;
     this.signal = signal;
   }

@@ -375,6 +375,31 @@ segmentTest("free() refuses while I/O is in flight", async () => {
   segment.freeSync();
 });
 
+segmentTest("freeSync() while free() goes on returns when the memory is gone", async () => {
+  const name = uniqueName("both");
+  const segment = await ShmSegment.create({ name, sizeBytes: 256 * MIB, pin: "none" });
+  const isMapped = () => readFileSync("/proc/self/maps", "utf8").includes(`/${name}`);
+  assert.ok(isMapped());
+  const freeing = segment.free();
+  segment.freeSync();
+  assert.ok(!isMapped());
+  await freeing;
+  segment.freeSync();
+});
+
+segmentTest("create() ends by timeoutMs and leaves nothing", async () => {
+  const name = uniqueName("limit");
+  await assert.rejects(
+    ShmSegment.create({
+      ...{ name, sizeBytes: 512 * MIB, pin: "none", populateThreads: 1, timeoutMs: 5 },
+      // Slow enough for any machine: the limit is noticed between two calls.
+      onProgress: () => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10),
+    }),
+    failure("ETIMEDOUT"),
+  );
+  assert.equal(ShmSegment.nameState(name), "free");
+});
+
 segmentTest("create() can be cancelled and leaves nothing", async () => {
   const name = uniqueName("cancel");
   const controller = new AbortController();

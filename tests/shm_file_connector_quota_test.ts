@@ -97,7 +97,7 @@ scene("a put that cannot fit is ENOSPC, and one that fails gives its room back",
   const connector = await s.open({ maxBytes: 16 * BLOCK });
   await assert.rejects(
     connector.put("big", s.segment.range(0, 17 * BLOCK)),
-    shmError("ENOSPC"),
+    shmError("ENOSPC", /--max-bytes is 65536.* started here, maxBytes is its --max-bytes$/),
   );
   mkdirSync(`${s.store}/taken.data`);
   for (let attempt = 0; attempt < 10; attempt++) {

@@ -102,12 +102,14 @@ tiered("what was stored as something else is a counted miss that says why", asyn
   stored("shape", { ...good, shape: "2,2,8,64" });
   stored("cut", { ...good }, 7 * 512);
   stored("nonsense", { ...good, shape: "many" });
+  stored("long", good, 2 * PAGE);
   const faults: [string, RegExp][] = [
     ["dtype", /dtype is half, not bfloat16/],
     ["format", /format is UNDEFINED/],
     ["shape", /\[2, 2, 8, 64\]/],
     ["cut", /has 4096 bytes, and the object 3584/],
     ["nonsense", /no list of sizes/],
+    ["long", /^it has more than 4096 bytes, and KV_2LTD \[2, 1, 8, 128\] bfloat16 was asked for$/],
   ];
   for (const [index, [key, fault]] of faults.entries()) {
     assert.equal(await store.get(key, CHUNK), null, key);

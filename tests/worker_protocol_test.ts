@@ -10,6 +10,7 @@ import { LineSplitter } from "../src/worker/line_splitter.ts";
 import { describeLog, LogTail } from "../src/worker/log_tail.ts";
 import { checkSecret } from "../src/worker/login.ts";
 import { MAX_LINE_BYTES, parseReply } from "../src/worker/reply.ts";
+import { replyError } from "../src/worker/reply_error.ts";
 import { RestartLimiter } from "../src/worker/restart_limiter.ts";
 import { lineOf } from "../src/worker/v1/requests.ts";
 
@@ -89,6 +90,21 @@ test("parseReply() takes nothing else for a reply", () => {
   ) {
     assert.equal(parseReply(text), null, JSON.stringify(text));
   }
+});
+
+test("replyError() says what to do: about a full disk, a quota, too many open files", () => {
+  const hintOf = (message: string) =>
+    replyError({ ok: false, code: codeFromMessage(message), message }, "put k").hint;
+  assert.match(
+    hintOf("ENOSPC write /x: No space left on device")!,
+    /^Free space in .*file system$/,
+  );
+  assert.match(
+    hintOf("ENOSPC 4096 bytes do not fit: --max-bytes is 100; give the worker a larger one")!,
+    /^Of a worker that is started here, maxBytes is its --max-bytes$/,
+  );
+  assert.match(hintOf("ENFILE open /x: Too many open files in system")!, /fs\.file-max/);
+  assert.match(hintOf("EMFILE open /x: Too many open files")!, /ulimit -n/);
 });
 
 test("codeFromMessage() knows our worker's names and LMCache's texts", () => {

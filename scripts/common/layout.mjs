@@ -22,10 +22,10 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "file_error.ts": ["errors.ts", "permission.ts"],
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
-  native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts"],
+  native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts", "wait.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["permission.ts", "native"],
+    ...["permission.ts", "wait.ts", "native"],
   ],
   gpu: [
     ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "internal.ts", "permission.ts"],
@@ -50,7 +50,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   ],
   config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   "mod.ts": [
-    ...["errors.ts", "version.ts", "at_exit.ts"],
+    ...["errors.ts", "version.ts", "at_exit.ts", "wait.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
   // What a bundle carries is looked for in native/.

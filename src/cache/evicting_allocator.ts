@@ -10,7 +10,7 @@ import type { MemoryAllocator } from "../memory/memory_allocator.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { TensorLayout } from "../memory/tensor_layout.ts";
 import { AllocationQueue } from "./allocation_queue.ts";
-import { MAX_TIMER_MS } from "../wait.ts";
+import { checkSignal, MAX_TIMER_MS } from "../wait.ts";
 import { refusal } from "./allocation_refusal.ts";
 
 /** What tryAllocate() may do to make room. */
@@ -101,11 +101,8 @@ export class EvictingAllocator {
     checkKnownOptions("allocate", options as unknown, ["signal", "timeoutMs", "evict"]);
     const { timeoutMs = this.#blockingTimeoutMs, signal, ...rest } = options;
     checkInteger("timeoutMs", timeoutMs, 0, MAX_TIMER_MS);
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
-    }
     const request = this.#request(layout, count, rest);
-    signal?.throwIfAborted();
+    checkSignal(signal);
     const objs = this.#queue.size === 0 || timeoutMs === 0 ? this.#attempt(request) : null;
     if (objs !== null) return objs;
     if (timeoutMs === 0 || !this.#canEverFit(request)) {

@@ -20,7 +20,7 @@ import {
   type MixedCreateOptions,
   MixedMemoryAllocator,
 } from "../memory/mixed_allocator.ts";
-import type { OpenOptions, ShmSegment } from "../memory/segment.ts";
+import { OPEN_OPTIONS, type OpenOptions, type ShmSegment } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import type { RefusalReason } from "./allocation_refusal.ts";
 import {
@@ -184,7 +184,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     config: LmshmConfig,
     options: OpenOptions = {},
   ): Promise<LocalCpuBackend> {
-    checkKnownOptions("LocalCpuBackend.fromConfig", options as unknown, ["signal", "onProgress"]);
+    checkKnownOptions("LocalCpuBackend.fromConfig", options as unknown, OPEN_OPTIONS);
     return await LocalCpuBackend.create({ ...optionsOfTier(config), ...options });
   }
 

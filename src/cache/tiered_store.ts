@@ -29,12 +29,13 @@ import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { LmshmConfig } from "../config/config.ts";
+import { OPEN_OPTIONS } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
 import { outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { Deadline, MAX_TIMER_MS, settlesWithin, within } from "../wait.ts";
+import { Deadline, MAX_TIMER_MS, openingSignal, settlesWithin, within } from "../wait.ts";
 import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";
 import {
   type AllocateOptions,
@@ -79,7 +80,7 @@ export type {
 /** Instead of an object of the store: it is in the pool, or queued. */
 const NEAR: unique symbol = Symbol("near");
 
-const CREATE_OPTIONS = [...STORE_OPTIONS, "signal", "onProgress"];
+const CREATE_OPTIONS = [...STORE_OPTIONS, ...OPEN_OPTIONS];
 const PUT_OPTIONS = [...CALL_OPTIONS, "writeMode"];
 
 const WRITE_BEHIND: CallOptions = { priority: "low" };
@@ -172,11 +173,13 @@ export class TieredStore implements AsyncDisposable {
    */
   static async create(options: TieredStoreCreateOptions): Promise<TieredStore> {
     checkKnownOptions("TieredStore.create", options as unknown, CREATE_OPTIONS);
-    const { signal, onProgress, hot, cold, ...others } = options;
+    const { signal: given, timeoutMs, onProgress, hot, cold, ...others } = options;
+    using limit = openingSignal("create store", { signal: given, timeoutMs });
+    const { signal } = limit;
     await using stack = new AsyncDisposableStack();
     const tier = stack.use(await LocalCpuBackend.create({ ...hot, signal, onProgress }));
     const { segment } = tier;
-    const connector = stack.use(await ShmFileConnector.open({ ...cold, segment }));
+    const connector = stack.use(await ShmFileConnector.open({ ...cold, segment, signal }));
     const store = new TieredStore({ hot: tier, cold: connector, ...others });
     store.#owned = stack.move();
     return store;
@@ -628,7 +631,8 @@ export class TieredStore implements AsyncDisposable {
       return true;
     } catch (error) {
       if (!(error instanceof ShmError) || error.code !== "EMSGSIZE") throw error;
-      this.#mismatch(key, error.message);
+      const { objectBytes = `more than ${obj.byteLength}` } = error.details;
+      this.#mismatch(key, `it has ${objectBytes} bytes, and ${layout} was asked for`);
       return false;
     }
   }

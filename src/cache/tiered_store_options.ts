@@ -54,7 +54,7 @@ export interface TieredStoreCreateOptions
   /** The hot tier and its memory. */
   hot: Omit<LocalCpuBackendCreateOptions, keyof OpenOptions>;
   /** The connector behind it, and its worker. */
-  cold: Omit<ShmFileConnectorOptions, "segment">;
+  cold: Omit<ShmFileConnectorOptions, "segment" | keyof OpenOptions>;
 }
 
 /** What put() takes. */

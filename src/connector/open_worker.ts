@@ -13,23 +13,28 @@ import type { SegmentReference } from "../worker/segment_reference.ts";
 import { SocketTransport } from "../worker/socket_transport.ts";
 import { SpawnTransport } from "../worker/spawn_transport.ts";
 import type { OpenTransport } from "../worker/transport.ts";
+import { within } from "../wait.ts";
 import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
 
 /** The child's number of the segment's descriptor; stdio has 0 to 2. */
 const CHILD_SEGMENT_FD = 3;
 
 /** Errors as ShmFileConnector.open(). Nothing is left behind by a failure. */
-export async function openWorker(settings: ShmFileSettings): Promise<ObjectClient> {
+export async function openWorker(
+  settings: ShmFileSettings,
+  signal: AbortSignal,
+): Promise<ObjectClient> {
   const { segment, secret, limits, onWorkerLost: onLost, storageDir } = settings;
   const starts = settings.address === null;
   const reference = referTo(segment, starts);
-  if (starts) await makeDirectory(storageDir);
+  if (starts) await within(makeDirectory(storageDir), { signal });
   return await openClient({
     open: transportOf(settings),
     handshake: { segment: reference, secret, directory: storageDir },
     limits,
     onLost,
     beyondVersion1: beyondVersion1(settings),
+    signal,
   });
 }
 

@@ -24,7 +24,7 @@ import { Failed, type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts
 import { isLayout, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { Deadline, settlesWithin } from "../wait.ts";
+import { Deadline, openingSignal, settlesWithin } from "../wait.ts";
 import { openWorker } from "./open_worker.ts";
 import { OwnRange } from "./watched_range.ts";
 import {
@@ -111,11 +111,13 @@ export class ShmFileConnector implements RemoteConnector {
    * @throws {TypeError | RangeError} naming the option at fault; {ShmError} ENOENT, EACCES, ENOEXEC
    *   (the program cannot be run), ECONNREFUSED, ETIMEDOUT, EACCES (secret), EXDEV (storageDir is
    *   outside the worker's root), the worker's reason for not attaching, or ENOTSUP: maxBytes with
-   *   workerAddress, or an option that the worker does not know.
+   *   workerAddress, or an option that the worker does not know; the signal's reason. Nothing is left
+   *   behind then.
    */
   static async open(options: ShmFileConnectorOptions): Promise<ShmFileConnector> {
     const settings = checkOptions(options);
-    return new ShmFileConnector(settings, await openWorker(settings));
+    using limit = openingSignal("open connector", options);
+    return new ShmFileConnector(settings, await openWorker(settings, limit.signal));
   }
 
   /** open() by a configuration or a URL; what `others` says wins. */

@@ -15,10 +15,10 @@ import { checkSecret } from "../worker/login.ts";
 import type { Durability, IoMode } from "../worker/object_client.ts";
 import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
-import { MAX_TIMER_MS } from "../wait.ts";
+import { MAX_TIMER_MS, type OpeningLimits } from "../wait.ts";
 
 /** What a ShmFileConnector is made of. */
-export interface ShmFileConnectorOptions {
+export interface ShmFileConnectorOptions extends OpeningLimits {
   /** The memory that objects are moved from and to. It must outlive the connector's calls. */
   segment: ShmSegment;
   /**
@@ -120,6 +120,8 @@ const OPTION_NAMES = [
   "restartPauseMs",
   "onLog",
   "onWorkerLost",
+  "signal",
+  "timeoutMs",
 ] as const satisfies readonly (keyof ShmFileConnectorOptions)[];
 
 /** What the options mean. */

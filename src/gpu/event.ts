@@ -6,7 +6,8 @@ import { checkInternal, INTERNAL } from "../internal.ts";
 import { ShmError } from "../errors.ts";
 import { GPU_NOT_READY } from "../native/gpu_api.ts";
 import type { GpuContext } from "./context.ts";
-import { bounded, pause, type WaitOptions, waitOptions } from "./wait.ts";
+import { pause } from "../wait.ts";
+import { bounded, type WaitOptions, waitOptions } from "./wait.ts";
 
 /** Made by GpuDevice.createEvent(); GpuStream.record() sets it. Free it with `using`. */
 export class GpuEvent implements Disposable {

@@ -12,7 +12,8 @@ import { type CopyKind, GPU_NOT_READY } from "../native/gpu_api.ts";
 import { callAll, type GpuContext } from "./context.ts";
 import { GpuEvent } from "./event.ts";
 import { type DeviceMemory, deviceSide, type HostMemory, hostSide, type Side } from "./memory.ts";
-import { bounded, pause, type WaitOptions, waitOptions } from "./wait.ts";
+import { pause } from "../wait.ts";
+import { bounded, type WaitOptions, waitOptions } from "./wait.ts";
 
 /** Rows in memory: row n begins at n x pitchBytes. */
 export interface Rows<M> {

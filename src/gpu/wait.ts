@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Waiting for a device without holding up the event loop: it is asked again and again, at every turn
-// of the loop at first, so that short copies cost no timer, and every millisecond or two later.
+// How long a wait for a device takes at most.
 
-import { setImmediate, setTimeout } from "node:timers";
 import { ShmError } from "../errors.ts";
 import { checkInteger, checkKnownOptions } from "../arguments.ts";
 import { within } from "../wait.ts";
@@ -18,24 +16,6 @@ export interface WaitOptions {
 
 const DEFAULT_TIMEOUT_MS = 60_000;
 const LONGEST_MS = 24 * 3600_000;
-const EAGER_MS = 1;
-const SOON_MS = 20;
-
-/**
- * Lets the event loop turn.
- * @param waitedMs how long so far.
- * @param keepAlive whether the process may not end meanwhile.
- */
-export function pause(waitedMs: number, keepAlive: boolean): Promise<void> {
-  return new Promise((resolve) => {
-    if (waitedMs < EAGER_MS) {
-      setImmediate(resolve);
-    } else {
-      const timer = setTimeout(resolve, waitedMs < SOON_MS ? 1 : 2);
-      if (!keepAlive) timer.unref();
-    }
-  });
-}
 
 /** A wait, checked. */
 export interface Wait {

@@ -39,6 +39,7 @@ import { libraryPath } from "../native/locate.ts";
 import { ownUser } from "../native/users.ts";
 import { NO_DIRECTORY_HINT, SHM_DIRECTORY } from "../native/shm_directory.ts";
 import { throwIfRefused } from "../permission.ts";
+import { type OpeningLimits, openingSignal } from "../wait.ts";
 import { onExit, rememberOpen } from "../at_exit.ts";
 import { checkInternal, INTERNAL } from "../internal.ts";
 import {
@@ -161,9 +162,7 @@ export interface AttachOptions extends PinOptions, OpenOptions {
 }
 
 /** Of create() and attach(), not of createSync() and attachSync(): those block. */
-export interface OpenOptions {
-  /** Stops the opening with the signal's reason; what was done is undone. */
-  signal?: AbortSignal | undefined;
+export interface OpenOptions extends OpeningLimits {
   /** Called every few milliseconds while pages are populated. What it throws ends the opening. */
   onProgress?: ((populatedBytes: number, sizeBytes: number) => void) | undefined;
 }
@@ -171,6 +170,12 @@ export interface OpenOptions {
 const PIN_MODES = ["auto", "require", "none"] as const;
 const PAGE_MODES = ["default", "transparent", "2M", "1G"] as const;
 const IF_EXISTS = ["reclaim", "fail", "replace"] as const;
+/** The names of OpenOptions. */
+export const OPEN_OPTIONS = [
+  "signal",
+  "timeoutMs",
+  "onProgress",
+] as const satisfies readonly (keyof OpenOptions)[];
 /** The names of CreateOptions. */
 export const CREATE_OPTIONS = [
   "sizeBytes",
@@ -182,8 +187,7 @@ export const CREATE_OPTIONS = [
   "pages",
   "numa",
   "populateThreads",
-  "signal",
-  "onProgress",
+  ...OPEN_OPTIONS,
 ] as const satisfies readonly (keyof CreateOptions)[];
 const ATTACH_OPTIONS = [
   "name",
@@ -191,8 +195,7 @@ const ATTACH_OPTIONS = [
   "pin",
   "gpuLibrary",
   "gpuDevice",
-  "signal",
-  "onProgress",
+  ...OPEN_OPTIONS,
 ] as const satisfies readonly (keyof AttachOptions)[];
 const MAX_GPU_DEVICE = 2 ** 31 - 2;
 
@@ -394,15 +397,14 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   }
 
   static async #open(request: OpenRequest, options: OpenOptions): Promise<ShmSegment> {
-    const { signal } = options;
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
-    }
-    return new ShmSegment(INTERNAL, request, await lmshm().open(request, hooksOf(options)));
+    const operation = `${request.kind === "attach" ? "attach" : "create"} segment`;
+    using limit = openingSignal(operation, options);
+    const hooks = hooksOf({ ...options, signal: limit.signal });
+    return new ShmSegment(INTERNAL, request, await lmshm().open(request, hooks));
   }
 
   static #openSync(request: OpenRequest, options: object): ShmSegment {
-    for (const name of ["signal", "onProgress"] as const) {
+    for (const name of OPEN_OPTIONS) {
       if ((options as OpenOptions)[name] === undefined) continue;
       throw new TypeError(`${name} is of no use in a call that blocks; await create() or attach()`);
     }
@@ -568,9 +570,9 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     return this.#closing;
   }
 
-  /** free() that blocks: up to 0.3 s a GiB. */
+  /** free() that blocks: up to 0.3 s a GiB. While free() goes on, it waits for its end. */
   freeSync(): void {
-    if (this.#closing) return;
+    if (this.#closing) return this.#native.closeSync(this.#viewsMade);
     this.#beginClose();
     this.#closing = Promise.resolve();
     this.#notOpen();

@@ -9,12 +9,12 @@ import {
   cudaVersion,
   type GpuApi,
   type GpuCode,
-  type Made,
   Out,
   type PointerFacts,
   readCString,
   type Rows,
 } from "./gpu_api.ts";
+import { CAPABILITY_MAJOR, CAPABILITY_MINOR, DeviceApi, NAME_BYTES } from "./gpu_device_api.ts";
 import { CUDA_DRIVER_SYMBOLS } from "./gpu_symbols.ts";
 import { ffi } from "./ffi.ts";
 import type { Functions } from "./symbols.ts";
@@ -23,12 +23,6 @@ type Driver = Functions<typeof CUDA_DRIVER_SYMBOLS>;
 
 const INVALID_VALUE = 1;
 const INVALID_CONTEXT = 201;
-const CAPABILITY_MAJOR = 75;
-const CAPABILITY_MINOR = 76;
-const NON_BLOCKING = 1;
-const DISABLE_TIMING = 2;
-const PORTABLE_MAPPED = 3;
-const NAME_BYTES = 256;
 /** CU_POINTER_ATTRIBUTE_ */
 const MEMORY_TYPE = 2;
 const DEVICE_ORDINAL = 9;
@@ -57,7 +51,7 @@ interface Context {
   references: number;
 }
 
-class DriverApi implements GpuApi {
+class DriverApi extends DeviceApi implements GpuApi {
   readonly kind = "cuda-driver";
   readonly library: string;
   readonly driverVersion: string;
@@ -66,11 +60,25 @@ class DriverApi implements GpuApi {
   /** What cuInit said. */
   readonly #initialised: GpuCode;
   readonly #contexts = new Map<number, Context>();
-  readonly #out = new Out();
-  readonly #more = new Out();
   readonly #popped = new Out();
 
   constructor(library: string, driver: Driver) {
+    super({
+      malloc: driver.cuMemAlloc_v2,
+      free: driver.cuMemFree_v2,
+      hostAlloc: driver.cuMemHostAlloc,
+      hostFree: driver.cuMemFreeHost,
+      memInfo: driver.cuMemGetInfo_v2,
+      memset: driver.cuMemsetD8Async,
+      streamCreate: driver.cuStreamCreate,
+      streamDestroy: driver.cuStreamDestroy_v2,
+      streamWait: driver.cuStreamWaitEvent,
+      eventCreate: driver.cuEventCreate,
+      eventDestroy: driver.cuEventDestroy_v2,
+      eventRecord: driver.cuEventRecord,
+      eventQuery: driver.cuEventQuery,
+      eventElapsed: driver.cuEventElapsedTime,
+    });
     this.library = library;
     this.#f = driver;
     this.#initialised = driver.cuInit(0);
@@ -142,22 +150,10 @@ class DriverApi implements GpuApi {
     return `${text(this.#f.cuGetErrorName)}: ${text(this.#f.cuGetErrorString)}`;
   }
 
-  memory(device: number) {
-    const code = this.#on(
-      device,
-      () => this.#f.cuMemGetInfo_v2(this.#out.bytes, this.#more.bytes),
-    );
-    return {
-      code,
-      freeBytes: code === 0 ? Number(this.#out.u64()) : 0,
-      totalBytes: code === 0 ? Number(this.#more.u64()) : 0,
-    };
-  }
-
   pointer(device: number, address: bigint) {
     const type = new Out();
     const ordinal = new Out();
-    const code = this.#on(
+    const code = this.on(
       device,
       () =>
         this.#f.cuPointerGetAttribute(type.bytes, MEMORY_TYPE, address) ||
@@ -172,26 +168,6 @@ class DriverApi implements GpuApi {
     return { code: code === INVALID_VALUE ? 0 : code, facts };
   }
 
-  alloc(device: number, bytes: number): Made {
-    return this.#make(device, () => this.#f.cuMemAlloc_v2(this.#out.bytes, BigInt(bytes)));
-  }
-
-  free(device: number, address: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuMemFree_v2(address));
-  }
-
-  hostAlloc(device: number, bytes: number): Made {
-    const { cuMemHostAlloc } = this.#f;
-    return this.#make(
-      device,
-      () => cuMemHostAlloc(this.#out.bytes, BigInt(bytes), PORTABLE_MAPPED),
-    );
-  }
-
-  hostFree(device: number, address: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuMemFreeHost(address));
-  }
-
   copy(device: number, kind: CopyKind, to: bigint, from: bigint, bytes: number, stream: bigint) {
     const f = this.#f;
     const call = kind === "toDevice"
@@ -199,7 +175,7 @@ class DriverApi implements GpuApi {
       : kind === "toHost"
       ? f.cuMemcpyDtoHAsync_v2
       : f.cuMemcpyDtoDAsync_v2;
-    return this.#on(device, () => call(to, from, BigInt(bytes), stream));
+    return this.on(device, () => call(to, from, BigInt(bytes), stream));
   }
 
   copyPeer(
@@ -215,7 +191,7 @@ class DriverApi implements GpuApi {
     const source = this.#contexts.get(fromDevice);
     if (!target || !source) return INVALID_CONTEXT;
     const { cuMemcpyPeerAsync } = this.#f;
-    return this.#on(
+    return this.on(
       device,
       () => cuMemcpyPeerAsync(to, target.handle, from, source.handle, BigInt(bytes), stream),
     );
@@ -234,51 +210,10 @@ class DriverApi implements GpuApi {
     view.setBigUint64(COPY_2D.dstPitch, BigInt(rows.toPitch), true);
     view.setBigUint64(COPY_2D.WidthInBytes, BigInt(rows.width), true);
     view.setBigUint64(COPY_2D.Height, BigInt(rows.height), true);
-    return this.#on(device, () => this.#f.cuMemcpy2DAsync_v2(block, stream));
+    return this.on(device, () => this.#f.cuMemcpy2DAsync_v2(block, stream));
   }
 
-  fill(device: number, to: bigint, value: number, bytes: number, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuMemsetD8Async(to, value, BigInt(bytes), stream));
-  }
-
-  streamCreate(device: number): Made {
-    return this.#make(device, () => this.#f.cuStreamCreate(this.#out.bytes, NON_BLOCKING));
-  }
-
-  streamDestroy(device: number, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuStreamDestroy_v2(stream));
-  }
-
-  streamWait(device: number, stream: bigint, event: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuStreamWaitEvent(stream, event, 0));
-  }
-
-  eventCreate(device: number, timing: boolean): Made {
-    const flags = timing ? 0 : DISABLE_TIMING;
-    return this.#make(device, () => this.#f.cuEventCreate(this.#out.bytes, flags));
-  }
-
-  eventDestroy(device: number, event: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuEventDestroy_v2(event));
-  }
-
-  eventRecord(device: number, event: bigint, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuEventRecord(event, stream));
-  }
-
-  eventQuery(device: number, event: bigint): GpuCode {
-    return this.#on(device, () => this.#f.cuEventQuery(event));
-  }
-
-  eventElapsed(device: number, start: bigint, end: bigint) {
-    const code = this.#on(
-      device,
-      () => this.#f.cuEventElapsedTime(this.#out.bytes, start, end),
-    );
-    return { code, milliseconds: code === 0 ? this.#out.f32() : 0 };
-  }
-
-  #on(device: number, call: () => number): GpuCode {
+  protected override on(device: number, call: () => number): GpuCode {
     const context = this.#contexts.get(device);
     if (!context) return INVALID_CONTEXT;
     const code = this.#f.cuCtxPushCurrent_v2(context.handle);
@@ -288,11 +223,6 @@ class DriverApi implements GpuApi {
     } finally {
       this.#f.cuCtxPopCurrent_v2(this.#popped.bytes);
     }
-  }
-
-  #make(device: number, call: () => number): Made {
-    const code = this.#on(device, call);
-    return { code, handle: code === 0 ? this.#out.u64() : 0n };
   }
 }
 

@@ -11,20 +11,25 @@ import {
   type GpuApi,
   type GpuCode,
   type GpuDeviceFacts,
-  type Made,
   type MemoryKind,
   Out,
   type PointerFacts,
   readCString,
   type Rows,
 } from "./gpu_api.ts";
+import {
+  type Bytes,
+  CAPABILITY_MAJOR,
+  CAPABILITY_MINOR,
+  DeviceApi,
+  type DeviceCalls,
+  NAME_BYTES,
+} from "./gpu_device_api.ts";
 import { CUDART_SYMBOLS, HIP_SYMBOLS } from "./gpu_symbols.ts";
 import { ffi } from "./ffi.ts";
 
-type Bytes = Uint8Array | null;
-
 /** The calls that both libraries have, under one name. */
-interface Calls {
+interface Calls extends DeviceCalls {
   readonly kind: "cuda" | "hip";
   count(count: Bytes): number;
   setDevice(device: number): number;
@@ -32,11 +37,6 @@ interface Calls {
   driverVersion(version: Bytes): number;
   runtimeVersion(version: Bytes): number;
   versionText(version: number): string;
-  malloc(address: Bytes, size: bigint): number;
-  free(address: bigint): number;
-  hostAlloc(address: Bytes, size: bigint, flags: number): number;
-  hostFree(address: bigint): number;
-  memInfo(free: Bytes, total: Bytes): number;
   attributes(attributes: Bytes, address: bigint): number;
   copy(to: bigint, from: bigint, size: bigint, kind: number, stream: bigint): number;
   copyPeer(
@@ -57,15 +57,6 @@ interface Calls {
     kind: number,
     stream: bigint,
   ): number;
-  memset(to: bigint, value: number, size: bigint, stream: bigint): number;
-  streamCreate(stream: Bytes, flags: number): number;
-  streamDestroy(stream: bigint): number;
-  streamWait(stream: bigint, event: bigint, flags: number): number;
-  eventCreate(event: Bytes, flags: number): number;
-  eventDestroy(event: bigint): number;
-  eventRecord(event: bigint, stream: bigint): number;
-  eventQuery(event: bigint): number;
-  eventElapsed(milliseconds: Bytes, start: bigint, end: bigint): number;
   errorName(code: number): bigint;
   errorText(code: number): bigint;
   lastError(): number;
@@ -73,15 +64,8 @@ interface Calls {
 
 /** More than any version's struct cudaDeviceProp. */
 const PROPERTIES_BYTES = 16384;
-const NAME_BYTES = 256;
 /** Of totalGlobalMem, since CUDA 10. */
 const TOTAL_MEMORY_OFFSET = 288;
-const CAPABILITY_MAJOR = 75;
-const CAPABILITY_MINOR = 76;
-const NON_BLOCKING = 1;
-const DISABLE_TIMING = 2;
-/** For every context, and with an address for kernels: as registered memory. */
-const PORTABLE_MAPPED = 3;
 /** Since CUDA 11 and HIP 6. */
 const MEMORY_KINDS: readonly MemoryKind[] = ["pageable", "pinned", "device", "managed"];
 
@@ -193,16 +177,15 @@ function hipCalls(path: string): Calls {
   };
 }
 
-class RuntimeApi implements GpuApi {
+class RuntimeApi extends DeviceApi implements GpuApi {
   readonly kind: "cuda" | "hip";
   readonly library: string;
   readonly driverVersion: string;
   readonly runtimeVersion: string;
   readonly #calls: Calls;
-  readonly #out = new Out();
-  readonly #more = new Out();
 
   constructor(library: string, calls: Calls) {
+    super(calls);
     this.library = library;
     this.kind = calls.kind;
     this.#calls = calls;
@@ -239,45 +222,16 @@ class RuntimeApi implements GpuApi {
     }`;
   }
 
-  memory(device: number) {
-    const code = this.#on(
-      device,
-      () => this.#calls.memInfo(this.#out.bytes, this.#more.bytes),
-    );
-    return {
-      code,
-      freeBytes: code === 0 ? Number(this.#out.u64()) : 0,
-      totalBytes: code === 0 ? Number(this.#more.u64()) : 0,
-    };
-  }
-
   pointer(device: number, address: bigint) {
     const out = new Out(64);
-    const code = this.#on(device, () => this.#calls.attributes(out.bytes, address));
+    const code = this.on(device, () => this.#calls.attributes(out.bytes, address));
     const kind = MEMORY_KINDS[out.i32()] ?? "pageable";
     const facts: PointerFacts = { kind, device: kind === "pageable" ? null : out.i32(4) };
     return { code, facts };
   }
 
-  alloc(device: number, bytes: number): Made {
-    return this.#make(device, () => this.#calls.malloc(this.#out.bytes, BigInt(bytes)));
-  }
-
-  free(device: number, address: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.free(address));
-  }
-
-  hostAlloc(device: number, bytes: number): Made {
-    const { hostAlloc } = this.#calls;
-    return this.#make(device, () => hostAlloc(this.#out.bytes, BigInt(bytes), PORTABLE_MAPPED));
-  }
-
-  hostFree(device: number, address: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.hostFree(address));
-  }
-
   copy(device: number, kind: CopyKind, to: bigint, from: bigint, bytes: number, stream: bigint) {
-    return this.#on(
+    return this.on(
       device,
       () => this.#calls.copy(to, from, BigInt(bytes), COPY_KIND[kind], stream),
     );
@@ -293,11 +247,11 @@ class RuntimeApi implements GpuApi {
     stream: bigint,
   ): GpuCode {
     const { copyPeer } = this.#calls;
-    return this.#on(device, () => copyPeer(to, toDevice, from, fromDevice, BigInt(bytes), stream));
+    return this.on(device, () => copyPeer(to, toDevice, from, fromDevice, BigInt(bytes), stream));
   }
 
   copyRows(device: number, kind: CopyKind, rows: Rows, stream: bigint): GpuCode {
-    return this.#on(device, () =>
+    return this.on(device, () =>
       this.#calls.copy2D(
         rows.to,
         BigInt(rows.toPitch),
@@ -310,51 +264,8 @@ class RuntimeApi implements GpuApi {
       ));
   }
 
-  fill(device: number, to: bigint, value: number, bytes: number, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.memset(to, value, BigInt(bytes), stream));
-  }
-
-  streamCreate(device: number): Made {
-    return this.#make(device, () => this.#calls.streamCreate(this.#out.bytes, NON_BLOCKING));
-  }
-
-  streamDestroy(device: number, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.streamDestroy(stream));
-  }
-
-  streamWait(device: number, stream: bigint, event: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.streamWait(stream, event, 0));
-  }
-
-  eventCreate(device: number, timing: boolean): Made {
-    const flags = timing ? 0 : DISABLE_TIMING;
-    return this.#make(device, () => this.#calls.eventCreate(this.#out.bytes, flags));
-  }
-
-  eventDestroy(device: number, event: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.eventDestroy(event));
-  }
-
-  eventRecord(device: number, event: bigint, stream: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.eventRecord(event, stream));
-  }
-
-  eventQuery(device: number, event: bigint): GpuCode {
-    return this.#on(device, () => this.#calls.eventQuery(event));
-  }
-
-  eventElapsed(device: number, start: bigint, end: bigint) {
-    const code = this.#on(device, () => this.#calls.eventElapsed(this.#out.bytes, start, end));
-    return { code, milliseconds: code === 0 ? this.#out.f32() : 0 };
-  }
-
-  #on(device: number, call: () => number): GpuCode {
+  protected override on(device: number, call: () => number): GpuCode {
     return this.#clear(this.#calls.setDevice(device) || call());
-  }
-
-  #make(device: number, call: () => number): Made {
-    const code = this.#on(device, call);
-    return { code, handle: code === 0 ? this.#out.u64() : 0n };
   }
 
   /** Takes back the library's record of its last error, so that nobody else finds ours. */

@@ -18,6 +18,7 @@ import { ffi } from "./ffi.ts";
 import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
 import { openHint } from "./shm_directory.ts";
+import { pause } from "../wait.ts";
 import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
 
 type Library = Functions<typeof LMSHM_SYMBOLS>;
@@ -234,13 +235,12 @@ function closeError(errno: number, reason: string): ShmError {
   });
 }
 
-/** Polls a job until it ends: every millisecond at first, every two later. */
-async function jobEnd(lib: Library, job: bigint, info: Info, onPoll?: () => void): Promise<void> {
+/** Looks again and again whether a job has ended. */
+async function until(ended: () => boolean, onPoll?: () => void): Promise<void> {
   const started = performance.now();
-  while (lib.lmshm_job_poll(job, info.bytes) === 0) {
+  while (!ended()) {
     onPoll?.();
-    const pauseMs = performance.now() - started < 20 ? 1 : 2;
-    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    await pause(performance.now() - started, true);
   }
 }
 
@@ -248,6 +248,8 @@ class LmshmSegment implements NativeSegment {
   readonly facts: SegmentFacts;
   readonly #lib: Library;
   readonly #handle: bigint;
+  /** Closing has begun: waits for its end, if need be. @throws what has failed. */
+  #finishClose: (() => void) | null = null;
 
   constructor(lib: Library, handle: bigint, facts: SegmentFacts) {
     this.#lib = lib;
@@ -256,6 +258,8 @@ class LmshmSegment implements NativeSegment {
   }
 
   closeSync(keepRange: boolean): void {
+    if (this.#finishClose !== null) return this.#finishClose();
+    this.#finishClose = () => {};
     const result = this.#lib.lmshm_close(this.#handle, keepRange ? CLOSE_KEEP_RANGE : 0);
     if (result < 0) throw closeError(-result, "");
   }
@@ -266,14 +270,18 @@ class LmshmSegment implements NativeSegment {
     // No thread to be had: the segment is untouched, so it is closed here and now.
     if (job < 0n) return this.closeSync(keepRange);
     const info = new Info();
+    let result: bigint | null = null;
+    const finish = () => {
+      result ??= this.#lib.lmshm_job_finish(job, info.bytes);
+      if (result < 0n) throw closeError(Number(-result), info.message);
+    };
+    this.#finishClose = finish;
+    const ended = () => result !== null || this.#lib.lmshm_job_poll(job, info.bytes) !== 0;
     // Its first step gives back the name.
-    const cancelHook = onExit(() =>
-      waitAtExit(() => this.#lib.lmshm_job_poll(job, info.bytes) !== 0)
-    );
-    await jobEnd(this.#lib, job, info);
+    const cancelHook = onExit(() => waitAtExit(ended));
+    await until(ended);
     cancelHook();
-    const result = this.#lib.lmshm_job_finish(job, info.bytes);
-    if (result < 0n) throw closeError(Number(-result), info.message);
+    finish();
   }
 
   reserveWindow(at: bigint, bytes: number): bigint | null {
@@ -310,20 +318,20 @@ export class Lmshm {
   }
 
   async open(request: OpenRequest, { signal, onProgress }: OpenHooks): Promise<NativeSegment> {
-    signal?.throwIfAborted();
     const info = new Info();
     const job = this.#lib.lmshm_open_start(packOptions(request));
     if (job < 0n) throw openError(request, Number(-job), info);
     const cancel = () => this.#lib.lmshm_job_cancel(job);
     signal?.addEventListener("abort", cancel, { once: true });
+    const ended = () => this.#lib.lmshm_job_poll(job, info.bytes) !== 0;
     const cancelHook = onExit(() => {
       cancel();
-      if (!waitAtExit(() => this.#lib.lmshm_job_poll(job, info.bytes) !== 0)) return;
+      if (!waitAtExit(ended)) return;
       const late = this.#lib.lmshm_job_finish(job, info.bytes);
       if (late > 0n) this.#lib.lmshm_close(late, 0);
     });
     let hookError: unknown;
-    await jobEnd(this.#lib, job, info, () => {
+    await until(ended, () => {
       try {
         onProgress?.(info.populatedBytes, request.sizeBytes);
       } catch (error) {

@@ -83,10 +83,10 @@ export interface NativeSegment {
   readonly facts: SegmentFacts;
   /**
    * Unpins, unlinks and unmaps. With `keepRange` the addresses stay valid and read zeros, so that
-   * a view that could not be revoked never faults. Called once.
+   * a view that could not be revoked never faults. While close() goes on it waits for its end.
    */
   closeSync(keepRange: boolean): void;
-  /** The same without blocking the event loop. */
+  /** The same without blocking the event loop. Called once. */
   close(keepRange: boolean): Promise<void>;
   /**
    * Puts untouched private memory at `at`, or at free addresses: 0n. See lmshm_window_reserve().

@@ -11,6 +11,7 @@ import { errnoNumber } from "./errno_text.ts";
 import { LineSplitter } from "./line_splitter.ts";
 import { MAX_LINE_BYTES } from "./reply.ts";
 import type { OpenTransport, Transport } from "./transport.ts";
+import { watch } from "../wait.ts";
 
 interface LinkOwner {
   /**
@@ -61,7 +62,7 @@ export class Link {
   #blocked = false;
   #state: LinkState = "open";
   #error: ShmError | null = null;
-  #patience: ReturnType<typeof setTimeout> | undefined;
+  #stopPatience: () => void = () => {};
   /** When the worker was last heard, by performance.now(). */
   #heardAt = performance.now();
 
@@ -155,7 +156,8 @@ export class Link {
     this.#state = state;
     this.#error = error;
     const owner = this.#owner;
-    if (owner.busy()) this.#patience = setTimeout(() => owner.impatient(error), PATIENCE_MS);
+    const patience = { limitMs: PATIENCE_MS, expired: () => error };
+    if (owner.busy()) this.#stopPatience = watch(patience, () => owner.impatient(error));
     const holdsMemory = owner.holdsMemory();
     if (wasOpen) owner.down(error);
     if (holdsMemory) this.#transport.abandon();
@@ -238,7 +240,7 @@ export class Link {
     const wasOpen = this.state === "open";
     this.#state = "gone";
     this.#error ??= error;
-    clearTimeout(this.#patience);
+    this.#stopPatience();
     this.#lines = [];
     this.#nextLine = 0;
     if (wasOpen) this.#owner.down(this.#error);

@@ -49,6 +49,8 @@ export interface ClientOptions {
   readonly open: OpenTransport;
   readonly handshake: Handshake;
   readonly limits: WorkerLimits;
+  /** Ends the opening with its reason. */
+  readonly signal?: AbortSignal | undefined;
   /** Called whenever a worker that worked is lost. */
   readonly onLost?: ((error: ShmError) => void) | undefined;
 }

@@ -24,8 +24,12 @@ interface OpenClientOptions extends ClientOptions {
  *   Nothing is left behind then.
  */
 export async function openClient(options: OpenClientOptions): Promise<ObjectClient> {
-  const { open, handshake, limits, beyondVersion1 } = options;
+  const { open, handshake, limits, beyondVersion1, signal } = options;
+  signal?.throwIfAborted();
   const connection = new ConnectionV2(open, limits);
+  // All that is waited for from here on is waited for on this connection.
+  const giveUp = () => connection.discard(signal?.reason);
+  signal?.addEventListener("abort", giveUp);
   try {
     await connection.ready;
     if (await sayHello(connection, handshake).then(() => true, ifUnknown)) {
@@ -36,7 +40,10 @@ export async function openClient(options: OpenClientOptions): Promise<ObjectClie
   } catch (error) {
     connection.discard(error as ShmError);
     await settlesWithin(connection.ended, GRACE_MS);
+    signal?.throwIfAborted();
     throw error;
+  } finally {
+    signal?.removeEventListener("abort", giveUp);
   }
 }
 

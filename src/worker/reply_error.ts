@@ -7,8 +7,7 @@ import { errnoNumber } from "./errno_text.ts";
 import type { ErrorReply } from "./reply.ts";
 
 const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "Free space in the storage directory's file system, or raise maxBytes (the worker's " +
-    "--max-bytes)",
+  ENOSPC: "Free space in the storage directory's file system",
   EDQUOT: "The disk quota of the user that runs the worker is used up",
   EACCES: "Check the permissions of the directory, and that it is below the worker's --root",
   EROFS: "The storage directory's file system is mounted read-only",
@@ -17,8 +16,18 @@ const HINTS: Readonly<Record<string, string>> = {
     "connector again, or restart the worker if it runs by itself",
   ENOTDIR: "A part of the storage directory's path is not a directory",
   EMFILE: "Raise the limit of open files (ulimit -n) of the worker",
+  ENFILE:
+    "The system has as many files open as it can (fs.file-max): raise that, or end what opens " +
+    "them",
   EIO: "The storage device reports an error: see the kernel's log",
 };
+
+/** The worker's quota says by itself what to do. */
+function hintOf({ code, message }: ErrorReply): string | undefined {
+  return code === "ENOSPC" && message.includes("--max-bytes")
+    ? "Of a worker that is started here, maxBytes is its --max-bytes"
+    : HINTS[code];
+}
 
 /**
  * @param operation what was asked, e.g. "put m@1@0@ff@half"
@@ -28,7 +37,7 @@ export function replyError(
   reply: ErrorReply,
   operation: string,
   details: ErrorDetails = {},
-  hint: string | undefined = HINTS[reply.code],
+  hint: string | undefined = hintOf(reply),
 ): ShmError {
   const errno = errnoNumber(reply.code);
   // The message may begin with the code and with what was asked, which ShmError shows anyway.

@@ -95,7 +95,7 @@ export class ClientV1 implements ObjectClient {
     }
     if (directory.includes(" ")) throw unsupported(`${directory}, which has a space,`, "open");
     const client = new ClientV1(options);
-    await client.#directory.look().catch(() => {});
+    await client.#directory.look({ signal: options.signal }).catch(() => {});
     await client.#keeper.start(first && client.#take(first));
     return client;
   }
@@ -329,7 +329,10 @@ export class ClientV1 implements ObjectClient {
     const { segment } = this.#options.handshake;
     const { name, sizeBytes, baseAddress } = segment;
     const { peer } = connection;
-    if (name === null) throw unsupported("an anonymous segment", "attach segment");
+    if (name === null) {
+      const hint = "Create the segment with a name, or use lmshm-worker";
+      throw unsupported("an anonymous segment", "attach segment", hint);
+    }
     mustLeadToSegment(segment, peer);
     const line = lineOf("ATTACH", name, sizeBytes, baseAddress);
     const attached = await connection.say(`ATTACH ${name}`, line);
