@@ -11,6 +11,7 @@ export {
   type IfExists,
   type NameState,
   type OpenOptions,
+  type OwnerEnd,
   type PageMode,
   type PinMode,
   type PinnedBy,
@@ -18,6 +19,8 @@ export {
   type SegmentFacts,
   type ShmRange,
   ShmSegment,
+  type WaitOptions,
+  type WaitResult,
 } from "./memory/segment.ts";
 export { ShmView } from "./memory/view.ts";
 export { type DType, type DTypeArrays, type DTypeName } from "./memory/dtype.ts";

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { INFO_BYTES, INFO_LAYOUT, OPTIONS_BYTES, OPTIONS_LAYOUT } from "../src/native/lmshm.ts";
+import { EVENT_BYTES, EVENT_LAYOUT } from "../src/native/queue.ts";
 import { locateLibrary } from "../src/native/locate.ts";
 import { type CType, LMSHM_SYMBOLS, type SymbolTable } from "../src/native/symbols.ts";
 import { exportedFunctions } from "./support/elf.ts";
@@ -74,7 +75,7 @@ test("the FFI types follow from the C declarations", () => {
     const wanted = parameters === "void" ? [] : parameters!.split(", ").map((parameter) => {
       const type = typeOf(parameter);
       // Handles and raw addresses are pointers in C and bigint here.
-      return /lmshm_(segment|job) \*|void \*(ptr|at)/.test(parameter) ? "usize" : type;
+      return /lmshm_(segment|job|queue) \*|void \*(ptr|at)/.test(parameter) ? "usize" : type;
     });
     assert.deepEqual(entry.args, wanted, name);
     const returned = typeOf(result!.trim());
@@ -89,6 +90,9 @@ test("the struct layouts are those of lmshm.h", () => {
   const info = layout("lmshm_info");
   assert.deepEqual({ ...INFO_LAYOUT }, info.offsets);
   assert.equal(INFO_BYTES, info.sizeBytes);
+  const event = layout("lmshm_event");
+  assert.deepEqual({ ...EVENT_LAYOUT }, event.offsets);
+  assert.equal(EVENT_BYTES, event.sizeBytes);
 });
 
 test("the library exports the functions of the table and nothing else", () => {

@@ -20,7 +20,8 @@
  *
  * THE FULL INTERFACE takes an options struct, reports what really happened
  * in an info struct, and has a start/poll/finish form for callers with an
- * event loop: lmshm_open_start(), lmshm_job_poll(), lmshm_job_finish().
+ * event loop: lmshm_open_start(), lmshm_job_poll(), lmshm_job_finish(). Processes that share
+ * a segment wait for each other with lmshm_queue_wait() and lmshm_notify().
  *
  * OWNERSHIP OF A NAME
  *
@@ -326,6 +327,99 @@ void lmshm_job_cancel(lmshm_job* job);
 /* Waits for the job's end, frees the job and returns what lmshm_open() or
  * lmshm_close() would have returned. `info` may be NULL. */
 intptr_t lmshm_job_finish(lmshm_job* job, lmshm_info* info);
+
+/* --------------------------------------------------- waiting and waking up */
+
+/* A word of a segment, 32 bits at an offset that is a multiple of 4, can be
+ * waited for by any process that maps it, with futex(2) of Linux: who changes
+ * it says so with lmshm_notify(), or with FUTEX_WAKE (not private), and who
+ * waits is found by file and offset, wherever each has the memory.
+ *
+ * A queue serves a program that has an event loop. It is told what to wait for,
+ * each wait with a number (id) of the program's choice, and gives one event for
+ * each. None of its functions blocks but lmshm_queue_ready() and
+ * lmshm_queue_close(). All may be called from any thread.
+ *
+ * A wait takes a sleeping thread, some 50 KB of memory and no time, and the
+ * library keeps it for a second after. LMSHM_QUEUE_WAITS_MAX at a time are
+ * those of one queue.
+ *
+ * A process that is stopped (SIGSTOP) does not wait meanwhile: it sees a change
+ * of the word when it goes on, and misses a wake without one. So does, for a
+ * microsecond every 50 ms, one on a kernel before Linux 5.16, or in a container
+ * that forbids futex_waitv(2). */
+#define LMSHM_QUEUE_WAITS_MAX 1024
+
+typedef struct lmshm_queue lmshm_queue;
+
+/* How a wait ended. 16 bytes. */
+typedef struct lmshm_event {
+  uint64_t id;       /* the program's own number */
+  int32_t result;    /* see lmshm_queue_wait() and lmshm_queue_owner() */
+  uint32_t reserved; /* 0 */
+} lmshm_event;
+
+/* How an owner ended. */
+enum lmshm_owner_end {
+  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back: the name went first */
+  LMSHM_OWNER_DIED = 2,     /* it ended and left the name behind */
+  LMSHM_OWNER_UNKNOWN = 3   /* one or the other: nobody was looking */
+};
+
+/* Returns an lmshm_queue * as a positive integer, or -errno. */
+intptr_t lmshm_queue_open(void);
+
+/* Makes a stream socket for an event loop that watches descriptors: a byte can
+ * be read from it when there are events to reap that were not there before.
+ * Non-blocking, close-on-exec, and the caller's to close. The queue knows one
+ * at a time, the last. Returns it or -errno. */
+int lmshm_queue_fd(lmshm_queue* queue);
+
+/* Waits for the word at `offset` to be woken, if it is `expected`. timeout_ms
+ * from 2^32 - 1 on is for ever. Returns 0, and an event is to come, whose
+ * result is
+ *    0           woken; or the word was changed
+ *    -EAGAIN     it was changed before the waiting began
+ *    -ETIMEDOUT  or -ECANCELED
+ * or returns at once, and no event comes:
+ *    -EAGAIN     the word is not `expected`
+ *    -ETIMEDOUT  it is, and timeout_ms is 0
+ *    -EINVAL     no word of the segment, or no queue of this process
+ *    -EBUSY      LMSHM_QUEUE_WAITS_MAX are waiting
+ *    other -errno of starting a thread (-EAGAIN becomes -ENOMEM)
+ * The segment may be closed meanwhile: cancel first, for its address may be
+ * another's then. */
+int lmshm_queue_wait(lmshm_queue* queue, const lmshm_segment* segment, uint64_t offset,
+                     uint32_t expected, uint64_t timeout_ms, uint64_t id);
+
+/* Waits until the owner of an attached segment has unmapped it or is dead (and
+ * so are the children that it forked). No polling where the system has inotify
+ * to give; else it takes up to 50 ms to be noticed. Returns as
+ * lmshm_queue_wait() does (-EINVAL: it was made here; -ENOTSUP: a stranger's,
+ * of which nothing tells whether its owner lives); the result is an enum
+ * lmshm_owner_end, -ETIMEDOUT, -ECANCELED, or another -errno. */
+int lmshm_queue_owner(lmshm_queue* queue, const lmshm_segment* segment, uint64_t timeout_ms,
+                      uint64_t id);
+
+/* Ends a wait: its event comes soon, with -ECANCELED unless something else came
+ * first. Returns 0, or -ENOENT: it has ended. */
+int lmshm_queue_cancel(lmshm_queue* queue, uint64_t id);
+
+/* Takes at most `count` events, the oldest first. Returns how many. */
+int lmshm_queue_reap(lmshm_queue* queue, lmshm_event* events, uint32_t count);
+
+/* Blocks until there is an event to reap, for so many milliseconds at most.
+ * Returns 1 when there is, 0 when not, -ECANCELED when the queue is closed. */
+int lmshm_queue_ready(lmshm_queue* queue, uint32_t timeout_ms);
+
+/* Ends all waits, without events, and frees the queue; blocks for about as long
+ * as that takes, 50 ms at most. Nobody may call anything of it after. Returns 0
+ * or -EINVAL. */
+int lmshm_queue_close(lmshm_queue* queue);
+
+/* Wakes at most `count` of those that wait for the word, in any process, the
+ * first that came first. Returns how many, or -EINVAL for no word. */
+int lmshm_notify(const lmshm_segment* segment, uint64_t offset, uint32_t count);
 
 /* --------------------------------------------------------------- windows */
 

@@ -248,6 +248,13 @@ int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode) 
   return unlink(name->path) == 0 || errno == ENOENT ? 0 : -errno;
 }
 
+int lmshm_name_owner(int fd) {
+  if (is_marked_owned(fd)) return LMSHM_OWNER;
+  if (flock(fd, LOCK_SH | LOCK_NB) != 0) return errno == EWOULDBLOCK ? LMSHM_LOCKED : -errno;
+  flock(fd, LOCK_UN);
+  return LMSHM_NO_OWNER;
+}
+
 int lmshm_name_state(const char* text) {
   struct lmshm_name name;
   int rc = lmshm_name_parse(text, &name);
@@ -259,12 +266,9 @@ int lmshm_name_state(const char* text) {
   if (fd < 0) return fd;
   if ((status.st_mode & S_ISVTX) == 0) {
     rc = LMSHM_NAME_FOREIGN;
-  } else if (is_marked_owned(fd)) {
-    rc = LMSHM_NAME_LIVE;
   } else {
-    rc = flock(fd, LOCK_SH | LOCK_NB) == 0 ? 0 : -errno;
-    if (rc == 0) rc = LMSHM_NAME_DEAD;
-    if (rc == -EWOULDBLOCK) rc = LMSHM_NAME_LIVE;
+    rc = lmshm_name_owner(fd);
+    if (rc >= 0) rc = rc == LMSHM_NO_OWNER ? LMSHM_NAME_DEAD : LMSHM_NAME_LIVE;
   }
   close(fd);
   return rc;

@@ -68,4 +68,16 @@ int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_ta
  * when it is not, or -errno. */
 int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode);
 
+/* Who has locked a file. */
+enum lmshm_lock {
+  LMSHM_NO_OWNER = 0,
+  LMSHM_LOCKED =
+      1, /* somebody who looks or unlinks; or an owner, on a kernel without F_OFD_SETLK */
+  LMSHM_OWNER = 2
+};
+
+/* Returns an enum lmshm_lock, or -errno. Takes the lock for a moment where
+ * nobody has it. */
+int lmshm_name_owner(int fd);
+
 #endif /* LMSHM_NAME_H_ */

@@ -12,6 +12,7 @@
 #include "segment.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -399,6 +400,21 @@ void* lmshm_segment_forget(lmshm_segment* segment) {
   if (segment->backing.fd >= 0) close(segment->backing.fd);
   free(segment);
   return address;
+}
+
+/* --------------------------------------------------------------------- waiting */
+
+uint32_t* lmshm_segment_word(const lmshm_segment* segment, uint64_t offset) {
+  if (segment == NULL || offset % sizeof(uint32_t) != 0) return NULL;
+  uint64_t size = segment->backing.size;
+  if (size < sizeof(uint32_t) || offset > size - sizeof(uint32_t)) return NULL;
+  return (uint32_t*)(void*)(segment->address + offset);
+}
+
+int lmshm_segment_file(const lmshm_segment* segment) {
+  if (segment->backing.fresh) return -EINVAL;
+  int fd = fcntl(segment->backing.fd, F_DUPFD_CLOEXEC, 3);
+  return fd < 0 ? -errno : fd;
 }
 
 /* --------------------------------------------------------------------- windows */

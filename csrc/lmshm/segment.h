@@ -25,4 +25,12 @@ int lmshm_unmap(void* address, size_t size);
  * address. Returns the address. */
 void* lmshm_segment_forget(lmshm_segment* segment);
 
+/* The word at an offset, NULL where there is none: not aligned, or beyond the
+ * size. */
+uint32_t* lmshm_segment_word(const lmshm_segment* segment, uint64_t offset);
+
+/* Another descriptor of an attached segment's file, or -EINVAL for one that was
+ * made here, or another -errno. */
+int lmshm_segment_file(const lmshm_segment* segment);
+
 #endif /* LMSHM_SEGMENT_H_ */

@@ -52,10 +52,12 @@ import {
   describe,
 } from "../arguments.ts";
 import { Holds } from "./holds.ts";
+import { type OwnerEnd, SegmentWaits, type WaitOptions, type WaitResult } from "./segment_waits.ts";
 import { detach, ShmView } from "./view.ts";
 import { windows } from "./windows.ts";
 
 export type { IfExists, NameState, PageMode, PinMode, PinnedBy, SegmentFacts };
+export type { OwnerEnd, WaitOptions, WaitResult };
 
 /** Any run of bytes of a segment: what connectors move. */
 export interface ShmRange {
@@ -332,6 +334,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   readonly #windowed = new Set<ShmView>();
   #sweepAt = MIN_SWEEP;
   readonly #holds = new Holds();
+  readonly #waits: SegmentWaits;
   /** It is no longer open: for when closing it is over, as disposeAll() waits for that. */
   readonly #notOpen: () => void;
   readonly #notAtExit: () => void;
@@ -362,6 +365,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     this.#facts = facts;
     this.#place = Object.freeze({ address, sizeBytes, pinPieceBytes });
     this.#native = native;
+    this.#waits = new SegmentWaits(native, this.#name);
     this.holdRange = (reason) => this.hold(reason);
     Object.freeze(this);
     this.#notOpen = rememberOpen(this);
@@ -555,6 +559,46 @@ export class ShmSegment implements Disposable, AsyncDisposable {
   }
 
   /**
+   * Waits until another process, or another part of this one, wakes the 32-bit word at `offset` with
+   * notify(), if the word is `expected` now; without blocking the event loop. Like
+   * `Atomics.waitAsync()` on the word, and so are the results. Change a word with `Atomics` on
+   * `new Int32Array(segment.bytes(offset, 4).buffer)`, then notify(); who waits looks again at the word.
+   * Keeps the program alive. Each wait takes a sleeping thread and some 50 KB; there can be 1,024.
+   * @param offset a multiple of 4
+   * @param expected as a signed or an unsigned number
+   * @throws {ShmError} ECANCELED: the segment was freed meanwhile; EBADF: it was freed before; EBUSY,
+   *   ENOMEM: too many waits, or no thread to be had. RangeError for what is no word. The signal's
+   *   reason.
+   */
+  async wait(offset: number, expected: number, options: WaitOptions = {}): Promise<WaitResult> {
+    this.#mustBeOpen("wait for a word");
+    return await this.#waits.wait(offset, expected, options);
+  }
+
+  /**
+   * Wakes those that wait for the word at `offset`, in this and in other processes: by wait(), or by
+   * futex(2) in another language.
+   * @param count how many at most; who came first is woken first
+   * @returns how many were woken.
+   */
+  notify(offset: number, count = Infinity): number {
+    this.#mustBeOpen("notify");
+    return this.#waits.notify(offset, count);
+  }
+
+  /**
+   * Resolves when the owner of this segment, which attach() mapped, has freed it or is dead. The memory
+   * stays as it is until this process frees it too; see docs/memory.md for what it holds then. Resolves
+   * to "detached" when this process frees it first. Keeps the program alive.
+   * @throws {ShmError} EINVAL: this process made the segment; ENOTSUP: it was not made by lmshm; EBADF:
+   *   it was freed. The signal's reason.
+   */
+  async ownerGone(options: WaitOptions = {}): Promise<OwnerEnd> {
+    this.#mustBeOpen("wait for the owner");
+    return await this.#waits.ownerGone(options);
+  }
+
+  /**
    * Revokes all views, unpins, gives back the name (owner) and unmaps, without blocking the event
    * loop. Idempotent: a second call waits for the first.
    * @throws {ShmError} EBUSY while I/O is in flight; nothing has happened then.
@@ -655,6 +699,7 @@ export class ShmSegment implements Disposable, AsyncDisposable {
     }
     this.#closed = true;
     this.#notAtExit();
+    this.#waits.cancel();
     for (const view of this.#windowed) view.revoke();
     for (const buffer of this.#recent) detach(buffer);
     for (const { buffer } of this.#cached.values()) detachIfAny(buffer);

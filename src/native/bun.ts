@@ -5,7 +5,8 @@
 
 import process from "node:process";
 import type { FFIFunction, Pointer } from "bun:ffi";
-import type { Ffi } from "./ffi.ts";
+import { errnoName, ShmError } from "../errors.ts";
+import type { Ffi, ListenedQueue, QueueListener } from "./ffi.ts";
 import { type CType, type Functions, GLIBC_SYMBOLS, type SymbolTable } from "./symbols.ts";
 
 const NAMES = {
@@ -44,5 +45,57 @@ export function bunFfi(): Ffi {
     addressOf: (bytes) => BigInt(ptr(bytes)),
     arrayBuffer: (address, byteLength) =>
       toArrayBuffer(Number(address) as Pointer, 0, byteLength) as ArrayBuffer,
+    listen: (queue, onReady) => new BunListener(queue, onReady),
   };
+}
+
+interface Referable {
+  ref(): void;
+  unref(): void;
+}
+
+/** Bun.connect() of a socket that is there; its types know only those that it makes. */
+type ConnectFd = (options: {
+  fd: number;
+  socket: { open(socket: Referable): void; data(): void };
+}) => Promise<unknown>;
+
+/** Bun's event loop watches the queue's socket. */
+class BunListener implements QueueListener {
+  #socket: Referable | undefined;
+  #listening = false;
+
+  constructor(queue: ListenedQueue, onReady: () => void) {
+    const fd = queue.fd();
+    if (fd < 0) {
+      const options = { code: errnoName(-fd), errno: -fd, operation: "wait" };
+      throw new ShmError("no socket for events", options);
+    }
+    const { connect } = process.getBuiltinModule("bun") as unknown as { connect: ConnectFd };
+    void connect({
+      fd,
+      socket: {
+        open: (socket) => {
+          this.#socket = socket;
+          this.#keepAlive();
+        },
+        data: onReady,
+      },
+    });
+  }
+
+  start(): void {
+    this.#listening = true;
+    this.#keepAlive();
+  }
+
+  stop(): void {
+    this.#listening = false;
+    this.#keepAlive();
+  }
+
+  #keepAlive(): void {
+    if (this.#listening) this.#socket?.ref();
+    else this.#socket?.unref();
+  }
 }

@@ -3,7 +3,7 @@
 // Deno.dlopen in the shape of ffi.ts. Bun loads this module too: it names Deno only when it is used.
 
 import { throwIfRefused } from "../permission.ts";
-import type { Ffi } from "./ffi.ts";
+import type { Ffi, ListenedQueue, QueueListener } from "./ffi.ts";
 import type { CType, Functions, SymbolTable } from "./symbols.ts";
 
 const NAMES = {
@@ -37,9 +37,9 @@ export const denoFfi: Ffi = {
   maxViewBytes: Number.MAX_SAFE_INTEGER,
   open<T extends SymbolTable>(path: string, table: T): Functions<T> {
     const symbols: Record<string, Deno.ForeignFunction> = {};
-    for (const [name, { args, result }] of Object.entries(table)) {
+    for (const [name, { args, result, blocks = false }] of Object.entries(table)) {
       const parameters = args.map((type) => NAMES[type] as Deno.NativeType);
-      symbols[name] = { parameters, result: NAMES[result] };
+      symbols[name] = { parameters, result: NAMES[result], nonblocking: blocks };
     }
     return Deno.dlopen(path, symbols).symbols as unknown as Functions<T>;
   },
@@ -48,4 +48,37 @@ export const denoFfi: Ffi = {
     withPointers(() => Deno.UnsafePointerView.getArrayBuffer(pointer(address), byteLength)),
   // What it was built for. To look at the process itself would take --allow-all.
   libc: () => Deno.build.target.includes("musl") ? "musl" : "gnu",
+  listen: (queue, onReady) => new DenoListener(queue, onReady),
 };
+
+/**
+ * How long one call blocks. A thread (Worker) that is terminated meanwhile is not gone before it has
+ * returned.
+ */
+const BLOCK_MS = 1000;
+
+class DenoListener implements QueueListener {
+  readonly #queue: ListenedQueue;
+  readonly #onReady: () => void;
+  #listening = false;
+
+  constructor(queue: ListenedQueue, onReady: () => void) {
+    this.#queue = queue;
+    this.#onReady = onReady;
+  }
+
+  start(): void {
+    this.#listening = true;
+    this.#listen();
+  }
+
+  stop(): void {
+    this.#listening = false;
+  }
+
+  async #listen(): Promise<void> {
+    while (this.#listening) {
+      if (await this.#queue.ready(BLOCK_MS) > 0) this.#onReady();
+    }
+  }
+}

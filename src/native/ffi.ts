@@ -24,6 +24,24 @@ export interface Ffi {
   arrayBuffer(address: bigint, byteLength: number): ArrayBuffer;
   /** The C library that this process runs on, whatever else is installed. */
   libc(): "gnu" | "musl";
+  /** What tells this thread's event loop that a queue has events. */
+  listen(queue: ListenedQueue, onReady: () => void): QueueListener;
+}
+
+/** What a runtime may use to learn of events: see lmshm_queue_fd() and lmshm_queue_ready(). */
+export interface ListenedQueue {
+  /** A socket to read from, the caller's to close; negative: -errno. */
+  fd(): number;
+  /** Blocks a thread of the runtime. Never rejects. */
+  ready(timeoutMs: number): Promise<number>;
+}
+
+/** Stopped at first. */
+export interface QueueListener {
+  /** From now on events are told, and the program is kept alive. Not called twice in a row. */
+  start(): void;
+  /** Called while an event is told, and only then. */
+  stop(): void;
 }
 
 function chooseFfi(): Ffi {

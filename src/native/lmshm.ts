@@ -8,6 +8,7 @@ import { onExit, waitAtExit } from "../at_exit.ts";
 import type {
   NameState,
   NativeSegment,
+  NativeWait,
   OpenHooks,
   OpenRequest,
   PinnedBy,
@@ -17,6 +18,7 @@ import { cString } from "./c_library.ts";
 import { ffi } from "./ffi.ts";
 import { throwIfRefused } from "../permission.ts";
 import { locateLibrary } from "./locate.ts";
+import { WaitQueue } from "./queue.ts";
 import { openHint } from "./shm_directory.ts";
 import { pause } from "../wait.ts";
 import { type Functions, LMSHM_SYMBOLS } from "./symbols.ts";
@@ -244,6 +246,9 @@ async function until(ended: () => boolean, onPoll?: () => void): Promise<void> {
   }
 }
 
+/** Of this thread. */
+let waitQueue: WaitQueue | undefined;
+
 class LmshmSegment implements NativeSegment {
   readonly facts: SegmentFacts;
   readonly #lib: Library;
@@ -255,6 +260,10 @@ class LmshmSegment implements NativeSegment {
     this.#lib = lib;
     this.#handle = handle;
     this.facts = facts;
+  }
+
+  get #queue(): WaitQueue {
+    return waitQueue ??= new WaitQueue(this.#lib);
   }
 
   closeSync(keepRange: boolean): void {
@@ -295,6 +304,25 @@ class LmshmSegment implements NativeSegment {
 
   unmapWindow(at: bigint, bytes: number): boolean {
     return this.#lib.lmshm_window_unmap(this.#handle, at, BigInt(bytes)) === 0;
+  }
+
+  wait(offset: number, expected: number, timeoutMs: number): NativeWait {
+    return this.#queue.wait(
+      timeoutMs,
+      (queue, timeout, id) =>
+        this.#lib.lmshm_queue_wait(queue, this.#handle, BigInt(offset), expected, timeout, id),
+    );
+  }
+
+  waitForOwner(timeoutMs: number): NativeWait {
+    return this.#queue.wait(
+      timeoutMs,
+      (queue, timeout, id) => this.#lib.lmshm_queue_owner(queue, this.#handle, timeout, id),
+    );
+  }
+
+  notify(offset: number, count: number): number {
+    return this.#lib.lmshm_notify(this.#handle, BigInt(offset), count);
   }
 }
 

@@ -97,6 +97,20 @@ export interface NativeSegment {
   mapWindow(offset: number, bytes: number, at: bigint): boolean;
   /** Takes back what was mapped there. See lmshm_window_unmap(). False when refused. */
   unmapWindow(at: bigint, bytes: number): boolean;
+  /** See lmshm_queue_wait(). */
+  wait(offset: number, expected: number, timeoutMs: number): NativeWait;
+  /** See lmshm_queue_owner(). */
+  waitForOwner(timeoutMs: number): NativeWait;
+  /** See lmshm_notify(). */
+  notify(offset: number, count: number): number;
+}
+
+/** A wait under way. */
+export interface NativeWait {
+  /** The result of its event, or -errno when it did not begin. Never rejects. */
+  readonly ended: Promise<number>;
+  /** Has it end soon. */
+  cancel(): void;
 }
 
 export interface OpenHooks {

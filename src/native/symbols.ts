@@ -21,6 +21,8 @@ interface CFunction {
   readonly c: string;
   readonly args: readonly CType[];
   readonly result: CType;
+  /** It blocks: Deno calls it on a thread of its own, for a promise. Bun cannot: never call it there. */
+  readonly blocks?: true;
 }
 
 export type SymbolTable = Readonly<Record<string, CFunction>>;
@@ -38,7 +40,7 @@ type ArgsOf<A extends readonly CType[]> = { -readonly [I in keyof A]: ArgOf<A[I]
 export type Functions<T extends SymbolTable> = {
   readonly [K in keyof T]: (
     ...args: ArgsOf<T[K]["args"]>
-  ) => ResultOf<T[K]["result"]>;
+  ) => T[K] extends { blocks: true } ? Promise<ResultOf<T[K]["result"]>> : ResultOf<T[K]["result"]>;
 };
 
 /** Everything that liblmshm.so exports (csrc/lmshm.map). */
@@ -97,6 +99,54 @@ export const LMSHM_SYMBOLS = {
     c: "intptr_t lmshm_job_finish(lmshm_job *job, lmshm_info *info)",
     args: ["usize", "bytes"],
     result: "isize",
+  },
+  lmshm_queue_open: {
+    c: "intptr_t lmshm_queue_open(void)",
+    args: [],
+    result: "isize",
+  },
+  lmshm_queue_fd: {
+    c: "int lmshm_queue_fd(lmshm_queue *queue)",
+    args: ["usize"],
+    result: "i32",
+  },
+  lmshm_queue_wait: {
+    c: "int lmshm_queue_wait(lmshm_queue *queue, const lmshm_segment *segment, uint64_t offset, " +
+      "uint32_t expected, uint64_t timeout_ms, uint64_t id)",
+    args: ["usize", "usize", "usize", "u32", "usize", "usize"],
+    result: "i32",
+  },
+  lmshm_queue_owner: {
+    c: "int lmshm_queue_owner(lmshm_queue *queue, const lmshm_segment *segment, " +
+      "uint64_t timeout_ms, uint64_t id)",
+    args: ["usize", "usize", "usize", "usize"],
+    result: "i32",
+  },
+  lmshm_queue_cancel: {
+    c: "int lmshm_queue_cancel(lmshm_queue *queue, uint64_t id)",
+    args: ["usize", "usize"],
+    result: "i32",
+  },
+  lmshm_queue_reap: {
+    c: "int lmshm_queue_reap(lmshm_queue *queue, lmshm_event *events, uint32_t count)",
+    args: ["usize", "bytes", "u32"],
+    result: "i32",
+  },
+  lmshm_queue_ready: {
+    c: "int lmshm_queue_ready(lmshm_queue *queue, uint32_t timeout_ms)",
+    args: ["usize", "u32"],
+    result: "i32",
+    blocks: true,
+  },
+  lmshm_queue_close: {
+    c: "int lmshm_queue_close(lmshm_queue *queue)",
+    args: ["usize"],
+    result: "i32",
+  },
+  lmshm_notify: {
+    c: "int lmshm_notify(const lmshm_segment *segment, uint64_t offset, uint32_t count)",
+    args: ["usize", "usize", "u32"],
+    result: "i32",
   },
   lmshm_window_reserve: {
     c: "intptr_t lmshm_window_reserve(const lmshm_segment *segment, void *at, size_t size)",

@@ -45,6 +45,9 @@ export function segmentInPieces(sizeBytes: number, pinPieceBytes: number): ShmSe
     reserveWindow: (at, bytes) => native.reserveWindow(at, bytes),
     mapWindow: (offset, bytes, at) => native.mapWindow(offset, bytes, at),
     unmapWindow: (at, bytes) => native.unmapWindow(at, bytes),
+    wait: (offset, expected, timeoutMs) => native.wait(offset, expected, timeoutMs),
+    waitForOwner: (timeoutMs) => native.waitForOwner(timeoutMs),
+    notify: (offset, count) => native.notify(offset, count),
   });
 }
 
@@ -60,6 +63,9 @@ function fakeSegment(sizeBytes: number): ShmSegment {
     reserveWindow: nothing,
     mapWindow: nothing,
     unmapWindow: nothing,
+    wait: nothing,
+    waitForOwner: nothing,
+    notify: nothing,
   };
   return segmentOver(native);
 }
