@@ -23,6 +23,7 @@ test("two_processes.ts: both see the same memory", { timeout }, async () => {
   const said = await output("two_processes.ts", String(200 * 2 ** 20 + 4));
   assert.match(said, /^created \/lmshm-example-\d+: 209715204 bytes/);
   assert.match(said, /^attached .*: 209715204 bytes$/m);
+  assert.match(said, /^the owner has ended: released$/m);
   assert.match(said, /^OK: both see the same memory$/m);
 });
 
