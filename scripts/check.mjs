@@ -8,8 +8,8 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { installDependencies } from "./common/dependencies.mjs";
 import { countsLine, sum } from "./common/results.mjs";
-import { Skipped, STEPS } from "./common/steps.mjs";
-import { Failure, runMain } from "./common/system.mjs";
+import { STEPS } from "./common/steps.mjs";
+import { Failure, runMain, Skipped } from "./common/system.mjs";
 
 /** @typedef {import("./common/results.mjs").Counts} Counts */
 

@@ -69,10 +69,10 @@ async function repair(path, file) {
 
 /** Makes node_modules what package.json says; milliseconds when it is. */
 export async function installDependencies() {
-  const { dependencies, devDependencies } = JSON.parse(
-    readFileSync(join(root, "package.json"), "utf8"),
+  const [own, tools] = ["package.json", "tools/package.json"].map((path) =>
+    JSON.parse(readFileSync(join(root, path), "utf8")).dependencies
   );
-  const pinned = { ...dependencies, ...devDependencies };
+  const pinned = { ...own, ...tools };
   if (outdated(root, pinned).length > 0) {
     await install(root, "the npm packages");
     const still = outdated(root, pinned);
@@ -97,6 +97,19 @@ export function pinnedTool(name) {
   const path = join(root, "node_modules", ".bin", name);
   if (!existsSync(path)) throw new Failure(`${path} is missing; run "npm run setup"`);
   return path;
+}
+
+/**
+ * Installs what a folder's package.json depends on, unless it is there.
+ * @param {string} folder
+ * @param {string} what for the message
+ */
+export async function installFolder(folder, what) {
+  const { dependencies } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+  if (outdated(folder, dependencies).length === 0) return;
+  await install(folder, what);
+  const missing = outdated(folder, dependencies);
+  if (missing.length > 0) throw new Failure(`${missing.join(", ")} did not arrive in ${folder}`);
 }
 
 /** Makes zig available and returns the path of its executable. */

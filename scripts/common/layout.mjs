@@ -139,9 +139,15 @@ function workerProblemsOf(path) {
  * @returns {string[]}
  */
 export function layoutProblems() {
-  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const packages = Object.keys(dependencies ?? {});
+  const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const packages = Object.keys(manifest.dependencies ?? {});
   const problems = findFiles(["src"], /\.ts$/).flatMap((path) => problemsOf(path, packages));
+  if (manifest.devDependencies) {
+    problems.push(
+      "package.json: has devDependencies, which Bun installs into a project that adds a clone; " +
+        "tools/package.json is for them",
+    );
+  }
   problems.push(...findFiles(["csrc/worker"], /\.(h|cc)$/).flatMap(workerProblemsOf));
   const cmake = readFileSync(join(root, "CMakeLists.txt"), "utf8");
   const built = findFiles(["csrc", "tests/native", "tests/fuzz"], /\.(c|cc)$/);
@@ -149,7 +155,7 @@ export function layoutProblems() {
     if (path !== SMOKE && !cmake.includes(path)) problems.push(`${path}: not in CMakeLists.txt`);
   }
   const lock = readFileSync(join(root, "package-lock.json"), "utf8");
-  if (lock.includes('"resolved"')) {
+  if (/"resolved": "https?:/.test(lock)) {
     problems.push("package-lock.json: names where packages came from; run npm install again");
   }
   return problems;

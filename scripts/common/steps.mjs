@@ -35,6 +35,7 @@ import {
   run,
   say,
   selfCommand,
+  Skipped,
   which,
 } from "./system.mjs";
 import {
@@ -49,9 +50,6 @@ import {
 import { findCMake, systemCompiler } from "./toolchain.mjs";
 
 /** @typedef {import("./results.mjs").Counts} Counts */
-
-/** Thrown by a step that lacks a tool. */
-export class Skipped extends Error {}
 
 const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
 
@@ -78,7 +76,8 @@ async function lint() {
   await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
   // Every public name has a description, and names nothing that is not public.
   const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const paths = /** @type {string[]} */ (Object.values(entries));
+  const paths = /** @type {string[]} */ (Object.values(entries))
+    .filter((path) => path.endsWith(".ts"));
   await must("deno doc --lint", pinnedTool("deno"), ["doc", "--quiet", "--lint", ...paths]);
   const shellcheck = which("shellcheck");
   if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
@@ -248,7 +247,8 @@ async function release() {
   const copy = mkdtempSync(join(tmpdir(), "lmshm-elsewhere-"));
   try {
     const names = ["CMakeLists.txt", "CMakePresets.json", "package.json", "package-lock.json"];
-    for (const name of [...names, "cmake", "csrc", "scripts", "tests/native/smoke.c"]) {
+    const others = ["tools/package.json", "cmake", "csrc", "scripts", "tests/native/smoke.c"];
+    for (const name of [...names, ...others]) {
       cpSync(join(root, name), join(copy, name), {
         recursive: true,
         filter: (path) => !path.endsWith("node_modules"),

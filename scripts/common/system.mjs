@@ -26,6 +26,9 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 /** A failure whose message says everything: printed without a stack. */
 export class Failure extends Error {}
 
+/** Thrown by a step of the gate that lacks a tool. */
+export class Skipped extends Error {}
+
 /** @param {string} text one line of progress */
 export function say(text) {
   console.log(`lmshm: ${text}`);

@@ -16,6 +16,7 @@ import {
 import { join } from "node:path";
 import process from "node:process";
 import { Failure, findFiles, root, say } from "./system.mjs";
+import { projectVersion } from "./version.mjs";
 
 export const LIBRARY = "liblmshm.so";
 export const WORKER = "lmshm-worker";
@@ -56,8 +57,10 @@ export function sourcesHash() {
   const hash = createHash("sha256");
   const files = [
     ...findFiles(["csrc", "cmake"], /./),
-    ...["CMakeLists.txt", "CMakePresets.json", "package.json", "scripts/zig/package-lock.json"],
+    ...["CMakeLists.txt", "CMakePresets.json", "scripts/zig/package-lock.json"],
   ];
+  // Of package.json only the version gets into them.
+  hash.update(projectVersion());
   for (const file of files) {
     hash.update(`${file}\0`).update(readFileSync(join(root, file))).update("\0");
   }
