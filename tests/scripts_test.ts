@@ -13,7 +13,7 @@ import { TempDir } from "./support/worker.ts";
 const FIXTURES = fileURLToPath(new URL("fixtures/", import.meta.url));
 
 test("each script of npm prints its help", { timeout: 60_000 }, async () => {
-  for (const name of ["build", "compile"]) {
+  for (const name of ["build", "compile", "pack", "release"]) {
     const ended = await runFixture(`../../scripts/${name}.mjs`, ["--help"]);
     assert.equal(ended.code, 0, ended.stderr);
     assert.match(ended.stdout, new RegExp(`^Usage: npm run ${name} -- `));

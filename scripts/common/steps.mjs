@@ -11,14 +11,13 @@ import {
   readFileSync,
   rmSync,
   symlinkSync,
-  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
-import { writeApiReference } from "./api_reference.mjs";
-import { allBlocks, moduleOf } from "./code_blocks.mjs";
+import { checkDocuments } from "./check_documents.mjs";
+import { checkPackages } from "./consumers.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
@@ -50,6 +49,8 @@ import {
 import { findCMake, systemCompiler } from "./toolchain.mjs";
 
 /** @typedef {import("./results.mjs").Counts} Counts */
+
+const ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
 
 const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
 
@@ -93,47 +94,24 @@ async function types() {
   await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
 }
 
-/**
- * The ts blocks of the documents have the right types, and the API reference has every public name.
- * What the documents say beyond that is checked by tests/docs_test.ts.
- */
-async function docs() {
-  const folder = join(root, "build", "docs");
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  const blocks = allBlocks().filter(({ language }) => language === "ts");
-  if (blocks.length < 20) throw new Failure(`only ${blocks.length} ts blocks were found`);
-  for (const block of blocks) {
-    const name = `${block.file.replaceAll("/", "_")}_line_${block.line}.ts`;
-    writeFileSync(join(folder, name), moduleOf(block).source);
+/** The workflows, by actionlint, which Go fetches and builds where it is missing. */
+async function workflows() {
+  const folder = join(root, "build", "tools", "go");
+  const own = join(folder, "bin", "actionlint");
+  const find = () => which("actionlint") ?? which(own);
+  const go = which("go");
+  if (!find() && go) {
+    say("actionlint is missing: fetching it into build/tools");
+    await run(go, ["install", ACTIONLINT], {
+      env: { GOBIN: join(folder, "bin"), GOCACHE: join(folder, "cache"), GOTOOLCHAIN: "local" },
+      log: join(root, "build", "logs", "actionlint.log"),
+      quiet: true,
+      timeoutMs: 5 * 60_000,
+    });
   }
-  const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const config = join(folder, "tsconfig.json");
-  writeFileSync(config, JSON.stringify(typesOfBlocks(entries)));
-  await must(
-    "tsc over the code blocks (file_line_N.ts is the block at line N)",
-    pinnedTool("tsc"),
-    ["--noEmit", "-p", config],
-  );
-  await writeApiReference(join(folder, "api"));
-}
-
-/** @param {Record<string, string>} entries */
-function typesOfBlocks(entries) {
-  const paths = Object.entries(entries).map(([entry, path]) => [
-    entry.replace(/^\./, "lmshm"),
-    [join(root, path)],
-  ]);
-  return {
-    extends: "../../tsconfig.json",
-    compilerOptions: {
-      paths: Object.fromEntries(paths),
-      noUnusedLocals: false,
-      typeRoots: [join(root, "node_modules", "@types")],
-    },
-    include: ["*.ts"],
-    exclude: [],
-  };
+  const tool = find();
+  if (!tool) throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);
+  await must("actionlint", tool, findFiles([".github/workflows"], /\.ya?ml$/));
 }
 
 function layout() {
@@ -290,7 +268,8 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   lint,
   types,
   layout,
-  docs,
+  docs: checkDocuments,
+  workflows,
   exports,
   warnings,
   test,
@@ -299,5 +278,6 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   fuzz,
   zig,
   release,
+  packages: checkPackages,
   executable: checkExecutables,
 });

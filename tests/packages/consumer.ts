@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A user's program, for type checks only: it names something of each entry, and of what the
+// declarations lead to. scripts/common/consumers.mjs checks it as a user would, with the options of
+// many; it is never run.
+
+import { CacheEngineKey, ShmError, ShmFileConnector, ShmSegment, TieredStore } from "lmshm";
+import type { MemoryObj, ShmRange } from "lmshm";
+import { type LmshmConfig, loadConfig } from "lmshm/config";
+import { GpuDevice } from "lmshm/gpu";
+
+export async function store(signal: AbortSignal, key: CacheEngineKey): Promise<number | null> {
+  await using segment = await ShmSegment.create({ sizeBytes: 2 ** 27 });
+  await using connector = await ShmFileConnector.open({ segment, storageDir: "/var/tmp/kv" });
+  const chunk: ShmRange = segment.range(0, 4096);
+  const bytes: Uint8Array<ArrayBuffer> = segment.bytes(chunk.offset, chunk.byteLength);
+  bytes.fill(1);
+  try {
+    await connector.put(key, chunk, { signal });
+  } catch (error) {
+    if (error instanceof ShmError && error.code === "ENOSPC") return null;
+    throw error;
+  }
+  for await (const name of connector.list()) String(name);
+  const back = await connector.get(key, segment.range(4096, 4096));
+  return back === null ? null : back.byteLength;
+}
+
+export function settings(file: string): { config: LmshmConfig; notices: readonly string[] } {
+  const { config, notices } = loadConfig({ file });
+  return { config, notices };
+}
+
+export function devices(): string[] {
+  using device = GpuDevice.open();
+  return [device.facts.name];
+}
+
+export type Stored = Awaited<ReturnType<TieredStore["get"]>>;
+export type Bytes = MemoryObj["bytes"];
