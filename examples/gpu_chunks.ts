@@ -17,8 +17,8 @@ import {
   MixedMemoryAllocator,
   ShmFileConnector,
   type TensorMemoryObj,
-} from "../src/mod.ts";
-import { GpuDevice, gpuStatus, PagedKvCache } from "../src/gpu/mod.ts";
+} from "lmshm";
+import { GpuDevice, gpuStatus, PagedKvCache } from "lmshm/gpu";
 
 // A small model: 8 layers, 16 tokens a page, 4 KiB a token in keys and in values.
 const LAYERS = 8;

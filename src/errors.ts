@@ -95,7 +95,7 @@ export interface ShmErrorOptions {
 export class ShmError extends Error {
   /** Always "ShmError". */
   override readonly name = "ShmError";
-  /** What kind of failure it is; the README has the table of all of them. */
+  /** What kind of failure it is; docs/errors.md has the table of all of them. */
   readonly code: ErrorCode;
   /** What was being done. */
   readonly operation: string;

@@ -40,6 +40,7 @@ export {
   type MemoryObjMetadata,
   TensorMemoryObj,
 } from "./memory/memory_obj.ts";
+export { streamOf, type StreamOptions } from "./memory/stream_of.ts";
 export type {
   AllocatorStats,
   LeakedObject,

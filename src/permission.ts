@@ -29,7 +29,7 @@ export function throwIfRefused(
   throw new ShmError(`Deno does not allow ${doing}: ${(error as Error).message}`, {
     code: "EPERM",
     operation,
-    hint: hint ?? `Run it with ${flag}; the README lists all permissions that it needs`,
+    hint: hint ?? `Run it with ${flag}; docs/deno.md lists all that are needed`,
     details: { flag },
     cause: error,
   });

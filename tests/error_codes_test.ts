@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The codes of ShmError: the type, the table in the README and what the code throws are one list.
+// The codes of ShmError: the type, the table of docs/errors.md and what the code throws are one list.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -43,10 +43,9 @@ test("every code that no kernel has is thrown somewhere", () => {
   }
 });
 
-test("the README's table has every code, once, and no other", () => {
-  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-  const start = readme.indexOf("| code | what happened |");
-  const table = readme.slice(start, readme.indexOf("\n\n", start));
+test("the table of docs/errors.md has every code, once, and no other", () => {
+  const page = readFileSync(new URL("../docs/errors.md", import.meta.url), "utf8");
+  const table = page.slice(page.indexOf("| code | what happened |")).trimEnd();
   const listed = table.split("\n").slice(2).flatMap((row) =>
     Array.from(row.split("|")[1]!.matchAll(/`([^`]+)`/g), (found) => found[1]!)
   );

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Deno with no more permissions than the README says that are needed, and with fewer.
+// Deno with no more permissions than docs/deno.md says that are needed, and with fewer.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -12,21 +12,21 @@ import { startWorker, TempDir } from "./support/worker.ts";
 
 const skip = "Deno" in globalThis ? false : "Bun has no permissions";
 
-/** The two lists of the README: for a worker that is spawned, and for one at an address. */
+/** The two lists of docs/deno.md: for a worker that is spawned, and for one at an address. */
 function documented(): { spawned: string[]; connected: string[] } {
-  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-  const list = /Deno 2\.9\.5 \(`((?:--allow-\w+ ?)+)`/.exec(readme)?.[1];
-  assert.ok(list !== undefined, "the README has the permissions");
-  const spawned = list.split(" ");
-  const connected = spawned.filter((word) => word !== "--allow-run").concat("--allow-net");
-  assert.ok(
-    /`--allow-net`\s+instead of\s+`--allow-run`/.test(readme),
-    "and those for a worker that runs already",
-  );
-  return { spawned, connected };
+  const page = readFileSync(new URL("../docs/deno.md", import.meta.url), "utf8");
+  const flagsOf = (row: string) => {
+    const flags = new RegExp(`^\\| ${row} \\| \`((?:--allow-\\w+ ?)+)\` \\|$`, "m").exec(page)?.[1];
+    assert.ok(flags !== undefined, `docs/deno.md has the permissions of "${row}"`);
+    return flags.split(" ");
+  };
+  return {
+    spawned: flagsOf("starts its own worker"),
+    connected: flagsOf("uses a worker that runs already"),
+  };
 }
 
-test("what the README lists is enough", { skip, timeout: 60_000 }, async () => {
+test("what docs/deno.md lists is enough", { skip, timeout: 60_000 }, async () => {
   const { spawned, connected } = documented();
   using dir = new TempDir();
   const env = { LMSHM_LIBRARY: "" };

@@ -16,6 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { setUp } from "../setup.mjs";
+import { checkDocuments } from "./check_documents.mjs";
 import { checkPackages } from "./consumers.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { checkExecutables } from "./executable.mjs";
@@ -89,7 +90,7 @@ async function types() {
   for (const config of ["tsconfig.json", "scripts/tsconfig.json"]) {
     await must("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
   }
-  const sources = findFiles(["src", "tests"], /\.ts$/);
+  const sources = findFiles(["src", "tests", "examples"], /\.ts$/);
   await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
 }
 
@@ -272,6 +273,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   lint,
   types,
   layout,
+  docs: checkDocuments,
   workflows,
   exports,
   warnings,

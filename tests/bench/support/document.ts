@@ -7,6 +7,7 @@ import { describeLimit, describeResult } from "./aims.ts";
 import { losses } from "./compare.ts";
 import { drawChart, type Panel } from "./chart.ts";
 import { describeEnvironment } from "./environment.ts";
+import { drawOverview } from "./overview.ts";
 import type { RunResult, Section } from "./results.ts";
 import { formatNumber, spread } from "./statistics.ts";
 import { cellsOf, toMarkdown } from "./text_table.ts";
@@ -179,6 +180,8 @@ export function writeDocument(
     if (svg) charts.set(`${name}.svg`, svg);
     return sectionText(name, sorted, svg ? `${folder}/${name}.svg` : null);
   });
+  const overview = drawOverview(sorted, nameOf);
+  if (overview) charts.set("overview.svg", overview);
   const aims = aimTable(sorted);
   const basis = basisLines(sorted);
   const lost = lossLines(sorted);

@@ -3,6 +3,7 @@
 // How results become numbers, text and pictures. The benchmarks themselves are not run here.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { best, describeLimit, describeResult, isMet, judged, numberAim, ratioAim } from "./aims.ts";
 import { drawChart } from "./chart.ts";
@@ -10,6 +11,7 @@ import { losses, ratioSamples } from "./compare.ts";
 import { writeDocument } from "./document.ts";
 import type { Environment } from "./environment.ts";
 import { interleave } from "./interleave.ts";
+import { drawOverview } from "./overview.ts";
 import {
   type Aim,
   fromJson,
@@ -253,4 +255,17 @@ test("writeDocument() shows both runtimes, aims, losses and notes, and escapes t
     svg.includes("put &#60;large&#62; - Bun") && svg.includes("put &#60;large&#62; - Deno"),
   );
   assert.ok(!svg.includes("NaN") && !svg.includes("undefined"));
+});
+
+test("the README's chart is drawn from the stored results", () => {
+  const read = (name: string) =>
+    readFileSync(new URL(`../../../docs/bench/${name}`, import.meta.url), "utf8");
+  const results = ["bun", "deno"].map((name) => fromJson(name, read(`${name}.json`))!);
+  const names: Readonly<Record<string, string>> = { bun: "Bun", deno: "Deno" };
+  const svg = drawOverview(results, ({ environment }) => names[environment.runtime]!);
+  assert.ok(svg.includes(">put, Bun<") && svg.includes(">get, Deno<"));
+  assert.ok(!svg.includes("NaN") && !svg.includes("undefined"));
+  const why = "write it again: npm run bench -- --render --write docs/benchmarks.md";
+  assert.ok(svg === read("overview.svg"), why);
+  assert.equal(drawOverview([result("bun")], () => "Bun"), "");
 });
