@@ -67,11 +67,16 @@ int lmshm_owner_watch(struct lmshm_owner_watch* watch, int fd) {
 
 void lmshm_owner_cancel(const struct lmshm_owner_watch* watch) { eventfd_write(watch->cancel, 1); }
 
-void lmshm_owner_unwatch(struct lmshm_owner_watch* watch) {
+void lmshm_owner_let_go(struct lmshm_owner_watch* watch) {
   if (watch->fd >= 0) close(watch->fd);
+  watch->fd = -1;
+}
+
+void lmshm_owner_unwatch(struct lmshm_owner_watch* watch) {
+  lmshm_owner_let_go(watch);
   if (watch->events >= 0) close(watch->events);
   if (watch->cancel >= 0) close(watch->cancel);
-  watch->fd = watch->events = watch->cancel = -1;
+  watch->events = watch->cancel = -1;
 }
 
 static void read_events(struct lmshm_owner_watch* watch) {

@@ -33,6 +33,10 @@ int lmshm_owner_wait(struct lmshm_owner_watch* watch, const struct timespec* dea
 /* Has the waiting end. */
 void lmshm_owner_cancel(const struct lmshm_owner_watch* watch);
 
+/* Closes the file, once the waiting is over. */
+void lmshm_owner_let_go(struct lmshm_owner_watch* watch);
+
+/* Closes all that is open. With inotify that takes 10 ms. */
 void lmshm_owner_unwatch(struct lmshm_owner_watch* watch);
 
 #endif /* LMSHM_OWNER_H_ */

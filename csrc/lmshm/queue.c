@@ -41,6 +41,8 @@ struct wait {
   struct lmshm_owner_watch owner;
 };
 
+static const struct lmshm_owner_watch NO_WATCH = {.fd = -1, .events = -1, .cancel = -1};
+
 /* First come, first served. */
 struct list {
   struct wait *first, *last;
@@ -147,9 +149,17 @@ static void* serve(void* argument) {
     append(&queue->active, wait);
     pthread_mutex_unlock(&queue->lock);
     int result = run(wait);
+    lmshm_owner_let_go(&wait->owner);
     pthread_mutex_lock(&queue->lock);
     take_out(&queue->active, wait);
+    struct lmshm_owner_watch watch = wait->owner;
+    wait->owner = NO_WATCH;
     finish(queue, wait, result);
+    if (watch.cancel < 0) continue;
+    /* Neither the one that reaps nor the lock waits for inotify. */
+    pthread_mutex_unlock(&queue->lock);
+    lmshm_owner_unwatch(&watch);
+    pthread_mutex_lock(&queue->lock);
   }
   queue->threads--;
   pthread_cond_broadcast(&queue->quiet);
@@ -218,7 +228,7 @@ static struct wait* make_wait(uint64_t id, uint64_t timeout_ms) {
   struct wait* wait = calloc(1, sizeof *wait);
   if (wait == NULL) return NULL;
   wait->event.id = id;
-  wait->owner = (struct lmshm_owner_watch){.fd = -1, .events = -1, .cancel = -1};
+  wait->owner = NO_WATCH;
   atomic_init(&wait->cancelled, 0);
   wait->timed = timeout_ms < UINT32_MAX; /* longer is for ever */
   if (wait->timed) wait->deadline = after(timeout_ms);
