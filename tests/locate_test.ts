@@ -49,6 +49,13 @@ test(
   },
 );
 
+test("where nothing is bundled the line that embeds changes nothing", OPTIONS, async () => {
+  using tree = new PackageTree({ platforms: both });
+  const found = await tree.locate(`import "lmshm/embed";`, { denoPermissions: FEW });
+  assert.equal(found.library, tree.part(here, "liblmshm.so"));
+  assert.equal(found.worker, tree.part(here, "lmshm-worker"));
+});
+
 test(
   "packages that lie in a store, each beside its own dependencies, are found",
   OPTIONS,

@@ -12,6 +12,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -211,6 +212,7 @@ export async function checkExecutables() {
   const folder = mkdtempSync(join(tmpdir(), "lmshm-executable-"));
   try {
     await userTree(folder, platforms);
+    const modules = join(folder, "node_modules");
     const bun = pinnedTool("bun");
     const build = (/** @type {string[]} */ ...options) => {
       const built = tryOut([bun, "build", ...options, "main.ts"], { cwd: folder });
@@ -220,7 +222,10 @@ export async function checkExecutables() {
       const compiled = way[0] === "--compile";
       const failure = build(...way, ...(compiled ? ["--outfile=one"] : []));
       const command = compiled ? [join(folder, "one")] : [bun, join(folder, "bundle", "main.js")];
+      // What was there when it was built is not there where it runs.
+      renameSync(modules, `${modules}.aside`);
       note(`bun build ${way.join(" ")}`, failure ?? finding([...command, folder]));
+      renameSync(`${modules}.aside`, modules);
     }
     for (const platform of platforms) {
       const file = `for-${platform}`;
@@ -274,15 +279,17 @@ function checkMissing(folder, build, note) {
   const text = readFileSync(main, "utf8");
   writeFileSync(main, text.replace('import "lmshm/embed";', ""));
   // With packages in the current directory, which are not the executable's.
-  const bare = build("--compile", "--outfile=without");
-  note(
-    "built without the line",
-    bare ?? finding(
-      [join(folder, "without"), folder],
-      /an executable has no packages.*add `import "lmshm\/embed"` to the program/,
-      { cwd: folder },
-    ),
-  );
+  for (const way of [["--compile"], ["--compile", "--bytecode"]]) {
+    const bare = build(...way, "--outfile=without");
+    note(
+      `built without the line, by bun build ${way.join(" ")}`,
+      bare ?? finding(
+        [join(folder, "without"), folder],
+        /an executable has no packages.*add `import "lmshm\/embed"` to the program/,
+        { cwd: folder },
+      ),
+    );
+  }
   writeFileSync(main, text);
 }
 
