@@ -25,9 +25,7 @@ import { LIBRARY, TARGETS, WORKER } from "./targets.mjs";
 
 const SCOPE = "@lmshm";
 
-/**
- * What the search of a registry looks at. The rest of the description is package.json's.
- */
+/** What people search a registry for. */
 const KEYWORDS = [
   ...["shared-memory", "shm", "zero-copy", "pinned-memory", "cuda", "gpu"],
   ...["kv-cache", "llm", "lmcache", "bun", "deno"],

@@ -25,8 +25,11 @@ import { capture, Failure, must, root, tail } from "./system.mjs";
 const MAX_BODY = "64mb";
 const START_MS = 60_000;
 
-/** Makes verdaccio available, and returns the path of its program. */
-async function installRegistry() {
+/**
+ * Makes verdaccio available.
+ * @returns {Promise<string>} the path of its program
+ */
+export async function installRegistry() {
   const folder = join(root, "build", "tools", "registry");
   mkdirSync(folder, { recursive: true });
   for (const name of ["package.json", "package-lock.json"]) {
@@ -69,11 +72,11 @@ function dateBack(path) {
 
 /**
  * Starts an empty registry.
+ * @param {string} program as installRegistry() gives it
  * @param {string} folder of its own, for all that it writes
  * @returns {Promise<Registry>}
  */
-export async function startRegistry(folder) {
-  const program = await installRegistry();
+export async function startRegistry(program, folder) {
   const upstream = capture("npm", ["config", "get", "registry"])?.trim();
   if (!upstream?.startsWith("http")) throw new Failure("npm does not say which registry it uses");
   mkdirSync(folder, { recursive: true });

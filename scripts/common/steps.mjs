@@ -103,11 +103,20 @@ async function workflows() {
   if (!find() && go) {
     say("actionlint is missing: fetching it into build/tools");
     await run(go, ["install", ACTIONLINT], {
-      env: { GOBIN: join(folder, "bin"), GOCACHE: join(folder, "cache"), GOTOOLCHAIN: "local" },
+      env: {
+        GOPATH: folder,
+        GOBIN: "",
+        GOCACHE: join(folder, "cache"),
+        GOFLAGS: "-modcacherw",
+        GOTOOLCHAIN: "local",
+      },
       log: join(root, "build", "logs", "actionlint.log"),
       quiet: true,
       timeoutMs: 5 * 60_000,
     });
+    for (const name of ["cache", "pkg"]) {
+      rmSync(join(folder, name), { recursive: true, force: true });
+    }
   }
   const tool = find();
   if (!tool) throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);

@@ -9,8 +9,14 @@ import type { MemoryObj, ShmRange } from "lmshm";
 import { type LmshmConfig, loadConfig } from "lmshm/config";
 import { GpuDevice } from "lmshm/gpu";
 
-export async function store(signal: AbortSignal, key: CacheEngineKey): Promise<number | null> {
-  await using segment = await ShmSegment.create({ sizeBytes: 2 ** 27 });
+/** What a user has or has not: options take undefined, also with exactOptionalPropertyTypes. */
+export interface Settings {
+  name: string | undefined;
+  signal: AbortSignal | undefined;
+}
+
+export async function store({ name, signal }: Settings, key: CacheEngineKey) {
+  await using segment = await ShmSegment.create({ sizeBytes: 2 ** 27, name });
   await using connector = await ShmFileConnector.open({ segment, storageDir: "/var/tmp/kv" });
   const chunk: ShmRange = segment.range(0, 4096);
   const bytes: Uint8Array<ArrayBuffer> = segment.bytes(chunk.offset, chunk.byteLength);
