@@ -4,6 +4,14 @@
 
 import type { Part } from "./locate.ts";
 
+/**
+ * True in what `bun build --compile` makes. Where a module lies does not say it: in one of bytecode
+ * each is said to lie where it did when it was built.
+ */
+export const isExecutable: boolean = (globalThis as {
+  readonly Bun?: { readonly isStandaloneExecutable?: boolean };
+}).Bun?.isStandaloneExecutable === true;
+
 /** The paths of a platform's parts, as the bundler gives them. */
 export type EmbeddedParts = Readonly<Record<Part, string>>;
 

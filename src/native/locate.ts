@@ -19,7 +19,7 @@ import { fileURLToPath } from "node:url";
 import { type ErrorCode, ShmError } from "../errors.ts";
 import { environmentVariable, throwIfRefused } from "../permission.ts";
 import { version } from "../version.ts";
-import { embeddedParts } from "./embedded.ts";
+import { embeddedParts, isExecutable } from "./embedded.ts";
 import { inMemory } from "./in_memory.ts";
 import { platformName, platformPackage, PLATFORMS } from "./platform.ts";
 
@@ -29,9 +29,6 @@ const PARTS = {
   library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY" },
   worker: { file: "lmshm-worker", variable: "LMSHM_WORKER" },
 } as const;
-
-/** Made by `bun build --compile`: there Bun would look for packages in the current directory. */
-const IS_EXECUTABLE = import.meta.url.startsWith("file:///$bunfs/");
 
 /** Where a part may be. */
 interface Place {
@@ -101,7 +98,7 @@ function packageManifest(platform: string): string {
 
 function isInstalled(platform: string): boolean {
   try {
-    return !IS_EXECUTABLE && packageManifest(platform) !== "";
+    return !isExecutable && packageManifest(platform) !== "";
   } catch {
     return false;
   }
@@ -109,7 +106,8 @@ function isInstalled(platform: string): boolean {
 
 function packagePlace(platform: string, file: string): Place {
   const at = platformPackage(platform);
-  if (IS_EXECUTABLE) return { at, why: "an executable has no packages", kind: "none" };
+  // Bun would look for packages in the current directory, or where the executable was made.
+  if (isExecutable) return { at, why: "an executable has no packages", kind: "none" };
   let manifest: string;
   try {
     manifest = packageManifest(platform);
@@ -131,6 +129,7 @@ function packagePlace(platform: string, file: string): Place {
 
 /** How this file came here. A bundle has it in a file of another name. */
 function origin(): "clone" | "package" | "bundle" {
+  if (isExecutable) return "bundle";
   const url = import.meta.url;
   if (url.endsWith("/src/native/locate.ts")) return "clone";
   return url.endsWith("/dist/native/locate.js") ? "package" : "bundle";
