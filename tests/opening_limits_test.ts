@@ -28,6 +28,8 @@ import {
 
 const SIZE = 1 << 20;
 const REASON = new Error("enough");
+/** So that nothing else ends the waiting. */
+const PATIENT = { controlTimeoutMs: 600_000 };
 
 interface Scene {
   readonly dir: TempDir;
@@ -50,7 +52,8 @@ function muteWorker(dir: TempDir): { workerBinary: string; pid: () => number | n
   return {
     workerBinary: dir.script(
       "mute.sh",
-      `echo $$ > ${file}.new; mv ${file}.new ${file}; exec cat > /dev/null`,
+      // Its answers' pipe stays open.
+      `echo $$ > ${file}.new; mv ${file}.new ${file}; exec 4>&1; exec cat > /dev/null`,
     ),
     pid: () => existsSync(file) ? Number(readFileSync(file, "utf8")) : null,
   };
@@ -70,7 +73,7 @@ async function abortsWhen(
 
 scene("open() with a worker that says nothing ends by its signal", async ({ dir, segment }) => {
   const { workerBinary, pid } = muteWorker(dir);
-  const options = { segment, storageDir: dir.file("kv"), workerBinary };
+  const options = { ...PATIENT, segment, storageDir: dir.file("kv"), workerBinary };
   await abortsWhen(() => pid() !== null, (signal) => ShmFileConnector.open({ ...options, signal }));
   await eventually("the worker has gone", () => !processExists(pid()!));
 });
@@ -78,7 +81,10 @@ scene("open() with a worker that says nothing ends by its signal", async ({ dir,
 scene("open() with a worker that says nothing ends by timeoutMs", async ({ dir, segment }) => {
   const { workerBinary } = muteWorker(dir);
   await assert.rejects(
-    ShmFileConnector.open({ segment, storageDir: dir.file("kv"), workerBinary, timeoutMs: 50 }),
+    ShmFileConnector.open({
+      ...{ ...PATIENT, segment, storageDir: dir.file("kv"), workerBinary },
+      timeoutMs: 50,
+    }),
     shmError("ETIMEDOUT", /^open connector: not done within 50 ms/),
   );
 });
@@ -101,6 +107,7 @@ for (const [what, { script, last }] of Object.entries(SOCKETS)) {
     const { dir, segment } = s;
     await using worker = await ScriptedWorker.listen(dir, script);
     const options: ShmFileConnectorOptions = {
+      ...PATIENT,
       segment,
       storageDir: dir.path,
       workerAddress: worker.path,
@@ -165,7 +172,7 @@ for (const form of ["create", "fromConfig"] as const) {
         form === "create"
           ? TieredStore.create({
             hot: { name, sizeBytes: SIZE, pin: "none" },
-            cold: { storageDir, workerBinary },
+            cold: { ...PATIENT, storageDir, workerBinary },
             ...limits,
           })
           : TieredStore.fromConfig(

@@ -20,10 +20,12 @@ export interface CallOptions {
   priority?: Priority | undefined;
 }
 
+/** All the names of Options, or it does not compile. */
+const namesOf = <Options>(names: Record<keyof Options, 0>): readonly string[] => Object.keys(names);
+
+const CALL_NAMES = { signal: 0, timeoutMs: 0, priority: 0 } as const;
 /** The names of CallOptions. */
-export const CALL_OPTIONS: readonly string[] = Object.keys(
-  { signal: 0, timeoutMs: 0, priority: 0 } satisfies Record<keyof CallOptions, 0>,
-);
+export const CALL_OPTIONS: readonly string[] = namesOf<CallOptions>(CALL_NAMES);
 
 /** What put() takes. */
 export interface PutOptions extends CallOptions {
@@ -35,12 +37,7 @@ export interface PutOptions extends CallOptions {
 }
 
 /** The names of PutOptions. */
-export const PUT_OPTIONS: readonly string[] = [
-  ...CALL_OPTIONS,
-  ...Object.keys(
-    { metadata: 0 } satisfies Record<Exclude<keyof PutOptions, keyof CallOptions>, 0>,
-  ),
-];
+export const PUT_OPTIONS: readonly string[] = namesOf<PutOptions>({ ...CALL_NAMES, metadata: 0 });
 
 /** What a store knows of an object without reading it. */
 export interface ObjectStat {
@@ -76,12 +73,7 @@ export interface ListOptions extends CallOptions {
 }
 
 /** The names of ListOptions. */
-export const LIST_OPTIONS: readonly string[] = [
-  ...CALL_OPTIONS,
-  ...Object.keys(
-    { prefix: 0 } satisfies Record<Exclude<keyof ListOptions, keyof CallOptions>, 0>,
-  ),
-];
+export const LIST_OPTIONS: readonly string[] = namesOf<ListOptions>({ ...CALL_NAMES, prefix: 0 });
 
 /** Counted since the connector was opened. */
 export interface ConnectorStats {

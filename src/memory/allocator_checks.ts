@@ -41,27 +41,34 @@ export function checkMemoryObj(obj: unknown): asserts obj is MemoryObj {
   }
 }
 
-/** EINVAL for when `obj` is given to an allocator that did not make it. */
-export function foreignObject(obj: MemoryObj): ShmError {
-  return new ShmError(`${obj} was made by another allocator`, {
+/** @throws {ShmError} EINVAL unless `obj` was made by one of the allocators. */
+export function checkOwner(obj: MemoryObj, ...allocators: readonly unknown[]): void {
+  if (allocators.includes(obj.allocator)) return;
+  throw new ShmError(`${obj} was made by another allocator`, {
     code: "EINVAL",
     operation: "free memory object",
     hint: "Call refCountDown() on the object itself: it knows where it belongs",
   });
 }
 
-/** Throws unless `objs` is a list of different memory objects. */
-export function checkBatch(objs: unknown): asserts objs is readonly MemoryObj[] {
+/** Frees different memory objects that the allocators made: all of them, or none and throws why not. */
+export function freeBatch(objs: readonly MemoryObj[], ...allocators: readonly unknown[]): void {
   if (!Array.isArray(objs)) {
     throw new TypeError(`expected an array of MemoryObj, got ${describe(objs)}`);
   }
   objs.forEach(checkMemoryObj);
-  if (new Set(objs).size === objs.length) return;
-  throw new ShmError("the same object is in the list twice", {
-    code: "EINVAL",
-    operation: "free memory objects",
-    hint: "List each object once",
-  });
+  if (new Set(objs).size !== objs.length) {
+    throw new ShmError("the same object is in the list twice", {
+      code: "EINVAL",
+      operation: "free memory objects",
+      hint: "List each object once",
+    });
+  }
+  for (const obj of objs) {
+    checkOwner(obj, ...allocators);
+    obj.checkFreeable("free memory objects");
+  }
+  for (const obj of objs) obj.refCountDown();
 }
 
 /** `value` if it is a boolean, `fallback` if it is undefined. */

@@ -6,7 +6,7 @@
 
 import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
-import { checkBatch, foreignObject } from "./allocator_checks.ts";
+import { freeBatch } from "./allocator_checks.ts";
 import { checkInteger } from "../arguments.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
@@ -116,12 +116,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
 
   /** As MemoryAllocator.batchedFree(). */
   batchedFree(objs: readonly MemoryObj[]): void {
-    checkBatch(objs);
-    for (const obj of objs) {
-      if (obj.allocator !== this) throw foreignObject(obj);
-      obj.checkFreeable("free memory object");
-    }
-    for (const obj of objs) obj.refCountDown();
+    freeBatch(objs, this);
   }
 
   /** As MemoryAllocator.onFree(). */

@@ -5,7 +5,7 @@
 // memory that a worker or another process attaches; without one it is private to this process and
 // the worker that it starts. It owns its segment, and allocates nothing itself.
 
-import { checkAlign, checkBatch, checkFlag, foreignObject } from "./allocator_checks.ts";
+import { checkAlign, checkFlag, freeBatch } from "./allocator_checks.ts";
 import { checkKnownOptions } from "../arguments.ts";
 import { finalize } from "../internal.ts";
 import { BufferAllocator } from "./buffer_allocator.ts";
@@ -154,14 +154,7 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
 
   /** As MemoryAllocator.batchedFree(), of both kinds. */
   batchedFree(objs: readonly MemoryObj[]): void {
-    checkBatch(objs);
-    for (const obj of objs) {
-      if (obj.allocator !== this.pinAllocator && obj.allocator !== this.bufferAllocator) {
-        throw foreignObject(obj);
-      }
-      obj.checkFreeable("free memory objects");
-    }
-    for (const obj of objs) obj.refCountDown();
+    freeBatch(objs, this.pinAllocator, this.bufferAllocator);
   }
 
   /** Of the pool; ordinary memory is not waited for. */

@@ -14,10 +14,10 @@ import { ShmError } from "../errors.ts";
 import { callFenced } from "../fence.ts";
 import {
   checkAlign,
-  checkBatch,
   checkFlag,
   checkMemoryObj,
-  foreignObject,
+  checkOwner,
+  freeBatch,
   noSpace,
   rangeOf,
 } from "./allocator_checks.ts";
@@ -207,18 +207,14 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   }
 
   free(obj: MemoryObj): void {
-    this.#mustBeOurs(obj);
+    checkMemoryObj(obj);
+    checkOwner(obj, this);
     obj.checkFreeable("free memory object");
     obj.refCountDown();
   }
 
   batchedFree(objs: readonly MemoryObj[]): void {
-    checkBatch(objs);
-    for (const obj of objs) {
-      this.#mustBeOurs(obj);
-      obj.checkFreeable("free memory objects");
-    }
-    for (const obj of objs) obj.refCountDown();
+    freeBatch(objs, this);
   }
 
   onFree(listener: () => void): () => void {
@@ -377,11 +373,6 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       if (counted !== booked) return `${what}: ${counted} counted, ${booked} in the books`;
     }
     return null;
-  }
-
-  #mustBeOurs(obj: unknown): asserts obj is MemoryObj {
-    checkMemoryObj(obj);
-    if (obj.allocator !== this) throw foreignObject(obj);
   }
 }
 

@@ -18,6 +18,7 @@ import type {
   ObjectClient,
   ObjectListOptions,
   ObjectStat,
+  ObjectTransfer,
   Priority,
   PutBatch,
   PutTransfer,
@@ -135,47 +136,19 @@ export class ClientV2 implements ObjectClient {
   }
 
   put(transfer: PutTransfer): Promise<StoredObject> {
-    let part: TransferPart;
-    try {
-      part = putPart(transfer, putOptions(transfer));
-    } catch (error) {
-      transfer.release();
-      return Promise.reject(error);
-    }
-    return this.#refused(transfer) ?? this.#transfer(PUT, part, isLarge(part), transfer);
+    return this.#transferOne(PUT, transfer, () => putPart(transfer, putOptions(transfer)));
   }
 
   get(transfer: GetTransfer): Promise<StoredObject | null> {
-    let part: TransferPart;
-    try {
-      part = getPart(transfer, getOptions(transfer));
-    } catch (error) {
-      transfer.release();
-      return Promise.reject(error);
-    }
-    return this.#refused(transfer) ?? this.#transfer(GET, part, isLarge(part), transfer);
+    return this.#transferOne(GET, transfer, () => getPart(transfer, getOptions(transfer)));
   }
 
   putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]> {
-    let options: string;
-    try {
-      options = putOptions(batch);
-    } catch (error) {
-      batch.release();
-      return Promise.reject(error);
-    }
-    return this.#transferAll(PUT, batch, (object) => putPart(object, options));
+    return this.#transferAll(PUT, batch, putOptions, putPart);
   }
 
   getAll(batch: GetBatch): Promise<Outcome<StoredObject | null>[]> {
-    let options: string;
-    try {
-      options = getOptions(batch);
-    } catch (error) {
-      batch.release();
-      return Promise.reject(error);
-    }
-    return this.#transferAll(GET, batch, (object) => getPart(object, options));
+    return this.#transferAll(GET, batch, getOptions, getPart);
   }
 
   async stat(key: string, options: RequestOptions = {}): Promise<ObjectStat | null> {
@@ -290,18 +263,39 @@ export class ClientV2 implements ObjectClient {
     return this.#enqueue(options, () => new TransferCall(this.#owner, verb, part, alone, options));
   }
 
-  /** What was begun is finished, all of it, also when the client is closed meanwhile. */
-  async #transferAll<T extends StoredObject | null, O>(
+  #transferOne<T extends StoredObject | null>(
     verb: TransferVerb<T>,
-    batch: RequestOptions & { readonly objects: readonly O[]; readonly release: () => void },
-    encode: (object: O) => TransferPart,
+    transfer: ObjectTransfer,
+    encode: () => TransferPart,
+  ): Promise<T> {
+    let part: TransferPart;
+    try {
+      part = encode();
+    } catch (error) {
+      return refuse(transfer, error);
+    }
+    return this.#refused(transfer) ?? this.#transfer(verb, part, isLarge(part), transfer);
+  }
+
+  /** What was begun is finished, all of it, also when the client is closed meanwhile. */
+  async #transferAll<T extends StoredObject | null, O, B extends Batch<O>>(
+    verb: TransferVerb<T>,
+    batch: B,
+    encodeOptions: (batch: B) => string,
+    encode: (object: O, options: string) => TransferPart,
   ): Promise<Outcome<T>[]> {
+    let options: string;
+    try {
+      options = encodeOptions(batch);
+    } catch (error) {
+      return await refuse(batch, error);
+    }
     const refused = this.#refused(batch);
     if (refused !== null) return await refused;
     const held = new SharedRelease(batch.release);
     this.#batches++;
     try {
-      return await this.#inLines(verb, batch, encode, held);
+      return await this.#inLines(verb, batch, (object: O) => encode(object, options), held);
     } finally {
       this.#batches--;
       this.#keeper.changed();
@@ -574,6 +568,11 @@ export class ClientV2 implements ObjectClient {
     await this.#keeper.end(this.#outstanding, idle, timeoutMs);
   }
 }
+
+type Batch<O> = RequestOptions & {
+  readonly objects: readonly O[];
+  readonly release: () => void;
+};
 
 /** A request that is not made: its memory is let go. */
 function refuse({ release }: ObjectCallOptions, error: unknown): Promise<never> {
