@@ -19,7 +19,7 @@ import { ShmSegment } from "lmshm";
 const STATE = 0; // 0: being filled, 1: filled, 2: added up
 const SUM = 4;
 const DATA = 4096;
-const PIECE_BYTES = 64 * 2 ** 20; // a view has at most 4 GiB in Bun; offsets have no such limit
+const PIECE_BYTES = 16 * 2 ** 20; // a view has at most 4 GiB in Bun; offsets have no such limit
 const LIMIT_MS = 60_000;
 
 /** Calls `work` with one part of the data after the other. */
