@@ -221,7 +221,7 @@ std::vector<Quota::DirectoryUse> Quota::Largest(size_t most) const {
     if (bytes > 0) held.emplace_back(bytes, std::move(directory));
   }
   const auto larger = [](const auto& a, const auto& b) { return a.first > b.first; };
-  std::stable_sort(held.begin(), held.end(), larger);
+  std::sort(held.begin(), held.end(), larger);
   std::vector<DirectoryUse> uses;
   const std::string root = PathOf(root_fd_);
   for (const auto& [bytes, directory] : held) {
