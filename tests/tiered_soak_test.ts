@@ -12,7 +12,7 @@ import { TempDir, withoutWorkers } from "./support/worker.ts";
 for (const protocol of [1, 2] as const) {
   test(
     `many operations over a tiered store lose nothing (version ${protocol})`,
-    { timeout: 300_000 },
+    { timeout: 600_000 },
     () =>
       withoutWorkers(async () => {
         using dir = new TempDir();
