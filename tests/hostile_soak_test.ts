@@ -12,7 +12,7 @@ import { TempDir, withoutWorkers } from "./support/worker.ts";
 const MIB = 2 ** 20;
 
 test("whatever hostile clients do, each honest request succeeds and newcomers get in", {
-  timeout: 300_000,
+  timeout: 600_000,
 }, () =>
   withoutWorkers(async () => {
     using dir = new TempDir();

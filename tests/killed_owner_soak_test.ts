@@ -8,7 +8,7 @@ import { killedOwnerSoak, STEPS } from "./soak/killed_owner_soak.ts";
 import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 test("after a program is killed its name is free to use and its objects are whole", {
-  timeout: 300_000,
+  timeout: 600_000,
 }, () =>
   withoutWorkers(async () => {
     using dir = new TempDir();

@@ -1057,7 +1057,7 @@ for (const policy of CACHE_POLICIES) {
 
 test(
   "soak: many times the pool goes through, with waiting, and nothing is left",
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   () =>
     withTier(100, async (tier, pool) => {
       const random = randomNumbers(7);

@@ -11,7 +11,7 @@ import { ValueHistory } from "./support/value_history.ts";
 
 for (const seed of LONG ? [1, 2] : [1]) {
   test(`raw clients that do everything get nothing but right bytes (${seed})`, {
-    timeout: 300_000,
+    timeout: 600_000,
   }, () =>
     withoutWorkers(async () => {
       using dir = new TempDir();

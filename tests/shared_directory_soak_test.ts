@@ -9,7 +9,7 @@ import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 for (const sharing of SHARINGS) {
   test(`programs that share a directory get whole values of their keys: ${sharing.name}`, {
-    timeout: 300_000,
+    timeout: 600_000,
   }, () =>
     withoutWorkers(async () => {
       using dir = new TempDir();

@@ -346,7 +346,7 @@ test("ranges of one segment can be divided up by several allocators", () =>
   }));
 
 test("soak: many objects through a full pool of 64 MiB, with flat memory", {
-  timeout: 120_000,
+  timeout: 600_000,
 }, () =>
   withoutLeaks(async () => {
     await using segment = await ShmSegment.create({ sizeBytes: 64 << 20, pin: "none" });

@@ -388,7 +388,7 @@ test("the search tells possible histories from impossible ones", () => {
 });
 
 test("tiered store: every get is linearizable, whatever is replaced and fails around it", {
-  timeout: 240_000,
+  timeout: 600_000,
 }, () =>
   withoutLeaks(async () => {
     await fc.assert(fc.asyncProperty(program, run), {

@@ -70,7 +70,7 @@ interface Known {
 for (const protocol of [1, 2] as const) {
   test(
     `tiered store: random operations agree with a model (version ${protocol})`,
-    { timeout: 240_000 },
+    { timeout: 600_000 },
     () =>
       withoutWorkers(async () => {
         await using stack = new AsyncDisposableStack();

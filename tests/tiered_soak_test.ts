@@ -11,7 +11,7 @@ import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 test(
   "many operations over a tiered store lose nothing",
-  { timeout: 300_000 },
+  { timeout: 600_000 },
   () =>
     withoutWorkers(async () => {
       using dir = new TempDir();

@@ -10,7 +10,7 @@ import { collectGarbage, liveHeapBytes } from "./support/gc.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 
 const VIEWS = effort(100_000, 300_000);
-const LIMIT = { timeout: 120_000 };
+const LIMIT = { timeout: 300_000 };
 
 /** Looks at `count` different ranges of the segment, and collects now and then. */
 async function lookAt(count: number, look: (index: number) => void): Promise<number> {

@@ -44,7 +44,7 @@ export function sleep(ms: number): Promise<void> {
 export async function eventually(
   what: string,
   test: () => boolean,
-  limitMs = 20_000,
+  limitMs = 40_000,
 ): Promise<void> {
   const end = performance.now() + limitMs;
   while (!test()) {
