@@ -10,7 +10,7 @@
 // parts out; it does not say the C library, so parts for both are taken along if they are there.
 
 import { fileURLToPath } from "node:url";
-import { isExecutable, registerEmbedded } from "./native/embedded.ts";
+import { expectEmbedded, isExecutable, registerEmbedded } from "./native/embedded.ts";
 
 /** Else Bun would look for the files when the program runs. */
 const isBundled = isExecutable || !/\/embed\.[jt]s$/.test(import.meta.url);
@@ -22,6 +22,8 @@ function add(platform: string, library: string, worker: string): void {
   );
   registerEmbedded(platform, { library: from!, worker: run! });
 }
+
+if (isBundled) expectEmbedded();
 
 // deno-lint-ignore no-process-global -- Bun's bundler puts the target's values here
 if (isBundled && process.platform === "linux") {

@@ -7,7 +7,6 @@
 import { spawnSync } from "node:child_process";
 import {
   copyFileSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -253,21 +252,22 @@ export async function checkExecutables() {
  */
 function checkMissing(folder, build, note) {
   const host = hostPlatform();
-  const installed = join(folder, "node_modules", "@lmshm", host);
-  const aside = join(folder, "aside");
-  cpSync(installed, aside, { recursive: true });
-  rmSync(installed, { recursive: true });
-  const failure = build("--compile", "--outfile=without");
-  note(
-    "built without this system's parts",
-    failure ?? finding(
-      [join(folder, "without"), folder],
-      new RegExp(
-        `carries the parts for .* only.*Install @lmshm/${host} where the program is built`,
-      ),
-    ),
-  );
-  cpSync(aside, installed, { recursive: true });
+  const scope = join(folder, "node_modules", "@lmshm");
+  const fix = `Install @lmshm/${host} where the program is built`;
+  for (
+    const [what, path, expected] of [
+      ["this system's parts", join(scope, host), `carries the parts for .* only.*${fix}`],
+      ["any parts", scope, `built where none of the parts were installed.*${fix}`],
+    ]
+  ) {
+    renameSync(path, join(folder, "aside"));
+    const failure = build("--compile", "--outfile=without");
+    note(
+      `built without ${what}`,
+      failure ?? finding([join(folder, "without"), folder], new RegExp(expected)),
+    );
+    renameSync(join(folder, "aside"), path);
+  }
   const main = join(folder, "main.ts");
   const text = readFileSync(main, "utf8");
   writeFileSync(main, text.replace('import "lmshm/embed";', ""));

@@ -19,7 +19,7 @@ import { fileURLToPath } from "node:url";
 import { type ErrorCode, ShmError } from "../errors.ts";
 import { environmentVariable, throwIfRefused } from "../permission.ts";
 import { version } from "../version.ts";
-import { embeddedParts, isExecutable } from "./embedded.ts";
+import { embeddedParts, expectsEmbedded, isExecutable } from "./embedded.ts";
 import { inMemory } from "./in_memory.ts";
 import { platformName, platformPackage, PLATFORMS } from "./platform.ts";
 
@@ -81,9 +81,11 @@ function* places(part: Part, override: string | undefined): Generator<Place> {
   const carried = embeddedParts();
   const own = carried.get(platform)?.[part];
   if (own) yield { at: own, why: "carried by this program", kind: "embedded" };
-  else if (carried.size > 0) {
-    const others = [...carried.keys()].join(" and ");
-    yield { at: "this program", why: `carries the parts for ${others} only`, kind: "none" };
+  else if (expectsEmbedded() || carried.size > 0) {
+    const why = carried.size > 0
+      ? `carries the parts for ${[...carried.keys()].join(" and ")} only`
+      : "was built where none of the parts were installed";
+    yield { at: "this program", why, kind: "none" };
   }
   yield packagePlace(platform, file);
   const lib = cloneFile(`lib/${platform}/${file}`);
@@ -184,7 +186,7 @@ function fix(part: Part): string {
       return `Install ${platformPackage(platform)} ${version}${note}: package managers leave it ` +
         `out when told to omit optional packages, and when they install for another system${orName}`;
     case "bundle":
-      return embeddedParts().size > 0
+      return expectsEmbedded()
         ? `Install ${platformPackage(platform)} where the program is built, and build it again`
         : "lmshm is part of a bundle, which has no packages beside it: add " +
           '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm ' +
