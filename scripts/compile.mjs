@@ -51,8 +51,8 @@ await runMain(async () => {
     const others = Object.keys(TARGETS).filter((other) => other !== platform);
     await must(`compiling ${output}`, pinnedTool("bun"), [
       ...["build", "--compile", "--minify-syntax", "--minify-whitespace"],
-      // Most of its start would be reading the source.
-      ...["--bytecode", "--format=esm"],
+      // Most of its start would be reading source, and code of other commands.
+      ...["--bytecode", "--format=esm", "--splitting"],
       ...["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"],
       ...(own ? [] : [`--target=${target}`]),
       // They may be in lib/ too.

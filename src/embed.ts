@@ -10,10 +10,10 @@
 // parts out; it does not say the C library, so parts for both are taken along if they are there.
 
 import { fileURLToPath } from "node:url";
-import { registerEmbedded } from "./native/embedded.ts";
+import { expectEmbedded, isExecutable, registerEmbedded } from "./native/embedded.ts";
 
 /** Else Bun would look for the files when the program runs. */
-const isBundled = !/\/embed\.[jt]s$/.test(import.meta.url);
+const isBundled = isExecutable || !/\/embed\.[jt]s$/.test(import.meta.url);
 
 /** Relative to the bundle, where it is no executable. */
 function add(platform: string, library: string, worker: string): void {
@@ -23,8 +23,11 @@ function add(platform: string, library: string, worker: string): void {
   registerEmbedded(platform, { library: from!, worker: run! });
 }
 
-if (isBundled) {
-  // deno-lint-ignore no-process-global -- Bun's bundler puts the target's architecture here
+if (isBundled) expectEmbedded();
+
+// deno-lint-ignore no-process-global -- Bun's bundler puts the target's values here
+if (isBundled && process.platform === "linux") {
+  // deno-lint-ignore no-process-global
   if (process.arch === "arm64") {
     try {
       add(

@@ -59,6 +59,13 @@ test("no entry loads a package before it is needed, and no module awaits", () =>
   }
 });
 
+test("the command loads nothing of the library before it knows what to do", () => {
+  const { modules } = reachable("cli/main.ts");
+  const below = [...modules.keys()].map((href) => href.slice(SOURCE.href.length));
+  assert.ok(below.includes("cli/terminal.ts"), below.join(" "));
+  assert.deepEqual(below.filter((path) => !/^(cli\/|version\.ts$)/.test(path)), []);
+});
+
 test(
   "all entries load where no package is installed, and only reading YAML needs one",
   LONG,

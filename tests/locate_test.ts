@@ -49,6 +49,13 @@ test(
   },
 );
 
+test("where nothing is bundled the line that embeds changes nothing", OPTIONS, async () => {
+  using tree = new PackageTree({ platforms: both });
+  const found = await tree.locate(`import "lmshm/embed";`, { denoPermissions: FEW });
+  assert.equal(found.library, tree.part(here, "liblmshm.so"));
+  assert.equal(found.worker, tree.part(here, "lmshm-worker"));
+});
+
 test(
   "packages that lie in a store, each beside its own dependencies, are found",
   OPTIONS,
@@ -228,6 +235,23 @@ console.log(locateLibrary());\n`,
     assert.equal(own.stdout.trim(), join(installed, "liblmshm.so"), own.stderr);
   },
 );
+
+test("a bundle with the line carries what is installed where it is made", {
+  ...OPTIONS,
+  skip: "Bun" in globalThis ? false : "Bun bundles",
+}, async () => {
+  // Not both, nor those of the other processor: what is missing does not stop the bundler.
+  using tree = new PackageTree({ platforms: [here] });
+  using elsewhere = new TempDir();
+  const program = tree.program(`import "lmshm/embed";\n${USE}`);
+  const build = ["build", "--target=bun", program, "--outdir", elsewhere.path];
+  const built = await runToEnd(process.execPath, build);
+  assert.equal(built.code, 0, built.stderr);
+  const env = { LMSHM_LIBRARY: "", LMSHM_WORKER: "" };
+  const ended = await runScript(elsewhere.file("program.js"), { env, cwd: elsewhere.path });
+  assert.equal(ended.code, 0, ended.stderr);
+  assert.match(ended.stderr, /stored with \/proc\/self\/fd\/\d+$/m);
+});
 
 test("a bundle without the parts says how to take them along", {
   ...OPTIONS,

@@ -7,11 +7,11 @@
 import { spawnSync } from "node:child_process";
 import {
   copyFileSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -36,6 +36,7 @@ const WAYS = [
   ["--compile", "--minify"],
   ["--compile", "--bytecode"],
   ["--compile", "--bytecode", "--format=esm", "--minify"],
+  ["--compile", "--bytecode", "--format=esm", "--splitting"],
   ["--target=bun", "--outdir=bundle"],
 ];
 
@@ -174,6 +175,15 @@ async function muslLibraries() {
   ];
 }
 
+/** @param {string} program @param {Platform} platform @returns {Finding} */
+function partsMissing(program, platform) {
+  const bytes = readFileSync(program);
+  const missing = [LIBRARY, WORKER].filter((part) =>
+    !bytes.includes(readFileSync(join(root, "lib", platform, part)))
+  );
+  return missing.length === 0 ? null : `${missing.join(" and ")} is not in it`;
+}
+
 /** @returns {string | null} why nothing can be mounted here */
 function cannotMount() {
   if (!which("unshare")) return "unshare is missing (Debian: apt-get install util-linux)";
@@ -200,6 +210,7 @@ export async function checkExecutables() {
   const folder = mkdtempSync(join(tmpdir(), "lmshm-executable-"));
   try {
     await userTree(folder, platforms);
+    const modules = join(folder, "node_modules");
     const bun = pinnedTool("bun");
     const build = (/** @type {string[]} */ ...options) => {
       const built = tryOut([bun, "build", ...options, "main.ts"], { cwd: folder });
@@ -209,17 +220,19 @@ export async function checkExecutables() {
       const compiled = way[0] === "--compile";
       const failure = build(...way, ...(compiled ? ["--outfile=one"] : []));
       const command = compiled ? [join(folder, "one")] : [bun, join(folder, "bundle", "main.js")];
+      // What was there when it was built is not there where it runs.
+      renameSync(modules, `${modules}.aside`);
       note(`bun build ${way.join(" ")}`, failure ?? finding([...command, folder]));
+      renameSync(`${modules}.aside`, modules);
     }
     for (const platform of platforms) {
-      const failure = build(
-        "--compile",
-        `--target=bun-${platform.replace("-gnu", "")}`,
-        `--outfile=for-${platform}`,
-      );
-      const parts = readFileSync(join(root, "lib", platform, WORKER));
-      const has = failure === null && readFileSync(join(folder, `for-${platform}`)).includes(parts);
-      note(`compiled for ${platform}`, failure ?? (has ? null : "the worker is not in it"));
+      const file = `for-${platform}`;
+      const target = `--target=bun-${platform.replace("-gnu", "")}`;
+      const failure = build("--compile", target, `--outfile=${file}`);
+      const name = `compiled for ${platform}`;
+      if (failure?.includes("Failed to download")) skip(name, failure.trim());
+      else note(name, failure ?? partsMissing(join(folder, file), platform));
+      if (!platform.includes(`-${process.arch}-`)) rmSync(join(folder, file), { force: true });
     }
     checkMissing(folder, build, note);
     const why = cannotMount();
@@ -239,34 +252,37 @@ export async function checkExecutables() {
  */
 function checkMissing(folder, build, note) {
   const host = hostPlatform();
-  const installed = join(folder, "node_modules", "@lmshm", host);
-  const aside = join(folder, "aside");
-  cpSync(installed, aside, { recursive: true });
-  rmSync(installed, { recursive: true });
-  const failure = build("--compile", "--outfile=without");
-  note(
-    "built without this system's parts",
-    failure ?? finding(
-      [join(folder, "without"), folder],
-      new RegExp(
-        `carries the parts for .* only.*Install @lmshm/${host} where the program is built`,
-      ),
-    ),
-  );
-  cpSync(aside, installed, { recursive: true });
+  const scope = join(folder, "node_modules", "@lmshm");
+  const fix = `Install @lmshm/${host} where the program is built`;
+  for (
+    const [what, path, expected] of [
+      ["this system's parts", join(scope, host), `carries the parts for .* only.*${fix}`],
+      ["any parts", scope, `built where none of the parts were installed.*${fix}`],
+    ]
+  ) {
+    renameSync(path, join(folder, "aside"));
+    const failure = build("--compile", "--outfile=without");
+    note(
+      `built without ${what}`,
+      failure ?? finding([join(folder, "without"), folder], new RegExp(expected)),
+    );
+    renameSync(join(folder, "aside"), path);
+  }
   const main = join(folder, "main.ts");
   const text = readFileSync(main, "utf8");
   writeFileSync(main, text.replace('import "lmshm/embed";', ""));
   // With packages in the current directory, which are not the executable's.
-  const bare = build("--compile", "--outfile=without");
-  note(
-    "built without the line",
-    bare ?? finding(
-      [join(folder, "without"), folder],
-      /an executable has no packages.*add `import "lmshm\/embed"` to the program/,
-      { cwd: folder },
-    ),
-  );
+  for (const way of [["--compile"], ["--compile", "--bytecode"]]) {
+    const bare = build(...way, "--outfile=without");
+    note(
+      `built without the line, by bun build ${way.join(" ")}`,
+      bare ?? finding(
+        [join(folder, "without"), folder],
+        /an executable has no packages.*add `import "lmshm\/embed"` to the program/,
+        { cwd: folder },
+      ),
+    );
+  }
   writeFileSync(main, text);
 }
 
@@ -285,12 +301,13 @@ async function checkPlaces(folder, note, skip) {
     const bare = inNamespaces(BARE_ROOT, top, gnu, ...librariesOf(gnu));
     note(`${STARTS} starts where there is nothing but the file, glibc`, finding(bare));
   }
-  const musl = await muslLibraries();
+  const forMusl = join(folder, "for-linux-x64-musl");
+  const musl = existsSync(forMusl) ? await muslLibraries() : "it was not compiled";
   const name = `${STARTS} starts where there is nothing but the file, musl`;
   if (typeof musl === "string") skip(name, musl);
   else {note(
       name,
-      finding(inNamespaces(BARE_ROOT, top, join(folder, "for-linux-x64-musl"), ...musl)),
+      finding(inNamespaces(BARE_ROOT, top, forMusl, ...musl)),
     );}
 
   const noexec = (/** @type {number} */ value) =>

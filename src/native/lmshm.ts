@@ -394,7 +394,7 @@ function load(path: string): Lmshm {
       code: "ELIBBAD",
       operation: "load library",
       hint: "It may be built for another processor or C library, or be older than this package: " +
-        'build it with "npm run build"',
+        'install the package again, or build it with "npm run build" in a clone',
       cause,
     });
   }

@@ -19,7 +19,7 @@ import { fileURLToPath } from "node:url";
 import { type ErrorCode, ShmError } from "../errors.ts";
 import { environmentVariable, throwIfRefused } from "../permission.ts";
 import { version } from "../version.ts";
-import { embeddedParts } from "./embedded.ts";
+import { embeddedParts, expectsEmbedded, isExecutable } from "./embedded.ts";
 import { inMemory } from "./in_memory.ts";
 import { platformName, platformPackage, PLATFORMS } from "./platform.ts";
 
@@ -29,9 +29,6 @@ const PARTS = {
   library: { file: "liblmshm.so", variable: "LMSHM_LIBRARY" },
   worker: { file: "lmshm-worker", variable: "LMSHM_WORKER" },
 } as const;
-
-/** Made by `bun build --compile`: there Bun would look for packages in the current directory. */
-const IS_EXECUTABLE = import.meta.url.startsWith("file:///$bunfs/");
 
 /** Where a part may be. */
 interface Place {
@@ -84,9 +81,11 @@ function* places(part: Part, override: string | undefined): Generator<Place> {
   const carried = embeddedParts();
   const own = carried.get(platform)?.[part];
   if (own) yield { at: own, why: "carried by this program", kind: "embedded" };
-  else if (carried.size > 0) {
-    const others = [...carried.keys()].join(" and ");
-    yield { at: "this program", why: `carries the parts for ${others} only`, kind: "none" };
+  else if (expectsEmbedded() || carried.size > 0) {
+    const why = carried.size > 0
+      ? `carries the parts for ${[...carried.keys()].join(" and ")} only`
+      : "was built where none of the parts were installed";
+    yield { at: "this program", why, kind: "none" };
   }
   yield packagePlace(platform, file);
   const lib = cloneFile(`lib/${platform}/${file}`);
@@ -101,7 +100,7 @@ function packageManifest(platform: string): string {
 
 function isInstalled(platform: string): boolean {
   try {
-    return !IS_EXECUTABLE && packageManifest(platform) !== "";
+    return !isExecutable && packageManifest(platform) !== "";
   } catch {
     return false;
   }
@@ -109,7 +108,8 @@ function isInstalled(platform: string): boolean {
 
 function packagePlace(platform: string, file: string): Place {
   const at = platformPackage(platform);
-  if (IS_EXECUTABLE) return { at, why: "an executable has no packages", kind: "none" };
+  // Bun would look for packages in the current directory, or where the executable was made.
+  if (isExecutable) return { at, why: "an executable has no packages", kind: "none" };
   let manifest: string;
   try {
     manifest = packageManifest(platform);
@@ -131,6 +131,7 @@ function packagePlace(platform: string, file: string): Place {
 
 /** How this file came here. A bundle has it in a file of another name. */
 function origin(): "clone" | "package" | "bundle" {
+  if (isExecutable) return "bundle";
   const url = import.meta.url;
   if (url.endsWith("/src/native/locate.ts")) return "clone";
   return url.endsWith("/dist/native/locate.js") ? "package" : "bundle";
@@ -185,7 +186,7 @@ function fix(part: Part): string {
       return `Install ${platformPackage(platform)} ${version}${note}: package managers leave it ` +
         `out when told to omit optional packages, and when they install for another system${orName}`;
     case "bundle":
-      return embeddedParts().size > 0
+      return expectsEmbedded()
         ? `Install ${platformPackage(platform)} where the program is built, and build it again`
         : "lmshm is part of a bundle, which has no packages beside it: add " +
           '`import "lmshm/embed"` to the program, and to the files of its Workers, or keep lmshm ' +

@@ -5,7 +5,20 @@
 // ones of other platforms too: whether they fit is not what is tested with it.
 
 import { execFileSync } from "node:child_process";
-import { chmodSync, copyFileSync, cpSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -23,18 +36,33 @@ const EMIT = [
   ...["--moduleResolution", "bundler", "--types", "bun,deno", "--lib", "ESNext,ESNext.Disposable"],
 ];
 
-let compiled: TempDir | undefined;
-
-/** The compiled library; made once by each test process. */
+/** The compiled library. It is kept in build/ and made again when src/ has changed. */
 function compile(): string {
-  if (compiled !== undefined) return compiled.path;
-  compiled = new TempDir();
-  process.once("exit", () => compiled?.[Symbol.dispose]());
+  const hash = createHash("sha256");
+  const sources = readdirSync(join(REPOSITORY, "src"), { recursive: true, encoding: "utf8" });
+  for (const name of sources.filter((path) => path.endsWith(".ts")).sort()) {
+    hash.update(`${name}\0`).update(readFileSync(join(REPOSITORY, "src", name)));
+  }
+  const parent = join(REPOSITORY, "build", "tests");
+  const name = `package-${hash.digest("hex").slice(0, 16)}`;
+  const folder = join(parent, name);
+  if (existsSync(folder)) return folder;
+  mkdirSync(parent, { recursive: true });
+  for (const other of readdirSync(parent)) {
+    if (other.startsWith("package-")) rmSync(join(parent, other), { recursive: true, force: true });
+  }
+  const unfinished = join(parent, `unfinished-${process.pid}`);
   const tsc = join(REPOSITORY, "node_modules/.bin/tsc");
   const entries = ["mod.ts", "embed.ts"].map((entry) => join(REPOSITORY, "src", entry));
-  const root = ["--rootDir", join(REPOSITORY, "src"), "--outDir", compiled.path];
+  const root = ["--rootDir", join(REPOSITORY, "src"), "--outDir", unfinished];
   execFileSync(tsc, [...EMIT, "--ignoreConfig", ...root, ...entries], { cwd: REPOSITORY });
-  return compiled.path;
+  try {
+    renameSync(unfinished, folder);
+  } catch {
+    // Another process was as quick.
+    rmSync(unfinished, { recursive: true, force: true });
+  }
+  return folder;
 }
 
 export interface TreeOptions {
