@@ -233,6 +233,14 @@ function expectOnlyOurs(project) {
   if (others.length > 0) throw new Failure(`node_modules has ${others.join(", ")}`);
 }
 
+/** @param {string} project @param {Platform} platform whose package must be installed, and no other */
+function expectParts(project, platform) {
+  const installed = list(join(project, "node_modules", "@lmshm"));
+  if (String(installed) !== platform) {
+    throw new Failure(`the parts of ${installed.join(", ") || "no platform"}, not of ${platform}`);
+  }
+}
+
 /** The first block of the README that imports lmshm, as it stands. */
 function readmeExample() {
   const readme = readFileSync(join(root, "README.md"), "utf8");
@@ -261,9 +269,15 @@ function bunProjects(trial, example) {
     trial.shell(project, "npm install lmshm");
     expectMatch(trial.shell(project, "bun main.ts"), EXAMPLE_PRINTS);
     expectMatch(trial.shell(project, "npx --no-install lmshm --version"), /^lmshm \d/);
-    const installed = list(join(project, "node_modules", "@lmshm"));
-    if (String(installed) !== hostPlatform()) {
-      throw new Failure(`npm installed the parts of ${installed.join(", ") || "no platform"}`);
+    expectParts(project, hostPlatform());
+  });
+  trial.check("npm install for each platform brings the parts of that one", () => {
+    for (const platform of /** @type {Platform[]} */ (Object.keys(TARGETS))) {
+      const [os, cpu, libc] = platform.split("-");
+      const project = trial.project(`npm-${platform}`, files);
+      const flags = `--os ${os} --cpu ${cpu} --libc ${libc === "gnu" ? "glibc" : libc}`;
+      trial.shell(project, `npm install ${flags} lmshm`);
+      expectParts(project, platform);
     }
   });
   trial.check("bun build --compile of a program that imports lmshm/embed", () => {
