@@ -13,6 +13,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { parse, parseAllDocuments } from "yaml";
 import { ERROR_CODES } from "../src/errors.ts";
+import { LOADERS } from "../src/cli/commands.ts";
 import { checkTieredOptions } from "../src/cache/tiered_store_options.ts";
 import { loadConfig } from "../src/config/mod.ts";
 import { locateWorker } from "../src/native/locate.ts";
@@ -88,9 +89,16 @@ function commandLines(): { where: string; line: string }[] {
   }
   for (const file of documents()) {
     const text = read(file).replaceAll(/^```[^]*?^```$/gm, "");
-    for (const [, command] of text.matchAll(/^ {4}((?:npm|bunx|lmshm|lmshm-worker) .*)$/gm)) {
-      // A description may stand beside it.
-      found.push({ where: file, line: command!.split(/\s{2,}/)[0]! });
+    for (const [block] of text.matchAll(/(?:^ {4}.*\n)+/gm)) {
+      // A session shows what is typed after "$", and what is printed; an error is one on purpose.
+      const session = /^ {4}\$ /m.test(block);
+      const typed = session
+        ? /^ {4}\$ (.*)\n(?! {4}lmshm: )/gm
+        : /^ {4}((?:npm|bunx|lmshm|lmshm-worker) .*)$/gm;
+      for (const [, command] of block.matchAll(typed)) {
+        // A description may stand beside it.
+        found.push({ where: file, line: command!.split(/\s{2,}/)[0]! });
+      }
     }
     for (const [, command] of text.matchAll(/`((?:npm run|npm test|lmshm|lmshm-worker) [^`]+)`/g)) {
       found.push({ where: file, line: command! });
@@ -101,14 +109,14 @@ function commandLines(): { where: string; line: string }[] {
 }
 
 async function optionsOf(command: string): Promise<Set<string>> {
-  const ended = await runFixture("../../src/cli/main.ts", [command, "--help"]);
+  const ended = await runFixture("../../src/cli/main.ts", [...command.split(" "), "--help"]);
   assert.equal(ended.code, 0, ended.stderr);
   return new Set(["--help", ...ended.stdout.match(/--[a-z-]+/g) ?? []]);
 }
 
 test("command lines name commands and options that exist", { timeout: 120_000 }, async () => {
   const known = new Map<string, Set<string>>();
-  for (const command of ["verify", "check", "gpu"]) known.set(command, await optionsOf(command));
+  for (const name of Object.keys(LOADERS)) known.set(name, await optionsOf(name));
   const help = spawnSync(locateWorker(), ["--help"], { encoding: "utf8" }).stdout;
   const workerOptions = new Set(help.match(/--[a-z-]+/g));
   const { scripts } = JSON.parse(read("package.json"));
@@ -122,8 +130,10 @@ test("command lines name commands and options that exist", { timeout: 120_000 },
     }
     const at = words.findIndex((word) => /^(npm:|.*\/bin\/|.*dist\/)?lmshm$/.test(word));
     if (at >= 0 && !["add", "install", "link"].includes(words[at - 1] ?? "")) {
-      const command = words[at + 1] ?? "";
-      if (/^--(help|version)$/.test(command) || /^[A-Z]/.test(command)) continue;
+      const first = words[at + 1] ?? "";
+      if (/^--(help|version)$/.test(first) || /^[A-Z]/.test(first)) continue;
+      const both = `${first} ${words[at + 2]}`; // "shm ls" is a command
+      const command = known.has(both) ? both : first;
       const options = known.get(command);
       assert.ok(options !== undefined, `${where}: lmshm has no command "${command}": ${line}`);
       for (const option of line.slice(line.indexOf(command)).match(/(?<=\s)--[a-z-]+/g) ?? []) {
