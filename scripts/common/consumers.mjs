@@ -291,7 +291,7 @@ function bunProjects(trial, example) {
   });
   trial.check("bun add of a clone brings no tools along", () => {
     const clone = trial.project("clone");
-    for (const path of ["package.json", "tools/package.json", "src"]) {
+    for (const path of ["package.json", "scripts/tools/package.json", "src"]) {
       cpSync(join(root, path), join(clone, path), { recursive: true });
     }
     const project = trial.project("of-a-clone", files);

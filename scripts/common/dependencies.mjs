@@ -69,7 +69,7 @@ async function repair(path, file) {
 
 /** Makes node_modules what package.json says; milliseconds when it is. */
 export async function installDependencies() {
-  const [own, tools] = ["package.json", "tools/package.json"].map((path) =>
+  const [own, tools] = ["package.json", "scripts/tools/package.json"].map((path) =>
     JSON.parse(readFileSync(join(root, path), "utf8")).dependencies
   );
   const pinned = { ...own, ...tools };

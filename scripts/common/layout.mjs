@@ -151,7 +151,7 @@ export function layoutProblems() {
   if (manifest.devDependencies) {
     problems.push(
       "package.json: has devDependencies, which Bun installs into a project that adds a clone; " +
-        "tools/package.json is for them",
+        "scripts/tools/package.json is for them",
     );
   }
   problems.push(...findFiles(["csrc/worker"], /\.(h|cc)$/).flatMap(workerProblemsOf));

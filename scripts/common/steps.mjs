@@ -234,7 +234,7 @@ async function release() {
   const copy = mkdtempSync(join(tmpdir(), "lmshm-elsewhere-"));
   try {
     const names = ["CMakeLists.txt", "CMakePresets.json", "package.json", "package-lock.json"];
-    const others = ["tools/package.json", "cmake", "csrc", "scripts", "tests/native/smoke.c"];
+    const others = ["cmake", "csrc", "scripts", "tests/native/smoke.c"];
     for (const name of [...names, ...others]) {
       cpSync(join(root, name), join(copy, name), {
         recursive: true,
