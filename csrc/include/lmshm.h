@@ -361,8 +361,9 @@ typedef struct lmshm_event {
 
 /* How an owner ended. */
 enum lmshm_owner_end {
-  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back, or ended in order */
-  LMSHM_OWNER_DIED = 2      /* it ended without */
+  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back: the name went first */
+  LMSHM_OWNER_DIED = 2,     /* it ended and left the name behind */
+  LMSHM_OWNER_UNKNOWN = 3   /* one or the other: nobody was looking */
 };
 
 /* Returns an lmshm_queue * as a positive integer, or -errno. */

@@ -17,7 +17,6 @@
 #include "identity.h"
 
 #define MARK (S_ISVTX | S_IRUSR | S_IWUSR)
-#define RELEASED S_IXUSR
 
 /* How often a claim starts over because the name changed under it. */
 #define CLAIM_ROUNDS 100
@@ -247,13 +246,7 @@ int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_ta
 
 int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode) {
   if (!is_still(name->path, device, inode)) return 0;
-  int ignored = chmod(name->path, MARK | RELEASED); /* else it looks like a dead owner's */
-  (void)ignored;
   return unlink(name->path) == 0 || errno == ENOENT ? 0 : -errno;
-}
-
-bool lmshm_name_was_released(const struct stat* status) {
-  return (status->st_mode & RELEASED) != 0;
 }
 
 int lmshm_name_owner(int fd) {

@@ -7,10 +7,6 @@
  * lock after the descriptor is closed, and the kernel drops it with the
  * process. The sticky bit tells a file made here from a stranger's.
  *
- * Before it unlinks the name the owner makes the file executable by its user,
- * which means nothing else here: so those who have it mapped can tell an owner
- * that gave it back from one that died.
- *
  * It also holds a lock of fcntl (F_OFD_SETLK), which lives as long. That one
  * tells an owner from who holds the first for a moment, to look or to unlink.
  *
@@ -68,13 +64,9 @@ int lmshm_name_replace(const struct lmshm_name* temporary, const struct lmshm_na
  * descriptor and fills `status`, or -errno with words in the task. */
 int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_task* task);
 
-/* For the owner. Unlinks the name if it still is the file `device`:`inode`, and
- * says in the file that its owner did so. Returns 0, also when it is not, or
- * -errno. */
+/* Unlinks the name if it still is the file `device`:`inode`. Returns 0, also
+ * when it is not, or -errno. */
 int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode);
-
-/* Whether the owner unlinked it. Pure. */
-bool lmshm_name_was_released(const struct stat* status);
 
 /* Who has locked a file. */
 enum lmshm_lock {
