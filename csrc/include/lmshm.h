@@ -36,6 +36,9 @@
  *     not sticky             a stranger's (made by Python, say): untouched,
  *                            unless if_exists is LMSHM_EXISTS_REPLACE
  *
+ * An owner that ends in order adds the execute bit (01700) before it unlinks the
+ * name: so those who have the segment mapped know that it was not killed.
+ *
  * A segment of another user is never touched. The lock is taken microseconds
  * after the file is created: a creator whose new file was taken for a dead
  * owner's in between starts over, and exactly one creator ends up with a name.
@@ -361,9 +364,8 @@ typedef struct lmshm_event {
 
 /* How an owner ended. */
 enum lmshm_owner_end {
-  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back: the name went first */
-  LMSHM_OWNER_DIED = 2,     /* it ended and left the name behind */
-  LMSHM_OWNER_UNKNOWN = 3   /* one or the other: nobody was looking */
+  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back, or its process ended in order */
+  LMSHM_OWNER_DIED = 2      /* it ended without: killed, for example */
 };
 
 /* Returns an lmshm_queue * as a positive integer, or -errno. */

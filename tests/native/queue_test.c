@@ -319,7 +319,7 @@ static void an_owner_that_is_killed_has_died(void) {
   CHECK_EQUAL(next(queue).result, LMSHM_OWNER_DIED);
   CHECK_EQUAL(lmshm_reclaim(name), 1);
   CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 7), 0);
-  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_UNKNOWN); /* too late to tell */
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_DIED); /* also without the name */
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
   CHECK_EQUAL(lmshm_queue_close(queue), 0);
 }
@@ -337,7 +337,15 @@ static void an_owner_that_gives_back_has_released(void) {
   CHECK_EQUAL(lmshm_close(other, 0), 0);
   CHECK_EQUAL(lmshm_name_state(name), LMSHM_NAME_LIVE);
   CHECK_EQUAL(lmshm_queue_ready(queue, 300), 0);
+  /* Not even just before the owner's. */
+  CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 2), 0);
+  CHECK_EQUAL(lmshm_queue_ready(queue, 300), 0);
+  other = open_segment(LMSHM_ATTACH, name, 0, &others);
+  CHECK_EQUAL(lmshm_close(other, 0), 0);
   CHECK_EQUAL(write(owner.tell, "", 1), 1);
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
+  CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 3), 0); /* nor after the fact */
   CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
   end_owner(owner);
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
