@@ -101,8 +101,8 @@ export const LMSHM_SYMBOLS = {
     result: "isize",
   },
   lmshm_queue_open: {
-    c: "intptr_t lmshm_queue_open(void)",
-    args: [],
+    c: "intptr_t lmshm_queue_open(uint32_t flags)",
+    args: ["u32"],
     result: "isize",
   },
   lmshm_queue_fd: {
