@@ -596,13 +596,14 @@ TEST(what_cannot_be_removed_is_named_and_does_not_keep_the_rest) {
 }
 
 TEST(a_directory_that_another_process_keeps_locked_does_not_keep_the_rest) {
-  // Whichever of them comes first.
-  for (const std::string locked : {"one", "two"}) {
+  // Whichever of them comes first, and also when it has the oldest objects.
+  const std::pair<std::string, int> cases[] = {{"one", 5}, {"two", 5}, {"one", 10}, {"two", 10}};
+  for (const auto& [locked, age] : cases) {
     const TempDir dir;
     for (const std::string name : {"one", "two"}) {
       REQUIRE(std::filesystem::create_directory(dir / name));
       WriteFile(dir / (name + "/old.data"), Block(4));
-      Age(dir / (name + "/old.data"), 5);
+      Age(dir / (name + "/old.data"), name == locked ? age : 5);
     }
     QuotaRules rules;
     rules.lock_patience = milliseconds(50);
