@@ -808,6 +808,24 @@ TEST(one_account_for_all_directories_and_both_versions) {
   CHECK_STARTS(old.Call(segment.Line("WRITE", root / key_file, 0, 4096)), "ERROR EINVAL write ");
 }
 
+TEST(a_directory_that_is_moved_beside_the_root_is_told_of_no_more) {
+  const TempDir dir;
+  const TempDir sockets;
+  const std::string root = dir / "store";
+  REQUIRE(std::filesystem::create_directory(root));
+  TestSegment segment(1 << 20);
+  LimitedWorker worker(root, 64 * kBlockBytes, sockets / "w");
+  LineClient one = worker.Connect(segment);
+  LineClient two = worker.Connect(segment, "two");
+  CHECK(Counted(&one));
+  CHECK_STARTS(one.Call("2 PUT a 0 4096"), "2 OK 4096");
+  CHECK_STARTS(two.Call("2 PUT a 0 8192"), "2 OK 8192");
+  CHECK_CONTAINS(one.Call("3 INFO") + " ", " directory_use=1:8192:two,1:4096: ");
+  // Its path begins as the root's does.
+  REQUIRE_EQ(rename((root + "/two").c_str(), (dir / "store2").c_str()), 0);
+  CHECK_CONTAINS(one.Call("4 INFO") + " ", " directory_use=1:4096: ");
+}
+
 TEST(the_limit_holds_for_a_directory_that_is_renamed_while_the_worker_runs) {
   const std::string why = EnterNamespace();
   if (!why.empty()) SKIP(why);
