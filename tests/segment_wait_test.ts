@@ -56,6 +56,10 @@ interface Other {
 /** Starts a fixture and waits until it says that it is ready. */
 async function startOther(script: string, ...args: string[]): Promise<Other> {
   const [command, line] = fixtureCommand(script, ...args);
+  return await startCommand(command, line);
+}
+
+async function startCommand(command: string, line: readonly string[]): Promise<Other> {
   const child = spawn(command, line, { stdio: ["ignore", "pipe", "inherit"] });
   let text = "";
   child.stdout.on("data", (data) => text += data);
@@ -300,6 +304,16 @@ waitTest("an owner that frees the segment has released it", async () => {
   assert.equal(await gone, "released");
   const [how] = await other.printed;
   assert.equal(how, "released", "whenever it looked");
+});
+
+waitTest("without a descriptor left waiting for an owner says what to do", async () => {
+  const { name, segment } = await createNamed("files");
+  await using _ = segment;
+  const [command, line] = fixtureCommand("waiter.ts", name, "no-files");
+  const limited = ["-c", 'ulimit -n 200; exec "$0" "$@"', command, ...line];
+  const [failed, after, ended] = await (await startCommand("sh", limited)).printed;
+  assert.match(failed!, /\(EMFILE\).*ulimit -n/s);
+  assert.deepEqual([after, ended], ["timed-out", "ended"]);
 });
 
 waitTest("an owner that takes the place of a dead one is another's", async () => {

@@ -123,6 +123,8 @@ export class SegmentWaits {
       ? ["too many waits at a time", "A thread of the program can have 1,024; let some end first"]
       : code === "ENOMEM" || code === "EAGAIN"
       ? ["no thread to be had", "Raise the limit of processes (ulimit -u, pids.max)"]
+      : code === "EMFILE"
+      ? ["no descriptor to be had", "Raise the limit of open files (ulimit -n)"]
       : code === "EINVAL"
       ? [`${this.#name} was made here, so this process is its owner`]
       : code === "ENOTSUP"

@@ -41,13 +41,18 @@ export class WaitQueue {
     }
     this.#lib = lib;
     this.#queue = queue;
-    this.#listener = ffi.listen(
-      {
-        fd: () => lib.lmshm_queue_fd(queue),
-        ready: (timeoutMs) => lib.lmshm_queue_ready(queue, timeoutMs),
-      },
-      () => this.#reap(),
-    );
+    try {
+      this.#listener = ffi.listen(
+        {
+          fd: () => lib.lmshm_queue_fd(queue),
+          ready: (timeoutMs) => lib.lmshm_queue_ready(queue, timeoutMs),
+        },
+        () => this.#reap(),
+      );
+    } catch (error) {
+      lib.lmshm_queue_close(queue);
+      throw error;
+    }
     onExit(() => {
       this.#closed = true;
       lib.lmshm_queue_close(queue);
