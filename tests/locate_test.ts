@@ -4,11 +4,12 @@
 // after it, in a folder in which lmshm is installed as a package manager does it.
 
 import assert from "node:assert/strict";
-import { copyFileSync, cpSync, mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { inMemory } from "../src/native/in_memory.ts";
 import { locateLibrary, locateWorker } from "../src/native/locate.ts";
 import { platformName } from "../src/native/platform.ts";
 import { version } from "../src/version.ts";
@@ -198,6 +199,38 @@ test("parts without any permission are used from memory, as those in an executab
     assert.match(used.stderr, /stored with \/proc\/self\/fd\/\d+$/m);
   }
 });
+
+/** Where a thread that is terminated then has the file. */
+async function pathInThread(file: string): Promise<string> {
+  const thread = new Worker(new URL("./fixtures/memory_thread.ts", import.meta.url), {
+    type: "module",
+  });
+  const next = () =>
+    new Promise<string>((resolve) => thread.onmessage = ({ data }) => resolve(data));
+  assert.equal(await next(), "ready");
+  const said = next();
+  thread.postMessage(file);
+  const path = await said;
+  thread.terminate();
+  return path;
+}
+
+test(
+  "threads share a part that is in memory, also with those that have ended",
+  OPTIONS,
+  async () => {
+    using dir = new TempDir();
+    const [file, other] = [dir.file("one"), dir.file("other")];
+    writeFileSync(file, "a part");
+    writeFileSync(other, "a park");
+    const path = await pathInThread(file);
+    assert.equal(await pathInThread(file), path);
+    assert.equal(inMemory("library", file), path);
+    assert.equal(readFileSync(path, "utf8"), "a part");
+    assert.throws(() => writeFileSync(path, "A"), { code: "EPERM" });
+    assert.notEqual(inMemory("library", other), path);
+  },
+);
 
 test(
   "a clone takes what is in its lib/, and an installed package before that",

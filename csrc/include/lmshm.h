@@ -36,6 +36,9 @@
  *     not sticky             a stranger's (made by Python, say): untouched,
  *                            unless if_exists is LMSHM_EXISTS_REPLACE
  *
+ * An owner that ends in order adds the execute bit (01700) before it unlinks the
+ * name: so those who have the segment mapped know that it was not killed.
+ *
  * A segment of another user is never touched. The lock is taken microseconds
  * after the file is created: a creator whose new file was taken for a dead
  * owner's in between starts over, and exactly one creator ends up with a name.
@@ -361,13 +364,19 @@ typedef struct lmshm_event {
 
 /* How an owner ended. */
 enum lmshm_owner_end {
-  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back: the name went first */
-  LMSHM_OWNER_DIED = 2,     /* it ended and left the name behind */
-  LMSHM_OWNER_UNKNOWN = 3   /* one or the other: nobody was looking */
+  LMSHM_OWNER_RELEASED = 1, /* it gave the segment back, or its process ended in order */
+  LMSHM_OWNER_DIED = 2      /* it ended without: killed, for example */
 };
 
-/* Returns an lmshm_queue * as a positive integer, or -errno. */
-intptr_t lmshm_queue_open(void);
+/* For lmshm_queue_open(): the queue ends with the thread that opens it. Where an
+ * event loop's thread is ended from outside, nobody is left to close the queue,
+ * and its waits would take wakes that are meant for others. A few hundred bytes
+ * of it stay. lmshm_queue_close() is that thread's to call. */
+#define LMSHM_QUEUE_OF_THREAD 1u
+
+/* `flags`: 0 or LMSHM_QUEUE_OF_THREAD. Returns an lmshm_queue * as a positive
+ * integer, or -errno. */
+intptr_t lmshm_queue_open(uint32_t flags);
 
 /* Makes a stream socket for an event loop that watches descriptors: a byte can
  * be read from it when there are events to reap that were not there before.
@@ -414,7 +423,7 @@ int lmshm_queue_ready(lmshm_queue* queue, uint32_t timeout_ms);
 
 /* Ends all waits, without events, and frees the queue; blocks for about as long
  * as that takes, 50 ms at most. Nobody may call anything of it after. Returns 0
- * or -EINVAL. */
+ * or -EINVAL: no queue of this process, or that of another thread. */
 int lmshm_queue_close(lmshm_queue* queue);
 
 /* Wakes at most `count` of those that wait for the word, in any process, the

@@ -190,7 +190,8 @@ int lmshm_backing_undo(struct lmshm_backing* backing, const struct lmshm_name* n
   int rc = 0;
   const bool renamed = backing->temporary.path[0] == '\0';
   if (backing->owner)
-    rc = lmshm_name_unlink(renamed ? name : &backing->temporary, backing->device, backing->inode);
+    rc = lmshm_name_give_back(renamed ? name : &backing->temporary, backing->device, backing->inode,
+                              backing->fd);
   lmshm_exit_note_drop(backing->exit_note);
   if (backing->fd >= 0) close(backing->fd);
   backing->fd = -1;

@@ -28,8 +28,8 @@ static void at_exit(void* argument) {
   strcpy(temporary.path, note->paths);
   strcpy(name.path, note->paths + strlen(note->paths) + 1);
   /* In this order: a job's thread may rename the one to the other meanwhile. */
-  lmshm_name_unlink(&temporary, note->device, note->inode);
-  lmshm_name_unlink(&name, note->device, note->inode);
+  lmshm_name_give_back(&temporary, note->device, note->inode, -1);
+  lmshm_name_give_back(&name, note->device, note->inode, -1);
 }
 
 struct lmshm_exit_note* lmshm_exit_note_make(const struct lmshm_name* name,

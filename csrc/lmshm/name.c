@@ -17,6 +17,7 @@
 #include "identity.h"
 
 #define MARK (S_ISVTX | S_IRUSR | S_IWUSR)
+#define GIVEN_BACK S_IXUSR
 
 /* How often a claim starts over because the name changed under it. */
 #define CLAIM_ROUNDS 100
@@ -247,6 +248,21 @@ int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_ta
 int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode) {
   if (!is_still(name->path, device, inode)) return 0;
   return unlink(name->path) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
+int lmshm_name_give_back(const struct lmshm_name* name, dev_t device, ino_t inode, int fd) {
+  const mode_t mode = MARK | GIVEN_BACK;
+  if (fd >= 0)
+    (void)fchmod(fd, mode); /* without it, it is said to have died */
+  else if (is_still(name->path, device, inode))
+    (void)chmod(name->path, mode);
+  return lmshm_name_unlink(name, device, inode);
+}
+
+int lmshm_name_is_given_back(int fd) {
+  struct stat status;
+  int rc = lmshm_fstat(fd, &status);
+  return rc == 0 ? (status.st_mode & GIVEN_BACK) != 0 : rc;
 }
 
 int lmshm_name_owner(int fd) {

@@ -7,6 +7,10 @@
  * lock after the descriptor is closed, and the kernel drops it with the
  * process. The sticky bit tells a file made here from a stranger's.
  *
+ * An owner that ends in order adds the execute bit before it unlinks the name.
+ * That says to those who have the file still that its owner was not killed, and
+ * for good, whoever else opens, closes or unlinks it, and whenever they look.
+ *
  * It also holds a lock of fcntl (F_OFD_SETLK), which lives as long. That one
  * tells an owner from who holds the first for a moment, to look or to unlink.
  *
@@ -67,6 +71,13 @@ int lmshm_name_open(const struct lmshm_name* name, struct stat* status, lmshm_ta
 /* Unlinks the name if it still is the file `device`:`inode`. Returns 0, also
  * when it is not, or -errno. */
 int lmshm_name_unlink(const struct lmshm_name* name, dev_t device, ino_t inode);
+
+/* lmshm_name_unlink() as the owner does it that ends in order: the file is
+ * marked first. `fd` is the file, or -1: then it is found by its name. */
+int lmshm_name_give_back(const struct lmshm_name* name, dev_t device, ino_t inode, int fd);
+
+/* Whether the file has that mark: 1 or 0, or -errno. */
+int lmshm_name_is_given_back(int fd);
 
 /* Who has locked a file. */
 enum lmshm_lock {

@@ -11,9 +11,9 @@
  * throttled, in that moment. Without inotify (a user may have 128) it is looked
  * at every 50 ms.
  *
- * Who gives a segment back unlinks its name, then unmaps; who is killed does
- * not, and the name may be reclaimed after. The order of the two events tells
- * them apart.
+ * Who gives a segment back marks its file before (lmshm_name_give_back()); who is
+ * killed does not. The events cannot tell them apart: others open, close and
+ * unlink the file as well.
  */
 #include "owner.h"
 
@@ -33,7 +33,6 @@
 #define FIRST_LOOK_MS 1
 #define SELDOM_MS 1000
 #define BLIND_MS 50 /* without inotify */
-#define RECENT_MS 4 /* a closing that is not longer ago may have been the owner's */
 #define SECOND_NS 1000000000L
 #define MS_NS 1000000L
 
@@ -41,8 +40,7 @@ static void start_events(struct lmshm_owner_watch* watch) {
   char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", watch->fd);
   watch->events = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-  if (watch->events < 0 || inotify_add_watch(watch->events, path, IN_CLOSE | IN_ATTRIB) >= 0)
-    return;
+  if (watch->events < 0 || inotify_add_watch(watch->events, path, IN_CLOSE) >= 0) return;
   close(watch->events);
   watch->events = -1;
 }
@@ -56,12 +54,10 @@ int lmshm_owner_watch(struct lmshm_owner_watch* watch, int fd) {
     watch->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (watch->cancel < 0) rc = -errno;
   }
-  if (rc == 0) {
+  if (rc == 0)
     start_events(watch);
-    rc = lmshm_fstat(fd, &status);
-    watch->was_there = rc == 0 && status.st_nlink > 0;
-  }
-  if (rc != 0) lmshm_owner_unwatch(watch);
+  else
+    lmshm_owner_unwatch(watch);
   return rc;
 }
 
@@ -79,44 +75,19 @@ void lmshm_owner_unwatch(struct lmshm_owner_watch* watch) {
   watch->events = watch->cancel = -1;
 }
 
-static void read_events(struct lmshm_owner_watch* watch) {
+static void drop_events(const struct lmshm_owner_watch* watch) {
   _Alignas(struct inotify_event) char bytes[4096];
-  ssize_t length = 0;
-  while (watch->events >= 0 && (length = read(watch->events, bytes, sizeof bytes)) > 0) {
-    for (ssize_t at = 0; at < length && watch->first == 0;) {
-      const struct inotify_event* event = (const struct inotify_event*)(void*)(bytes + at);
-      if ((event->mask & IN_ATTRIB) != 0)
-        watch->first = IN_ATTRIB;
-      else if ((event->mask & IN_CLOSE) != 0)
-        watch->first = IN_CLOSE;
-      at += (ssize_t)(sizeof *event + event->len);
-    }
-  }
-}
-
-/* 1: the file has a name, 0: none, or -errno. */
-static int has_name(const struct lmshm_owner_watch* watch) {
-  struct stat status;
-  int rc = lmshm_fstat(watch->fd, &status);
-  return rc == 0 ? status.st_nlink > 0 : rc;
+  while (watch->events >= 0 && read(watch->events, bytes, sizeof bytes) > 0) continue;
 }
 
 /* Returns an enum lmshm_owner_end, 0 while the owner lives, or -errno. */
-static int look(struct lmshm_owner_watch* watch) {
-  int named = has_name(watch);
-  if (named < 0) return named;
+static int look(const struct lmshm_owner_watch* watch) {
   int owner = lmshm_name_owner(watch->fd);
   if (owner < 0) return owner;
-  if (owner != LMSHM_NO_OWNER) {
-    /* Who merely locks it may be unlinking what a dead one left. */
-    if (named == 0 && owner == LMSHM_OWNER) watch->unlinked = true;
-    return 0;
-  }
-  named = has_name(watch);
-  if (named != 0) return named < 0 ? named : LMSHM_OWNER_DIED;
-  read_events(watch);
-  if (watch->unlinked || watch->first == IN_ATTRIB) return LMSHM_OWNER_RELEASED;
-  return watch->events < 0 || !watch->was_there ? LMSHM_OWNER_UNKNOWN : LMSHM_OWNER_DIED;
+  if (owner != LMSHM_NO_OWNER) return 0; /* or one that unlinks what a dead one left */
+  int orderly = lmshm_name_is_given_back(watch->fd);
+  if (orderly < 0) return orderly;
+  return orderly ? LMSHM_OWNER_RELEASED : LMSHM_OWNER_DIED;
 }
 
 /* Milliseconds until the deadline, rounded up; at most `most`. */
@@ -146,8 +117,7 @@ int lmshm_owner_wait(struct lmshm_owner_watch* watch, const struct timespec* dea
     if (ready < 0 && errno != EINTR) return -errno;
     if (ready > 0 && fds[0].revents != 0) return -ECANCELED;
     if (ready > 0) {
-      if (pause > RECENT_MS) watch->first = 0;
-      read_events(watch);
+      drop_events(watch);
       pause = FIRST_LOOK_MS;
     } else if (!blind && pause < SELDOM_MS) {
       pause = pause * 2 < SELDOM_MS ? pause * 2 : SELDOM_MS;

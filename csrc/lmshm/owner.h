@@ -5,19 +5,13 @@
 #ifndef LMSHM_OWNER_H_
 #define LMSHM_OWNER_H_
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <time.h>
 
 /* What is known of the file. */
 struct lmshm_owner_watch {
-  int fd;         /* the file; -1 for no watch */
-  int events;     /* an inotify descriptor, -1 where there is none to be had */
-  int cancel;     /* an eventfd: readable when the waiting is to end */
-  bool was_there; /* it had a name when it was first looked at */
-  bool unlinked;  /* it lost its name while it had an owner */
-  uint32_t first; /* the first of the latest events that tells something: IN_ATTRIB, of
-                     the name, or IN_CLOSE; else 0 */
+  int fd;     /* the file; -1 for no watch */
+  int events; /* an inotify descriptor, -1 where there is none to be had */
+  int cancel; /* an eventfd: readable when the waiting is to end */
 };
 
 /* Begins to watch; what happens from now on is seen. Takes over `fd`, also when

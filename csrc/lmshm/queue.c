@@ -10,6 +10,10 @@
  * A wait is in one of three lists, by where it stands: `fresh` until a thread
  * takes it, `active` while the thread waits, `ended` until it is reaped. The
  * lock guards them all; no thread holds it while it waits.
+ *
+ * A queue of a thread (LMSHM_QUEUE_OF_THREAD) is shut by what the system calls
+ * when the thread ends (a key of pthreads). Calls on other threads may be about
+ * to look at it, so it is not freed then.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -57,6 +61,9 @@ struct lmshm_queue {
   struct list fresh, active, ended;
   uint32_t threads, idle, callers;
   bool closing;
+  bool of_thread;
+  pthread_t opener;
+  lmshm_queue* next; /* of the same thread */
   pid_t pid;
   int tell; /* where a byte goes when `ended` is not empty any more; or -1 */
 };
@@ -100,6 +107,10 @@ static void free_wait(struct wait* wait) {
 /* --------------------------------------------------------------------- threads */
 
 static void finish(lmshm_queue* queue, struct wait* wait, int result) {
+  if (queue->closing) { /* nobody reaps */
+    free_wait(wait);
+    return;
+  }
   wait->event.result = result;
   append(&queue->ended, wait);
   pthread_cond_broadcast(&queue->ready);
@@ -178,9 +189,81 @@ static int add_thread(lmshm_queue* queue) {
 
 /* ------------------------------------------------------------------- the queue */
 
-intptr_t lmshm_queue_open(void) {
+/* A child made by fork() has none of the threads. */
+static bool is_usable(const lmshm_queue* queue) { return queue != NULL && queue->pid == getpid(); }
+
+/* With the lock held. */
+static void cancel_active(struct wait* wait) {
+  if (wait->word != NULL)
+    lmshm_futex_cancel(&wait->cancelled);
+  else
+    lmshm_owner_cancel(&wait->owner);
+}
+
+static void free_all(struct list* list) {
+  while (list->first != NULL) {
+    struct wait* wait = list->first;
+    take_out(list, wait);
+    free_wait(wait);
+  }
+}
+
+/* With the lock held: has all waits end, and all who wait for events go. */
+static void shut(lmshm_queue* queue) {
+  queue->closing = true;
+  free_all(&queue->fresh);
+  free_all(&queue->ended);
+  for (struct wait* wait = queue->active.first; wait != NULL; wait = wait->next)
+    cancel_active(wait);
+  pthread_cond_broadcast(&queue->work);
+  pthread_cond_broadcast(&queue->ready);
+  if (queue->tell >= 0) close(queue->tell);
+  queue->tell = -1;
+}
+
+static pthread_once_t key_once = PTHREAD_ONCE_INIT;
+static pthread_key_t queues_of_thread; /* the first, see lmshm_queue.next */
+static bool has_key;
+
+static void end_of_thread(void* first) {
+  for (lmshm_queue* queue = first; queue != NULL; queue = queue->next) {
+    if (!is_usable(queue)) continue;
+    pthread_mutex_lock(&queue->lock);
+    shut(queue);
+    pthread_mutex_unlock(&queue->lock);
+  }
+}
+
+static void make_key(void) { has_key = pthread_key_create(&queues_of_thread, end_of_thread) == 0; }
+
+/* Makes the queue one of this thread's. */
+static bool tie(lmshm_queue* queue) {
+  pthread_once(&key_once, make_key);
+  if (!has_key) return false;
+  queue->next = pthread_getspecific(queues_of_thread);
+  queue->of_thread = true;
+  queue->opener = pthread_self();
+  return pthread_setspecific(queues_of_thread, queue) == 0;
+}
+
+static void untie(const lmshm_queue* queue) {
+  lmshm_queue* first = pthread_getspecific(queues_of_thread);
+  if (first == queue) {
+    pthread_setspecific(queues_of_thread, queue->next);
+    return;
+  }
+  while (first->next != queue) first = first->next;
+  first->next = queue->next;
+}
+
+intptr_t lmshm_queue_open(uint32_t flags) {
+  if ((flags & ~LMSHM_QUEUE_OF_THREAD) != 0) return -EINVAL;
   lmshm_queue* queue = calloc(1, sizeof *queue);
   if (queue == NULL) return -ENOMEM;
+  if ((flags & LMSHM_QUEUE_OF_THREAD) != 0 && !tie(queue)) {
+    free(queue);
+    return -ENOMEM;
+  }
   queue->tell = -1;
   queue->pid = getpid();
   pthread_condattr_t attributes;
@@ -193,9 +276,6 @@ intptr_t lmshm_queue_open(void) {
   pthread_condattr_destroy(&attributes);
   return (intptr_t)queue;
 }
-
-/* A child made by fork() has none of the threads. */
-static bool is_usable(const lmshm_queue* queue) { return queue != NULL && queue->pid == getpid(); }
 
 int lmshm_queue_fd(lmshm_queue* queue) {
   int pair[2];
@@ -260,14 +340,6 @@ int lmshm_queue_owner(lmshm_queue* queue, const lmshm_segment* segment, uint64_t
   return rc;
 }
 
-/* With the lock held. */
-static void cancel_active(struct wait* wait) {
-  if (wait->word != NULL)
-    lmshm_futex_cancel(&wait->cancelled);
-  else
-    lmshm_owner_cancel(&wait->owner);
-}
-
 int lmshm_queue_cancel(lmshm_queue* queue, uint64_t id) {
   if (!is_usable(queue)) return -EINVAL;
   pthread_mutex_lock(&queue->lock);
@@ -316,29 +388,18 @@ int lmshm_queue_ready(lmshm_queue* queue, uint32_t timeout_ms) {
 
 int lmshm_queue_close(lmshm_queue* queue) {
   if (!is_usable(queue)) return -EINVAL;
+  if (queue->of_thread) {
+    if (!pthread_equal(queue->opener, pthread_self())) return -EINVAL;
+    untie(queue);
+  }
   pthread_mutex_lock(&queue->lock);
-  queue->closing = true;
-  while (queue->fresh.first != NULL) {
-    struct wait* wait = queue->fresh.first;
-    take_out(&queue->fresh, wait);
-    free_wait(wait);
-  }
-  for (struct wait* wait = queue->active.first; wait != NULL; wait = wait->next)
-    cancel_active(wait);
-  pthread_cond_broadcast(&queue->work);
-  pthread_cond_broadcast(&queue->ready);
+  shut(queue);
   while (queue->threads > 0 || queue->callers > 0) pthread_cond_wait(&queue->quiet, &queue->lock);
-  while (queue->ended.first != NULL) {
-    struct wait* wait = queue->ended.first;
-    take_out(&queue->ended, wait);
-    free_wait(wait);
-  }
   pthread_mutex_unlock(&queue->lock);
   pthread_cond_destroy(&queue->work);
   pthread_cond_destroy(&queue->ready);
   pthread_cond_destroy(&queue->quiet);
   pthread_mutex_destroy(&queue->lock);
-  if (queue->tell >= 0) close(queue->tell);
   free(queue);
   return 0;
 }

@@ -378,7 +378,8 @@ int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task
     first = lmshm_pin_release(&segment->pin, segment->address, segment->mapped, task);
     /* Unlinking comes first: while it is mapped the name is locked. */
     if (segment->backing.owner)
-      rc = lmshm_name_unlink(&segment->name, segment->backing.device, segment->backing.inode);
+      rc = lmshm_name_give_back(&segment->name, segment->backing.device, segment->backing.inode,
+                                segment->backing.fd);
     else
       rc = 0;
     if (rc != 0 && first == 0)

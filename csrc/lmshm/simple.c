@@ -86,7 +86,7 @@ int free_shm_pinned_ptr(void* ptr, size_t size, const char* shm_name) {
     return -EINVAL;
 
   lmshm_gpu_unregister_unknown(ptr, mapped, LMSHM_PIN_PIECE_BYTES);
-  rc = lmshm_name_unlink(&name, makedev(range.major, range.minor), range.inode);
+  rc = lmshm_name_give_back(&name, makedev(range.major, range.minor), range.inode, -1);
   int unmapped = lmshm_unmap(ptr, mapped);
   return rc != 0 ? rc : unmapped;
 }

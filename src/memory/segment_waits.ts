@@ -22,11 +22,10 @@ export type WaitResult = "ok" | "not-equal" | "timed-out";
  * How the owner of an attached segment ended:
  * - "released": it gave the segment back, or ended orderly
  * - "died": it ended without, killed for example
- * - "unknown": one or the other, before anybody looked; the name is gone as well
  * - "detached": it may live, but this process has freed its own mapping
  * - "timed-out": it lives, as far as this waiting went
  */
-export type OwnerEnd = "released" | "died" | "unknown" | "detached" | "timed-out";
+export type OwnerEnd = "released" | "died" | "detached" | "timed-out";
 
 /** Bytes of a word. */
 const WORD_BYTES = 4;
@@ -35,7 +34,7 @@ const MAX_WORD = 2 ** 32 - 1;
 /** All that wait. */
 const MAX_COUNT = 2 ** 31 - 1;
 const WAIT_OPTIONS = ["signal", "timeoutMs"] as const satisfies readonly (keyof WaitOptions)[];
-const OWNER_ENDS: Readonly<Record<number, OwnerEnd>> = { 1: "released", 2: "died", 3: "unknown" };
+const OWNER_ENDS: Readonly<Record<number, OwnerEnd>> = { 1: "released", 2: "died" };
 
 function checkWaitOptions(what: string, options: WaitOptions): void {
   checkCallOptions(what, options, WAIT_OPTIONS);
@@ -124,6 +123,8 @@ export class SegmentWaits {
       ? ["too many waits at a time", "A thread of the program can have 1,024; let some end first"]
       : code === "ENOMEM" || code === "EAGAIN"
       ? ["no thread to be had", "Raise the limit of processes (ulimit -u, pids.max)"]
+      : code === "EMFILE"
+      ? ["no descriptor to be had", "Raise the limit of open files (ulimit -n)"]
       : code === "EINVAL"
       ? [`${this.#name} was made here, so this process is its owner`]
       : code === "ENOTSUP"

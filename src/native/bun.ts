@@ -68,8 +68,12 @@ class BunListener implements QueueListener {
   constructor(queue: ListenedQueue, onReady: () => void) {
     const fd = queue.fd();
     if (fd < 0) {
-      const options = { code: errnoName(-fd), errno: -fd, operation: "wait" };
-      throw new ShmError("no socket for events", options);
+      throw new ShmError("no socket for events", {
+        code: errnoName(-fd),
+        errno: -fd,
+        operation: "wait",
+        hint: "Raise the limit of open files (ulimit -n)",
+      });
     }
     const { connect } = process.getBuiltinModule("bun") as unknown as { connect: ConnectFd };
     void connect({

@@ -16,6 +16,8 @@ type Library = Functions<typeof LMSHM_SYMBOLS>;
 export const EVENT_LAYOUT = { id: 0, result: 8, reserved: 12 } as const;
 export const EVENT_BYTES = 16;
 const EVENTS_AT_ONCE = 64;
+/** LMSHM_QUEUE_OF_THREAD: a Worker that is terminated runs nothing any more. */
+const QUEUE_OF_THREAD = 1;
 const MAX_TIMEOUT_MS = 2 ** 32;
 
 /** Starts a wait in a queue: 0, or -errno and there will be no event. */
@@ -32,20 +34,25 @@ export class WaitQueue {
 
   /** @throws {ShmError} when the system gives no memory or descriptor for it. */
   constructor(lib: Library) {
-    const queue = lib.lmshm_queue_open();
+    const queue = lib.lmshm_queue_open(QUEUE_OF_THREAD);
     if (queue < 0n) {
       const errno = Number(-queue);
       throw new ShmError("no queue", { code: errnoName(errno), errno, operation: "wait" });
     }
     this.#lib = lib;
     this.#queue = queue;
-    this.#listener = ffi.listen(
-      {
-        fd: () => lib.lmshm_queue_fd(queue),
-        ready: (timeoutMs) => lib.lmshm_queue_ready(queue, timeoutMs),
-      },
-      () => this.#reap(),
-    );
+    try {
+      this.#listener = ffi.listen(
+        {
+          fd: () => lib.lmshm_queue_fd(queue),
+          ready: (timeoutMs) => lib.lmshm_queue_ready(queue, timeoutMs),
+        },
+        () => this.#reap(),
+      );
+    } catch (error) {
+      lib.lmshm_queue_close(queue);
+      throw error;
+    }
     onExit(() => {
       this.#closed = true;
       lib.lmshm_queue_close(queue);

@@ -101,8 +101,8 @@ export const LMSHM_SYMBOLS = {
     result: "isize",
   },
   lmshm_queue_open: {
-    c: "intptr_t lmshm_queue_open(void)",
-    args: [],
+    c: "intptr_t lmshm_queue_open(uint32_t flags)",
+    args: ["u32"],
     result: "isize",
   },
   lmshm_queue_fd: {
@@ -210,6 +210,11 @@ export const MEMORY_FILE_SYMBOLS = {
   },
   close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
   access: { c: "int access(const char *path, int mode)", args: ["bytes", "i32"], result: "i32" },
+  readlink: {
+    c: "ssize_t readlink(const char *path, char *target, size_t size)",
+    args: ["bytes", "bytes", "usize"],
+    result: "isize",
+  },
 } as const satisfies SymbolTable;
 
 /** Of the C library: becoming another program; see exec.ts. */

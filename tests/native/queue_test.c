@@ -4,6 +4,7 @@
  * across processes; also on kernels that lack what is used best.
  */
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -18,7 +19,7 @@
 #endif
 
 static lmshm_queue* open_queue(void) {
-  intptr_t queue = lmshm_queue_open();
+  intptr_t queue = lmshm_queue_open(0);
   CHECK(queue > 0, "%ld", (long)queue);
   return (lmshm_queue*)queue;
 }
@@ -299,6 +300,55 @@ static void end_owner(struct owner owner) {
   close(owner.tell);
 }
 
+struct ended_thread {
+  lmshm_segment *segment, *attached;
+  lmshm_queue* queue;
+};
+
+static void* wait_and_end(void* argument) {
+  struct ended_thread* test = argument;
+  intptr_t closed = lmshm_queue_open(LMSHM_QUEUE_OF_THREAD);
+  intptr_t queue = lmshm_queue_open(LMSHM_QUEUE_OF_THREAD);
+  CHECK(closed > 0 && queue > 0, "%ld %ld", (long)closed, (long)queue);
+  test->queue = (lmshm_queue*)queue;
+  CHECK_EQUAL(lmshm_queue_close((lmshm_queue*)closed), 0);
+  CHECK_EQUAL(lmshm_queue_wait(test->queue, test->segment, 0, 0, FOREVER, 1), 0);
+  wake(test->segment, 0, 1, 1); /* this one's event is never reaped */
+  for (uint64_t id = 2; id < 6; id++)
+    CHECK_EQUAL(lmshm_queue_wait(test->queue, test->segment, 0, 0, FOREVER, id), 0);
+  CHECK_EQUAL(lmshm_queue_owner(test->queue, test->attached, FOREVER, 6), 0);
+  CHECK_EQUAL(lmshm_queue_wait(test->queue, test->segment, 4, 0, FOREVER, 7), 0);
+  wake(test->segment, 4, 1, 1); /* so the others wait as well, or are about to */
+  return NULL;
+}
+
+static void a_queue_of_a_thread_ends_with_it(void) {
+  _Atomic uint32_t* words;
+  struct ended_thread test;
+  const char* name = check_name("thread");
+  struct owner owner = start_owner(name);
+  test.attached = open_segment(LMSHM_ATTACH, name, 0, &words);
+  test.segment = open_segment(LMSHM_ANONYMOUS, NULL, MIB, &words);
+  const int before = check_resources().descriptors;
+  const int threads = check_count_entries("/proc/self/task", "");
+  pthread_t thread;
+  CHECK_EQUAL(pthread_create(&thread, NULL, wait_and_end, &test), 0);
+  pthread_join(thread, NULL);
+  CHECK_EQUAL(lmshm_queue_ready(test.queue, MINUTE_MS), -ECANCELED);
+  CHECK_EQUAL(lmshm_queue_wait(test.queue, test.segment, 0, 0, FOREVER, 8), -ECANCELED);
+  CHECK_EQUAL(lmshm_queue_close(test.queue), -EINVAL);
+  /* The last that it lets go are those of the owner's wait. */
+  for (int ms = 0; check_resources().descriptors != before && ms < 60000; ms++) usleep(1000);
+  CHECK_EQUAL(check_resources().descriptors, before);
+  for (int ms = 0; check_count_entries("/proc/self/task", "") > threads && ms < 60000; ms++)
+    usleep(1000);
+  CHECK_EQUAL(lmshm_notify(test.segment, 0, 100), 0);
+  end_owner(owner);
+  CHECK_EQUAL(lmshm_reclaim(name), 1);
+  CHECK_EQUAL(lmshm_close(test.attached, 0), 0);
+  CHECK_EQUAL(lmshm_close(test.segment, 0), 0);
+}
+
 static void an_owner_that_is_killed_has_died(void) {
   _Atomic uint32_t* words;
   lmshm_queue* queue = open_queue();
@@ -319,7 +369,7 @@ static void an_owner_that_is_killed_has_died(void) {
   CHECK_EQUAL(next(queue).result, LMSHM_OWNER_DIED);
   CHECK_EQUAL(lmshm_reclaim(name), 1);
   CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 7), 0);
-  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_UNKNOWN); /* too late to tell */
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_DIED); /* also without the name */
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
   CHECK_EQUAL(lmshm_queue_close(queue), 0);
 }
@@ -337,7 +387,15 @@ static void an_owner_that_gives_back_has_released(void) {
   CHECK_EQUAL(lmshm_close(other, 0), 0);
   CHECK_EQUAL(lmshm_name_state(name), LMSHM_NAME_LIVE);
   CHECK_EQUAL(lmshm_queue_ready(queue, 300), 0);
+  /* Not even just before the owner's. */
+  CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 2), 0);
+  CHECK_EQUAL(lmshm_queue_ready(queue, 300), 0);
+  other = open_segment(LMSHM_ATTACH, name, 0, &others);
+  CHECK_EQUAL(lmshm_close(other, 0), 0);
   CHECK_EQUAL(write(owner.tell, "", 1), 1);
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
+  CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
+  CHECK_EQUAL(lmshm_queue_owner(queue, segment, FOREVER, 3), 0); /* nor after the fact */
   CHECK_EQUAL(next(queue).result, LMSHM_OWNER_RELEASED);
   end_owner(owner);
   CHECK_EQUAL(lmshm_close(segment, 0), 0);
@@ -434,7 +492,7 @@ CHECK_MAIN(CASE(it_works_without_futex_waitv), CASE(owners_are_watched_without_i
            CASE(a_wait_ends_at_its_limit_or_when_it_is_cancelled),
            CASE(a_segment_may_be_closed_and_a_queue_too_while_somebody_waits),
            CASE(the_descriptor_is_readable_when_there_is_an_event), CASE(there_is_a_limit_to_waits),
-           CASE(a_forked_child_has_no_queue), CASE(an_owner_that_is_killed_has_died),
-           CASE(an_owner_that_gives_back_has_released),
+           CASE(a_forked_child_has_no_queue), CASE(a_queue_of_a_thread_ends_with_it),
+           CASE(an_owner_that_is_killed_has_died), CASE(an_owner_that_gives_back_has_released),
            CASE(waiting_for_an_owner_ends_at_its_limit_or_when_it_is_cancelled),
            CASE(what_has_no_other_owner_is_refused))

@@ -596,13 +596,14 @@ TEST(what_cannot_be_removed_is_named_and_does_not_keep_the_rest) {
 }
 
 TEST(a_directory_that_another_process_keeps_locked_does_not_keep_the_rest) {
-  // Whichever of them comes first.
-  for (const std::string locked : {"one", "two"}) {
+  // Whichever of them comes first, and also when it has the oldest objects.
+  const std::pair<std::string, int> cases[] = {{"one", 5}, {"two", 5}, {"one", 10}, {"two", 10}};
+  for (const auto& [locked, age] : cases) {
     const TempDir dir;
     for (const std::string name : {"one", "two"}) {
       REQUIRE(std::filesystem::create_directory(dir / name));
       WriteFile(dir / (name + "/old.data"), Block(4));
-      Age(dir / (name + "/old.data"), 5);
+      Age(dir / (name + "/old.data"), name == locked ? age : 5);
     }
     QuotaRules rules;
     rules.lock_patience = milliseconds(50);
@@ -805,6 +806,24 @@ TEST(one_account_for_all_directories_and_both_versions) {
   // What nobody could evict is not written.
   const std::string key_file = "v1/sha256-" + std::string(64, 'a') + ".key";
   CHECK_STARTS(old.Call(segment.Line("WRITE", root / key_file, 0, 4096)), "ERROR EINVAL write ");
+}
+
+TEST(a_directory_that_is_moved_beside_the_root_is_told_of_no_more) {
+  const TempDir dir;
+  const TempDir sockets;
+  const std::string root = dir / "store";
+  REQUIRE(std::filesystem::create_directory(root));
+  TestSegment segment(1 << 20);
+  LimitedWorker worker(root, 64 * kBlockBytes, sockets / "w");
+  LineClient one = worker.Connect(segment);
+  LineClient two = worker.Connect(segment, "two");
+  CHECK(Counted(&one));
+  CHECK_STARTS(one.Call("2 PUT a 0 4096"), "2 OK 4096");
+  CHECK_STARTS(two.Call("2 PUT a 0 8192"), "2 OK 8192");
+  CHECK_CONTAINS(one.Call("3 INFO") + " ", " directory_use=1:8192:two,1:4096: ");
+  // Its path begins as the root's does.
+  REQUIRE_EQ(rename((root + "/two").c_str(), (dir / "store2").c_str()), 0);
+  CHECK_CONTAINS(one.Call("4 INFO") + " ", " directory_use=1:4096: ");
 }
 
 TEST(the_limit_holds_for_a_directory_that_is_renamed_while_the_worker_runs) {

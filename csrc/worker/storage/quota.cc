@@ -230,6 +230,7 @@ std::vector<Quota::DirectoryUse> Quota::Largest(size_t most) const {
     // Of one that was moved away or removed nobody asks.
     if (root.empty() || path.compare(0, root.size(), root) != 0) continue;
     path.erase(0, root.size());
+    if (!path.empty() && root != "/" && path.front() != '/') continue;  // "/a/store2" of "/a/store"
     if (!path.empty() && path.front() == '/') path.erase(0, 1);
     uses.push_back({std::move(path), directory->objects(), bytes});
   }

@@ -65,7 +65,8 @@ struct QuotaRules {
   std::chrono::seconds leftover_age{60};      // see leftovers.h
   // How long a put waits for room while nothing becomes free.
   std::chrono::milliseconds patience{10000};
-  // How long one directory waits for another process that makes room in it, or holds its lock.
+  // How long making room waits in all for other processes that make room in a directory, or hold
+  // its lock.
   std::chrono::milliseconds lock_patience{5000};
   // Everything is counted again after so long, or ten times as long as that takes: where the kernel
   // tells what others do, and where it does not.
@@ -103,6 +104,7 @@ class QuotaDirectory : public std::enable_shared_from_this<QuotaDirectory> {
   dev_t device_ = 0;
   ino_t inode_ = 0;
   bool counted_ = false;             // for the counting thread
+  bool kept_ = false;                // others had it locked for too long; for the evicting thread
   std::weak_ptr<const void> users_;  // with the account's directories_mutex_ held
   bool watched_ = false;
   Mutex listeners_mutex_;
@@ -262,8 +264,12 @@ class Quota {
   void EvictMain();
   void MakeRoom(const Goal& goal);
   bool Choose(const Goal& goal, const std::vector<Directory>& all, Choice* choice) const;
-  // False, and why in refused_: others keep it for too long. The next attempt may find it free.
-  bool LockRoom(QuotaDirectory* directory);
+  // Once over the directories. Leaves those out of `*all` that others keep locked: what was chosen
+  // of them is to be chosen of the rest. False: there is no more to do.
+  bool MakeRoomIn(const Goal& goal, Clock::duration* patience, std::vector<Directory>* all);
+  // False, and why in refused_: others keep it for longer than `*patience`, of which it takes what
+  // it waits; or kept it the last time and have it still. The next attempt may find it free.
+  bool LockRoom(QuotaDirectory* directory, Clock::duration* patience);
   void EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
                Evicted* evicted);
   bool Evict(QuotaDirectory* directory, const std::string& name, uint64_t hash,

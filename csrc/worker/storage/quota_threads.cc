@@ -353,38 +353,52 @@ bool Quota::Choose(const Goal& goal, const std::vector<Directory>& all, Choice* 
 }
 
 void Quota::MakeRoom(const Goal& goal) {
-  const std::vector<Directory> all = AllDirectories();
+  Clock::duration patience = rules_.lock_patience;
+  std::vector<Directory> all = AllDirectories();
+  for (size_t before = 0; before != all.size() && !Ending() && !IsOver(goal);) {
+    before = all.size();
+    if (!MakeRoomIn(goal, &patience, &all)) return;
+  }
+}
+
+bool Quota::MakeRoomIn(const Goal& goal, Clock::duration* patience, std::vector<Directory>* all) {
   Choice choice;
   Evicted evicted;
-  if (!Choose(goal, all, &choice)) return;
-  for (const Directory& directory : all) {
+  if (!Choose(goal, *all, &choice)) return false;
+  std::vector<Directory> ours;
+  for (const Directory& directory : *all) {
     bool any = false;
     directory->index_.table().ForEach(
         [&](const TableObject& object) { any = any || object.used <= choice.latest; });
+    if (any && !LockRoom(directory.get(), patience)) continue;
+    ours.push_back(directory);
     if (!any) continue;
-    if (!LockRoom(directory.get())) continue;
     const bool alone = directory->fellows_.Count() == 0;
     if (!alone) Hear();
     EvictIn(directory.get(), goal, choice, alone, &evicted);
     directory->fellows_.UnlockRoom();
-    if (Ending() || (!alone && IsOver(goal))) return;
+    if (Ending() || (!alone && IsOver(goal))) return false;
   }
+  *all = std::move(ours);
+  return true;
 }
 
-bool Quota::LockRoom(QuotaDirectory* directory) {
-  const Clock::time_point end = Clock::now() + rules_.lock_patience;
-  while (!directory->fellows_.LockRoom()) {
-    if (Ending()) return false;
-    if (Clock::now() >= end) {
-      const MutexLock lock(&mutex_);
-      refused_ = "another process holds the lock (flock) of a directory with " +
-                 std::to_string(directory->objects()) + " objects";
-      return false;
-    }
+bool Quota::LockRoom(QuotaDirectory* directory, Clock::duration* patience) {
+  const Clock::time_point began = Clock::now();
+  const bool kept = std::exchange(directory->kept_, false);
+  bool locked = directory->fellows_.LockRoom();
+  while (!locked && !kept && !Ending() && Clock::now() - began < *patience) {
     std::this_thread::sleep_for(kLockPause);
     Hear();
+    locked = directory->fellows_.LockRoom();
   }
-  return true;
+  *patience -= std::min(*patience, Clock::now() - began);
+  if (locked || Ending()) return locked;
+  directory->kept_ = true;
+  const MutexLock lock(&mutex_);
+  refused_ = "another process holds the lock (flock) of a directory with " +
+             std::to_string(directory->objects()) + " objects";
+  return false;
 }
 
 void Quota::EvictIn(QuotaDirectory* directory, const Goal& goal, const Choice& choice, bool alone,
