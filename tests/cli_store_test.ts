@@ -252,6 +252,13 @@ test("a copy is taken up where it ended, and metadata goes along", LONG, async (
   const forced = await lmshm("cp", "-f", from, to);
   assert.match(forced.stdout, /^copied 3 objects, /);
   assert.deepEqual(readFileSync(`${to}/b.data`), Buffer.from(content(100_000, 1)));
+  if (!keeps) return;
+  // The same bytes, but other metadata.
+  await lmshm("put", from, "--metadata", "who=you", dir.file("a"));
+  const third = await lmshm("cp", from, to);
+  assert.match(third.stdout, /^copied 1 object, .* 2 skipped\n$/);
+  const again = jsonLines((await lmshm("stat", to, "a", "--json")).stdout)[0]!["metadata"];
+  assert.deepEqual(again, { who: "you" });
 });
 
 test("stores of a running worker, which is killed in the middle", LONG, async () => {
