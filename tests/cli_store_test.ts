@@ -9,9 +9,11 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -334,6 +336,37 @@ test("a listing ends when its reader has read enough", LONG, async () => {
   assert.equal(ended.stderr, "");
   const all = await inShell(`lmshm ls ${dir.file("kv")} | sort -u | wc -l`);
   assert.equal(all.stdout.trim(), "2000");
+});
+
+test("get writes to what --output names, and does not take its place", LONG, async () => {
+  using dir = new TempDir();
+  const store = dir.file("kv");
+  writeFileSync(dir.file("a"), content(5000, 1));
+  writeFileSync(dir.file("target"), "old");
+  symlinkSync("target", dir.file("link"));
+  symlinkSync("/dev/null", dir.file("null"));
+  assert.equal((await lmshm("put", store, dir.file("a"))).code, 0);
+  for (const name of ["link", "null"]) {
+    const got = await lmshm("get", store, "a", "-o", dir.file(name));
+    assert.equal(got.code, 0, got.stderr);
+    assert.ok(lstatSync(dir.file(name)).isSymbolicLink(), name);
+  }
+  assert.deepEqual(readFileSync(dir.file("target")), readFileSync(dir.file("a")));
+  const pipe = await inShell(
+    `cd ${dir.path} && mkfifo pipe && lmshm get kv a -o pipe; echo $?; test -p pipe && echo pipe`,
+  );
+  assert.equal(pipe.stdout, "wrote 0 objects, 1 failed\n1\npipe\n");
+  assert.match(pipe.stderr, /^lmshm: a: .*pipe is no file \(EINVAL\)/);
+});
+
+test("the file of a long name that is not ASCII is written", LONG, async () => {
+  using dir = new TempDir();
+  writeFileSync(dir.file("a"), "bytes");
+  const key = "\u00e9".repeat(120);
+  await lmshm("put", dir.file("kv"), dir.file("a"), "--key", key);
+  const got = await lmshm("get", dir.file("kv"), key, "-o", dir.file("out/"));
+  assert.equal(got.code, 0, got.stderr);
+  assert.deepEqual(readdirSync(dir.file("out")), [key]);
 });
 
 test("an interrupted get leaves no half file", LONG, async () => {
