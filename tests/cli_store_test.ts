@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -17,6 +17,7 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
 import { UsageError } from "../src/cli/command.ts";
 import { LOADERS } from "../src/cli/commands.ts";
@@ -24,7 +25,7 @@ import { keyPattern } from "../src/cli/pattern.ts";
 import { parseStore } from "../src/cli/store_address.ts";
 import { fileBelow } from "../src/cli/get.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
-import { shmError, startWorker, TempDir } from "./support/worker.ts";
+import { eventually, ScriptedWorker, shmError, startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 120_000 };
 
@@ -367,6 +368,58 @@ test("the file of a long name that is not ASCII is written", LONG, async () => {
   const got = await lmshm("get", dir.file("kv"), key, "-o", dir.file("out/"));
   assert.equal(got.code, 0, got.stderr);
   assert.deepEqual(readdirSync(dir.file("out")), [key]);
+});
+
+/** What the command says on stderr until it ends, which it does soon. */
+async function lastWords(child: ChildProcess): Promise<string> {
+  let ended = false;
+  let stderr = "";
+  child.stderr!.on("data", (data) => stderr += data);
+  child.once("close", () => ended = true);
+  try {
+    await eventually("the command has ended", () => ended);
+  } finally {
+    if (!ended) process.kill(child.pid!, "SIGKILL");
+  }
+  return stderr;
+}
+
+/** Sends SIGTERM to the command when `begun` resolves; it ends in its own way. */
+async function interrupt(child: ChildProcess, begun: Promise<unknown>): Promise<void> {
+  void begun.then(() => child.kill("SIGTERM"));
+  assert.match(await lastWords(child), /^lmshm: interrupted; what was done before stays\n$/);
+}
+
+test("put refuses a pipe before it waits for what comes out of it", LONG, async () => {
+  using dir = new TempDir();
+  await inShell(`mkfifo ${dir.file("pipe")}`);
+  const [command, line] = lmshmCommand("put", dir.file("kv"), dir.file("pipe"));
+  const child = spawn(command, line, { stdio: ["ignore", "ignore", "pipe"] });
+  assert.match(
+    await lastWords(child),
+    /pipe is no regular file \(EINVAL\)\. .*put - --key KEY/,
+  );
+});
+
+test("a put of stdin is interrupted while nothing comes", LONG, async () => {
+  using dir = new TempDir();
+  const [command, line] = lmshmCommand("put", dir.file("kv"), "-", "--key", "k");
+  const child = spawn(command, line, { stdio: ["pipe", "ignore", "pipe"] });
+  child.stdin.on("error", () => {});
+  // More than fits between the two: when it is written, the command has read some.
+  const read = new Promise<void>((resolve) =>
+    child.stdin.write(new Uint8Array(8 * 2 ** 20), () => resolve())
+  );
+  await interrupt(child, read);
+  assert.deepEqual(readdirSync(dir.file("kv")), []);
+});
+
+test("a command is interrupted while a worker does not answer it", LONG, async () => {
+  using dir = new TempDir();
+  await using mute = await ScriptedWorker.listen(dir, () => "");
+  const [command, line] = lmshmCommand("ls", `kv@unix:${mute.path}`);
+  const child = spawn(command, line, { stdio: ["ignore", "ignore", "pipe"] });
+  await interrupt(child, eventually("it asks", () => mute.lines.length > 0));
 });
 
 test("an interrupted get leaves no half file", LONG, async () => {

@@ -42,6 +42,9 @@ export function complainAbout(what: string, message: string): void {
   complain(`lmshm: ${what}: ${message}`);
 }
 
+/** The exit status of a command that a signal has ended. */
+export const INTERRUPTED = 130;
+
 const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
@@ -67,7 +70,7 @@ export async function interruptible(
     if (json) print(JSON.stringify({ ok: false, error: message }));
     if (!controller.signal.aborted) throw error;
     complain(`lmshm: ${(controller.signal.reason as Error).message}`);
-    return 130;
+    return INTERRUPTED;
   } finally {
     for (const name of INTERRUPTIONS) process.off(name, interrupt);
   }
