@@ -24,6 +24,7 @@ import { LOADERS } from "../src/cli/commands.ts";
 import { keyPattern } from "../src/cli/pattern.ts";
 import { parseStore } from "../src/cli/store_address.ts";
 import { fileBelow } from "../src/cli/get.ts";
+import { StoreReport, Told } from "../src/cli/store_report.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
 import { eventually, ScriptedWorker, shmError, startWorker, TempDir } from "./support/worker.ts";
 
@@ -324,6 +325,22 @@ test("a store without room is told once, and ends the command", LONG, async () =
   assert.equal(ended.code, 1, ended.stdout);
   assert.match(ended.stderr, /^lmshm: f1: .*ENOSPC.*\n$/);
   assert.match(ended.stdout, /^stored 0 objects, 1 failed\n$/);
+});
+
+test("a full file system ends a command, whoever tells of it", { timeout: 30_000 }, async () => {
+  const report = new StoreReport(false);
+  const { signal } = new AbortController();
+  const failing = (code: string) => () => Promise.reject(Object.assign(new Error(code), { code }));
+  await report.object("a", signal, failing("ENAMETOOLONG"));
+  await assert.rejects(report.object("b", signal, failing("ENOSPC")), Told);
+  assert.equal(report.failed, 2);
+});
+
+test("what a terminal would obey in a name is escaped", LONG, async () => {
+  using dir = new TempDir();
+  writeFileSync(dir.file("a"), "x");
+  const ended = await lmshm("put", dir.file("kv"), dir.file("a"), "--key", "\x1b[31mred\n");
+  assert.match(ended.stderr, /^lmshm: \\x1b\[31mred\\x0a: key .*\n$/);
 });
 
 test("a listing ends when its reader has read enough", LONG, async () => {
