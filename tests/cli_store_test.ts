@@ -5,24 +5,28 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
+import process from "node:process";
 import { test } from "node:test";
 import { UsageError } from "../src/cli/command.ts";
 import { LOADERS } from "../src/cli/commands.ts";
 import { keyPattern } from "../src/cli/pattern.ts";
 import { parseStore } from "../src/cli/store_address.ts";
 import { fileBelow } from "../src/cli/get.ts";
+import { StoreReport, Told } from "../src/cli/store_report.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
-import { shmError, startWorker, TempDir } from "./support/worker.ts";
+import { eventually, ScriptedWorker, shmError, startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 120_000 };
 
@@ -252,6 +256,13 @@ test("a copy is taken up where it ended, and metadata goes along", LONG, async (
   const forced = await lmshm("cp", "-f", from, to);
   assert.match(forced.stdout, /^copied 3 objects, /);
   assert.deepEqual(readFileSync(`${to}/b.data`), Buffer.from(content(100_000, 1)));
+  if (!keeps) return;
+  // The same bytes, but other metadata.
+  await lmshm("put", from, "--metadata", "who=you", dir.file("a"));
+  const third = await lmshm("cp", from, to);
+  assert.match(third.stdout, /^copied 1 object, .* 2 skipped\n$/);
+  const again = jsonLines((await lmshm("stat", to, "a", "--json")).stdout)[0]!["metadata"];
+  assert.deepEqual(again, { who: "you" });
 });
 
 test("stores of a running worker, which is killed in the middle", LONG, async () => {
@@ -316,6 +327,22 @@ test("a store without room is told once, and ends the command", LONG, async () =
   assert.match(ended.stdout, /^stored 0 objects, 1 failed\n$/);
 });
 
+test("a full file system ends a command, whoever tells of it", { timeout: 30_000 }, async () => {
+  const report = new StoreReport(false);
+  const { signal } = new AbortController();
+  const failing = (code: string) => () => Promise.reject(Object.assign(new Error(code), { code }));
+  await report.object("a", signal, failing("ENAMETOOLONG"));
+  await assert.rejects(report.object("b", signal, failing("ENOSPC")), Told);
+  assert.equal(report.failed, 2);
+});
+
+test("what a terminal would obey in a name is escaped", LONG, async () => {
+  using dir = new TempDir();
+  writeFileSync(dir.file("a"), "x");
+  const ended = await lmshm("put", dir.file("kv"), dir.file("a"), "--key", "\x1b[31mred\n");
+  assert.match(ended.stderr, /^lmshm: \\x1b\[31mred\\x0a: key .*\n$/);
+});
+
 test("a listing ends when its reader has read enough", LONG, async () => {
   using dir = new TempDir();
   mkdirSync(dir.file("kv"));
@@ -327,6 +354,89 @@ test("a listing ends when its reader has read enough", LONG, async () => {
   assert.equal(ended.stderr, "");
   const all = await inShell(`lmshm ls ${dir.file("kv")} | sort -u | wc -l`);
   assert.equal(all.stdout.trim(), "2000");
+});
+
+test("get writes to what --output names, and does not take its place", LONG, async () => {
+  using dir = new TempDir();
+  const store = dir.file("kv");
+  writeFileSync(dir.file("a"), content(5000, 1));
+  writeFileSync(dir.file("target"), "old");
+  symlinkSync("target", dir.file("link"));
+  symlinkSync("/dev/null", dir.file("null"));
+  assert.equal((await lmshm("put", store, dir.file("a"))).code, 0);
+  for (const name of ["link", "null"]) {
+    const got = await lmshm("get", store, "a", "-o", dir.file(name));
+    assert.equal(got.code, 0, got.stderr);
+    assert.ok(lstatSync(dir.file(name)).isSymbolicLink(), name);
+  }
+  assert.deepEqual(readFileSync(dir.file("target")), readFileSync(dir.file("a")));
+  const pipe = await inShell(
+    `cd ${dir.path} && mkfifo pipe && lmshm get kv a -o pipe; echo $?; test -p pipe && echo pipe`,
+  );
+  assert.equal(pipe.stdout, "wrote 0 objects, 1 failed\n1\npipe\n");
+  assert.match(pipe.stderr, /^lmshm: a: .*pipe is no file \(EINVAL\)/);
+});
+
+test("the file of a long name that is not ASCII is written", LONG, async () => {
+  using dir = new TempDir();
+  writeFileSync(dir.file("a"), "bytes");
+  const key = "\u00e9".repeat(120);
+  await lmshm("put", dir.file("kv"), dir.file("a"), "--key", key);
+  const got = await lmshm("get", dir.file("kv"), key, "-o", dir.file("out/"));
+  assert.equal(got.code, 0, got.stderr);
+  assert.deepEqual(readdirSync(dir.file("out")), [key]);
+});
+
+/** What the command says on stderr until it ends, which it does soon. */
+async function lastWords(child: ChildProcess): Promise<string> {
+  let ended = false;
+  let stderr = "";
+  child.stderr!.on("data", (data) => stderr += data);
+  child.once("close", () => ended = true);
+  try {
+    await eventually("the command has ended", () => ended);
+  } finally {
+    if (!ended) process.kill(child.pid!, "SIGKILL");
+  }
+  return stderr;
+}
+
+/** Sends SIGTERM to the command when `begun` resolves; it ends in its own way. */
+async function interrupt(child: ChildProcess, begun: Promise<unknown>): Promise<void> {
+  void begun.then(() => child.kill("SIGTERM"));
+  assert.match(await lastWords(child), /^lmshm: interrupted; what was done before stays\n$/);
+}
+
+test("put refuses a pipe before it waits for what comes out of it", LONG, async () => {
+  using dir = new TempDir();
+  await inShell(`mkfifo ${dir.file("pipe")}`);
+  const [command, line] = lmshmCommand("put", dir.file("kv"), dir.file("pipe"));
+  const child = spawn(command, line, { stdio: ["ignore", "ignore", "pipe"] });
+  assert.match(
+    await lastWords(child),
+    /pipe is no regular file \(EINVAL\)\. .*put - --key KEY/,
+  );
+});
+
+test("a put of stdin is interrupted while nothing comes", LONG, async () => {
+  using dir = new TempDir();
+  const [command, line] = lmshmCommand("put", dir.file("kv"), "-", "--key", "k");
+  const child = spawn(command, line, { stdio: ["pipe", "ignore", "pipe"] });
+  child.stdin.on("error", () => {});
+  // More than fits between the two: when it is written, the command has read some.
+  const read = new Promise<void>((resolve) =>
+    child.stdin.write(new Uint8Array(8 * 2 ** 20), () => resolve())
+  );
+  await interrupt(child, read);
+  assert.deepEqual(readdirSync(dir.file("kv")), []);
+});
+
+test("a command is interrupted while a worker does not answer it", LONG, async () => {
+  using dir = new TempDir();
+  await using mute = await ScriptedWorker.listen(dir, () => "");
+  const [command, line] = lmshmCommand("ls", `kv@unix:${mute.path}`);
+  const child = spawn(command, line, { stdio: ["ignore", "ignore", "pipe"] });
+  await interrupt(child, eventually("it asks", () => mute.lines.length > 0));
 });
 
 test("an interrupted get leaves no half file", LONG, async () => {

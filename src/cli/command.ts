@@ -37,10 +37,19 @@ export function sizeOption(name: string, text: string | undefined): number | und
   }
 }
 
-/** Tells on stderr of a failure that concerns one thing and does not end the command. */
+/**
+ * Tells on stderr of a failure that concerns one thing and does not end the command. What a terminal
+ * would obey in a name is escaped.
+ */
 export function complainAbout(what: string, message: string): void {
-  complain(`lmshm: ${what}: ${message}`);
+  const text = `lmshm: ${what}: ${message}`;
+  complain(
+    text.replaceAll(/\p{Cc}/gu, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`),
+  );
 }
+
+/** The exit status of a command that a signal has ended. */
+export const INTERRUPTED = 130;
 
 const INTERRUPTIONS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -67,7 +76,7 @@ export async function interruptible(
     if (json) print(JSON.stringify({ ok: false, error: message }));
     if (!controller.signal.aborted) throw error;
     complain(`lmshm: ${(controller.signal.reason as Error).message}`);
-    return 130;
+    return INTERRUPTED;
   } finally {
     for (const name of INTERRUPTIONS) process.off(name, interrupt);
   }

@@ -3,6 +3,7 @@
 // lmshm cp: objects of one store to another. They are loaded into memory, where the checksum is
 // verified, and stored from there; no file is copied, so that both may be anywhere.
 
+import { isDeepStrictEqual } from "node:util";
 import type { ObjectStat } from "../mod.ts";
 import { ShmError } from "../errors.ts";
 import { readArguments } from "./arguments.ts";
@@ -17,10 +18,10 @@ import { StoreSession } from "./store_session.ts";
 
 const ATTEMPTS = 3;
 
-/** Whether both are known to have the same bytes. */
+/** Whether both are known to have the same bytes, and the same metadata. */
 function isSame(one: ObjectStat, other: ObjectStat | null): boolean {
   return other !== null && one.byteLength === other.byteLength && one.crc32c !== null &&
-    one.crc32c === other.crc32c;
+    one.crc32c === other.crc32c && isDeepStrictEqual({ ...one.metadata }, { ...other.metadata });
 }
 
 async function copyObject(

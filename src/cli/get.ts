@@ -3,9 +3,9 @@
 // lmshm get: objects become files, or go to stdout. A key is not trusted with where its file goes: it
 // stays below the output directory, or is refused.
 
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import type { ShmRange } from "../mod.ts";
 import { ShmError } from "../errors.ts";
 import { readArguments } from "./arguments.ts";
@@ -34,21 +34,23 @@ export function fileBelow(directory: string, key: string): string {
   });
 }
 
+async function writeAll(session: StoreSession, file: FileHandle, range: ShmRange): Promise<void> {
+  for (let done = 0; done < range.byteLength;) {
+    const length = Math.min(PIECE_BYTES, range.byteLength - done);
+    const bytes = session.bytesOf(range, done, length);
+    done += (await file.write(bytes, 0, length, null)).bytesWritten;
+  }
+}
+
 /** Writes a range to a file, which has its name when it is complete. */
 async function writeFile(session: StoreSession, path: string, range: ShmRange): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
-  const temporary = join(
-    dirname(path),
-    `.${basename(path).slice(0, 200)}.${randomBytes(6).toString("hex")}.part`,
-  );
+  // Not longer than a name may be, however long that of the file is.
+  const temporary = join(dirname(path), `.lmshm-${randomBytes(8).toString("hex")}.part`);
   const file = await open(temporary, "wx");
   try {
     try {
-      for (let done = 0; done < range.byteLength;) {
-        const length = Math.min(PIECE_BYTES, range.byteLength - done);
-        const bytes = session.bytesOf(range, done, length);
-        done += (await file.write(bytes, 0, length, null)).bytesWritten;
-      }
+      await writeAll(session, file, range);
     } finally {
       await file.close();
     }
@@ -57,6 +59,28 @@ async function writeFile(session: StoreSession, path: string, range: ShmRange): 
     await rm(temporary, { force: true });
     throw error;
   }
+}
+
+/**
+ * Writes a range to what --output FILE names. A file takes its place; but a symbolic link stays and
+ * leads to it, and a device such as /dev/null gets the bytes.
+ */
+async function writeNamed(session: StoreSession, path: string, range: ShmRange): Promise<void> {
+  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+  if (found === null) return await writeFile(session, path, range);
+  if (found.isFile()) return await writeFile(session, await realpath(path), range);
+  if (!found.isCharacterDevice()) {
+    throw new ShmError(`${path} is no file`, {
+      code: "EINVAL",
+      operation: "write object",
+      hint: "Name a file, or write to stdout with --output -, and lead it there",
+    });
+  }
+  await using device = await open(path, "w");
+  await writeAll(session, device, range);
 }
 
 async function writeStdout(session: StoreSession, range: ShmRange): Promise<void> {
@@ -96,6 +120,7 @@ export const get: Command = {
     const store = parseStore(where);
     const { output = ".", literal, json } = values;
     if (keys.length === 0) throw new UsageError("get needs a KEY, or a pattern such as '*'");
+    if (output === "") throw new UsageError("--output is empty");
     const stdout = output === "-";
     if (stdout && json) throw new UsageError("--output - and --json both want stdout: choose");
     const patterns = patternsOf(keys, literal);
@@ -139,7 +164,7 @@ export const get: Command = {
             session,
             key,
             signal,
-            (range) => writeFile(session, file, range),
+            (range) => (isDirectory ? writeFile : writeNamed)(session, file, range),
           );
           return { file, ...done };
         });

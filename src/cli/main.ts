@@ -8,7 +8,7 @@
 import process from "node:process";
 import { version } from "../version.ts";
 import { didYouMean } from "./arguments.ts";
-import { UsageError } from "./command.ts";
+import { INTERRUPTED, UsageError } from "./command.ts";
 import { DESCRIPTIONS, GROUPS, LOADERS } from "./commands.ts";
 import { commandHelp, overviewHelp } from "./help.ts";
 import { complain, print, printed, terminalColumns } from "./terminal.ts";
@@ -98,3 +98,6 @@ if (unwritten && (unwritten as NodeJS.ErrnoException).code !== "EPIPE") {
   complain(`lmshm: standard output cannot be written: ${unwritten.message}`);
   process.exitCode ||= 1;
 }
+
+// Deno waits for a read of stdin that was begun, and nothing takes it back.
+if (process.exitCode === INTERRUPTED) process.exit();

@@ -76,8 +76,19 @@ async function fill(session: StoreSession, file: FileHandle, range: ShmRange): P
   return done;
 }
 
-/** All of stdin, which says nowhere how long it is. */
-async function readStdin(session: StoreSession): Promise<Uint8Array[]> {
+/** All of stdin, which says nowhere how long it is. Who ends the command does not wait for its end. */
+async function readStdin(session: StoreSession, signal: AbortSignal): Promise<Uint8Array[]> {
+  signal.throwIfAborted();
+  const interrupted = new Promise<never>((_, reject) => {
+    signal.addEventListener("abort", () => {
+      process.stdin.destroy();
+      reject(signal.reason);
+    }, { once: true });
+  });
+  return await Promise.race([piecesOfStdin(session), interrupted]);
+}
+
+async function piecesOfStdin(session: StoreSession): Promise<Uint8Array[]> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   for await (const piece of process.stdin) {
@@ -93,8 +104,12 @@ async function readStdin(session: StoreSession): Promise<Uint8Array[]> {
   return pieces;
 }
 
-async function putStdin(session: StoreSession, put: PutRange): Promise<Done> {
-  const pieces = await readStdin(session);
+async function putStdin(
+  session: StoreSession,
+  put: PutRange,
+  signal: AbortSignal,
+): Promise<Done> {
+  const pieces = await readStdin(session, signal);
   const byteLength = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
   return await session.withRange(byteLength, async (range, [store]) => {
     let at = 0;
@@ -113,15 +128,19 @@ type PutRange = (
 ) => Promise<void>;
 
 async function putFile(session: StoreSession, path: string, put: PutRange): Promise<Done> {
-  await using file = await open(path, "r");
-  const found = await file.stat();
-  if (!found.isFile()) {
+  // Before it is opened: opening a pipe waits until somebody writes to it.
+  const kind = await stat(path);
+  if (!kind.isFile()) {
     throw new ShmError(`${path} is no regular file`, {
-      code: found.isDirectory() ? "EISDIR" : "EINVAL",
+      code: kind.isDirectory() ? "EISDIR" : "EINVAL",
       operation: "read file",
-      hint: found.isDirectory() ? "Take what is in it with --recursive" : undefined,
+      hint: kind.isDirectory()
+        ? "Take what is in it with --recursive"
+        : "What a pipe gives comes in by stdin: put - --key KEY",
     });
   }
+  await using file = await open(path, "r");
+  const found = await file.stat();
   return await session.withRange(found.size, async (range, [store]) => {
     const byteLength = await fill(session, file, range);
     if (byteLength !== found.size) {
@@ -162,7 +181,7 @@ export const put: Command = {
         await report.object(
           key,
           signal,
-          () => file === STDIN ? putStdin(session, put) : putFile(session, file, put),
+          () => file === STDIN ? putStdin(session, put, signal) : putFile(session, file, put),
           { file },
         );
       });

@@ -3,7 +3,6 @@
 // What put, get, rm and cp tell: a line of JSON for each object, or failures as they come, what has
 // been done so far at a terminal, and a summary at the end.
 
-import { ShmError } from "../errors.ts";
 import { type Command, complainAbout, interruptible } from "./command.ts";
 import { formatBytes, formatTime } from "./format.ts";
 import { printAndWait, statusLine } from "./terminal.ts";
@@ -60,7 +59,9 @@ export class StoreReport {
     } catch (error) {
       if (signal.aborted) throw error;
       await this.fail(key, error, facts);
-      if (error instanceof ShmError && ENDS_ALL.has(error.code)) throw new Told(error);
+      // Of the store, or of the files that get writes.
+      const { code } = error as { code?: unknown };
+      if (typeof code === "string" && ENDS_ALL.has(code)) throw new Told(error as Error);
       return;
     }
     if (done.skipped) this.#skipped++;

@@ -60,6 +60,7 @@ async function open(
           workerAddress,
           secretFile: tcp ? secretFile : undefined,
           maxRestarts: attempts,
+          signal,
         }),
       );
     }

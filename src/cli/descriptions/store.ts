@@ -243,7 +243,7 @@ export const CP = {
   operands: "any",
   about: [
     "Copies all objects, or those that match, with their metadata, and checks every byte on the " +
-    "way. What TO has with the same length and checksum is skipped, so that a copy that was " +
+    "way. What TO has with the same length, checksum and metadata is skipped, so that a copy that was " +
     "interrupted is taken up by giving the same command again.",
     "FROM and TO are stores. " + STORE + " A directory TO is made where it is missing.",
     PATTERNS,
