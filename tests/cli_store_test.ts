@@ -18,9 +18,9 @@ import {
 import { test } from "node:test";
 import { UsageError } from "../src/cli/command.ts";
 import { LOADERS } from "../src/cli/commands.ts";
-import { keyPattern } from "../src/cli/pattern.ts";
-import { parseStore } from "../src/cli/store_address.ts";
-import { fileBelow } from "../src/cli/get.ts";
+import { keyPattern } from "../src/cli/store/pattern.ts";
+import { parseStore } from "../src/cli/store/address.ts";
+import { fileBelow } from "../src/cli/store/get.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
 import { shmError, startWorker, TempDir } from "./support/worker.ts";
 

@@ -8,10 +8,10 @@
 
 import process from "node:process";
 import { setTimeout as pause } from "node:timers/promises";
-import { ShmFileConnector, type ShmRange, ShmSegment } from "../mod.ts";
-import { ShmError } from "../errors.ts";
-import { formatBytes } from "./format.ts";
-import type { StoreAddress } from "./store_address.ts";
+import { ShmFileConnector, type ShmRange, ShmSegment } from "../../mod.ts";
+import { ShmError } from "../../errors.ts";
+import { formatBytes } from "../format.ts";
+import type { StoreAddress } from "./address.ts";
 
 const PAGE = 4096;
 /** Enough for several of LMCache's usual chunks, and for many small objects: populating takes time. */

@@ -12,7 +12,7 @@ import {
   type ShmFileConnector,
   type ShmRange,
   type ShmSegment,
-} from "../mod.ts";
+} from "../../mod.ts";
 import type { Chunk } from "./chunk_source.ts";
 
 /** Where each chunk begins in the pool. */

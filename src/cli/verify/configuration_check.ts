@@ -21,10 +21,10 @@ import {
   type TensorMemoryObj,
   TieredStore,
   type WorkerInfo,
-} from "../mod.ts";
-import { type LmshmConfig } from "../config/mod.ts";
+} from "../../mod.ts";
+import { type LmshmConfig } from "../../config/mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
-import { formatPinning } from "./format.ts";
+import { formatPinning } from "../format.ts";
 
 const CHUNKS = 8;
 /** Of a full chunk, as far as the number of tokens allows. */
