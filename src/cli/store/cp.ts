@@ -8,7 +8,7 @@ import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
 import { CP } from "../descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
+import { inLanes } from "../lanes.ts";
 import { keyPattern } from "./pattern.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";

@@ -11,7 +11,7 @@ import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
 import { GET } from "../descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
+import { inLanes } from "../lanes.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";
 import { type Done, Missing, reportedCommand } from "./report.ts";

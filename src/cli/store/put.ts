@@ -10,7 +10,7 @@ import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
 import { PUT } from "../descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
+import { inLanes } from "../lanes.ts";
 import { parseStore } from "./address.ts";
 import { type Done, reportedCommand } from "./report.ts";
 import { StoreSession } from "./session.ts";

@@ -5,7 +5,7 @@
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, UsageError } from "../command.ts";
 import { RM } from "../descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
+import { inLanes } from "../lanes.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";
 import { Missing, reportedCommand } from "./report.ts";

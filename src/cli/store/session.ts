@@ -19,7 +19,7 @@ const USUAL_BYTES = 64 * 2 ** 20;
 const SMALL_BYTES = 4 * 2 ** 20;
 /** With less room than for so many objects at once, the segment is made larger. */
 const LEAST_OBJECTS = 4;
-export const MAX_MEMORY_BYTES = 2 ** 30;
+const MAX_MEMORY_BYTES = 2 ** 30;
 
 export interface SessionOptions {
   readonly secretFile: string | undefined;

@@ -248,7 +248,7 @@ export class ConfigurationCheck {
   // --- the steps
 
   async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
-    const { writeMode, maxQueuedBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
+    const { writeMode, maxQueuedBytes, blockingTimeoutMs } = this.#config;
     const queueTimeoutMs = blockingTimeoutMs;
     const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes, queueTimeoutMs });
     // The store is closed first, so that nothing is written after the removal.
