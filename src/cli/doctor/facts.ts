@@ -113,7 +113,7 @@ export interface MachineFacts {
   readonly runningWorker: RunningWorkerFacts | null;
 }
 
-export function readText(path: string): string {
+function readText(path: string): string {
   try {
     return readFileSync(path, "utf8").trim();
   } catch {
