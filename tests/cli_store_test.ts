@@ -22,7 +22,8 @@ import { keyPattern } from "../src/cli/store/pattern.ts";
 import { parseStore } from "../src/cli/store/address.ts";
 import { fileBelow } from "../src/cli/store/get.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
-import { shmError, startWorker, TempDir } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 120_000 };
 
