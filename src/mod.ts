@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The public names of lmshm, and nothing else: segments, memory, cache, connector, errors. "lmshm/gpu"
-// has those of a GPU, "lmshm/config" those of configuration files.
+// has those of a GPU, "lmshm/config" those of configuration files; "lmshm/embed" has none, and puts the
+// built parts into an executable.
 
 export { version } from "./version.ts";
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, ShmError } from "./errors.ts";

@@ -21,12 +21,13 @@ import process from "node:process";
 import { test } from "node:test";
 import { UsageError } from "../src/cli/command.ts";
 import { LOADERS } from "../src/cli/commands.ts";
-import { keyPattern } from "../src/cli/pattern.ts";
-import { parseStore } from "../src/cli/store_address.ts";
-import { fileBelow } from "../src/cli/get.ts";
-import { StoreReport, Told } from "../src/cli/store_report.ts";
+import { keyPattern } from "../src/cli/store/pattern.ts";
+import { parseStore } from "../src/cli/store/address.ts";
+import { fileBelow } from "../src/cli/store/get.ts";
+import { StoreReport, Told } from "../src/cli/store/report.ts";
 import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
-import { eventually, ScriptedWorker, shmError, startWorker, TempDir } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, ScriptedWorker, startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 120_000 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The lmshm command as a user runs it, in a process of its own.
+// lmshm verify as a user runs it, in a process of its own; and what the command says of mistakes.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

@@ -15,7 +15,8 @@ import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { TieredStore } from "../src/cache/tiered_store.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { workerOf } from "./support/version1_worker.ts";
-import { shmError, TempDir, withoutWorkers } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const CHUNK = { shape: [2, 1, 64, 256], dtype: "bfloat16", format: "KV_2LTD" } as const;

@@ -18,7 +18,8 @@ import { createConfig } from "../src/config/config.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
 import { runFixture } from "./support/process.ts";
-import { eventually, processExists, shmError, TempDir } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, processExists, TempDir } from "./support/worker.ts";
 
 const BUN = "Bun" in globalThis;
 const LIMIT = { timeout: 120_000 };

@@ -5,8 +5,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ShmError, ShmSegment } from "../src/mod.ts";
+import { ShmSegment } from "../src/mod.ts";
 import { type DeviceMemory, GpuDevice, gpuStatus, type HostMemory } from "../src/gpu/mod.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   FakeGpu,
   type FakeKind,
@@ -27,15 +28,6 @@ function each(name: string, body: (fake: FakeGpu, kind: FakeKind) => void | Prom
       fake.assertClean();
     });
   }
-}
-
-function shmError(code: string, words: RegExp) {
-  return (error: unknown) => {
-    assert.ok(error instanceof ShmError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, words);
-    return true;
-  };
 }
 
 each("gpuStatus() tells of every device and makes no context", (fake, kind) => {

@@ -6,8 +6,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ShmError, ShmSegment, TensorMemoryAllocator } from "../src/mod.ts";
+import { ShmSegment, TensorMemoryAllocator } from "../src/mod.ts";
 import { type DeviceBuffer, GpuDevice, GpuEvent } from "../src/gpu/mod.ts";
+import { shmError } from "./support/assertions.ts";
 import { segmentInPieces } from "./support/fake_segment.ts";
 import { FakeGpu, fillPattern, KINDS, noFakes } from "./support/fake_gpu.ts";
 import { warningsOf } from "./support/warnings.ts";
@@ -42,15 +43,6 @@ function each(name: string, body: (bench: Bench) => Promise<void>): void {
       fake.assertClean();
     });
   }
-}
-
-function shmError(code: string, words: RegExp) {
-  return (error: unknown) => {
-    assert.ok(error instanceof ShmError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, words);
-    return true;
-  };
 }
 
 each("bytes go to the device and come back, at any offset", async ({ device, segment, buffer }) => {

@@ -16,12 +16,12 @@ import {
 import { ShmSegment } from "../src/memory/segment.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { helloAnswer } from "./support/object_worker.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   processExists,
   type Script,
   ScriptedWorker,
-  shmError,
   TempDir,
   withoutWorkers,
 } from "./support/worker.ts";

@@ -21,12 +21,12 @@ import {
 import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import { fixtureCommand } from "./support/process.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   type ListeningWorker,
   processExists,
   ScriptedWorker,
-  shmError,
   startWorker,
   TempDir,
   withoutWorkers,

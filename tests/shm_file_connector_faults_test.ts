@@ -22,11 +22,11 @@ import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import { workerOf } from "./support/version1_worker.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   processExists,
   ScriptedWorker,
-  shmError,
   sleep,
   startWorker,
   TempDir,

@@ -16,12 +16,12 @@ import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { scripted } from "./support/object_worker.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   processExists,
   type Script,
   ScriptedWorker,
-  shmError,
   TempDir,
   withoutWorkers,
 } from "./support/worker.ts";

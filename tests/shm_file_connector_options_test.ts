@@ -14,7 +14,8 @@ import { nearest } from "../src/nearest.ts";
 import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { optionsFromExtra, optionsFromUrl } from "../src/connector/shm_file_sources.ts";
 import { uniqueName } from "./support/leaks.ts";
-import { eventually, shmError, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
 type Options = Parameters<typeof ShmFileConnector.open>[0];
 

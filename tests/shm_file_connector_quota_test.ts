@@ -9,7 +9,8 @@ import { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
 import { attachFirst } from "./support/dialect.ts";
 import { LineSocket } from "./support/line_socket.ts";
-import { eventually, shmError, sleep } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, sleep } from "./support/worker.ts";
 
 const BLOCK = 4096;
 

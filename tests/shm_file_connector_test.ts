@@ -29,13 +29,8 @@ import { uniqueName } from "./support/leaks.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import { version1Worker } from "./support/version1_worker.ts";
 import { warningsOf } from "./support/warnings.ts";
-import {
-  ScriptedWorker,
-  shmError,
-  startWorker,
-  TempDir,
-  withoutWorkers,
-} from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { ScriptedWorker, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const SECRET = "correct-horse-battery-staple";

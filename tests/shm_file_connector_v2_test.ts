@@ -18,7 +18,8 @@ import { type ShmFileConnectorOptions } from "../src/connector/shm_file_connecto
 import { type ConnectorScene, connectorScene } from "./support/connector_scene.ts";
 import { plainWorker } from "./support/plain_worker.ts";
 import { version1Worker } from "./support/version1_worker.ts";
-import { ScriptedWorker, shmError } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { ScriptedWorker } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 

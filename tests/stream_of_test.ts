@@ -8,7 +8,8 @@ import { connect } from "node:net";
 import { test } from "node:test";
 import { BufferAllocator, MixedMemoryAllocator, ShmSegment, streamOf } from "../src/mod.ts";
 import { withoutLeaks } from "./support/leaks.ts";
-import { eventually, shmError } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually } from "./support/worker.ts";
 
 const SIZE = 1_000_003;
 

@@ -20,10 +20,10 @@ import type { Users } from "../src/worker/stranger.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { IMPOSTORS, Port, provingWorker } from "./support/login.ts";
 import { obliging, openObjectClient } from "./support/object_worker.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   ScriptedWorker,
-  shmError,
   startWorker,
   TempDir,
   withoutWorkers,

@@ -15,7 +15,8 @@ import {
   openObjectClient,
   scripted,
 } from "./support/object_worker.ts";
-import { ScriptedWorker, shmError, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { ScriptedWorker, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const get = (client: ClientV2, key: string) => getOf(client, key, 10, { timeoutMs: 20_000 });
 

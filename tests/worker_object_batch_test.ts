@@ -20,7 +20,8 @@ import {
   send,
   willing,
 } from "./support/object_worker.ts";
-import { eventually, ScriptedWorker, shmError, TempDir, withoutWorkers } from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, ScriptedWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
 const MIB = 1 << 20;
 

@@ -20,11 +20,11 @@ import {
   willing,
 } from "./support/object_worker.ts";
 import { ShmError } from "../src/errors.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   type Peer,
   ScriptedWorker,
-  shmError,
   sleep,
   TempDir,
   withoutWorkers,

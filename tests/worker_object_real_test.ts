@@ -16,10 +16,10 @@ import { SpawnTransport } from "../src/worker/spawn_transport.ts";
 import type { OpenTransport } from "../src/worker/transport.ts";
 import { send } from "./support/object_worker.ts";
 import { uniqueName } from "./support/leaks.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   processExists,
-  shmError,
   startWorker,
   TempDir,
   withoutWorkers,

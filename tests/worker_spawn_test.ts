@@ -14,14 +14,8 @@ import type { WorkerLimits } from "../src/worker/limits.ts";
 import { ClientV1 } from "../src/worker/v1/client.ts";
 import { SpawnTransport } from "../src/worker/spawn_transport.ts";
 import { fixtureCommand, runFixture } from "./support/process.ts";
-import {
-  eventually,
-  processExists,
-  shmError,
-  sleep,
-  TempDir,
-  withoutWorkers,
-} from "./support/worker.ts";
+import { shmError } from "./support/assertions.ts";
+import { eventually, processExists, sleep, TempDir, withoutWorkers } from "./support/worker.ts";
 
 interface Watch {
   readonly log: string[];

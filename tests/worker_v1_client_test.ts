@@ -13,11 +13,11 @@ import {
   send as held,
   type Sent,
 } from "./support/object_worker.ts";
+import { shmError } from "./support/assertions.ts";
 import {
   eventually,
   type Script,
   ScriptedWorker,
-  shmError,
   sleep,
   TempDir,
   willing,

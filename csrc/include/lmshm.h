@@ -20,8 +20,9 @@
  *
  * THE FULL INTERFACE takes an options struct, reports what really happened
  * in an info struct, and has a start/poll/finish form for callers with an
- * event loop: lmshm_open_start(), lmshm_job_poll(), lmshm_job_finish(). Processes that share
- * a segment wait for each other with lmshm_queue_wait() and lmshm_notify().
+ * event loop: lmshm_open_start(), lmshm_job_poll(), lmshm_job_finish().
+ * Processes that share a segment wait for each other with lmshm_queue_wait()
+ * and lmshm_notify().
  *
  * OWNERSHIP OF A NAME
  *

@@ -45,8 +45,8 @@ _Static_assert(sizeof(lmshm_info) == 640, "lmshm_info is part of the ABI");
  * fifth of what it takes page by page. */
 #define WINDOW_AT_ONCE_BYTES ((size_t)64 << 20)
 
-/* Windows that are there. Who takes back one that he does not have only makes
- * it too small. */
+/* How many windows there are. To take back one that is not there only makes it
+ * too small. */
 static atomic_int windows;
 
 struct lmshm_segment {

@@ -36,7 +36,6 @@
 #include "worker/base/shutdown.h"
 #include "worker/base/wake_up.h"
 #include "worker/execution/engine.h"
-#include "worker/execution/give_way.h"
 #include "worker/memory/parent_maps.h"
 #include "worker/memory/segment_identity.h"
 #include "worker/net/listener.h"

@@ -36,7 +36,7 @@ export function documents() {
  * @param {string} text
  * @returns {CodeBlock[]}
  */
-export function blocksIn(file, text) {
+function blocksIn(file, text) {
   const blocks = [];
   const lines = text.split("\n");
   /** @type {string[]} */

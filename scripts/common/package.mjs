@@ -40,7 +40,7 @@ function rootManifest() {
 }
 
 /** @param {Platform} platform */
-export function platformPackage(platform) {
+function platformPackage(platform) {
   return `${SCOPE}/${platform}`;
 }
 
@@ -67,7 +67,7 @@ function compiled(source, extension) {
  * package.json of the package lmshm, derived from the root's.
  * @param {string} [repository] its address, if it has one
  */
-export function libraryManifest(repository) {
+function libraryManifest(repository) {
   const manifest = rootManifest();
   const { name, description, engines, exports: entries, bin, dependencies } = manifest;
   const platforms = /** @type {Platform[]} */ (Object.keys(TARGETS)).map(platformPackage);
@@ -102,7 +102,7 @@ export function libraryManifest(repository) {
  * @param {Platform} platform
  * @param {string} [repository]
  */
-export function platformManifest(platform, repository) {
+function platformManifest(platform, repository) {
   const [os, cpu, libc] = platform.split("-");
   const manifest = rootManifest();
   return {

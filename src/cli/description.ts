@@ -54,7 +54,7 @@ export interface CommandGroup {
 }
 
 /** What every command has beside its own. */
-export const HELP_OPTION: OptionDescription = {
+const HELP_OPTION: OptionDescription = {
   name: "help",
   short: "h",
   text: "this text",

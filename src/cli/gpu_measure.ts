@@ -10,7 +10,7 @@ import type { HostMemory } from "../gpu/mod.ts";
 
 const CONTENDERS = ["pool", "hostAlloc", "unpinned"] as const;
 export type Contender = (typeof CONTENDERS)[number];
-export const WAYS = ["to-device", "to-host"] as const;
+const WAYS = ["to-device", "to-host"] as const;
 export type Way = (typeof WAYS)[number];
 
 interface Sampled {

@@ -9,8 +9,8 @@ import { readArguments } from "./arguments.ts";
 import { type Command, interruptible, UsageError } from "./command.ts";
 import { METRICS } from "./descriptions/metrics.ts";
 import { CONTENT_TYPE, openMetrics } from "./open_metrics.ts";
-import { checkAddress, parseStore, type StoreAddress } from "./store_address.ts";
-import { StoreSession } from "./store_session.ts";
+import { checkAddress, parseStore, type StoreAddress } from "./store/address.ts";
+import { StoreSession } from "./store/session.ts";
 import { complain, print, printAndWait } from "./terminal.ts";
 
 /** Prometheus gives up after ten seconds, if nothing else is said. */

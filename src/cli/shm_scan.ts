@@ -78,7 +78,7 @@ function readText(path: string): string | null {
 }
 
 /** Who has which segments mapped, by mapsIdentity(). */
-export function mappedFiles(): Map<string, MappedFile> {
+function mappedFiles(): Map<string, MappedFile> {
   const found = new Map<
     string,
     { path: string; sizeBytes: number; mappedBy: Map<number, Mapper> }

@@ -6,6 +6,7 @@
 import { checkCallOptions, checkInteger, checkRange, describe } from "../arguments.ts";
 import { errnoName, ShmError } from "../errors.ts";
 import type { NativeSegment, NativeWait } from "../native/native_segment.ts";
+import { checkSignal } from "../wait.ts";
 
 /** How long somebody waits. */
 export interface WaitOptions {
@@ -39,14 +40,11 @@ const OWNER_ENDS: Readonly<Record<number, OwnerEnd>> = { 1: "released", 2: "died
 function checkWaitOptions(what: string, options: WaitOptions): void {
   checkCallOptions(what, options, WAIT_OPTIONS);
   const { signal, timeoutMs = Infinity } = options;
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`);
-  }
   if (typeof timeoutMs !== "number") {
     throw new TypeError(`timeoutMs must be a number, got ${describe(timeoutMs)}`);
   }
   if (!(timeoutMs >= 0)) throw new RangeError(`timeoutMs must be 0 or more, got ${timeoutMs}`);
-  signal?.throwIfAborted();
+  checkSignal(signal);
 }
 
 function checkWord(offset: number, sizeBytes: number): void {

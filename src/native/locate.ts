@@ -200,7 +200,7 @@ function fix(part: Part): string {
  * @throws {ShmError} ENOENT with all places that were tried; EACCES when the only one has no execute
  *   permission, or the system lets nothing be executed from memory.
  */
-export function locate(part: Part, override?: string): string {
+function locate(part: Part, override?: string): string {
   const { file } = PARTS[part];
   const tried: string[] = [];
   const listed: string[] = [];

@@ -271,12 +271,6 @@ static int stream_destroy(void* stream) {
   return end(kStream, code);
 }
 
-static int stream_query(void* stream) {
-  int device, code = begin(kQuery, &device);
-  if (code == 0) code = locked_stream_query(stream);
-  return end(kQuery, code);
-}
-
 static int stream_wait(void* stream, void* event, unsigned flags) {
   int device, code = begin(kWait, &device);
   if (code == 0) code = flags == 0 ? locked_stream_wait(stream, event) : kInvalid;
@@ -472,7 +466,6 @@ EXPORT int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
   return stream_create(stream, flags);
 }
 EXPORT int cudaStreamDestroy(void* stream) { return stream_destroy(stream); }
-EXPORT int cudaStreamQuery(void* stream) { return stream_query(stream); }
 EXPORT int cudaStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return stream_wait(stream, event, flags);
 }
@@ -556,7 +549,6 @@ EXPORT int hipStreamCreateWithFlags(void** stream, unsigned flags) {
   return stream_create(stream, flags);
 }
 EXPORT int hipStreamDestroy(void* stream) { return stream_destroy(stream); }
-EXPORT int hipStreamQuery(void* stream) { return stream_query(stream); }
 EXPORT int hipStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return stream_wait(stream, event, flags);
 }
@@ -758,7 +750,6 @@ EXPORT int cuStreamCreate(void** stream, unsigned flags) {
   return driver(stream_create(stream, flags));
 }
 EXPORT int cuStreamDestroy_v2(void* stream) { return driver(stream_destroy(stream)); }
-EXPORT int cuStreamQuery(void* stream) { return driver(stream_query(stream)); }
 EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return driver(stream_wait(stream, event, flags));
 }

@@ -110,7 +110,6 @@ struct copy {
 
 int locked_stream_create(int device, void** handle);
 int locked_stream_destroy(void* handle);
-int locked_stream_query(void* handle);
 int locked_stream_copy(void* handle, const struct copy* copy);
 int locked_stream_wait(void* handle, void* event);
 int locked_event_create(int device, bool timing, void** handle);

@@ -176,12 +176,6 @@ int locked_stream_destroy(void* handle) {
   return 0;
 }
 
-int locked_stream_query(void* handle) {
-  const struct stream* stream = stream_of(handle);
-  if (stream == NULL) return kInvalidHandle;
-  return stream->queued > 0 ? kNotReady : 0;
-}
-
 static int queue(void* handle, const struct work* what) {
   struct stream* stream = stream_of(handle);
   if (stream == NULL) return kInvalidHandle;

@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <cstring>
 #include <filesystem>
 #include <string>
 

@@ -6,7 +6,6 @@
 // by the collection of a worker that starts; and the segment is as it was.
 #include <sys/mman.h>
 
-#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <string>

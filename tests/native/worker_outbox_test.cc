@@ -15,7 +15,6 @@
 #include <functional>
 #include <future>
 #include <map>
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>

@@ -2,10 +2,8 @@
 //
 // Batches, CONTAINS and the words of INFO, without a process or a thread around them.
 #include <map>
-#include <set>
 
 #include "worker/base/percent.h"
-#include "worker/execution/pipeline.h"
 #include "worker_v2_fixture.hh"
 
 namespace {

@@ -22,7 +22,7 @@ void Add(const std::string& name, const std::string& value, std::string* text) {
 
 void AddPriority(const RequestV2& r, std::string* text) {
   if (r.priority != lmshm::Priority::kNormal)
-    Add("prio", std::string(PriorityName(r.priority)), text);
+    Add("prio", r.priority == lmshm::Priority::kHigh ? "high" : "low", text);
 }
 
 void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, std::string* text) {

@@ -2,7 +2,6 @@
 //
 // Version 2 of the protocol from HELLO on: how it begins, who may do what, and that no line is left
 // without an answer.
-#include <atomic>
 #include <fstream>
 #include <string>
 

@@ -312,7 +312,7 @@ async function leaving(worker: RawWorker): Promise<void> {
 }
 
 /** Rows for people. */
-export function phaseRow({ name, latencies, workerPeakBytes, workerAfterBytes }: HostilePhase) {
+function phaseRow({ name, latencies, workerPeakBytes, workerAfterBytes }: HostilePhase) {
   const cells = REQUESTS.map((request) => {
     const { p50Ms, p99Ms, maxMs } = latencies[request];
     return `${p50Ms.toFixed(1)} / ${p99Ms.toFixed(1)} / ${maxMs.toFixed(0)}`.padStart(20);

@@ -33,7 +33,7 @@ export async function authenticate(ask: Ask, secret: string): Promise<void> {
 }
 
 /** `<boot>:<dev>:<ino>` of an open segment. */
-export function identityOf(fd: number): string {
+function identityOf(fd: number): string {
   const { dev, ino } = fstatSync(fd, { bigint: true });
   const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim().replaceAll("-", "");
   return `${boot}:${dev}:${ino}`;

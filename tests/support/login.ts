@@ -28,7 +28,7 @@ export function provingWorker(secret: string, inner: Script): Script {
   };
 }
 
-export const NONCE = "0123456789abcdef".repeat(4);
+const NONCE = "0123456789abcdef".repeat(4);
 
 /** Programs that do not know the secret and answer as if they did, by what they do. */
 export const IMPOSTORS: Readonly<Record<string, () => Script>> = {

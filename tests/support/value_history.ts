@@ -92,11 +92,6 @@ export class ValueHistory {
     return null;
   }
 
-  /** Puts of that length which may have happened. */
-  ofLength(byteLength: number): Write[] {
-    return [...this.#puts.values()].filter((one) => !one.failed && one.byteLength === byteLength);
-  }
-
   /** The first thing that no order explains; null when all is well. */
   check(): string | null {
     const forward: { from: number; to: number; version: number }[] = [];

@@ -11,7 +11,6 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { ShmError } from "../../src/errors.ts";
 import { locateWorker } from "../../src/native/locate.ts";
 import { childProcesses, withoutLeaks } from "./leaks.ts";
 
@@ -51,16 +50,6 @@ export async function eventually(
     if (performance.now() > end) assert.fail(`${what}, not within ${limitMs} ms`);
     await sleep(5);
   }
-}
-
-/** An error check for assert.rejects: a ShmError of this code, whose message matches. */
-export function shmError(code: string, pattern?: RegExp): (error: unknown) => boolean {
-  return (error) => {
-    assert.ok(error instanceof ShmError, `a ShmError, not ${error}`);
-    assert.equal(error.code, code, error.message);
-    if (pattern) assert.match(error.message, pattern);
-    return true;
-  };
 }
 
 export function processExists(pid: number): boolean {

@@ -2,10 +2,11 @@
 //
 // Outbox: a client's answers on their way out, from any thread.
 //
-// Nobody waits in it. Whoever adds an answer also sends what has gathered. If somebody else is at
-// that, he sends this one too; but where the wire takes short pieces whole, a short answer passes
-// him: he may have a system call behind him in which the client was woken, on the CPU that he needs
-// to go on. (Answers need no order; what they must not do is to get between the parts of another.)
+// Nobody waits in it. A thread that adds an answer also sends what has gathered. If another thread
+// is sending at that moment, it sends this answer too. But where the wire takes short pieces whole,
+// a short answer is sent at once, past that thread: its own write may have woken the client on the
+// CPU that it needs to go on. (Answers need no order; they only must not get between the parts of
+// another.)
 // When the client takes no more for the moment, what is left stays, and the connection's own thread
 // is woken: it waits for the client and goes on.
 #ifndef LMSHM_WORKER_NET_OUTBOX_H_

@@ -407,8 +407,4 @@ std::string_view VerbName(Verb verb) {
   return "";
 }
 
-std::string_view PriorityName(Priority priority) {
-  return kPriorityNames[static_cast<size_t>(priority)];
-}
-
 }  // namespace lmshm

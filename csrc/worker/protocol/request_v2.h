@@ -110,9 +110,6 @@ Status ParseRequestV2(std::string_view line, RequestV2* request);
 // "PUT" and so on, for logs.
 std::string_view VerbName(Verb verb);
 
-// "high", "normal" or "low".
-std::string_view PriorityName(Priority priority);
-
 }  // namespace lmshm
 
 #endif  // LMSHM_WORKER_PROTOCOL_REQUEST_V2_H_

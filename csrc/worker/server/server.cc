@@ -128,7 +128,7 @@ bool Server::Accept(const Listener& listener, size_t index) {
       case ENFILE:
       case ENOBUFS:
       case ENOMEM:
-        // Who has not authenticated shall not cost anybody else his descriptor.
+        // Who has not authenticated must not cost a client its descriptor.
         if (pending_.DropOldest()) return true;
         accept_warnings_.Say(accepted.ToString());
         return false;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "worker/base/log.h"
-#include "worker/base/text.h"
 #include "worker/protocol/answer.h"
 
 namespace lmshm {

@@ -3,8 +3,8 @@
 // SessionV2: a client's requests of version 2 of the protocol, from the line after HELLO on.
 //
 // The session itself keeps what belongs to the client (what is attached) and answers what concerns
-// only that at once. Requests on objects go through a pipeline, which answers
-// them later; without one they are carried out where they are said, one after the other.
+// only that at once. Requests on objects go through a pipeline, which answers them later; without
+// one they are carried out where they are said, one after the other.
 #ifndef LMSHM_WORKER_SERVER_SESSION_V2_H_
 #define LMSHM_WORKER_SERVER_SESSION_V2_H_
 

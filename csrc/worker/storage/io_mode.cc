@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/io_mode.h"
 
-#include <iterator>
-
 namespace lmshm {
 
 namespace {

@@ -5,9 +5,9 @@
 // (sidecar.h).
 //
 // There is one for each directory that clients name (directories.h). It knows nothing of clients,
-// lines or segments. Each function is complete in itself: any number
-// of them may run at a time. Files written by others (LMCache, version 1) have no record and are
-// served without; what a record says is checked, and what does not match is EBADMSG.
+// lines or segments. Each function is complete in itself: any number of them may run at a time.
+// Files written by others (LMCache, version 1) have no record and are served without; what a record
+// says is checked, and what does not match is EBADMSG.
 #ifndef LMSHM_WORKER_STORAGE_KEY_STORE_H_
 #define LMSHM_WORKER_STORAGE_KEY_STORE_H_
 

@@ -9,7 +9,6 @@
 
 #include <ctime>
 #include <string>
-#include <string_view>
 
 #include "worker/base/unique_fd.h"
 #include "worker/storage/object_key.h"

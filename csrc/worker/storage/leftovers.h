@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What writers that were killed have left in a directory, and its collection: temporaries that
-// nobody will finish, and sidecars whose object was not stored any
-// more, or was removed.
+// nobody will finish, and sidecars whose object was never stored, or was removed.
 #ifndef LMSHM_WORKER_STORAGE_LEFTOVERS_H_
 #define LMSHM_WORKER_STORAGE_LEFTOVERS_H_
 

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cerrno>
 #include <memory>
-#include <utility>
 
 #include "worker/storage/leftovers.h"
 #include "worker/storage/object_key.h"

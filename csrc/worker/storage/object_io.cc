@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <string_view>
 #include <vector>
 
 #include "worker/base/crc32c.h"

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "worker/base/log.h"
-#include "worker/storage/object_key.h"
 #include "worker/storage/storage_facts.h"
 
 namespace lmshm {

@@ -43,7 +43,7 @@ interface GetOptions {
 /** The version of the protocol that HELLO asks for. */
 export const VERSION = 2;
 
-export const MAX_KEY_BYTES = 16_384;
+const MAX_KEY_BYTES = 16_384;
 export const MAX_LIST_KEYS = 1_000;
 const MAX_ATTRIBUTES = 32;
 /** Names and decoded values together. */

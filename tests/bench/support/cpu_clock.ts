@@ -4,7 +4,7 @@
 // used (clock_getcpuclockid(3)), because /proc/PID/stat counts in steps of 10 ms. What kernel
 // threads do on behalf of a process (writing back the page cache) is in nobody's account.
 
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import process from "node:process";
 import { libc } from "./libc.ts";
 
@@ -22,27 +22,6 @@ export function cpuTimeMs(pid: number = process.pid): number {
   const view = new DataView(time.buffer);
   const seconds = Number(view.getBigInt64(0, true));
   return seconds * 1e3 + Number(view.getBigInt64(8, true)) / 1e6;
-}
-
-/** Living children of this process whose program has this name. */
-export function childrenNamed(name: string): number[] {
-  const found: number[] = [];
-  for (const entry of readdirSync("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const text = readFileSync(`/proc/${entry}/stat`, "utf8");
-      const end = text.lastIndexOf(")");
-      const comm = text.slice(text.indexOf("(") + 1, end);
-      const [state, parent] = text.slice(end + 2).split(" ");
-      // The kernel keeps the first 15 characters.
-      if (Number(parent) === process.pid && comm === name.slice(0, 15) && state !== "Z") {
-        found.push(Number(entry));
-      }
-    } catch {
-      // It ended while the list was read.
-    }
-  }
-  return found;
 }
 
 /** Page faults of this process that needed no disk, so far. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a benchmark gives: tables of raw samples. Medians, ratios, text and pictures are made of it
-// later (statistics.ts, text_table.ts, markdown.ts, chart.ts), so that a stored result can always
+// later (statistics.ts, text_table.ts, chart.ts, document.ts), so that a stored result can always
 // be looked at again. Everything here is plain JSON.
 
 import type { Environment } from "./environment.ts";

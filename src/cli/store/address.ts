@@ -4,9 +4,9 @@
 // An "@" that no address follows is part of the directory's name ("./models@1/" with its slash).
 
 import { stat } from "node:fs/promises";
-import { ShmError } from "../errors.ts";
-import { parseWorkerAddress } from "../worker/address.ts";
-import { UsageError } from "./command.ts";
+import { ShmError } from "../../errors.ts";
+import { parseWorkerAddress } from "../../worker/address.ts";
+import { UsageError } from "../command.ts";
 
 export interface StoreAddress {
   /** As it was said. */

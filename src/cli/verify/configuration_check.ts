@@ -21,10 +21,10 @@ import {
   type TensorMemoryObj,
   TieredStore,
   type WorkerInfo,
-} from "../mod.ts";
-import { type LmshmConfig } from "../config/mod.ts";
+} from "../../mod.ts";
+import { type LmshmConfig } from "../../config/mod.ts";
 import { generatedChunks } from "./chunk_source.ts";
-import { formatPinning } from "./format.ts";
+import { formatPinning } from "../format.ts";
 
 const CHUNKS = 8;
 /** Of a full chunk, as far as the number of tokens allows. */
@@ -248,7 +248,7 @@ export class ConfigurationCheck {
   // --- the steps
 
   async #checkStore(hot: LocalCpuBackend, cold: ShmFileConnector): Promise<void> {
-    const { writeMode, maxQueuedBytes: maxQueuedBytes, blockingTimeoutMs } = this.#config;
+    const { writeMode, maxQueuedBytes, blockingTimeoutMs } = this.#config;
     const queueTimeoutMs = blockingTimeoutMs;
     const store = new TieredStore({ hot, cold, writeMode, maxQueuedBytes, queueTimeoutMs });
     // The store is closed first, so that nothing is written after the removal.

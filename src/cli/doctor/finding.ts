@@ -2,7 +2,7 @@
 //
 // What lmshm doctor finds, one thing at a time.
 
-import { formatBytes } from "./format.ts";
+import { formatBytes } from "../format.ts";
 
 export type Level = "ok" | "note" | "warning" | "error";
 

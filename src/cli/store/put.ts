@@ -5,15 +5,15 @@
 import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import process from "node:process";
-import type { Metadata, ShmRange } from "../mod.ts";
-import { ShmError } from "../errors.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, integerOption, sizeOption, UsageError } from "./command.ts";
-import { PUT } from "./descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
-import { parseStore } from "./store_address.ts";
-import { type Done, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
+import type { Metadata, ShmRange } from "../../mod.ts";
+import { ShmError } from "../../errors.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
+import { PUT } from "../descriptions/store.ts";
+import { inLanes } from "../lanes.ts";
+import { parseStore } from "./address.ts";
+import { type Done, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
 
 const PIECE_BYTES = 16 * 2 ** 20;
 const STDIN = "-";

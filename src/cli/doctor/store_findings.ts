@@ -2,8 +2,8 @@
 //
 // What the facts of directories and of a running worker mean. Pure.
 
-import type { DirectoryFacts, RunningWorkerFacts } from "./doctor_facts.ts";
-import { type Finding, finding, ok, size } from "./doctor_finding.ts";
+import type { DirectoryFacts, RunningWorkerFacts } from "./facts.ts";
+import { type Finding, finding, ok, size } from "./finding.ts";
 
 const LEAST_FREE_SHARE = 0.05;
 

@@ -4,14 +4,14 @@
 // options and printing; the work is in configuration_check.ts.
 
 import process from "node:process";
-import { runtime, version } from "../mod.ts";
-import { type LmshmConfig, loadConfig } from "../config/mod.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, interruptible, sizeOption, UsageError } from "./command.ts";
-import { CHECK } from "./descriptions/check.ts";
+import { runtime, version } from "../../mod.ts";
+import { type LmshmConfig, loadConfig } from "../../config/mod.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, interruptible, sizeOption, UsageError } from "../command.ts";
+import { CHECK } from "../descriptions/check.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
-import { formatBytes, formatRate, formatTime } from "./format.ts";
-import { print, tableRow } from "./terminal.ts";
+import { formatBytes, formatRate, formatTime } from "../format.ts";
+import { print, tableRow } from "../terminal.ts";
 
 /** Of max_local_cpu_size. */
 const DEFAULT_POOL_BYTES = 5 * 2 ** 30;

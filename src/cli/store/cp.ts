@@ -4,17 +4,17 @@
 // verified, and stored from there; no file is copied, so that both may be anywhere.
 
 import { isDeepStrictEqual } from "node:util";
-import type { ObjectStat } from "../mod.ts";
-import { ShmError } from "../errors.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, integerOption, sizeOption, UsageError } from "./command.ts";
-import { CP } from "./descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
+import type { ObjectStat } from "../../mod.ts";
+import { ShmError } from "../../errors.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
+import { CP } from "../descriptions/store.ts";
+import { inLanes } from "../lanes.ts";
 import { keyPattern } from "./pattern.ts";
-import { mustExist, parseStore } from "./store_address.ts";
-import { keysOf, patternsOf } from "./store_keys.ts";
-import { type Done, Missing, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
+import { mustExist, parseStore } from "./address.ts";
+import { keysOf, patternsOf } from "./keys.ts";
+import { type Done, Missing, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
 
 const ATTEMPTS = 3;
 

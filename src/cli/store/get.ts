@@ -6,17 +6,17 @@
 import { type FileHandle, mkdir, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { dirname, join } from "node:path";
-import type { ShmRange } from "../mod.ts";
-import { ShmError } from "../errors.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, integerOption, sizeOption, UsageError } from "./command.ts";
-import { GET } from "./descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
-import { mustExist, parseStore } from "./store_address.ts";
-import { keysOf, patternsOf } from "./store_keys.ts";
-import { type Done, Missing, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
-import { outputHasFailed, writeBytes } from "./terminal.ts";
+import type { ShmRange } from "../../mod.ts";
+import { ShmError } from "../../errors.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
+import { GET } from "../descriptions/store.ts";
+import { inLanes } from "../lanes.ts";
+import { mustExist, parseStore } from "./address.ts";
+import { keysOf, patternsOf } from "./keys.ts";
+import { type Done, Missing, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
+import { outputHasFailed, writeBytes } from "../terminal.ts";
 
 const PIECE_BYTES = 16 * 2 ** 20;
 /** How often an object may have become longer between the look at it and its reading. */

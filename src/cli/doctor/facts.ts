@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What lmshm doctor looks at: facts of this machine, of directories and of a running worker. Judges
-// nothing (doctor_findings.ts does).
+// nothing (findings.ts does).
 
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -10,12 +10,12 @@ import { statfs } from "node:fs/promises";
 import { availableParallelism, release } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { ShmFileConnector, ShmSegment } from "../mod.ts";
-import { gpuStatus } from "../gpu/mod.ts";
-import { lmshm } from "../native/lmshm.ts";
-import { locateWorker } from "../native/locate.ts";
-import { hasFileCapabilities, landlockVersion, probeDirectory } from "../native/probe.ts";
-import { SHM_DIRECTORY } from "./shm_scan.ts";
+import { ShmFileConnector, ShmSegment } from "../../mod.ts";
+import { gpuStatus } from "../../gpu/mod.ts";
+import { lmshm } from "../../native/lmshm.ts";
+import { locateWorker } from "../../native/locate.ts";
+import { hasFileCapabilities, landlockVersion, probeDirectory } from "../../native/probe.ts";
+import { SHM_DIRECTORY } from "../shm_scan.ts";
 
 const TMPFS = 0x01021994;
 const CAP_IPC_LOCK = 14n;
@@ -113,7 +113,7 @@ export interface MachineFacts {
   readonly runningWorker: RunningWorkerFacts | null;
 }
 
-export function readText(path: string): string {
+function readText(path: string): string {
   try {
     return readFileSync(path, "utf8").trim();
   } catch {

@@ -2,8 +2,8 @@
 //
 // The keys that a command is about: those that it was given, and those of the store that match.
 
-import type { ShmFileConnector } from "../mod.ts";
-import { inLanes } from "./lanes.ts";
+import type { ShmFileConnector } from "../../mod.ts";
+import { inLanes } from "../lanes.ts";
 import { type KeyPattern, keyPattern } from "./pattern.ts";
 
 export interface Found {

@@ -3,9 +3,9 @@
 // What put, get, rm and cp tell: a line of JSON for each object, or failures as they come, what has
 // been done so far at a terminal, and a summary at the end.
 
-import { type Command, complainAbout, interruptible } from "./command.ts";
-import { formatBytes, formatTime } from "./format.ts";
-import { printAndWait, statusLine } from "./terminal.ts";
+import { type Command, complainAbout, interruptible } from "../command.ts";
+import { formatBytes, formatTime } from "../format.ts";
+import { printAndWait, statusLine } from "../terminal.ts";
 
 /** After these nothing else will go better. */
 const ENDS_ALL: ReadonlySet<string> = new Set([

@@ -2,17 +2,17 @@
 //
 // lmshm ls: the keys of a store, page by page as the store gives them.
 
-import type { ObjectStat } from "../mod.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, UsageError } from "./command.ts";
-import { LS } from "./descriptions/store.ts";
-import { formatBytes } from "./format.ts";
+import type { ObjectStat } from "../../mod.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, UsageError } from "../command.ts";
+import { LS } from "../descriptions/store.ts";
+import { formatBytes } from "../format.ts";
 import { keyPattern } from "./pattern.ts";
-import { mustExist, parseStore } from "./store_address.ts";
-import { type Found, keysOf, pagesOf, patternsOf } from "./store_keys.ts";
-import { Missing, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
-import { outputHasFailed, printAndWait, shortened, terminalColumns } from "./terminal.ts";
+import { mustExist, parseStore } from "./address.ts";
+import { type Found, keysOf, pagesOf, patternsOf } from "./keys.ts";
+import { Missing, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
+import { outputHasFailed, printAndWait, shortened, terminalColumns } from "../terminal.ts";
 
 const PAGE_KEYS = 256;
 const LANES = 16;

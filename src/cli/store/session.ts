@@ -8,10 +8,10 @@
 
 import process from "node:process";
 import { setTimeout as pause } from "node:timers/promises";
-import { ShmFileConnector, type ShmRange, ShmSegment } from "../mod.ts";
-import { ShmError } from "../errors.ts";
-import { formatBytes } from "./format.ts";
-import type { StoreAddress } from "./store_address.ts";
+import { ShmFileConnector, type ShmRange, ShmSegment } from "../../mod.ts";
+import { ShmError } from "../../errors.ts";
+import { formatBytes } from "../format.ts";
+import type { StoreAddress } from "./address.ts";
 
 const PAGE = 4096;
 /** Enough for several of LMCache's usual chunks, and for many small objects: populating takes time. */
@@ -19,7 +19,7 @@ const USUAL_BYTES = 64 * 2 ** 20;
 const SMALL_BYTES = 4 * 2 ** 20;
 /** With less room than for so many objects at once, the segment is made larger. */
 const LEAST_OBJECTS = 4;
-export const MAX_MEMORY_BYTES = 2 ** 30;
+const MAX_MEMORY_BYTES = 2 ** 30;
 
 export interface SessionOptions {
   readonly secretFile: string | undefined;

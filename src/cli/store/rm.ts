@@ -2,15 +2,15 @@
 //
 // lmshm rm: removes objects from a store.
 
-import { readArguments } from "./arguments.ts";
-import { type Command, integerOption, UsageError } from "./command.ts";
-import { RM } from "./descriptions/store.ts";
-import { inLanes } from "./lanes.ts";
-import { mustExist, parseStore } from "./store_address.ts";
-import { keysOf, patternsOf } from "./store_keys.ts";
-import { Missing, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
-import { printAndWait } from "./terminal.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, integerOption, UsageError } from "../command.ts";
+import { RM } from "../descriptions/store.ts";
+import { inLanes } from "../lanes.ts";
+import { mustExist, parseStore } from "./address.ts";
+import { keysOf, patternsOf } from "./keys.ts";
+import { Missing, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
+import { printAndWait } from "../terminal.ts";
 
 export const rm: Command = {
   run(args) {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// lmshm doctor: prints what doctor_findings.ts makes of what doctor_facts.ts has seen.
+// lmshm doctor: prints what findings.ts makes of what facts.ts has seen.
 
-import { runtime, version } from "../mod.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, sizeOption } from "./command.ts";
-import { DOCTOR } from "./descriptions/doctor.ts";
-import { gatherFacts } from "./doctor_facts.ts";
-import type { Finding } from "./doctor_finding.ts";
-import { findingsOf, statusOf } from "./doctor_findings.ts";
-import { wrap } from "./help.ts";
-import { checkAddress } from "./store_address.ts";
-import { print, printAndWait, terminalColumns } from "./terminal.ts";
+import { runtime, version } from "../../mod.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, sizeOption } from "../command.ts";
+import { DOCTOR } from "../descriptions/doctor.ts";
+import { gatherFacts } from "./facts.ts";
+import type { Finding } from "./finding.ts";
+import { findingsOf, statusOf } from "./findings.ts";
+import { wrap } from "../help.ts";
+import { checkAddress } from "../store/address.ts";
+import { print, printAndWait, terminalColumns } from "../terminal.ts";
 
 const POOL_BYTES = 2 ** 30;
 const LEVEL_CELLS = 9;

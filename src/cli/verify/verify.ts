@@ -9,15 +9,15 @@ import { mkdir, mkdtemp, rm, rmdir, stat } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { runtime, ShmFileConnector, ShmSegment, version } from "../mod.ts";
+import { runtime, ShmFileConnector, ShmSegment, version } from "../../mod.ts";
 import { fileChunks, generatedChunks } from "./chunk_source.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, integerOption, interruptible, sizeOption, UsageError } from "./command.ts";
-import { VERIFY } from "./descriptions/verify.ts";
-import { formatBytes, formatPinning, formatRate, formatTime } from "./format.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, integerOption, interruptible, sizeOption, UsageError } from "../command.ts";
+import { VERIFY } from "../descriptions/verify.ts";
+import { formatBytes, formatPinning, formatRate, formatTime } from "../format.ts";
 import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
-import { checkAddress } from "./store_address.ts";
-import { complain, print, progress, tableRow } from "./terminal.ts";
+import { checkAddress } from "../store/address.ts";
+import { complain, print, progress, tableRow } from "../terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
 /** LMCache's usual chunk: 2 x 32 layers x 256 tokens x 1024 values of bfloat16. */

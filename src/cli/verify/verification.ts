@@ -12,7 +12,8 @@ import {
   type ShmFileConnector,
   type ShmRange,
   type ShmSegment,
-} from "../mod.ts";
+} from "../../mod.ts";
+import { inLanes } from "../lanes.ts";
 import type { Chunk } from "./chunk_source.ts";
 
 /** Where each chunk begins in the pool. */
@@ -35,29 +36,6 @@ async function sha256OfFile(path: string): Promise<string> {
     hash.update(part);
   }
   return hash.digest("hex");
-}
-
-/** Runs `work` on every item, at most `limit` at a time; the first failure ends it. */
-async function forEachInFlight<T>(
-  items: readonly T[],
-  limit: number,
-  work: (item: T, index: number) => Promise<void>,
-): Promise<void> {
-  let next = 0;
-  let failed = false;
-  const lane = async () => {
-    while (next < items.length && !failed) {
-      const index = next++;
-      try {
-        await work(items[index]!, index);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  const lanes = await Promise.allSettled(Array.from({ length: limit }, lane));
-  for (const ended of lanes) if (ended.status === "rejected") throw ended.reason;
 }
 
 interface VerificationOptions {
@@ -172,7 +150,7 @@ export class Verification {
   ): Promise<void> {
     const started = performance.now();
     let bytes = 0;
-    await forEachInFlight(chunks, limit, async (chunk, index) => {
+    await inLanes(chunks, limit, async (chunk, index) => {
       this.#options.signal.throwIfAborted();
       await work(chunk, index);
       bytes += chunk.byteLength;

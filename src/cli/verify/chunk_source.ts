@@ -4,7 +4,7 @@
 // caches (bfloat16 numbers between -2 and 2, every chunk different, the same in every run).
 
 import { open, stat } from "node:fs/promises";
-import { UsageError } from "./command.ts";
+import { UsageError } from "../command.ts";
 
 export interface Chunk {
   /** What it is, for messages: "file.bin[3]" or "generated[3]". */

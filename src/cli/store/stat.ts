@@ -2,16 +2,16 @@
 //
 // lmshm stat: what is known of objects without reading them.
 
-import type { ObjectStat } from "../mod.ts";
-import { readArguments } from "./arguments.ts";
-import { type Command, UsageError } from "./command.ts";
-import { STAT } from "./descriptions/store.ts";
-import { formatBytes } from "./format.ts";
-import { mustExist, parseStore } from "./store_address.ts";
-import { keysOf, pagesOf, patternsOf } from "./store_keys.ts";
-import { Missing, reportedCommand } from "./store_report.ts";
-import { StoreSession } from "./store_session.ts";
-import { outputHasFailed, printAndWait } from "./terminal.ts";
+import type { ObjectStat } from "../../mod.ts";
+import { readArguments } from "../arguments.ts";
+import { type Command, UsageError } from "../command.ts";
+import { STAT } from "../descriptions/store.ts";
+import { formatBytes } from "../format.ts";
+import { mustExist, parseStore } from "./address.ts";
+import { keysOf, pagesOf, patternsOf } from "./keys.ts";
+import { Missing, reportedCommand } from "./report.ts";
+import { StoreSession } from "./session.ts";
+import { outputHasFailed, printAndWait } from "../terminal.ts";
 
 const PAGE_KEYS = 64;
 const LANES = 16;

@@ -6,8 +6,8 @@ import { readFileSync } from "node:fs";
 import { stat, statfs } from "node:fs/promises";
 import { freemem } from "node:os";
 import { dirname, resolve } from "node:path";
-import { ShmError } from "../mod.ts";
-import { formatBytes } from "./format.ts";
+import { ShmError } from "../../mod.ts";
+import { formatBytes } from "../format.ts";
 
 /** Bytes that this user may still write. */
 export async function freeDiskBytes(directory: string): Promise<number> {

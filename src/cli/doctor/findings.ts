@@ -3,10 +3,10 @@
 // What the facts of a machine mean for lmshm: of each what is, what follows from it, and the command
 // that repairs it. Pure.
 
-import type { GpuFacts, MachineFacts, PartFacts } from "./doctor_facts.ts";
-import { type Finding, finding, ok, size } from "./doctor_finding.ts";
-import { directoryFindings, runningWorkerFinding } from "./doctor_store_findings.ts";
-import { formatBytes } from "./format.ts";
+import type { GpuFacts, MachineFacts, PartFacts } from "./facts.ts";
+import { type Finding, finding, ok, size } from "./finding.ts";
+import { directoryFindings, runningWorkerFinding } from "./store_findings.ts";
+import { formatBytes } from "../format.ts";
 
 /** Docker gives a container so much unless it is told otherwise. */
 const DOCKER_SHM_BYTES = 64 * 2 ** 20;
