@@ -324,7 +324,7 @@ static void* wait_and_end(void* argument) {
 
 static void a_queue_of_a_thread_ends_with_it(void) {
   _Atomic uint32_t* words;
-  struct ended_thread test;
+  static struct ended_thread test; /* a queue that is shut keeps its own memory: see lmshm.h */
   const char* name = check_name("thread");
   struct owner owner = start_owner(name);
   test.attached = open_segment(LMSHM_ATTACH, name, 0, &words);
