@@ -157,6 +157,26 @@ test("what a program writes becomes an object, and goes to another program", LON
   assert.match(ended.stderr, /^stored 1 object, 5\.00 MB in .*\n$/, "nothing else is said");
 });
 
+test("of keys that want a file and a directory of one name, one is refused", LONG, async () => {
+  using dir = new TempDir();
+  const store = dir.file("kv");
+  writeFileSync(dir.file("f"), "x");
+  for (const key of ["a", "a/b"]) {
+    const { code, stderr } = await lmshm("put", store, dir.file("f"), "--key", key);
+    assert.equal(code, 0, stderr);
+  }
+  for (const keys of [["a", "a/b"], ["a/b", "a"]]) {
+    const out = dir.file(`out${keys[0]!.length}`);
+    const { code, stderr } = await lmshm("get", store, ...keys, "-o", out, "--in-flight", "1");
+    assert.equal(code, 1);
+    assert.match(stderr, /cannot be written: a file or a directory is in its way.*--output FILE/);
+    assert.equal(stderr.trimEnd().split("\n").length, 1, stderr);
+    assert.ok(existsSync(`${out}/${keys[0]}`), "the first is there");
+    const left = readdirSync(out, { recursive: true, encoding: "utf8" });
+    assert.ok(!left.some((name) => name.endsWith(".part")), `${left}`);
+  }
+});
+
 test("what is missing is exit status 1, and the rest is done", LONG, async () => {
   using dir = new TempDir();
   writeFileSync(dir.file("a"), "a");

@@ -42,9 +42,28 @@ async function writeAll(session: StoreSession, file: FileHandle, range: ShmRange
   }
 }
 
+/** What the system says where a file is needed and a directory is there, or the other way round. */
+const OF_ANOTHER_KIND: ReadonlySet<unknown> = new Set(["EISDIR", "ENOTDIR", "EEXIST", "ENOTEMPTY"]);
+
+/** Does a step of writing the file of a key; keys such as "a" and "a/b" cannot both be files. */
+async function place(path: string, step: () => Promise<unknown>): Promise<void> {
+  try {
+    await step();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (!OF_ANOTHER_KIND.has(code)) throw error;
+    throw new ShmError(`${path} cannot be written: a file or a directory is in its way`, {
+      code: "EEXIST",
+      operation: "write object",
+      hint: "Get it alone, with --output FILE, or into another directory",
+      cause: error,
+    });
+  }
+}
+
 /** Writes a range to a file, which has its name when it is complete. */
 async function writeFile(session: StoreSession, path: string, range: ShmRange): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
+  await place(path, () => mkdir(dirname(path), { recursive: true }));
   // Not longer than a name may be, however long that of the file is.
   const temporary = join(dirname(path), `.lmshm-${randomBytes(8).toString("hex")}.part`);
   const file = await open(temporary, "wx");
@@ -54,7 +73,7 @@ async function writeFile(session: StoreSession, path: string, range: ShmRange): 
     } finally {
       await file.close();
     }
-    await rename(temporary, path);
+    await place(path, () => rename(temporary, path));
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;
