@@ -26,7 +26,7 @@ const HASHED = /^sha256-[0-9a-f]{64}$/;
 /** NAME_MAX of every Linux file system that matters. */
 const MAX_NAME_BYTES = 255;
 /** A longer key could not be listed by a worker: coded, it must fit into a line. */
-const MAX_KEY_BYTES = 16_384;
+export const MAX_KEY_BYTES = 16_384;
 /** Nothing but these is in most keys. Each is one byte, and none but "/" is special in file names. */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 /** What a decoder puts in place of bytes that are no UTF-8. */

@@ -20,6 +20,7 @@
 // The id is put before a request, and `prio` into it, when its turn has come (requestLine()): both
 // are known only then. Everything else is encoded once, when the request is made.
 
+import { MAX_KEY_BYTES } from "../../keys/key_file.ts";
 import type { Durability, IoMode, Priority } from "../object_client.ts";
 import { encodeWord } from "../percent.ts";
 import { MAX_LINE_BYTES, printable } from "../reply.ts";
@@ -43,7 +44,6 @@ interface GetOptions {
 /** The version of the protocol that HELLO asks for. */
 export const VERSION = 2;
 
-const MAX_KEY_BYTES = 16_384;
 export const MAX_LIST_KEYS = 1_000;
 const MAX_ATTRIBUTES = 32;
 /** Names and decoded values together. */
