@@ -22,7 +22,7 @@ function jsonLines<T>(stdout: string): T[] {
 
 /** A process that owns a segment until it is killed. */
 async function owner(name: string): Promise<{ child: ChildProcess; kill: () => Promise<void> }> {
-  const [command, line] = fixtureCommand("segment_owner.ts", name);
+  const [command, line] = fixtureCommand("owner.ts", name, String(2 ** 20), "wait");
   const child = spawn(command, line, { stdio: ["ignore", "pipe", "inherit"] });
   const gone = once(child, "exit");
   await once(child.stdout!, "data");
