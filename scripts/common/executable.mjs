@@ -147,8 +147,10 @@ async function muslLibraries() {
   const python = which("python3");
   if (!compiler || !python) return `${compiler ? "python3" : "musl-gcc"} is missing`;
   const folder = join(root, "build", "tools", "musl");
-  const stub = join(folder, "libstdc++.so.6");
-  if (!existsSync(stub)) {
+  // The wheel's libstdc++ is older than Bun's and lacks two functions, which only end the program:
+  // a library of its name has those and needs it.
+  const newer = join(folder, "libstdc++.so.6");
+  if (!existsSync(newer)) {
     await run(python, [
       ...["-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20"],
       ...["--disable-pip-version-check", "--root-user-action", "ignore", "--only-binary=:all:"],
@@ -157,21 +159,21 @@ async function muslLibraries() {
     ], { log: join(root, "build", "logs", "musl.log"), quiet: true, timeoutMs: 2 * 60_000 });
     const real = findFiles(["build/tools/musl/kiwisolver.libs"], /libstdc\+\+/)[0];
     if (real === undefined) return "no C++ library for musl can be fetched";
-    const source = join(folder, "stub.c");
+    const source = join(folder, "newer.c");
     const names = ["_ZSt28__throw_bad_array_new_lengthv", "_ZSt21__glibcxx_assert_failPKciS0_S0_"];
     writeFileSync(
       source,
       names.map((name) => `void ${name}(void) { __builtin_trap(); }\n`).join(""),
     );
     await must("musl-gcc", compiler, [
-      ...["-shared", "-fPIC", source, "-o", stub, "-Wl,-soname,libstdc++.so.6"],
+      ...["-shared", "-fPIC", source, "-o", newer, "-Wl,-soname,libstdc++.so.6"],
       ...["-Wl,--no-as-needed", join(root, real)],
     ]);
   }
   const libraries = findFiles(["build/tools/musl/kiwisolver.libs"], /\.so/);
   return [
     ...[loader, "/lib/libc.musl-x86_64.so.1"].map((place) => `${loader}=${place}`),
-    `${stub}=/lib/libstdc++.so.6`,
+    `${newer}=/lib/libstdc++.so.6`,
     ...libraries.map((path) => `${join(root, path)}=/lib/${path.replace(/.*\//, "")}`),
   ];
 }
