@@ -43,7 +43,7 @@ async function writeAll(session: StoreSession, file: FileHandle, range: ShmRange
 }
 
 /** What the system says where a file is needed and a directory is there, or the other way round. */
-const OF_ANOTHER_KIND: ReadonlySet<unknown> = new Set(["EISDIR", "ENOTDIR", "EEXIST", "ENOTEMPTY"]);
+const OF_ANOTHER_KIND: ReadonlySet<unknown> = new Set(["EISDIR", "ENOTDIR", "EEXIST"]);
 
 /** Does a step of writing the file of a key; keys such as "a" and "a/b" cannot both be files. */
 async function place(path: string, step: () => Promise<unknown>): Promise<void> {
