@@ -11,12 +11,13 @@ import { METRICS } from "./descriptions/metrics.ts";
 import { COMPLETION, MAN } from "./descriptions/own.ts";
 import { SHM_GC, SHM_LS, SHM_RM } from "./descriptions/shm.ts";
 import { CP, GET, LS, PUT, RM, STAT } from "./descriptions/store.ts";
+import { TOP } from "./descriptions/top.ts";
 import { VERIFY } from "./descriptions/verify.ts";
 import { WORKER } from "./descriptions/worker.ts";
 
 /** In the order of the help. */
 export const GROUPS: readonly CommandGroup[] = [
-  { heading: "A worker", commands: [WORKER, METRICS] },
+  { heading: "A worker", commands: [WORKER, TOP, METRICS] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
   { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
@@ -38,6 +39,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   "shm rm": async () => (await import("./shm.ts")).shmRm,
   "shm gc": async () => (await import("./shm.ts")).shmGc,
   doctor: async () => (await import("./doctor/doctor.ts")).doctor,
+  top: async () => (await import("./top/top.ts")).top,
   metrics: async () => (await import("./metrics.ts")).metrics,
   verify: async () => (await import("./verify/verify.ts")).verify,
   check: async () => (await import("./verify/check.ts")).check,

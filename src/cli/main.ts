@@ -11,7 +11,7 @@ import { didYouMean } from "./arguments.ts";
 import { INTERRUPTED, UsageError } from "./command.ts";
 import { DESCRIPTIONS, GROUPS, LOADERS } from "./commands.ts";
 import { commandHelp, overviewHelp } from "./help.ts";
-import { complain, print, printed, terminalColumns } from "./terminal.ts";
+import { complain, keysWereRead, print, printed, terminalColumns } from "./terminal.ts";
 
 const ABOUT =
   "Pinned shared memory for Bun and Deno, and a worker that moves it to storage and back.";
@@ -100,4 +100,4 @@ if (unwritten && (unwritten as NodeJS.ErrnoException).code !== "EPIPE") {
 }
 
 // Deno waits for a read of stdin that was begun, and nothing takes it back.
-if (process.exitCode === INTERRUPTED) process.exit();
+if (process.exitCode === INTERRUPTED || keysWereRead()) process.exit();

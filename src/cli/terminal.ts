@@ -161,6 +161,18 @@ export function terminalColumns(): number | null {
   return process.stdout.isTTY ? process.stdout.columns || 80 : null;
 }
 
+let keysRead = false;
+
+/** Keys are read, or were: a read that goes on may keep the process. */
+export function keysAreRead(): void {
+  keysRead = true;
+}
+
+/** Whether the process may have to be ended, and does not end by itself. */
+export function keysWereRead(): boolean {
+  return keysRead;
+}
+
 /** Whether stdout takes nothing any more, so that a long listing may as well end. */
 export function outputHasFailed(): boolean {
   return outputFailed;

@@ -3,7 +3,8 @@
 // The lmshm command as a person uses it: in a shell, with pipes and redirections, and at a terminal of
 // any width.
 
-import { spawn, spawnSync } from "node:child_process";
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import process from "node:process";
 import { type Ended, fixtureCommand, runFixture } from "./process.ts";
 
@@ -64,4 +65,61 @@ export async function atTerminal(columns: number, script: string): Promise<Ended
   );
   // deno-lint-ignore no-control-regex
   return { ...ended, stdout: ended.stdout.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "") };
+}
+
+/** A command at a terminal, with somebody before it who types and changes its size. */
+export class TerminalSession implements AsyncDisposable {
+  /** All that the terminal was sent, control sequences included. */
+  shown = "";
+  /** The exit status, when it has ended. */
+  readonly status: Promise<number | null>;
+  readonly #child: ChildProcess;
+
+  constructor(command: readonly string[], columns: number, rows: number) {
+    const inside = `tty; stty cols ${columns} rows ${rows}; exec ${command.map(quoted).join(" ")}`;
+    this.#child = spawn("script", ["-qec", `bash -c ${quoted(inside)}`, "/dev/null"], {
+      stdio: ["pipe", "pipe", "inherit"],
+      env: { ...process.env, TERM: "xterm" },
+    });
+    this.#child.stdout!.setEncoding("utf8").on("data", (text) => this.shown += text);
+    this.status = new Promise((resolve, reject) => {
+      this.#child.on("error", reject);
+      this.#child.on("close", (code) => resolve(code));
+    });
+  }
+
+  /** Waits until the terminal was sent something, after what it was sent before `from`. */
+  async shows(what: RegExp, from = 0): Promise<void> {
+    const end = performance.now() + 60_000;
+    while (!what.test(this.shown.slice(from))) {
+      if (performance.now() > end) assert.fail(`${what} is not in ${this.shown.slice(-4000)}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  type(text: string): void {
+    this.#child.stdin!.write(text);
+  }
+
+  resize(columns: number, rows: number): void {
+    const [tty] = /\/dev\/pts\/\d+/.exec(this.shown)!;
+    const size = ["cols", `${columns}`, "rows", `${rows}`];
+    assert.equal(spawnSync("stty", ["-F", tty, ...size], { stdio: "inherit" }).status, 0);
+  }
+
+  /** The process ids of the command: what runs below script(1). */
+  pid(): number {
+    const { stdout } = spawnSync("ps", ["-o", "pid=", "--ppid", `${this.#child.pid}`], {
+      encoding: "utf8",
+    });
+    return Number(stdout.trim());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
+    this.#child.stdin!.end();
+    this.#child.kill("SIGTERM");
+    await this.status;
+    clearTimeout(timer);
+  }
 }
