@@ -29,7 +29,7 @@ export function notAwaited(what: string, result: unknown): void {
 }
 
 /** A failure that nobody else can be told of. */
-function warnOf(what: string, error: unknown): void {
+export function warnOf(what: string, error: unknown): void {
   const text = error instanceof Error ? error.message : String(error);
   const warning = new Error(`${what} failed: ${text}`, { cause: error });
   warning.name = "LmshmWarning";

@@ -83,6 +83,18 @@ export type {
   PutOptions,
   RemoteConnector,
 } from "./connector/remote_connector.ts";
+export type {
+  Telemetry,
+  TelemetryAttributes,
+  TelemetryCounter,
+  TelemetryHistogram,
+  TelemetryMeter,
+  TelemetryMetricOptions,
+  TelemetrySpan,
+  TelemetrySpanContext,
+  TelemetrySpanOptions,
+  TelemetryTracer,
+} from "./telemetry.ts";
 export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
 export type { ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
 export type { ConnectorSource } from "./connector/shm_file_sources.ts";

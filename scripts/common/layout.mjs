@@ -22,6 +22,8 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "file_error.ts": ["errors.ts", "permission.ts"],
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
+  "telemetry.ts": [],
+  "probe.ts": ["errors.ts", "fence.ts", "telemetry.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts", "wait.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
@@ -41,16 +43,16 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "wait.ts", "file_error.ts", "config", "memory", "worker", "keys"],
-    ...["native/locate.ts"],
+    ...["native/locate.ts", "telemetry.ts", "probe.ts"],
     ...["native/users.ts"],
   ],
   cache: [
     ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["config", "memory", "worker", "keys", "connector"],
+    ...["config", "memory", "worker", "keys", "connector", "telemetry.ts", "probe.ts"],
   ],
   config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   "mod.ts": [
-    ...["errors.ts", "version.ts", "at_exit.ts", "wait.ts"],
+    ...["errors.ts", "version.ts", "at_exit.ts", "wait.ts", "telemetry.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
   ],
   // What a bundle carries is looked for in native/.

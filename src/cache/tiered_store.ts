@@ -31,10 +31,12 @@ import type { TensorMemoryObj } from "../memory/memory_obj.ts";
 import type { LmshmConfig } from "../config/config.ts";
 import { OPEN_OPTIONS } from "../memory/segment.ts";
 import { type LayoutArgument, TensorLayout } from "../memory/tensor_layout.ts";
-import { outcomesOf, valuesOf } from "../worker/outcome.ts";
+import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
+import { type ObservedCall, Probe } from "../probe.ts";
+import type { TelemetrySpan } from "../telemetry.ts";
 import { Deadline, MAX_TIMER_MS, openingSignal, settlesWithin, within } from "../wait.ts";
 import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";
 import {
@@ -89,6 +91,8 @@ interface Loading {
   readonly key: string;
   readonly obj: TensorMemoryObj;
   readonly bytes: number;
+  /** Of the call that it is for; null: nobody is told. */
+  readonly span: TelemetrySpan | null;
 }
 
 interface Storing {
@@ -119,6 +123,10 @@ export class TieredStore implements AsyncDisposable {
   #owned: AsyncDisposableStack | null = null;
   readonly #notOpen: () => void;
   #closing: Promise<void> | null = null;
+  /** Null: nothing is told of calls. */
+  readonly #probe: Probe | null;
+  /** The put that an object came with that is written behind, for telemetry. */
+  readonly #putSpans = new WeakMap<TensorMemoryObj, TelemetrySpan>();
   #lastMismatch: TieredStoreStats["lastMismatch"] = null;
   #hotHits = 0;
   #coldHits = 0;
@@ -128,9 +136,10 @@ export class TieredStore implements AsyncDisposable {
   /** Over tiers that are there already. @throws {TypeError | RangeError} naming the option at fault. */
   constructor(options: TieredStoreOptions) {
     const limits = checkTieredOptions(options);
-    const { hot, cold, onError } = options;
+    const { hot, cold, onError, telemetry } = options;
     this.hot = hot;
     this.cold = cold;
+    this.#probe = Probe.of("store", telemetry, {});
     this.writeMode = limits.writeMode;
     this.#prefetchConcurrency = limits.prefetchConcurrency;
     this.#queueTimeoutMs = limits.queueTimeoutMs;
@@ -138,7 +147,10 @@ export class TieredStore implements AsyncDisposable {
     this.#smallLoads = new GatheredCalls({
       one: ({ key, obj }, call) => cold.load(key, obj, call),
       many: (loads, call) =>
-        cold.loadEach(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
+        this.#together(
+          loads,
+          () => cold.loadEach(loads.map(({ key }) => key), loads.map(({ obj }) => obj), call),
+        ),
     });
     this.#smallPuts = new GatheredCalls({
       one: ({ key, range }, call) => cold.put(key, range, call),
@@ -150,7 +162,7 @@ export class TieredStore implements AsyncDisposable {
       write: (key, obj) => {
         const range = new WatchedRange(obj);
         return {
-          stored: this.#store(key, range, WRITE_BEHIND, WRITE_BEHIND),
+          stored: this.#writeBehind(key, obj, range),
           quiet: () => range.quiet(),
         };
       },
@@ -179,7 +191,10 @@ export class TieredStore implements AsyncDisposable {
     await using stack = new AsyncDisposableStack();
     const tier = stack.use(await LocalCpuBackend.create({ ...hot, signal, onProgress }));
     const { segment } = tier;
-    const connector = stack.use(await ShmFileConnector.open({ ...cold, segment, signal }));
+    const { telemetry = others.telemetry } = cold;
+    const connector = stack.use(
+      await ShmFileConnector.open({ ...cold, segment, signal, telemetry }),
+    );
     const store = new TieredStore({ hot: tier, cold: connector, ...others });
     store.#owned = stack.move();
     return store;
@@ -232,8 +247,18 @@ export class TieredStore implements AsyncDisposable {
     const text = keyText(key);
     const layout = TensorLayout.of(chunk);
     options.signal?.throwIfAborted();
-    return this.#nearby(text, layout, this.hot.get(text)) ??
-      await this.#distant(text, layout, options);
+    if (this.#probe === null) {
+      return this.#nearby(text, layout, this.hot.get(text)) ??
+        await this.#distant(text, layout, options);
+    }
+    return await this.#observe(
+      "get",
+      [text],
+      options,
+      async (call) =>
+        this.#nearby(text, layout, this.hot.get(text), call) ??
+          await this.#distant(text, layout, options, call),
+    );
   }
 
   /**
@@ -250,12 +275,16 @@ export class TieredStore implements AsyncDisposable {
     const texts = keys.map(keyText);
     const layouts = layoutsOf(chunks, keys.length);
     options.signal?.throwIfAborted();
-    const found = this.hot.batchedGet(texts).map((obj, i) =>
-      this.#nearby(texts[i]!, layouts[i]!, obj)
-    );
-    const ended = await Promise.allSettled(
-      found.map((obj, i) => obj ?? this.#distant(texts[i]!, layouts[i]!, options)),
-    );
+    const ended = await this.#observe("get", texts, options, async (call) => {
+      const found = this.hot.batchedGet(texts).map((obj, i) =>
+        this.#nearby(texts[i]!, layouts[i]!, obj, call)
+      );
+      const ended = await Promise.allSettled(
+        found.map((obj, i) => obj ?? this.#distant(texts[i]!, layouts[i]!, options, call)),
+      );
+      for (const one of ended) if (one.status === "rejected") call?.failed(one.reason, 1);
+      return ended;
+    });
     const failed = ended.find((one) => one.status === "rejected");
     if (failed === undefined) {
       return ended.map((one) => one.status === "fulfilled" ? one.value : null);
@@ -283,7 +312,7 @@ export class TieredStore implements AsyncDisposable {
    *   nothing has changed then; EBADF after close(); the signal's reason.
    */
   async put(key: Key, obj: TensorMemoryObj, options: TieredPutOptions = {}): Promise<void> {
-    await this.#put(key, obj, options, null);
+    await this.#observe("put", [key], options, (call) => this.#put(key, obj, options, null, call));
   }
 
   /** @param group see #store(). */
@@ -292,6 +321,7 @@ export class TieredStore implements AsyncDisposable {
     obj: TensorMemoryObj,
     options: TieredPutOptions,
     group: object | null,
+    observed: ObservedCall | undefined,
   ): Promise<void> {
     this.#begin("put", options, PUT_OPTIONS);
     const { writeMode = this.writeMode, ...call } = options;
@@ -299,10 +329,17 @@ export class TieredStore implements AsyncDisposable {
     const text = keyText(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
-    if (writeMode === "through") return await this.#track(this.#putThrough(text, obj, call, group));
+    if (writeMode === "through") {
+      await this.#track(this.#putThrough(text, obj, call, group));
+      observed?.stored(obj.byteLength);
+      return;
+    }
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
+    if (observed?.span) this.#putSpans.set(obj, observed.span);
+    const { byteLength } = obj;
     await this.#queue.add(text, obj, timeoutMs, call.signal);
+    observed?.stored(byteLength);
   }
 
   /**
@@ -318,13 +355,16 @@ export class TieredStore implements AsyncDisposable {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
     }
     const group = {};
-    valuesOf(
-      await outcomesOf(
+    const ended = await this.#observe("put", keys, options, async (call) => {
+      const ended = await outcomesOf(
         keys.length,
         keys.length,
-        (i) => this.#put(keys[i]!, objs[i]!, options, group),
-      ),
-    );
+        (i) => this.#put(keys[i]!, objs[i]!, options, group, call),
+      );
+      for (const one of ended) if (one instanceof Failed) call?.failed(one.error, 1);
+      return ended;
+    });
+    valuesOf(ended);
   }
 
   /** Whether get() would find an object, whatever its layout. */
@@ -371,23 +411,30 @@ export class TieredStore implements AsyncDisposable {
     const failures: unknown[] = [];
     let next = 0;
     let found = 0;
-    const loadSome = async () => {
+    const loadSome = async (call: ObservedCall | undefined) => {
       while (next < texts.length && failures.length === 0) {
         const i = next++;
         try {
           options.signal?.throwIfAborted();
           const { priority = "low" } = options;
           const obj = await this.#load(texts[i]!, layouts[i]!, priority, deadlineOf(options));
+          call?.looked(obj === null ? "miss" : obj === NEAR ? "hit hot" : "hit cold");
           if (obj === null) continue;
           found++;
           if (obj !== NEAR) release(obj);
         } catch (error) {
           failures.push(error);
+          call?.failed(error, 1);
         }
       }
     };
     const count = Math.min(this.#prefetchConcurrency, texts.length);
-    await Promise.all(Array.from({ length: count }, loadSome));
+    await this.#observe(
+      "prefetch",
+      texts,
+      options,
+      (call) => Promise.all(Array.from({ length: count }, () => loadSome(call))),
+    );
     if (failures.length > 0) throw failures[0];
     return found;
   }
@@ -401,13 +448,15 @@ export class TieredStore implements AsyncDisposable {
     this.#begin("remove", options);
     const text = keyText(key);
     const deadline = deadlineOf(options);
-    const turn = this.#turn("remove", text, deadline);
-    const removing = this.#track(turn.then((turn) => this.#remove(text, turn, options.priority)));
-    removing.catch(() => {});
-    await turn;
-    // It goes on when its caller has gone: only then is it known what the store has.
-    const { leftMs: limitMs = Infinity, signal } = deadline;
-    return await within(removing, { limitMs, signal, expired: () => notRemoved(text, limitMs) });
+    return await this.#observe("remove", [text], options, async () => {
+      const turn = this.#turn("remove", text, deadline);
+      const removing = this.#track(turn.then((turn) => this.#remove(text, turn, options.priority)));
+      removing.catch(() => {});
+      await turn;
+      // It goes on when its caller has gone: only then is it known what the store has.
+      const { leftMs: limitMs = Infinity, signal } = deadline;
+      return await within(removing, { limitMs, signal, expired: () => notRemoved(text, limitMs) });
+    });
   }
 
   /**
@@ -513,6 +562,7 @@ export class TieredStore implements AsyncDisposable {
     key: string,
     layout: TensorLayout,
     hot: TensorMemoryObj | null,
+    call?: ObservedCall,
   ): TensorMemoryObj | null {
     let obj = hot;
     if (obj === null) {
@@ -526,6 +576,7 @@ export class TieredStore implements AsyncDisposable {
       return null;
     }
     this.#hotHits++;
+    call?.looked("hit hot", obj.byteLength);
     return obj;
   }
 
@@ -533,26 +584,87 @@ export class TieredStore implements AsyncDisposable {
     key: string,
     layout: TensorLayout,
     options: CallOptions,
+    call?: ObservedCall,
   ): Promise<TensorMemoryObj | null> {
     const deadline = deadlineOf(options);
     for (;;) {
       const obj = await this.#load(key, layout, options.priority ?? "high", deadline);
       if (obj === NEAR) {
-        const near = this.#nearby(key, layout, this.hot.get(key));
+        const near = this.#nearby(key, layout, this.hot.get(key), call);
         if (near !== null) return near;
         if (!this.#isNear(key)) continue;
         this.#mismatch(key, `the pool has another layout than ${layout}`);
       } else if (obj !== null) {
         if (matches(obj.layout, layout)) {
           this.#coldHits++;
+          call?.looked("hit cold", obj.byteLength);
           return obj;
         }
         this.#mismatch(key, `it is ${obj.layout}, and ${layout} was asked for`);
         release(obj);
       }
       this.#misses++;
+      call?.looked("miss");
       return null;
     }
+  }
+
+  /** Has telemetry follow a call that is about these keys. `work` gets nothing where there is none. */
+  #observe<T>(
+    verb: string,
+    keys: readonly Key[],
+    options: CallOptions,
+    work: (call: ObservedCall | undefined) => Promise<T>,
+  ): Promise<T> {
+    const probe = this.#probe;
+    if (probe === null || keys.length === 0) return work(undefined);
+    const { signal, priority } = options ?? {};
+    const operation = keys.length === 1 ? verb : `BATCH ${verb}`;
+    return probe.during({
+      span: `tiered ${operation}`,
+      operation,
+      objects: keys.length,
+      signal,
+      attributes: {
+        "db.operation.name": operation,
+        ...(keys.length > 1 ? { "db.operation.batch.size": keys.length } : {}),
+        ...(priority === undefined ? {} : { "lmshm.priority": priority }),
+      },
+    }, work);
+  }
+
+  /** Loads for several calls are a span of their own, below the first and linked to the others. */
+  #together<T>(loads: readonly Loading[], work: () => Promise<T>): Promise<T> {
+    const probe = this.#probe;
+    const [first, ...others] = new Set(loads.map(({ span }) => span));
+    const links = others.filter((span) => span !== null);
+    if (probe === null || !first || links.length === 0) return work();
+    const operation = "BATCH load";
+    const attributes = { "db.operation.name": operation };
+    return probe.during(
+      { span: `tiered ${operation}`, operation, objects: loads.length, attributes, links },
+      work,
+    );
+  }
+
+  /** Stores what put() has accepted. Whose turn begins it has nothing to do with it, the put has. */
+  #writeBehind(key: string, obj: TensorMemoryObj, range: WatchedRange): Promise<void> {
+    const store = () => this.#store(key, range, WRITE_BEHIND, WRITE_BEHIND);
+    const probe = this.#probe;
+    if (probe === null) return store();
+    const from = this.#putSpans.get(obj);
+    const operation = "write behind";
+    return probe.during({
+      span: `tiered ${operation}`,
+      operation,
+      objects: 1,
+      attributes: { "db.operation.name": operation },
+      root: true,
+      links: from === undefined ? [] : [from],
+    }, async (call) => {
+      await store();
+      call.stored(range.byteLength);
+    });
   }
 
   /**
@@ -621,7 +733,11 @@ export class TieredStore implements AsyncDisposable {
     try {
       const call = { priority };
       const found = obj.byteLength < SMALL_BYTES
-        ? await this.#smallLoads.add(priority, { key, obj, bytes: obj.byteLength }, call)
+        ? await this.#smallLoads.add(
+          priority,
+          { key, obj, bytes: obj.byteLength, span: this.#probe && Probe.current() },
+          call,
+        )
         : await this.cold.load(key, obj, call);
       if (found === null) return false;
       const { byteLength } = found.range;
@@ -744,8 +860,14 @@ export class TieredStore implements AsyncDisposable {
 
   /** Sees to it that the store has no object. @returns whether that is so. */
   async #invalidate(key: string): Promise<boolean> {
+    const remove = () => this.cold.remove(key, { priority: "low" });
+    const operation = "invalidate";
+    const attributes = { "db.operation.name": operation };
     try {
-      await this.cold.remove(key, { priority: "low" });
+      await (this.#probe === null ? remove() : this.#probe.during(
+        { span: `tiered ${operation}`, operation, objects: 1, attributes, root: true },
+        remove,
+      ));
       return true;
     } catch {
       return false;

@@ -16,6 +16,7 @@ import type {
   RemoteConnector,
 } from "../connector/remote_connector.ts";
 import type { ShmFileConnectorOptions } from "../connector/shm_file_options.ts";
+import { checkTelemetry, type Telemetry } from "../telemetry.ts";
 import { MAX_TIMER_MS } from "../wait.ts";
 
 /** Whether put() returns when the store has the object, or when it is queued for it. */
@@ -46,6 +47,11 @@ export interface TieredStoreOptions {
   closeTimeoutMs?: number | undefined;
   /** Each object that was accepted behind and not stored; flush() and close() say so, too. */
   onError?: ((error: unknown, key: string) => void) | undefined;
+  /**
+   * Spans and counters of gets, puts and what follows of them, for OpenTelemetry: docs/telemetry.md.
+   * create() has the connector tell, too. Default: none.
+   */
+  telemetry?: Telemetry | undefined;
 }
 
 /** What create() makes: both tiers, and the store over them. */
@@ -113,6 +119,7 @@ export const STORE_OPTIONS = [
   "queueTimeoutMs",
   "closeTimeoutMs",
   "onError",
+  "telemetry",
 ];
 
 /** What the options mean. */
@@ -139,6 +146,7 @@ export function checkTieredOptions(options: TieredStoreOptions): TieredLimits {
   if (onError !== undefined && typeof onError !== "function") {
     throw new TypeError(`onError must be a function, got ${describe(onError)}`);
   }
+  checkTelemetry(options.telemetry);
   const integer = (
     name: keyof TieredLimits & keyof TieredStoreOptions,
     fallback: number,

@@ -21,9 +21,11 @@ import type {
   WorkerInfo,
 } from "../worker/object_client.ts";
 import { Failed, type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
+import { type ObservedCall, Probe } from "../probe.ts";
 import { isLayout, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
+import type { TelemetryAttributes } from "../telemetry.ts";
 import { Deadline, openingSignal, settlesWithin } from "../wait.ts";
 import { openWorker } from "./open_worker.ts";
 import { OwnRange } from "./watched_range.ts";
@@ -82,6 +84,8 @@ export class ShmFileConnector implements RemoteConnector {
   readonly #client: ObjectClient;
   readonly #settings: ShmFileSettings;
   readonly #notOpen: () => void;
+  /** Null: nothing is told of calls. */
+  readonly #probe: Probe | null;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
   #inFlight = 0;
@@ -103,6 +107,7 @@ export class ShmFileConnector implements RemoteConnector {
     this.#settings = settings;
     this.#client = client;
     this.#notOpen = rememberOpen(this);
+    this.#probe = Probe.of("client", settings.telemetry, nameOfStore(settings, this.transport));
   }
 
   /**
@@ -172,6 +177,7 @@ export class ShmFileConnector implements RemoteConnector {
       "exists",
       options,
       (call) => this.#client.exists(keys, limitsOf(call)),
+      keys,
     );
     return found[0]!;
   }
@@ -179,7 +185,7 @@ export class ShmFileConnector implements RemoteConnector {
   /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
     const text = keyText(key);
-    return await this.#call("stat", options, (call) => this.#stat(text, call));
+    return await this.#call("stat", options, (call) => this.#stat(text, call), [text]);
   }
 
   /**
@@ -199,17 +205,32 @@ export class ShmFileConnector implements RemoteConnector {
     const call = this.#enter("get", options);
     this.#counts.gets++;
     try {
+      return await this.#observe(
+        "get",
+        [text],
+        call,
+        (call) => this.#loadCounted(text, into, call),
+      );
+    } finally {
+      this.#leave();
+    }
+  }
+
+  async #loadCounted(
+    key: string,
+    into: ShmRange | undefined,
+    call: Call,
+  ): Promise<LoadedObject | null> {
+    try {
       const loaded = into === undefined
-        ? await this.#loadAllocated(text, call)
-        : await this.#loadInto(text, into, call);
-      this.#countLoaded(loaded?.range ?? null);
+        ? await this.#loadAllocated(key, call)
+        : await this.#loadInto(key, into, call);
+      this.#countLoaded(loaded?.range ?? null, call);
       return loaded;
     } catch (error) {
       if (!this.#countMismatch(error)) throw error;
-      this.#countLoaded(null);
+      this.#countLoaded(null, call, "mismatch");
       return null;
-    } finally {
-      this.#leave();
     }
   }
 
@@ -221,18 +242,20 @@ export class ShmFileConnector implements RemoteConnector {
     const attributes = metadataOf(range, metadata);
     const call = this.#enter("put", options, PUT_OPTIONS);
     try {
-      await this.#client.put({
-        key: text,
-        offset: offsetOf(range),
-        byteLength: range.byteLength,
-        release: takeHold(range, `put ${shown(text)}`),
-        ...limitsOf(call),
-        attributes,
-        // A layout is stored as far as the worker can; what the caller says must not be lost.
-        attributesRequired: metadata !== undefined && !isLayout(metadata),
-        ...this.#putOptions(),
+      await this.#observe("put", [text], call, async (call) => {
+        await this.#client.put({
+          key: text,
+          offset: offsetOf(range),
+          byteLength: range.byteLength,
+          release: takeHold(range, `put ${shown(text)}`),
+          ...limitsOf(call),
+          attributes,
+          // A layout is stored as far as the worker can; what the caller says must not be lost.
+          attributesRequired: metadata !== undefined && !isLayout(metadata),
+          ...this.#putOptions(),
+        });
+        this.#countStored(range, call);
       });
-      this.#countStored(range);
     } finally {
       this.#leave();
     }
@@ -277,6 +300,7 @@ export class ShmFileConnector implements RemoteConnector {
       "remove",
       options,
       (call) => this.#client.remove(keys, limitsOf(call)),
+      keys,
     );
     return removed[0]!;
   }
@@ -307,11 +331,21 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions,
   ): Promise<Outcome<LoadedObject | null>[]> {
     checkPairs(operation, keys, into);
-    return await this.#call(operation, options, (call) =>
-      inPieces(
-        keys.length,
-        (from, to) => this.#loadPiece(operation, keys.slice(from, to), into.slice(from, to), call),
-      ));
+    return await this.#call(
+      operation,
+      options,
+      async (call) =>
+        told(
+          call,
+          await inPieces(
+            keys.length,
+            (from, to) =>
+              this.#loadPiece(operation, keys.slice(from, to), into.slice(from, to), call),
+          ),
+        ),
+      keys,
+      "get",
+    );
   }
 
   /** As RemoteConnector.batchedPut(). */
@@ -339,11 +373,21 @@ export class ShmFileConnector implements RemoteConnector {
     options: CallOptions,
   ): Promise<Outcome<void>[]> {
     checkPairs(operation, keys, ranges);
-    return await this.#call(operation, options, (call) =>
-      inPieces(
-        keys.length,
-        (from, to) => this.#putPiece(operation, keys.slice(from, to), ranges.slice(from, to), call),
-      ));
+    return await this.#call(
+      operation,
+      options,
+      async (call) =>
+        told(
+          call,
+          await inPieces(
+            keys.length,
+            (from, to) =>
+              this.#putPiece(operation, keys.slice(from, to), ranges.slice(from, to), call),
+          ),
+        ),
+      keys,
+      "put",
+    );
   }
 
   /** As RemoteConnector.batchedContains(). */
@@ -353,6 +397,8 @@ export class ShmFileConnector implements RemoteConnector {
       "batchedContains",
       options,
       (call) => this.#client.contains(texts, limitsOf(call)),
+      texts,
+      "contains",
     );
   }
 
@@ -385,13 +431,42 @@ export class ShmFileConnector implements RemoteConnector {
     operation: string,
     options: CallOptions,
     work: (call: Call) => Promise<T>,
+    keys: readonly Key[] = [],
+    verb = operation,
   ): Promise<T> {
     const call = this.#enter(operation, options);
     try {
-      return await work(call);
+      return await (keys.length === 0 ? work(call) : this.#observe(verb, keys, call, work));
     } finally {
       this.#leave();
     }
+  }
+
+  /** Has telemetry follow a call that is about these keys. */
+  #observe<T>(
+    verb: string,
+    keys: readonly Key[],
+    call: Call,
+    work: (call: Call) => Promise<T>,
+  ): Promise<T> {
+    const probe = this.#probe;
+    if (probe === null) return work(call);
+    const single = keys.length === 1;
+    const operation = single ? verb : `BATCH ${verb}`;
+    const { priority, deadline } = call;
+    return probe.during({
+      span: `${operation} ${this.storageDir}`,
+      operation,
+      objects: keys.length,
+      signal: deadline.signal,
+      attributes: {
+        "db.operation.name": operation,
+        ...(single
+          ? { "lmshm.key": shown(textOf(keys[0]!)) }
+          : { "db.operation.batch.size": keys.length }),
+        ...(priority === undefined ? {} : { "lmshm.priority": priority }),
+      },
+    }, (observed) => work({ ...call, watch: observed }));
   }
 
   /** A call begins; leave() must follow. @throws as the options or the connector's state demand. */
@@ -462,7 +537,7 @@ export class ShmFileConnector implements RemoteConnector {
     return found.map((one, i) => {
       if (one instanceof Failed && !this.#countMismatch(one.error)) return one;
       const loaded = one instanceof Failed ? null : loadedInto(into[i]!, one);
-      this.#countLoaded(loaded?.range ?? null);
+      this.#countLoaded(loaded?.range ?? null, call, one instanceof Failed ? "mismatch" : "miss");
       return loaded;
     });
   }
@@ -474,13 +549,16 @@ export class ShmFileConnector implements RemoteConnector {
     return true;
   }
 
-  #countLoaded(range: ShmRange | null): void {
+  /** @param otherwise what it is if there is none */
+  #countLoaded(range: ShmRange | null, call: Call, otherwise = "miss"): void {
     if (range === null) {
       this.#counts.misses++;
+      call.watch?.looked(otherwise);
       return;
     }
     this.#counts.hits++;
     this.#counts.bytesGot += range.byteLength;
+    call.watch?.looked("hit", range.byteLength);
   }
 
   async #loadAllocated(key: string, call: Call): Promise<LoadedObject | null> {
@@ -542,7 +620,9 @@ export class ShmFileConnector implements RemoteConnector {
       ...limitsOf(call),
       ...this.#putOptions(),
     });
-    return stored.map((one, i) => one instanceof Failed ? one : this.#countStored(ranges[i]!));
+    return stored.map((one, i) =>
+      one instanceof Failed ? one : this.#countStored(ranges[i]!, call)
+    );
   }
 
   #putOptions() {
@@ -550,9 +630,10 @@ export class ShmFileConnector implements RemoteConnector {
     return { io, sync, checksum };
   }
 
-  #countStored(range: ShmRange): void {
+  #countStored(range: ShmRange, call: Call): void {
     this.#counts.puts++;
     this.#counts.bytesPut += range.byteLength;
+    call.watch?.stored(range.byteLength);
   }
 
   // --- checks
@@ -647,11 +728,46 @@ function settled<T>(outcome: Outcome<T>): PromiseSettledResult<T> {
 interface Call {
   readonly deadline: Deadline;
   readonly priority: Priority | undefined;
+  /** Telemetry follows it. */
+  readonly watch?: ObservedCall;
 }
 
 /** What is left of it. */
-function limitsOf({ deadline, priority }: Call): RequestOptions {
-  return { signal: deadline.signal, timeoutMs: deadline.leftMs, priority };
+function limitsOf({ deadline, priority, watch }: Call): RequestOptions {
+  return { signal: deadline.signal, timeoutMs: deadline.leftMs, priority, watch };
+}
+
+/** What failed of a batch is told; the rest was. */
+function told<T>({ watch }: Call, outcomes: Outcome<T>[]): Outcome<T>[] {
+  if (watch === undefined) return outcomes;
+  for (const one of outcomes) if (one instanceof Failed) watch.failed(one.error, 1);
+  return outcomes;
+}
+
+/** As OpenTelemetry names what a client talks to. */
+function nameOfStore(
+  { storageDir, address }: ShmFileSettings,
+  transport: string,
+): TelemetryAttributes {
+  return {
+    "db.system.name": "lmshm",
+    "db.namespace": storageDir,
+    "network.transport": transport,
+    ...(address?.kind === "tcp"
+      ? { "server.address": address.host, "server.port": address.port }
+      : address?.kind === "unix"
+      ? { "server.address": address.path }
+      : {}),
+  };
+}
+
+/** Of a key that the call itself will refuse, nothing. */
+function textOf(key: Key): string {
+  try {
+    return keyText(key);
+  } catch {
+    return "";
+  }
 }
 
 /** What most calls say. */

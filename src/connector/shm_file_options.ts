@@ -15,6 +15,7 @@ import { checkSecret } from "../worker/login.ts";
 import type { Durability, IoMode } from "../worker/object_client.ts";
 import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
+import { checkTelemetry, type Telemetry } from "../telemetry.ts";
 import { MAX_TIMER_MS, type OpeningLimits } from "../wait.ts";
 
 /** What a ShmFileConnector is made of. */
@@ -94,6 +95,8 @@ export interface ShmFileConnectorOptions extends OpeningLimits {
   onLog?: ((line: string) => void) | undefined;
   /** A worker was lost; calls start or find another within the limits. */
   onWorkerLost?: ((error: Error) => void) | undefined;
+  /** Spans and counters of all calls, for OpenTelemetry: docs/telemetry.md. Default: none. */
+  telemetry?: Telemetry | undefined;
 }
 
 const OPTION_NAMES = [
@@ -120,6 +123,7 @@ const OPTION_NAMES = [
   "restartPauseMs",
   "onLog",
   "onWorkerLost",
+  "telemetry",
   "signal",
   "timeoutMs",
 ] as const satisfies readonly (keyof ShmFileConnectorOptions)[];
@@ -147,6 +151,7 @@ export interface ShmFileSettings {
   readonly limits: WorkerLimits;
   readonly onLog: ((line: string) => void) | undefined;
   readonly onWorkerLost: ((error: Error) => void) | undefined;
+  readonly telemetry: Telemetry | undefined;
 }
 
 /** The smallest object takes as much of the disk. */
@@ -205,6 +210,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
     checkType(name, options[name], "function");
   }
+  checkTelemetry(options.telemetry);
   const address = workerAddress === undefined ? null : parseWorkerAddress(workerAddress);
   if (address !== null) {
     for (const name of ["workerBinary", "workerArgs", "onLog"] as const) {
@@ -236,6 +242,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     limits: checkLimits(options, address !== null),
     onLog: options.onLog,
     onWorkerLost: options.onWorkerLost,
+    telemetry: options.telemetry,
     // Last: what is wrong with the other options is told even where no worker is built.
     workerBinary: address === null ? findWorker(options.workerBinary) : null,
   };

@@ -117,8 +117,7 @@ export class Connection {
   send(call: LineCall): void {
     // It may have ended between two answers.
     if (this.link.fault !== null) return call.refuse(this.link.fault);
-    call.attempts++;
-    call.sent = true;
+    call.take();
     const dueAt = performance.now() + call.request.limitMs;
     this.#said = { call, dueAt };
     this.watchdog.expect(dueAt);

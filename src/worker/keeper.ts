@@ -117,7 +117,10 @@ export class Keeper<C extends KeptConnection> {
     this.#live.delete(connection);
     this.changed();
     return calls.filter((call) => {
-      if (!call.settled && call.retriable && call.attempts < 2 && !this.#ended) return true;
+      if (!call.settled && call.retriable && call.attempts < 2 && !this.#ended) {
+        call.giveBack(true);
+        return true;
+      }
       call.refuse(error);
       return false;
     });

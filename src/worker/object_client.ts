@@ -17,6 +17,7 @@ import type { ShmError } from "../errors.ts";
 import type { Handshake } from "./handshake.ts";
 import type { WorkerLimits } from "./limits.ts";
 import type { Outcome } from "./outcome.ts";
+import type { RequestWatch } from "./pending.ts";
 import type { OpenTransport } from "./transport.ts";
 import type { WorkerInfo } from "./worker_info.ts";
 
@@ -62,6 +63,8 @@ export interface RequestOptions {
   readonly timeoutMs?: number | undefined;
   /** Default "normal". Exists, remove and contains wait for their turn by it here only. */
   readonly priority?: Priority | undefined;
+  /** Is told where each request is that the call makes. */
+  readonly watch?: RequestWatch | undefined;
 }
 
 export interface ObjectTransfer extends RequestOptions {

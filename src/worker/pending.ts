@@ -10,6 +10,24 @@ import { callFenced } from "../fence.ts";
 import type { Slotted } from "../slot_set.ts";
 import { watch } from "../wait.ts";
 
+/** Is told where a request is. Must not throw. */
+export interface RequestWatch {
+  /** It waits for its turn. */
+  waits(): void;
+  /** A worker has it. */
+  taken(): void;
+  /**
+   * It waits once more.
+   * @param lost because the worker that had it was lost; else because that could not answer for it
+   */
+  returned(lost: boolean): void;
+  /**
+   * Its caller has an answer.
+   * @param taken a worker has it still, or has just answered
+   */
+  ended(taken: boolean): void;
+}
+
 export interface PendingOptions {
   /** Called once, when the worker can no longer touch the memory. */
   readonly release?: (() => void) | undefined;
@@ -17,6 +35,7 @@ export interface PendingOptions {
   readonly signal?: AbortSignal | undefined;
   /** Rejects the caller with ETIMEDOUT after so many milliseconds; the memory stays held. */
   readonly timeoutMs?: number | undefined;
+  readonly watch?: RequestWatch | undefined;
 }
 
 export interface PendingOwner {
@@ -42,16 +61,20 @@ export abstract class Pending<T> implements Slotted {
   sent = false;
   readonly #owner: PendingOwner | null;
   readonly #release: (() => void) | undefined;
+  readonly #watch: RequestWatch | undefined;
   #resolve!: Settle<T>["resolve"];
   #reject!: Settle<T>["reject"];
   #stopWatching: (() => void) | undefined;
   #settled = false;
   #freed = false;
+  /** What the watch was told last. */
+  #taken = false;
 
   constructor(owner: PendingOwner | null, options: PendingOptions) {
     const { release, signal, timeoutMs } = options;
     this.#owner = owner;
     this.#release = release;
+    this.#watch = options.watch;
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -61,6 +84,7 @@ export abstract class Pending<T> implements Slotted {
       const patience = { limitMs: timeoutMs, signal, expired };
       this.#stopWatching = watch(patience, (reason) => this.#abort(reason));
     }
+    this.#watch?.waits();
   }
 
   /** For messages: "READ /dir/x.data". Never a secret. */
@@ -77,6 +101,21 @@ export abstract class Pending<T> implements Slotted {
   /** The worker can no longer touch the memory. */
   get freed(): boolean {
     return this.#freed;
+  }
+
+  /** It goes to a worker now. */
+  take(): void {
+    this.attempts++;
+    this.sent = true;
+    this.#taken = true;
+    if (!this.#settled) this.#watch?.taken();
+  }
+
+  /** It is not with the worker any more, and will be sent once more. See RequestWatch. */
+  giveBack(lost: boolean): void {
+    this.sent = false;
+    this.#taken = false;
+    if (!this.#settled) this.#watch?.returned(lost);
   }
 
   /** The worker is done with the memory; its caller gets `value`, if it still waits. */
@@ -123,6 +162,7 @@ export abstract class Pending<T> implements Slotted {
   #settle(): boolean {
     if (this.#settled) return false;
     this.#settled = true;
+    this.#watch?.ended(this.#taken);
     this.#stopWatching?.();
     return true;
   }

@@ -244,7 +244,7 @@ export class ClientV1 implements ObjectClient {
 
   async #transfer(
     command: "READ" | "WRITE",
-    { key, offset, byteLength, release, signal, timeoutMs }: ObjectTransfer,
+    { key, offset, byteLength, release, signal, timeoutMs, watch }: ObjectTransfer,
     check: (reply: OkReply) => string | null,
   ): Promise<Reply> {
     let call: LineCall;
@@ -258,7 +258,7 @@ export class ClientV1 implements ObjectClient {
       const wanted = { what, line, bytes: byteLength, limitMs, retriable: true, check };
       if (!this.#accepting) throw closedError(what);
       signal?.throwIfAborted();
-      call = new LineCall({ ...wanted, release, signal, timeoutMs }, this.#owner);
+      call = new LineCall({ ...wanted, release, signal, timeoutMs, watch }, this.#owner);
     } catch (error) {
       release();
       throw error;
@@ -270,8 +270,8 @@ export class ClientV1 implements ObjectClient {
     batch: PutBatch | GetBatch,
     work: (one: ObjectTransfer) => Promise<T>,
   ): Promise<Outcome<T>[]> {
-    const { objects, release, signal } = batch;
-    const left = sharedLimit<RequestOptions>({ signal, timeoutMs: batch.timeoutMs });
+    const { objects, release, signal, timeoutMs, watch } = batch;
+    const left = sharedLimit<RequestOptions>({ signal, timeoutMs, watch });
     const shared = new SharedRelease(release);
     try {
       return await outcomesOf(

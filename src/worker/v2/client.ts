@@ -313,10 +313,14 @@ export class ClientV2 implements ObjectClient {
     encode: (object: O) => TransferPart,
     held: SharedRelease,
   ): Promise<Outcome<T>[]> {
-    const { objects, signal, priority } = batch;
+    const { objects, signal, priority, watch } = batch;
     const outcomes = new Array<Outcome<T>>(objects.length);
     const left = sharedLimit(batch);
-    const options = () => ({ signal, priority, timeoutMs: left().timeoutMs, release: held.take() });
+    const options = () => ({
+      ...{ signal, priority, watch },
+      timeoutMs: left().timeoutMs,
+      release: held.take(),
+    });
 
     const one = async (index: number, part: TransferPart, alone: boolean): Promise<void> => {
       const own = options();
@@ -543,7 +547,7 @@ export class ClientV2 implements ObjectClient {
 
   #onAgain(call: ObjectCall): void {
     call.alone = true;
-    call.sent = false;
+    call.giveBack(false);
     call.line = null;
     call.attempts--;
     this.#queue.prepend([call]);

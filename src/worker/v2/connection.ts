@@ -69,8 +69,7 @@ export class ConnectionV2 extends Connection {
     const limitMs = baseMs + Math.ceil(this.#bytesInFlight / BYTES_PER_MS);
     const line = new RequestLine(this.#nextId++, calls, bytes, now, limitMs);
     for (const call of calls) {
-      call.attempts++;
-      call.sent = true;
+      call.take();
       call.line = line;
     }
     this.#inFlight.add(line);
