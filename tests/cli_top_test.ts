@@ -167,6 +167,8 @@ test("at 40 columns a screen still says what matters", async () => {
   ) assert.ok(shown.includes(part), `${part} is not in\n${shown}`);
   assert.match(text(down!), /^GONE since \d\d:\d\d:\d\d, 65 s$/m);
   assert.match(text(down!), /ECONNREFUSED/);
+  const late = screen({ ...at40, lateMs: 3_400, sample: up!, sort: "verb", nowMs: 0 });
+  assert.ok(late.some((line) => line.text.includes("no answer for 3 s")));
 });
 
 test("plain lines and JSON are the same for whatever happens", async () => {

@@ -455,7 +455,7 @@ export class ShmFileConnector implements RemoteConnector {
     const operation = single ? verb : `BATCH ${verb}`;
     const { priority, deadline } = call;
     return probe.during({
-      span: `${operation} ${this.storageDir}`,
+      span: `${operation} ${this.storageDir}`.trimEnd(),
       operation,
       objects: keys.length,
       signal: deadline.signal,
@@ -751,7 +751,7 @@ function nameOfStore(
 ): TelemetryAttributes {
   return {
     "db.system.name": "lmshm",
-    "db.namespace": storageDir,
+    ...(storageDir === "" ? {} : { "db.namespace": storageDir }),
     "network.transport": transport,
     ...(address?.kind === "tcp"
       ? { "server.address": address.host, "server.port": address.port }
