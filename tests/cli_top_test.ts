@@ -258,6 +258,9 @@ test("lmshm top ends with its count, with its reader, and says what is wrong", L
   );
   assert.equal(head.stdout, "0\n");
   assert.equal(head.stderr, "");
+  const full = await inShell(`lmshm top ${worker.address} -i 0.1 > /dev/full; echo "$?"`);
+  assert.equal(full.stdout, "1\n");
+  assert.match(full.stderr, /standard output cannot be written/);
   const away = await lmshm("top", `unix:${dir.file("none.sock")}`, "-i", "0.1", "-n", "2");
   assert.equal(away.code, 1);
   assert.match(away.stderr, /^lmshm: .*none\.sock/);

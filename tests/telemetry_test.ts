@@ -94,6 +94,7 @@ scene("a batch is one span that counts hits, misses and failures", async (all, r
   assert.equal(put!.attributes["db.operation.batch.size"], 3);
   assert.equal(put!.attributes["lmshm.bytes"], 3 * 4096);
   assert.equal(put!.status.code, SpanStatusCode.UNSET);
+  for (const span of [put!, get!]) assert.ok(recorder.childrenOf(span).length >= 1, span.name);
   const { attributes } = get!;
   assert.equal(attributes["db.operation.batch.size"], 4);
   assert.equal(attributes["lmshm.objects.hit"], 2);
@@ -106,6 +107,22 @@ scene("a batch is one span that counts hits, misses and failures", async (all, r
   assert.equal(others.length, 0);
   assert.equal(error!.value, 1);
   assert.equal(error!.attributes["error.type"], "EMSGSIZE");
+});
+
+scene("a call of several requests, one after the other, waits for each", async (all, recorder) => {
+  const { segment } = all;
+  const allocate = (byteLength: number) => segment.range(0, byteLength);
+  const connector = await all.open({ telemetry: recorder, allocate });
+  await connector.put("a", segment.range(0, 5000));
+  assert.equal((await connector.get("a"))!.byteLength, 5000);
+  const [get] = recorder.named("get");
+  const waits = recorder.childrenOf(get!);
+  assert.deepEqual(
+    waits.map(({ name }) => name),
+    ["wait", "wait"],
+    "to ask how long it is, and for it",
+  );
+  for (const wait of waits) assert.equal(wait.attributes["lmshm.sent"], true);
 });
 
 scene("a request that a second worker carries out says so", async (all, recorder) => {
