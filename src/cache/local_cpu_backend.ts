@@ -628,6 +628,15 @@ export function optionsOfTier(config: LmshmConfig): LocalCpuBackendCreateOptions
   const { ifExists, pin, gpuLibrary, gpuDevice, pages, numa, populateThreads } = config;
   const { alignBytes, zeroOnFree, trackAllocations } = config;
   const { cachePolicy, hotTier, blockingTimeoutMs } = config;
+  if (config.poolSizeBytes === 0) {
+    throw new ShmError("the configuration has no pool: max_local_cpu_size is 0", {
+      code: "EINVAL",
+      operation: "create hot tier",
+      hint:
+        "Objects are moved from and to it, so give it a size here: LMCACHE_MAX_LOCAL_CPU_SIZE, " +
+        "or poolSizeBytes in the overrides of loadConfig()",
+    });
+  }
   return {
     sizeBytes: config.poolSizeBytes,
     name: config.shmName,

@@ -22,6 +22,7 @@
 
 import { MAX_KEY_BYTES } from "../../keys/key_file.ts";
 import type { Durability, FileHeader, IoMode, Priority } from "../object_client.ts";
+import { MAX_PAD_BYTES } from "../limits.ts";
 import { encodeWord } from "../percent.ts";
 import { MAX_LINE_BYTES, printable } from "../reply.ts";
 
@@ -119,15 +120,15 @@ function encodeChoice(name: string, value: string | undefined, choices: readonly
 const IO_MODES: readonly IoMode[] = ["auto", "direct", "cached"];
 const DURABILITIES: readonly Durability[] = ["none", "data", "full"];
 const HEADERS: readonly FileHeader[] = ["none", "lmcache"];
-/** The most that a file's length can be made a multiple of. */
-export const MAX_PAD_BYTES = 2 ** 20;
 
 function encodePad(padBytes: number | undefined): string {
   if (padBytes === undefined) return "";
   if (Number.isInteger(Math.log2(padBytes)) && padBytes >= 1 && padBytes <= MAX_PAD_BYTES) {
     return ` pad=${padBytes}`;
   }
-  throw new RangeError(`padBytes must be a power of two from 1 to ${MAX_PAD_BYTES}, got ${padBytes}`);
+  throw new RangeError(
+    `padBytes must be a power of two from 1 to ${MAX_PAD_BYTES}, got ${padBytes}`,
+  );
 }
 
 /** Attributes that never change, such as those of a layout, come again and again. */
