@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include "golden.hh"
 #include "worker/storage/lmcache_header.h"
 #include "worker_v2_fixture.hh"
 
@@ -51,7 +52,7 @@ TEST(a_header_is_what_lmcache_packs) {
   };
   const Row rows[] = {
       {384, Chunk("2,3,4,8", "bfloat16", "KV_2LTD"), kHeader},
-      {256, Chunk("4,2,16", "half", "KV_T2D"), Packed({256, 2, 1, 4, 2, 16, 0})},
+      {256, Chunk("4,2,16", "half", "KV_T2D"), Packed({256, 2, 2, 4, 2, 16, 0})},
       {512, Chunk("2,4,16", "float", "KV_2TD"), Packed({512, 3, 4, 2, 4, 16, 0})},
       {64, Chunk("1,2,4,8", "fp8_e4m3", "KV_MLA_FMT"), Packed({64, 6, 7, 1, 2, 4, 8})},
       {64, Chunk("1,2,4,8", "fp8_e5m2", "KV_MLA_FMT"), Packed({64, 6, 8, 1, 2, 4, 8})},
@@ -73,12 +74,30 @@ TEST(a_header_is_what_lmcache_packs) {
   std::string made;
   REQUIRE(MakeLmcacheHeader(10, {}, &made).ok());
   CHECK(made == Packed({10, 4, 6, 10, 0, 0, 0}));
-  // The second number of half, and None, which plain bytes may have.
+  // The other number of half, and None, which plain bytes may have.
   LmcacheHeader read;
-  REQUIRE(ParseLmcacheHeader(Packed({256, 2, 2, 4, 2, 16, 0}), &read));
+  REQUIRE(ParseLmcacheHeader(Packed({256, 2, 1, 4, 2, 16, 0}), &read));
   CHECK_EQ(Described(read), "28+256 dtype=half format=KV_T2D shape=4,2,16");
   REQUIRE(ParseLmcacheHeader(Packed({10, 5, 0, 10, 0, 0, 0}), &read));
   CHECK_EQ(Described(read), "28+10 dtype=uint8 format=BINARY_BUFFER shape=10");
+}
+
+TEST(the_headers_that_lmcache_made_are_made_and_read) {
+  for (const auto& row : ReadGolden("lmcache_headers.tsv", 12)) {
+    REQUIRE_EQ(row.size(), 5u);
+    const uint64_t length = std::stoull(row[0]);
+    std::string header, made;
+    for (size_t i = 0; i < row[4].size(); i += 2) {
+      header.push_back(static_cast<char>(std::stoi(row[4].substr(i, 2), nullptr, 16)));
+    }
+    const std::vector<Attribute> attributes = Chunk(row[3].c_str(), row[2].c_str(), row[1].c_str());
+    REQUIRE(MakeLmcacheHeader(length, attributes, &made).ok());
+    CHECK(made == header);
+    LmcacheHeader read;
+    REQUIRE(ParseLmcacheHeader(header, &read));
+    CHECK_EQ(Described(read), std::to_string(header.size()) + "+" + row[0] + " dtype=" + row[2] +
+                                  " format=" + row[1] + " shape=" + row[3]);
+  }
 }
 
 TEST(what_is_no_header_is_not_taken_for_one) {

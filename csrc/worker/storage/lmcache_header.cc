@@ -20,9 +20,10 @@ struct DType {
   std::string_view name;  // as LMCache writes it into keys, and clients into attributes
   uint64_t bytes;
 };
-// The first of a name is what is written. 0 is LMCache's None, which plain bytes may have.
+// The first of a name is what is written. LMCache has 1 and 2 for half, and writes 2, since to
+// torch half and float16 are one. 0 is its None, which plain bytes may have.
 constexpr DType kDTypes[] = {
-    {1, "half", 2},  {2, "half", 2},  {3, "bfloat16", 2}, {4, "float", 4},    {5, "double", 8},
+    {2, "half", 2},  {1, "half", 2},  {3, "bfloat16", 2}, {4, "float", 4},    {5, "double", 8},
     {6, "uint8", 1}, {0, "uint8", 1}, {7, "fp8_e4m3", 1}, {8, "fp8_e5m2", 1},
 };
 constexpr std::string_view kFormats[] = {
