@@ -379,6 +379,10 @@ test("lmshm.file_mode is octal however it is written, and lets not everybody wri
     problemOf(() => mode(text), "lmshm.file_mode is", "octal mode");
   }
   problemOf(() => createConfig({ fileMode: 0o666 }), "fileMode is 438", "0o640");
+  const group = (text: string) =>
+    fromText(`extra_config: {lmshm.file_group: ${text}}`).config.fileGroup;
+  assert.deepEqual([group("kv"), group("1000"), group("'1000'")], ["kv", "1000", "1000"]);
+  problemOf(() => group("-1"), "lmshm.file_group is -1", "a name or a number");
 });
 
 test("a value that is not accepted is an error with key, value, place and what is accepted", () => {

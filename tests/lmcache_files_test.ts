@@ -95,6 +95,25 @@ connectorScene("what we put with saveChunkMeta is LMCache's file, byte for byte"
     FS.slice(0, 8).map((item, i) => store.load(item.key, s.segment.range(i * 8192, item.bytes))),
   );
   assert.ok(pieces.every((found) => found?.crc32c !== null), "with a checksum of the bytes alone");
+
+  // In batches, too: what the first eight hold goes under the names of the next.
+  const [first, next] = [FS.slice(0, 8), FS.slice(8, 16)];
+  await store.batchedPut(next.map(({ key }) => key), pieces.map((found) => found!.range));
+  for (const [at, { file }] of next.entries()) {
+    const { bytes, seed } = first[at]!;
+    const content = new Uint8Array(readFileSync(`${s.store}/${file}`));
+    // Ranges without a layout: plain bytes.
+    assert.deepEqual([...new Int32Array(content.slice(0, 28).buffer)], [
+      bytes,
+      4,
+      6,
+      bytes,
+      0,
+      0,
+      0,
+    ]);
+    assert.deepEqual(content.slice(28), payload(seed, bytes));
+  }
 }, SEGMENT_BYTES);
 
 connectorScene("files with and without a header, and ours, live in one directory", async (s) => {

@@ -140,6 +140,12 @@ function text(value: unknown): string | undefined {
 
 export const name: Kind<string> = plain("a name", text);
 
+/** Of a group: a number is one, too. */
+export const group: Kind<string> = plain(
+  "a name or a number",
+  (value) => text(Number.isSafeInteger(value) && (value as number) >= 0 ? `${value}` : value),
+);
+
 /** Octal digits as text; as a number what YAML 1.1 makes of 0644, which is octal there, too. */
 export const fileMode: Kind<number> = {
   accepts: 'an octal mode such as "0640" or "0644", which does not let everybody write',

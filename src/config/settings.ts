@@ -11,6 +11,7 @@ import {
   fileMode,
   gigabytes,
   gpuToNumaMapping,
+  group,
   integer,
   type Kind,
   name,
@@ -176,7 +177,7 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   secretFile: extra("lmshm.worker_secret_file", path, null),
   padBytes: extra("lmshm.pad_bytes", powerOfTwo(1, 2 ** 20), 1),
   fileMode: extra("lmshm.file_mode", fileMode, null),
-  fileGroup: extra("lmshm.file_group", name, null),
+  fileGroup: extra("lmshm.file_group", group, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 

@@ -172,6 +172,22 @@ TEST(a_header_with_another_length_behind_it_is_never_payload) {
   }
 }
 
+TEST(a_header_that_contradicts_itself_is_never_payload) {
+  TalkV2 talk;
+  TestSegment segment(4096);
+  talk.Begin(segment);
+  for (const std::string& header :
+       {Packed({100, 1, 3, 2, 3, 4, 8}), Packed({100, 4, 0, 77, 0, 0, 0}),
+        Packed({100, 1, 3, 2, 3, 4, 8, 6, 1, 2, 4, 8})}) {
+    WriteFile(talk.root / "k.data", header + std::string(100, 'x'));
+    CHECK_CONTAINS(talk.Say("2 GET k 0 4096"), "ERROR EBADMSG get k: LMCache's header says other");
+    CHECK_STARTS(talk.Say("3 STAT k"), "3 ERROR EBADMSG ");
+    // With another number of bytes behind it, it could be anything.
+    WriteFile(talk.root / "k.data", header + std::string(101, 'x'));
+    CHECK_STARTS(talk.Say("4 GET k 0 4096"), "4 OK " + std::to_string(header.size() + 101));
+  }
+}
+
 TEST(a_put_with_a_header_is_a_file_of_lmcache) {
   for (const Attributes mode : {Attributes::kDetect, Attributes::kNone}) {
     TalkV2 talk(mode);

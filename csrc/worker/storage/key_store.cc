@@ -164,7 +164,11 @@ Status KeyStore::ReadForeign(int fd, std::string_view key, const char* verb, uin
   const int error = ReadFully(fd, space, nullptr, &done);
   if (error != 0) return ExplainStorage(error, ActionOn(verb, key));
   LmcacheHeader header;
-  if (!ParseLmcacheHeader({begin, done}, &header)) return Status::OK();
+  if (!ParseLmcacheHeader({begin, done}, &header)) {
+    if (!HasUnfitLmcacheHeader({begin, done}, file_bytes)) return Status::OK();
+    return Mismatch(ActionOn(verb, key),
+                    "LMCache's header says other things of shape and dtype than of the length");
+  }
   if (header.bytes + header.length != file_bytes) {
     return Mismatch(ActionOn(verb, key),
                     "LMCache's header says that " + std::to_string(header.length) +

@@ -32,6 +32,13 @@ constexpr std::string_view kBinary = "BINARY";
 
 bool IsBinary(size_t format) { return format == 4 || format == 5; }
 
+const DType* FindDType(uint32_t number) {
+  for (const DType& known : kDTypes) {
+    if (static_cast<uint32_t>(known.number) == number) return &known;
+  }
+  return nullptr;
+}
+
 uint32_t ReadNumber(std::string_view bytes, size_t index) {
   uint32_t number = 0;
   for (size_t i = 4; i-- > 0;) {
@@ -111,6 +118,20 @@ bool ParseLmcacheHeader(std::string_view begin, LmcacheHeader* header) {
   header->length = length;
   header->attributes = {
       {"dtype", dtypes}, {"format", std::string(kFormats[format])}, {"shape", shapes}};
+  return true;
+}
+
+bool HasUnfitLmcacheHeader(std::string_view begin, uint64_t file_bytes) {
+  if (begin.size() < kLeastHeaderBytes) return false;
+  const uint64_t length = ReadNumber(begin, 0);
+  const uint32_t format = ReadNumber(begin, 1);
+  if (length > kMaxLength || format == 0 || format >= std::size(kFormats)) return false;
+  const uint64_t bytes = file_bytes - std::min(file_bytes, length);
+  if (bytes < kLeastHeaderBytes || bytes > begin.size() || bytes % 4 != 0) return false;
+  if ((bytes / 4 - 2) % (1 + kDimensions) != 0) return false;
+  for (size_t at = 2; at < bytes / 4; at += 1 + kDimensions) {
+    if (FindDType(ReadNumber(begin, at)) == nullptr) return false;
+  }
   return true;
 }
 

@@ -40,6 +40,11 @@ struct LmcacheHeader {
 // False: it does not start with one.
 [[nodiscard]] bool ParseLmcacheHeader(std::string_view begin, LmcacheHeader* header);
 
+// Whether a file of `file_bytes` that begins so has a header nevertheless, though what it says of
+// its tensors is not what it says of their length: formats and dtypes are some, and just as many
+// bytes follow as it says. LMCache cannot read such a file, and its beginning is no payload.
+[[nodiscard]] bool HasUnfitLmcacheHeader(std::string_view begin, uint64_t file_bytes);
+
 // Makes the header of an object of `length` bytes that is described by `attributes`. Without a
 // shape it is an object of plain bytes.
 //   EINVAL  the attributes do not describe `length` bytes, or LMCache has no number for them
