@@ -37,10 +37,10 @@ struct ObjectInfo {
 
 // What a store can do. Does not change while it is there.
 struct StoreFacts {
-  std::string engine;        // "directory", "redis", "s3": a word of INFO
-  bool attributes = false;   // keeps a record: length, CRC-32C and the client's attributes
-  bool durability = false;   // heeds Durability; false: when data is safe is the engine's affair
-  bool io_modes = false;     // heeds IoMode
+  std::string engine;       // "directory", "redis", "s3": a word of INFO
+  bool attributes = false;  // keeps a record: length, CRC-32C and the client's attributes
+  bool durability = false;  // heeds Durability; false: when data is safe is the engine's affair
+  bool io_modes = false;    // heeds IoMode
   uint64_t max_object_bytes = UINT64_MAX;
   // Of a batch, what it wants in one call: more than this is divided among threads.
   uint64_t part_bytes = 256 * 1024;
