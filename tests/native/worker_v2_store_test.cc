@@ -202,10 +202,10 @@ TEST(hello_names_no_directory_and_version_1_is_refused) {
   Talk talk;
   CHECK_EQ(talk.Say("ATTACH /" + talk.segment.name() + " 65536 0"), "OK");
   for (const char* line : {"WRITE /x 0 1", "READ /x 0 1"}) {
-    CHECK_CONTAINS(talk.Say(line), "ERROR EOPNOTSUPP version 1");
+    CHECK_CONTAINS(talk.Say(line), "ERROR ENOTSUP version 1");
   }
   const std::string refused = talk.Say("HELLO 2 dir=models/a");
-  CHECK_STARTS(refused, "ERROR EOPNOTSUPP HELLO 2: dir=models/a: ");
+  CHECK_STARTS(refused, "ERROR ENOTSUP HELLO 2: dir=models/a: ");
   CHECK_CONTAINS(refused, "prefix=");
   CHECK_STARTS(talk.Say("HELLO 2 dir="), "OK 2 ");
 }
@@ -280,14 +280,14 @@ TEST(a_store_is_not_asked_for_what_it_cannot_do) {
   Talk talk;
   talk.Begin();
   CHECK_STARTS(talk.Say("2 PUT k 0 1001"), "2 ERROR EFBIG put k: it has 1001 bytes");
-  CHECK_STARTS(talk.Say("3 PUT k 0 10 io=direct"), "3 ERROR EOPNOTSUPP io=direct ");
-  CHECK_STARTS(talk.Say("4 PUT k 0 10 sync=full"), "4 ERROR EOPNOTSUPP sync=full ");
-  CHECK_STARTS(talk.Say("5 GET k 0 10 io=cached"), "5 ERROR EOPNOTSUPP io=cached ");
+  CHECK_STARTS(talk.Say("3 PUT k 0 10 io=direct"), "3 ERROR ENOTSUP io=direct ");
+  CHECK_STARTS(talk.Say("4 PUT k 0 10 sync=full"), "4 ERROR ENOTSUP sync=full ");
+  CHECK_STARTS(talk.Say("5 GET k 0 10 io=cached"), "5 ERROR ENOTSUP io=cached ");
   CHECK_EQ(talk.Calls(), "");
   CHECK_STARTS(talk.Say("6 PUT k 0 1000 io=auto sync=none"), "6 OK 1000 ");
   // One of a batch is refused, the others are not.
   CHECK_CONTAINS(talk.Say("7 PUT a 0 10 ; b 0 10 sync=data ; c 0 2000 ; d 0 10 crc=0"),
-                 " ; -EOPNOTSUPP ");
+                 " ; -ENOTSUP ");
   CHECK(talk.store->objects.count("a") == 1 && talk.store->objects.count("d") == 1);
   CHECK(talk.store->objects.count("b") == 0 && talk.store->objects.count("c") == 0);
   CHECK_EQ(talk.Info("put_errors"), 5);
