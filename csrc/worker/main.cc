@@ -10,6 +10,7 @@
 //     storage/     objects and files of one directory; knows no client          <- base, memory
 //     protocol/    lines to requests, results to lines; pure text               <- the three above
 //     net/         sockets, and answers on their way out                        <- base
+//     remote/      connections to servers that keep objects                     <- base
 //     execution/   whose turn it is, and what a request does                    <- all above
 //     server/      connections, logins, sessions of either version              <- all above
 //     process/     options, descriptors, the fence                              <- all above

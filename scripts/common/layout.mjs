@@ -70,6 +70,7 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   storage: ["base", "memory"],
   protocol: ["base", "memory", "storage"],
   net: ["base"],
+  remote: ["base"],
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
   process: ["base", "memory", "storage", "protocol", "net", "execution", "server"],
