@@ -176,7 +176,7 @@ Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
   limits.kept.limit = std::min(options.keep_open, shares.kept);
   *directories =
       std::make_unique<lmshm::Directories>(objects, limits, lmshm::ProbeStorage, service->quota);
-  service->directories = directories->get();
+  service->stores = directories->get();
   return (*directories)->Start();
 }
 
