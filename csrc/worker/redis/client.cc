@@ -52,10 +52,10 @@ milliseconds RedisClient::Stall() const {
 
 Status RedisClient::Start() {
   if (options_.cluster) return topology_.Refresh(Stall(), nullptr);
-  Patience patience(options_.timeout, nullptr);
+  WaitLimit limit(options_.timeout, nullptr);
   const Topology::Node node = topology_.Any();
   RedisConnection connection;
-  Status status = node->Take(&patience, &connection);
+  Status status = node->Take(&limit, &connection);
   if (status.ok()) node->GiveBack(std::move(connection));
   return status;
 }
@@ -69,8 +69,8 @@ void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel)
       group.status = Status::Error(EAGAIN, "nobody in the cluster serves the slot of this key");
       continue;
     }
-    Patience patience(Stall(), cancel);
-    group.status = group.node->Take(&patience, &group.connection);
+    WaitLimit limit(Stall(), cancel);
+    group.status = group.node->Take(&limit, &group.connection);
     if (!group.status.ok()) continue;
     for (Command* const command : group.commands) {
       command->Reset();
@@ -80,8 +80,8 @@ void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel)
     group.pipe = std::make_unique<Pipe>(&group.connection.stream, group.commands);
     pipes.push_back(group.pipe.get());
   }
-  Patience patience(Stall(), cancel, bytes);
-  if (!pipes.empty()) RunPipes(pipes, &patience);
+  WaitLimit limit(Stall(), cancel, bytes);
+  if (!pipes.empty()) RunPipes(pipes, &limit);
 }
 
 RedisClient::Next RedisClient::JudgeReply(const Group& group, Command* command) {
@@ -155,7 +155,7 @@ RedisClient::Next RedisClient::Judge(const Group& group, Command* command, bool 
 }
 
 void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* cancel) {
-  Patience patience(options_.timeout, cancel);
+  WaitLimit limit(options_.timeout, cancel);
   Backoff pause(milliseconds(20), milliseconds(500));
   std::vector<Command*> left = commands;
   // Where ASK says that a command goes next.
@@ -213,8 +213,8 @@ void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* 
     if (left.empty() || cancelled) break;
     if (wait && !options_.cluster && ++later >= kTries) break;
     if (!wait && ++at_once > kAtOnce) wait = true;
-    if (wait && patience.Sleep(pause.Next()) != 0) break;
-    if (patience.Left().count() == 0) break;
+    if (wait && limit.Sleep(pause.Next()) != 0) break;
+    if (limit.Left().count() == 0) break;
     if (refresh) (void)topology_.Refresh(Stall(), cancel);
   }
   for (Command* const command : left) {

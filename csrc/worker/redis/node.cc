@@ -46,7 +46,7 @@ RedisNode::RedisNode(Endpoint endpoint, const RedisLogin& login, RedisCounts* co
       counts_(counts),
       pause_(kFirstPause, kLongestPause) {}
 
-Status RedisNode::Take(Patience* patience, RedisConnection* connection) {
+Status RedisNode::Take(WaitLimit* limit, RedisConnection* connection) {
   for (;;) {
     RedisConnection idle;
     {
@@ -64,7 +64,7 @@ Status RedisNode::Take(Patience* patience, RedisConnection* connection) {
     return Status::OK();
   }
   RedisConnection fresh;
-  Status status = Connect(patience, &fresh);
+  Status status = Connect(limit, &fresh);
   MutexLock lock(&mutex_);
   if (status.ok()) {
     pause_.Reset();
@@ -98,8 +98,8 @@ void RedisNode::CloseIdle() {
 
 // Names are looked up for each new connection, because that is how people move a server; where
 // that fails (behind the fence there may be no resolver), what was found before must do.
-Status RedisNode::Addresses(Patience* patience, std::vector<SocketAddress>* addresses) {
-  const Status status = Resolve(endpoint_, patience, addresses);
+Status RedisNode::Addresses(WaitLimit* limit, std::vector<SocketAddress>* addresses) {
+  const Status status = Resolve(endpoint_, limit, addresses);
   MutexLock lock(&mutex_);
   if (status.ok()) {
     addresses_ = *addresses;
@@ -110,14 +110,14 @@ Status RedisNode::Addresses(Patience* patience, std::vector<SocketAddress>* addr
   return Status::OK();
 }
 
-Status RedisNode::Connect(Patience* patience, RedisConnection* connection) {
+Status RedisNode::Connect(WaitLimit* limit, RedisConnection* connection) {
   std::vector<SocketAddress> addresses;
-  Status status = Addresses(patience, &addresses);
+  Status status = Addresses(limit, &addresses);
   if (!status.ok()) return status;
   Stream stream;
-  status = Stream::Connect(endpoint_, addresses, patience, &stream);
+  status = Stream::Connect(endpoint_, addresses, limit, &stream);
   if (!status.ok()) return status;
-  status = LogIn(patience, &stream);
+  status = LogIn(limit, &stream);
   if (!status.ok()) return status;
   connection->stream = std::move(stream);
   connection->counts = counts_;
@@ -127,7 +127,7 @@ Status RedisNode::Connect(Patience* patience, RedisConnection* connection) {
   return Status::OK();
 }
 
-Status RedisNode::LogIn(Patience* patience, Stream* stream) const {
+Status RedisNode::LogIn(WaitLimit* limit, Stream* stream) const {
   Command auth;
   Command select;
   std::vector<Command*> commands;
@@ -145,7 +145,7 @@ Status RedisNode::LogIn(Patience* patience, Stream* stream) const {
   }
   if (commands.empty()) return Status::OK();
   Pipe pipe(stream, commands);
-  RunPipes({&pipe}, patience);
+  RunPipes({&pipe}, limit);
   for (const Command* const command : commands) {
     if (command->outcome == Command::Outcome::kNone) {
       const std::string action = name_ + ": log in";

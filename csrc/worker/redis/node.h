@@ -20,8 +20,8 @@
 #include "worker/base/status.h"
 #include "worker/remote/backoff.h"
 #include "worker/remote/endpoint.h"
-#include "worker/remote/patience.h"
 #include "worker/remote/stream.h"
+#include "worker/remote/wait_limit.h"
 
 namespace lmshm {
 
@@ -70,16 +70,16 @@ class RedisNode {
   const std::string& name() const { return name_; }
 
   // A connection that is idle, or a new one. `*connection` is set on success only.
-  Status Take(Patience* patience, RedisConnection* connection);
+  Status Take(WaitLimit* limit, RedisConnection* connection);
   // Only one that is in step.
   void GiveBack(RedisConnection connection);
   // What is idle is closed: the server has changed.
   void CloseIdle();
 
  private:
-  Status Connect(Patience* patience, RedisConnection* connection);
-  Status LogIn(Patience* patience, Stream* stream) const;
-  Status Addresses(Patience* patience, std::vector<SocketAddress>* addresses);
+  Status Connect(WaitLimit* limit, RedisConnection* connection);
+  Status LogIn(WaitLimit* limit, Stream* stream) const;
+  Status Addresses(WaitLimit* limit, std::vector<SocketAddress>* addresses);
 
   const Endpoint endpoint_;
   const std::string name_;

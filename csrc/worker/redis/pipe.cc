@@ -448,7 +448,7 @@ int Pipe::Receive(uint64_t* bytes) {
 
 // ---------------------------------------------------------------------------------- several
 
-void RunPipes(const std::vector<Pipe*>& pipes, Patience* patience) {
+void RunPipes(const std::vector<Pipe*>& pipes, WaitLimit* limit) {
   std::vector<pollfd> waiting;
   for (;;) {
     bool moved = false;
@@ -460,13 +460,13 @@ void RunPipes(const std::vector<Pipe*>& pipes, Patience* patience) {
       }
     }
     if (waiting.empty()) return;
-    if (moved) patience->Progress();
+    if (moved) limit->Progress();
     int error = 0;
     if (!more) {
-      error = patience->Wait(waiting.data(), waiting.size());
-    } else if (patience->Cancelled()) {
+      error = limit->Wait(waiting.data(), waiting.size());
+    } else if (limit->Cancelled()) {
       error = ECANCELED;
-    } else if (patience->Left().count() == 0) {
+    } else if (limit->Left().count() == 0) {
       error = ETIMEDOUT;
     }
     if (error == 0) continue;

@@ -22,8 +22,8 @@
 #include "worker/memory/shared_bytes.h"
 #include "worker/redis/reply.h"
 #include "worker/redis/value_record.h"
-#include "worker/remote/patience.h"
 #include "worker/remote/stream.h"
+#include "worker/remote/wait_limit.h"
 
 namespace lmshm {
 
@@ -149,9 +149,9 @@ class Pipe {
   Status skipped_;  // what the command gets when that is done
 };
 
-// Goes on with all of `pipes` until they are through or broken, or the patience ends: then those
+// Goes on with all of `pipes` until they are through or broken, or the limit is over: then those
 // that are not through are broken with ETIMEDOUT or ECANCELED.
-void RunPipes(const std::vector<Pipe*>& pipes, Patience* patience);
+void RunPipes(const std::vector<Pipe*>& pipes, WaitLimit* limit);
 
 }  // namespace lmshm
 

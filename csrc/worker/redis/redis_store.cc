@@ -87,6 +87,7 @@ Status RedisStore::Open(const StoreUrl& url, const StoreSecrets& secrets,
 RedisStore::RedisStore(RedisOptions options)
     : options_(std::move(options)), client_(options_.client) {
   facts_.engine = "redis";
+  facts_.remote = true;
   facts_.attributes = options_.layout == RedisLayout::kLmshm;
   facts_.part_bytes = kPartBytes;
   facts_.part_objects = kPartObjects;

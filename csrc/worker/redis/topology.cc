@@ -124,14 +124,14 @@ Topology::Node Topology::Moved(uint16_t slot, Endpoint endpoint, const RedisNode
   return node;
 }
 
-Status Topology::Ask(RedisNode* node, Patience* patience, Reply* reply) const {
+Status Topology::Ask(RedisNode* node, WaitLimit* limit, Reply* reply) const {
   RedisConnection connection;
-  Status status = node->Take(patience, &connection);
+  Status status = node->Take(limit, &connection);
   if (!status.ok()) return status;
   Command command;
   AppendCommand({"CLUSTER", "SLOTS"}, &command.head);
   Pipe pipe(&connection.stream, {&command});
-  RunPipes({&pipe}, patience);
+  RunPipes({&pipe}, limit);
   if (!pipe.in_step() || command.outcome == Command::Outcome::kNone) {
     const int error = pipe.error() == 0 ? ECONNRESET : pipe.error();
     return Status::System(error, node->name() + ": CLUSTER SLOTS");
@@ -189,9 +189,9 @@ Status Topology::Refresh(milliseconds stall, const CancelCheck* cancel) {
   counts_->refreshes.fetch_add(1, std::memory_order_relaxed);
   Status status;
   for (const Node& node : nodes) {
-    Patience patience(std::min(stall, kAnswer), cancel);
+    WaitLimit limit(std::min(stall, kAnswer), cancel);
     Reply reply;
-    status = Ask(node.get(), &patience, &reply);
+    status = Ask(node.get(), &limit, &reply);
     if (status.ok()) status = Adopt(reply, *node);
     if (status.ok() || status.number() == ECANCELED) break;
   }

@@ -22,7 +22,7 @@
 #include "worker/redis/node.h"
 #include "worker/redis/reply.h"
 #include "worker/redis/slots.h"
-#include "worker/remote/patience.h"
+#include "worker/remote/wait_limit.h"
 
 namespace lmshm {
 
@@ -59,7 +59,7 @@ class Topology {
   Status Refresh(std::chrono::milliseconds stall, const CancelCheck* cancel);
 
  private:
-  Status Ask(RedisNode* node, Patience* patience, Reply* reply) const;
+  Status Ask(RedisNode* node, WaitLimit* limit, Reply* reply) const;
   Status Adopt(const Reply& reply, const RedisNode& from);
   Node Keep(const std::map<std::string, Node>& old, const Endpoint& endpoint) REQUIRES(mutex_);
   Node AtLocked(const Endpoint& endpoint) REQUIRES(mutex_);
