@@ -74,7 +74,10 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   redis: ["base", "memory", "storage", "remote"],
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
-  process: ["base", "memory", "storage", "protocol", "net", "execution", "server"],
+  process: [
+    ...["base", "memory", "storage", "protocol", "net", "execution", "server", "remote"],
+    ...["redis"],
+  ],
 });
 
 /** What names a runtime, and so belongs into src/native/ alone. */
