@@ -11,6 +11,8 @@
 //     storage/     objects by key, files of one directory; knows no client      <- base, memory
 //     protocol/    lines to requests, results to lines; pure text               <- the three above
 //     net/         sockets, and answers on their way out                        <- base
+//     remote/      connections to servers that keep objects                     <- base
+//     redis/       an ObjectStore: Redis and Valkey         <- base, memory, storage, remote
 //     execution/   whose turn it is, and what a request does                    <- all above
 //     server/      connections, logins, sessions of either version              <- all above
 //     process/     options, descriptors, which store, the fence                 <- all above
