@@ -71,6 +71,7 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   protocol: ["base", "memory", "storage"],
   net: ["base"],
   remote: ["base"],
+  s3: ["base", "memory", "storage", "remote"],
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
   process: ["base", "memory", "storage", "protocol", "net", "execution", "server"],
