@@ -146,7 +146,7 @@ class Weed {
     options.bucket = bucket;
     options.host = "127.0.0.1:" + std::to_string(port());
     options.connect = {"127.0.0.1", ports_[0]};
-    options.timeout_ms = 2000;
+    options.timeout = std::chrono::seconds(2);
     return lmshm::S3Client(options, {"testkey", "testsecret", ""})
         .Perform(request, nullptr, nullptr, answer);
   }

@@ -158,7 +158,7 @@ TEST(a_value_that_is_shorter_than_the_server_says_is_waited_for_within_the_limit
     peer.WaitForTheEnd();
     return false;
   });
-  CHECK_EQ(Get(*StoreAt(liar.port(), {{"timeout_ms", "300"}}), "k"), "ETIMEDOUT");
+  CHECK_EQ(Get(*StoreAt(liar.port(), {{"timeout", "1"}}), "k"), "ETIMEDOUT");
   CHECK_EQ(liar.requests(), 1);
 }
 
@@ -171,7 +171,7 @@ TEST(a_server_that_sends_a_byte_now_and_then_meets_the_limit_for_all) {
     }
     return false;
   });
-  CHECK_EQ(Get(*StoreAt(liar.port(), {{"timeout_ms", "300"}}), "k", 100000), "ETIMEDOUT");
+  CHECK_EQ(Get(*StoreAt(liar.port(), {{"timeout", "1"}}), "k", 100000), "ETIMEDOUT");
 }
 
 TEST(a_server_that_accepts_and_says_nothing_is_waited_for_within_the_limit) {
@@ -179,7 +179,7 @@ TEST(a_server_that_accepts_and_says_nothing_is_waited_for_within_the_limit) {
     peer.WaitForTheEnd();
     return false;
   });
-  const auto store = StoreAt(liar.port(), {{"timeout_ms", "300"}});
+  const auto store = StoreAt(liar.port(), {{"timeout", "1"}});
   CHECK_EQ(Get(*store, "k"), "ETIMEDOUT");
   CHECK_EQ(NameOf(Put(*store, "k", kValue)), "ETIMEDOUT");
   CHECK_EQ(NameOf(Put(*store, "k", std::string(kLarge, 'x'))), "ETIMEDOUT");
@@ -210,7 +210,7 @@ TEST(a_wait_is_cancelled) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     flag.set = true;
   });
-  const auto store = StoreAt(liar.port(), {{"timeout_ms", "60000"}});
+  const auto store = StoreAt(liar.port(), {{"timeout", "60"}});
   const Status status = StatusOfGet(*store, &flag);
   later.join();
   CHECK_EQ(NameOf(status), "ECANCELED");

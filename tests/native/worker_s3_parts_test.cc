@@ -231,7 +231,7 @@ TEST(options_that_cannot_be_are_refused_with_what_would_be_accepted) {
   CHECK_CONTAINS(Refusal(Url({kLocal, {"path_style", "yes"}})), "true or false");
   CHECK_CONTAINS(Refusal(Url({kLocal, {"layout", "x"}})), "lmcache-s3");
   CHECK_CONTAINS(Refusal(Url({kLocal, {"chunk_bytes", "0"}})), "size in bytes");
-  CHECK_CONTAINS(Refusal(Url({kLocal, {"timeout_ms", "1"}})), "milliseconds");
+  CHECK_CONTAINS(Refusal(Url({kLocal, {"timeout", "0"}})), "seconds");
   CHECK_CONTAINS(Refusal(Url({kLocal, {"regoin", "x"}})), "there is no parameter \"regoin\"");
   StoreUrl url = Url({kLocal});
   url.hosts[0].name = "kv";

@@ -250,14 +250,14 @@ TEST(many_threads_share_one_store) {
 }
 
 TEST(a_server_that_is_stopped_or_killed_is_an_error_and_all_is_well_when_it_is_back) {
-  const auto store = Fresh({{"timeout_ms", "700"}});
+  const auto store = Fresh({{"timeout", "1"}});
   CHECK_OK(Put(*store, "k", Pattern(3 << 20, 1)));
   Server().Stop();
   CHECK_EQ(Get(*store, "k", 4 << 20), "ETIMEDOUT");
   CHECK_EQ(NameOf(Put(*store, "k2", "x")), "ETIMEDOUT");
   CHECK_EQ(Exists(*store, "k"), "ETIMEDOUT");
   Server().Continue();
-  const auto patient = Fresh({{"timeout_ms", "60000"}});
+  const auto patient = Fresh({{"timeout", "60"}});
   CHECK_OK(Put(*patient, "k", "x"));
   CHECK_EQ(Get(*patient, "k"), "x");
 

@@ -83,8 +83,7 @@ std::string Endpoint::ToString() const {
   return (v6 ? "[" + Printable(host) + "]" : Printable(host)) + ":" + std::to_string(port);
 }
 
-Status Resolve(const Endpoint& endpoint, Patience* patience,
-               std::vector<SocketAddress>* addresses) {
+Status Resolve(const Endpoint& endpoint, WaitLimit* limit, std::vector<SocketAddress>* addresses) {
   if (!endpoint.unix_path.empty()) return UnixAddress(endpoint.unix_path, addresses);
   std::vector<SocketAddress> found;
   if (LookUp(endpoint.host, endpoint.port, AI_NUMERICHOST, &found) == 0) {
@@ -113,11 +112,11 @@ Status Resolve(const Endpoint& endpoint, Patience* patience,
   }
   MutexLock lock(&lookup->mutex);
   while (!lookup->done) {
-    const milliseconds left = patience->Left();
-    if (patience->Cancelled()) return Status::Error(ECANCELED, patience->cancel()->Reason());
+    const milliseconds left = limit->Left();
+    if (limit->Cancelled()) return Status::Error(ECANCELED, limit->cancel()->Reason());
     if (left.count() == 0) {
       return Status::Error(ETIMEDOUT, "look up " + Printable(endpoint.host) + ": no answer in " +
-                                          std::to_string(patience->stall().count()) + " ms");
+                                          std::to_string(limit->stall().count()) + " ms");
     }
     lookup->finished.WaitFor(&lookup->mutex, std::min(left, kSlice));
   }

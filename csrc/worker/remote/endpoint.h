@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "worker/base/status.h"
-#include "worker/remote/patience.h"
+#include "worker/remote/wait_limit.h"
 
 namespace lmshm {
 
@@ -31,11 +31,11 @@ struct SocketAddress {
 };
 
 // All addresses of `endpoint`, in the order in which to try them. A name is looked up on a thread
-// of its own that is given up when the patience ends: the system's resolver knows no limit.
+// of its own that is given up when the limit is over: the system's resolver knows no limit.
 // `*addresses` is set on success only.
 //   ENAMETOOLONG  the path of the socket
 //   EHOSTUNREACH  no such name, or nobody who knew it
-Status Resolve(const Endpoint& endpoint, Patience* patience, std::vector<SocketAddress>* addresses);
+Status Resolve(const Endpoint& endpoint, WaitLimit* limit, std::vector<SocketAddress>* addresses);
 
 }  // namespace lmshm
 

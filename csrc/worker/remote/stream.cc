@@ -21,7 +21,7 @@ void Set(int fd, int level, int name, int value) {
   (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
-int ConnectOne(const SocketAddress& address, Patience* patience, UniqueFd* result) {
+int ConnectOne(const SocketAddress& address, WaitLimit* limit, UniqueFd* result) {
   const int family = address.storage.ss_family;
   UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return errno;
@@ -38,12 +38,12 @@ int ConnectOne(const SocketAddress& address, Patience* patience, UniqueFd* resul
     if (connect(fd.get(), name, address.size) == 0) break;
     if (errno == EAGAIN) {
       // A Unix socket whose queue is full cannot be waited for.
-      const int error = patience->Sleep(std::chrono::milliseconds(10));
+      const int error = limit->Sleep(std::chrono::milliseconds(10));
       if (error != 0) return error;
       continue;
     }
     if (errno != EINPROGRESS && errno != EINTR) return errno;
-    const int error = patience->Wait(fd.get(), POLLOUT);
+    const int error = limit->Wait(fd.get(), POLLOUT);
     if (error != 0) return error;
     int outcome = 0;
     socklen_t size = sizeof outcome;
@@ -87,22 +87,21 @@ size_t Advance(iovec* parts, size_t count, size_t bytes) {
 }
 
 Status Stream::Connect(const Endpoint& endpoint, const std::vector<SocketAddress>& addresses,
-                       Patience* patience, Stream* stream) {
+                       WaitLimit* limit, Stream* stream) {
   int error = EHOSTUNREACH;
   for (size_t i = 0; i < addresses.size(); i++) {
     const auto left = static_cast<int64_t>(addresses.size() - i);
-    Patience one(std::max(patience->Left() / left, std::chrono::milliseconds(1)),
-                 patience->cancel());
+    WaitLimit one(std::max(limit->Left() / left, std::chrono::milliseconds(1)), limit->cancel());
     error = ConnectOne(addresses[i], &one, &stream->fd_);
     if (error == 0) {
-      patience->Progress();
+      limit->Progress();
       return Status::OK();
     }
     if (error == ECANCELED) break;
   }
   const std::string action = "connect to " + endpoint.ToString();
   if (error == ECANCELED) {
-    const CancelCheck* const cancel = patience->cancel();
+    const CancelCheck* const cancel = limit->cancel();
     return Status::System(error, action, cancel != nullptr ? cancel->Reason() : "");
   }
   const char* const hint = Hint(error, !endpoint.unix_path.empty());
@@ -141,37 +140,37 @@ int Stream::ReceiveSome(void* into, size_t size, size_t* received) {
   return ReceiveSome(&part, 1, received);
 }
 
-int Stream::SendAll(iovec* parts, size_t count, Patience* patience) {
+int Stream::SendAll(iovec* parts, size_t count, WaitLimit* limit) {
   size_t first = Advance(parts, count, 0);
   while (first < count) {
     size_t sent = 0;
     int error = SendSome(parts + first, count - first, &sent);
     if (error == EAGAIN) {
-      error = patience->Wait(fd_.get(), POLLOUT);
+      error = limit->Wait(fd_.get(), POLLOUT);
       if (error != 0) return error;
       continue;
     }
     if (error != 0) return error;
-    patience->Progress();
-    if (patience->Cancelled()) return ECANCELED;
+    limit->Progress();
+    if (limit->Cancelled()) return ECANCELED;
     first += Advance(parts + first, count - first, sent);
   }
   return 0;
 }
 
-int Stream::ReceiveAll(void* into, size_t size, Patience* patience) {
+int Stream::ReceiveAll(void* into, size_t size, WaitLimit* limit) {
   char* at = static_cast<char*>(into);
   while (size > 0) {
     size_t received = 0;
     int error = ReceiveSome(at, size, &received);
     if (error == EAGAIN) {
-      error = patience->Wait(fd_.get(), POLLIN);
+      error = limit->Wait(fd_.get(), POLLIN);
       if (error != 0) return error;
       continue;
     }
     if (error != 0) return error;
-    patience->Progress();
-    if (patience->Cancelled()) return ECANCELED;
+    limit->Progress();
+    if (limit->Cancelled()) return ECANCELED;
     at += received;
     size -= received;
   }

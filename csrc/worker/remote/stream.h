@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Stream: one connection to a server, over TCP or a Unix socket. Nothing in it blocks but what
-// takes a Patience.
+// takes a WaitLimit.
 //
 // What is sent and where it is received may be memory that vanishes (shared_bytes.h): only the
 // kernel touches it. EFAULT then is a result like others; the connection is of no more use, because
@@ -17,7 +17,7 @@
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/remote/endpoint.h"
-#include "worker/remote/patience.h"
+#include "worker/remote/wait_limit.h"
 
 namespace lmshm {
 
@@ -29,7 +29,7 @@ class Stream {
   // Tries `addresses` of `endpoint`, one after the other; each may take what is left divided by
   // those that are left. The text says what was tried. `*stream` is set on success only.
   static Status Connect(const Endpoint& endpoint, const std::vector<SocketAddress>& addresses,
-                        Patience* patience, Stream* stream);
+                        WaitLimit* limit, Stream* stream);
 
   bool open() const { return fd_.valid(); }
   void Close() { fd_.Reset(); }
@@ -42,9 +42,9 @@ class Stream {
   [[nodiscard]] int ReceiveSome(const iovec* parts, size_t count, size_t* received);
   [[nodiscard]] int ReceiveSome(void* into, size_t size, size_t* received);
 
-  // All of it, waiting: 0, or as above and as Patience::Wait() says. Changes the parts.
-  [[nodiscard]] int SendAll(iovec* parts, size_t count, Patience* patience);
-  [[nodiscard]] int ReceiveAll(void* into, size_t size, Patience* patience);
+  // All of it, waiting: 0, or as above and as WaitLimit::Wait() says. Changes the parts.
+  [[nodiscard]] int SendAll(iovec* parts, size_t count, WaitLimit* limit);
+  [[nodiscard]] int ReceiveAll(void* into, size_t size, WaitLimit* limit);
 
   // Whether it can be used again after a pause: it is open at the other end, too, and nothing has
   // come that nobody waited for.

@@ -38,9 +38,9 @@ bool IsSuccess(int status) { return status >= 200 && status < 300; }
 
 struct S3Client::Attempt {
   Attempt(milliseconds stall, const CancelCheck* cancel, uint64_t bytes)
-      : patience(stall, cancel, bytes) {}
+      : limit(stall, cancel, bytes) {}
 
-  Patience patience;
+  WaitLimit limit;
   S3Outgoing outgoing;
   std::optional<S3Exchange> exchange;  // none: there was no connection
   bool used_before = false;            // the connection
@@ -109,7 +109,7 @@ std::string S3Client::HeadOf(const S3Request& request, bool expects_continue) co
   return head.append("user-agent: lmshm\r\naccept-encoding: identity\r\n\r\n");
 }
 
-Status S3Client::OpenStream(bool fresh, Patience* patience, Stream* stream, bool* used_before) {
+Status S3Client::OpenStream(bool fresh, WaitLimit* limit, Stream* stream, bool* used_before) {
   *used_before = false;
   while (!fresh) {
     const MutexLock lock(&mutex_);
@@ -120,10 +120,10 @@ Status S3Client::OpenStream(bool fresh, Patience* patience, Stream* stream, bool
     if (*used_before) return Status::OK();
   }
   std::vector<SocketAddress> addresses;
-  const Status status = Resolve(endpoint_, patience, &addresses);
+  const Status status = Resolve(endpoint_, limit, &addresses);
   if (!status.ok()) return status;
-  counts_.connections.fetch_add(1, std::memory_order_relaxed);
-  return Stream::Connect(endpoint_, addresses, patience, stream);
+  counts_.connects.fetch_add(1, std::memory_order_relaxed);
+  return Stream::Connect(endpoint_, addresses, limit, stream);
 }
 
 void S3Client::KeepStream(Stream stream) {
@@ -136,7 +136,7 @@ std::unique_ptr<S3Client::Attempt> S3Client::Begin(const S3Request& request, boo
                                                    const CancelCheck* cancel,
                                                    const S3Incoming* incoming) {
   const uint64_t bytes = request.body.size + (incoming != nullptr ? incoming->space.size : 0);
-  auto attempt = std::make_unique<Attempt>(milliseconds(options_.timeout_ms), cancel, bytes);
+  auto attempt = std::make_unique<Attempt>(options_.timeout, cancel, bytes);
   counts_.requests.fetch_add(1, std::memory_order_relaxed);
   attempt->outgoing.expects_continue =
       request.body.size >= kWorthAsking && refused_.load(std::memory_order_relaxed);
@@ -145,10 +145,10 @@ std::unique_ptr<S3Client::Attempt> S3Client::Begin(const S3Request& request, boo
   attempt->outgoing.body = request.body;
 
   Stream stream;
-  attempt->begun = OpenStream(fresh, &attempt->patience, &stream, &attempt->used_before);
+  attempt->begun = OpenStream(fresh, &attempt->limit, &stream, &attempt->used_before);
   if (!attempt->begun.ok()) return attempt;
   attempt->exchange.emplace(std::move(stream));
-  const int error = attempt->exchange->Send(attempt->outgoing, &attempt->patience);
+  const int error = attempt->exchange->Send(attempt->outgoing, &attempt->limit);
   if (error != 0) attempt->begun = Status::System(error, "send the request");
   return attempt;
 }
@@ -160,7 +160,7 @@ Status S3Client::End(Attempt* attempt, S3Incoming* incoming, S3Answer* answer) {
   // A server that has closed the connection while we were sending may have said why.
   if (!attempt->begun.ok() && !IsBroken(attempt->begun.number())) return attempt->begun;
   const Status status =
-      attempt->exchange->Receive(attempt->outgoing, &attempt->patience, incoming, answer);
+      attempt->exchange->Receive(attempt->outgoing, &attempt->limit, incoming, answer);
   if (!status.ok()) return attempt->begun.ok() ? status : attempt->begun;
   KeepStream(attempt->exchange->TakeStream());
   return status;
@@ -168,8 +168,8 @@ Status S3Client::End(Attempt* attempt, S3Incoming* incoming, S3Answer* answer) {
 
 Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
                         std::unique_ptr<Attempt> attempt, S3Incoming* incoming, S3Answer* answer) {
-  const milliseconds stall(options_.timeout_ms);
-  const auto begin = Patience::Clock::now();
+  const milliseconds stall(options_.timeout);
+  const auto begin = WaitLimit::Clock::now();
   Backoff backoff(kFirstPause, kLongestPause);
   for (int tries = 1;; tries++) {
     Status status = End(attempt.get(), incoming, answer);
@@ -194,9 +194,9 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
     if (status.number() == ECANCELED && cancel != nullptr) {
       return Status::System(ECANCELED, "talk to the server", cancel->Reason());
     }
-    if (!again || Patience::Clock::now() - begin > stall) return status;
+    if (!again || WaitLimit::Clock::now() - begin > stall) return status;
     if (pause) {
-      Patience waiting(stall, cancel);
+      WaitLimit waiting(stall, cancel);
       const int error = waiting.Sleep(backoff.Next());
       if (error != 0) return Status::System(error, "wait for another attempt", status.text());
     }

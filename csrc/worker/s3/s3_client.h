@@ -46,7 +46,7 @@ struct S3Request {
 struct S3Counts {
   std::atomic<uint64_t> requests{0};
   std::atomic<uint64_t> retries{0};
-  std::atomic<uint64_t> connections{0};  // that were made
+  std::atomic<uint64_t> connects{0};
 };
 
 // Thread safe.
@@ -81,7 +81,7 @@ class S3Client {
 
   std::string HeadOf(const S3Request& request, bool expects_continue) const;
   // One that was used before, unless `fresh`; else a new one.
-  Status OpenStream(bool fresh, Patience* patience, Stream* stream, bool* used_before)
+  Status OpenStream(bool fresh, WaitLimit* limit, Stream* stream, bool* used_before)
       EXCLUDES(mutex_);
   void KeepStream(Stream stream) EXCLUDES(mutex_);
   Sha256Digest KeyOfDay(std::string_view day) const EXCLUDES(mutex_);

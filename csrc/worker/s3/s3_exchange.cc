@@ -30,11 +30,11 @@ Status Broken(int error, std::string_view action) { return Status::System(error,
 
 }  // namespace
 
-int S3Exchange::WaitForAnswer(milliseconds limit, Patience* patience) {
-  const auto end = Patience::Clock::now() + limit;
+int S3Exchange::WaitForAnswer(milliseconds time, WaitLimit* limit) {
+  const auto end = WaitLimit::Clock::now() + time;
   pollfd fd = {stream_.fd(), POLLIN, 0};
-  while (Patience::Clock::now() < end) {
-    if (patience->Cancelled()) return ECANCELED;
+  while (WaitLimit::Clock::now() < end) {
+    if (limit->Cancelled()) return ECANCELED;
     const int ready = poll(&fd, 1, 100);
     if (ready > 0) return 0;
     if (ready < 0 && errno != EINTR) return errno;
@@ -42,7 +42,7 @@ int S3Exchange::WaitForAnswer(milliseconds limit, Patience* patience) {
   return EAGAIN;
 }
 
-int S3Exchange::SendRest(Patience* patience) {
+int S3Exchange::SendRest(WaitLimit* limit) {
   while (rest_.size > 0) {
     // Not all at once, so that cancelling is noticed.
     const iovec piece = {rest_.address,
@@ -51,14 +51,14 @@ int S3Exchange::SendRest(Patience* patience) {
     const int error = stream_.SendSome(&piece, 1, &done);
     if (error != 0 && error != EAGAIN) return error;
     if (done > 0) {
-      patience->Progress();
-      if (patience->Cancelled()) return ECANCELED;
+      limit->Progress();
+      if (limit->Cancelled()) return ECANCELED;
       rest_.address = static_cast<char*>(rest_.address) + done;
       rest_.size -= done;
       if (done == piece.iov_len) continue;
     }
     pollfd fd = {stream_.fd(), POLLIN | POLLOUT, 0};
-    const int waited = patience->Wait(&fd, 1);
+    const int waited = limit->Wait(&fd, 1);
     if (waited != 0) return waited;
     // It answers before it has got everything: that it does not want it, most likely. If it is an
     // interim answer Receive() goes on here.
@@ -68,14 +68,14 @@ int S3Exchange::SendRest(Patience* patience) {
   return 0;
 }
 
-int S3Exchange::Send(const S3Outgoing& outgoing, Patience* patience) {
+int S3Exchange::Send(const S3Outgoing& outgoing, WaitLimit* limit) {
   rest_ = outgoing.body;
   iovec head = {const_cast<char*>(outgoing.head.data()), outgoing.head.size()};
   if (outgoing.expects_continue) {
-    int error = stream_.SendAll(&head, 1, patience);
-    if (error == 0) error = WaitForAnswer(kContinueLimit, patience);
+    int error = stream_.SendAll(&head, 1, limit);
+    if (error == 0) error = WaitForAnswer(kContinueLimit, limit);
     // What has come Receive() looks at. A server that does not know the question gets the body.
-    return error == EAGAIN ? SendRest(patience) : error;
+    return error == EAGAIN ? SendRest(limit) : error;
   }
   // The head and the beginning of the body in one call: a small object is one packet.
   const iovec parts[2] = {
@@ -85,22 +85,22 @@ int S3Exchange::Send(const S3Outgoing& outgoing, Patience* patience) {
     const int error = stream_.SendSome(parts, 2, &done);
     if (error == 0) break;
     if (error != EAGAIN) return error;
-    const int waited = patience->Wait(stream_.fd(), POLLOUT);
+    const int waited = limit->Wait(stream_.fd(), POLLOUT);
     if (waited != 0) return waited;
   }
-  patience->Progress();
+  limit->Progress();
   const size_t of_head = std::min(done, head.iov_len);
   if (of_head < head.iov_len) {
     Advance(&head, 1, of_head);
-    const int error = stream_.SendAll(&head, 1, patience);
+    const int error = stream_.SendAll(&head, 1, limit);
     if (error != 0) return error;
   }
   rest_.address = static_cast<char*>(rest_.address) + (done - of_head);
   rest_.size -= done - of_head;
-  return SendRest(patience);
+  return SendRest(limit);
 }
 
-Status S3Exchange::ReceiveHead(Patience* patience, HttpResponseHead* head) {
+Status S3Exchange::ReceiveHead(WaitLimit* limit, HttpResponseHead* head) {
   constexpr std::string_view kAction = "wait for the server's answer";
   for (;;) {
     char peeked[kPeekBytes];
@@ -108,7 +108,7 @@ Status S3Exchange::ReceiveHead(Patience* patience, HttpResponseHead* head) {
     if (n == 0) return Broken(ECONNRESET, kAction);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) {
-      const int error = patience->Wait(stream_.fd(), POLLIN);
+      const int error = limit->Wait(stream_.fd(), POLLIN);
       if (error != 0) return Broken(error, kAction);
       continue;
     }
@@ -122,7 +122,7 @@ Status S3Exchange::ReceiveHead(Patience* patience, HttpResponseHead* head) {
     size_t received = 0;
     const int error = stream_.ReceiveSome(peeked, use, &received);
     if (error != 0 || received != use) return Broken(error != 0 ? error : EIO, kAction);
-    patience->Progress();
+    limit->Progress();
     if (size != 0) {
       const std::string text = taken_.substr(0, size);
       taken_.clear();
@@ -135,7 +135,7 @@ Status S3Exchange::ReceiveHead(Patience* patience, HttpResponseHead* head) {
   }
 }
 
-Status S3Exchange::ReceiveObject(const HttpResponseHead& head, Patience* patience,
+Status S3Exchange::ReceiveObject(const HttpResponseHead& head, WaitLimit* limit,
                                  S3Incoming* incoming) {
   if (!head.content_length.has_value()) {
     return Status::Error(EPROTO, "the server sends an object without saying how long it is");
@@ -149,7 +149,7 @@ Status S3Exchange::ReceiveObject(const HttpResponseHead& head, Patience* patienc
   char* at = static_cast<char*>(incoming->space.address);
   for (uint64_t left = incoming->length; left > 0;) {
     const size_t want = static_cast<size_t>(std::min<uint64_t>(left, kPieceBytes));
-    const int error = stream_.ReceiveAll(at, want, patience);
+    const int error = stream_.ReceiveAll(at, want, limit);
     if (error != 0) {
       return Broken(error, "receive the object, " + std::to_string(left) + " of " +
                                std::to_string(incoming->length) + " bytes are missing");
@@ -163,8 +163,7 @@ Status S3Exchange::ReceiveObject(const HttpResponseHead& head, Patience* patienc
   return Status::OK();
 }
 
-Status S3Exchange::ReceiveText(const HttpResponseHead& head, Patience* patience,
-                               std::string* text) {
+Status S3Exchange::ReceiveText(const HttpResponseHead& head, WaitLimit* limit, std::string* text) {
   constexpr std::string_view kAction = "receive the server's answer";
   ChunkedBody chunks;
   std::string buffer;
@@ -183,7 +182,7 @@ Status S3Exchange::ReceiveText(const HttpResponseHead& head, Patience* patience,
     size_t received = 0;
     int error = stream_.ReceiveSome(buffer.data(), want, &received);
     if (error == EAGAIN) {
-      error = patience->Wait(stream_.fd(), POLLIN);
+      error = limit->Wait(stream_.fd(), POLLIN);
       if (error != 0) return Broken(error, kAction);
       continue;
     }
@@ -192,8 +191,8 @@ Status S3Exchange::ReceiveText(const HttpResponseHead& head, Patience* patience,
       return Status::OK();
     }
     if (error != 0) return Broken(error, kAction);
-    patience->Progress();
-    if (patience->Cancelled()) return Broken(ECANCELED, kAction);
+    limit->Progress();
+    if (limit->Cancelled()) return Broken(ECANCELED, kAction);
     buffer.resize(received);
     if (!head.chunked) {
       text->append(buffer);
@@ -208,17 +207,17 @@ Status S3Exchange::ReceiveText(const HttpResponseHead& head, Patience* patience,
   }
 }
 
-Status S3Exchange::Receive(const S3Outgoing& outgoing, Patience* patience, S3Incoming* incoming,
+Status S3Exchange::Receive(const S3Outgoing& outgoing, WaitLimit* limit, S3Incoming* incoming,
                            S3Answer* answer) {
   reusable_ = false;
   for (;;) {
-    const Status status = ReceiveHead(patience, &answer->head);
+    const Status status = ReceiveHead(limit, &answer->head);
     if (!status.ok()) return status;
     if (!IsInterim(answer->head.status)) break;
     if (answer->head.status == 101) {
       return Status::Error(EPROTO, "the server changes to a protocol that nobody asked for");
     }
-    const int error = SendRest(patience);
+    const int error = SendRest(limit);
     if (error != 0) return Broken(error, "send the object");
   }
   const HttpResponseHead& head = answer->head;
@@ -227,9 +226,9 @@ Status S3Exchange::Receive(const S3Outgoing& outgoing, Patience* patience, S3Inc
   if (HasNoBody(outgoing, head.status)) {
     // Nothing follows.
   } else if (incoming != nullptr && head.status == 200) {
-    status = ReceiveObject(head, patience, incoming);
+    status = ReceiveObject(head, limit, incoming);
   } else {
-    status = ReceiveText(head, patience, &answer->text);
+    status = ReceiveText(head, limit, &answer->text);
   }
   const bool delimited =
       HasNoBody(outgoing, head.status) || head.chunked || head.content_length.has_value();

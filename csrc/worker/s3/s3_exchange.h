@@ -16,8 +16,8 @@
 
 #include "worker/base/status.h"
 #include "worker/memory/shared_bytes.h"
-#include "worker/remote/patience.h"
 #include "worker/remote/stream.h"
+#include "worker/remote/wait_limit.h"
 #include "worker/s3/http_response.h"
 
 namespace lmshm {
@@ -55,11 +55,11 @@ class S3Exchange {
 
   // Sends the request, up to its end, or to where the server answers without waiting for it.
   // Returns 0 or an errno value; ECONNRESET and EPIPE when there was nobody any more.
-  [[nodiscard]] int Send(const S3Outgoing& outgoing, Patience* patience);
+  [[nodiscard]] int Send(const S3Outgoing& outgoing, WaitLimit* limit);
 
-  // Receives the answer. `incoming` may be null. Among the failures, beside what Patience::Wait()
+  // Receives the answer. `incoming` may be null. Among the failures, beside what WaitLimit::Wait()
   // and a broken connection are: EPROTO; EMSGSIZE, the object is larger than the space; EFAULT.
-  Status Receive(const S3Outgoing& outgoing, Patience* patience, S3Incoming* incoming,
+  Status Receive(const S3Outgoing& outgoing, WaitLimit* limit, S3Incoming* incoming,
                  S3Answer* answer);
 
   // Whether anything of an answer has come.
@@ -72,12 +72,12 @@ class S3Exchange {
 
  private:
   // Sends rest_, up to its end or to where the server answers.
-  [[nodiscard]] int SendRest(Patience* patience);
-  Status ReceiveHead(Patience* patience, HttpResponseHead* head);
-  Status ReceiveObject(const HttpResponseHead& head, Patience* patience, S3Incoming* incoming);
-  Status ReceiveText(const HttpResponseHead& head, Patience* patience, std::string* text);
-  // Waits for bytes: 0, EAGAIN: not within `limit`; or as Patience::Wait().
-  [[nodiscard]] int WaitForAnswer(std::chrono::milliseconds limit, Patience* patience);
+  [[nodiscard]] int SendRest(WaitLimit* limit);
+  Status ReceiveHead(WaitLimit* limit, HttpResponseHead* head);
+  Status ReceiveObject(const HttpResponseHead& head, WaitLimit* limit, S3Incoming* incoming);
+  Status ReceiveText(const HttpResponseHead& head, WaitLimit* limit, std::string* text);
+  // Waits for bytes: 0, EAGAIN: not within `time`; or as WaitLimit::Wait().
+  [[nodiscard]] int WaitForAnswer(std::chrono::milliseconds time, WaitLimit* limit);
 
   Stream stream_;
   SharedBytes rest_;   // of the body: not sent yet

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint16_t kHttpPort = 80;
 constexpr uint16_t kHttpsPort = 443;
+constexpr uint64_t kMostSeconds = 3600;
 
 Status Refused(std::string text) { return Status::Error(EINVAL, std::move(text)); }
 
@@ -116,11 +117,12 @@ Status ParseParameter(std::string_view name, const std::string& value, std::stri
     if (ParseU64(value, &bytes) != NumberError::kNone || bytes == 0)
       return wrong("a size in bytes");
     options->chunk_bytes = bytes;
-  } else if (name == "timeout_ms") {
-    if (ParseU64(value, &options->timeout_ms) != NumberError::kNone || options->timeout_ms < 100 ||
-        options->timeout_ms > 3600 * 1000) {
-      return wrong("100 to 3600000 milliseconds");
+  } else if (name == "timeout") {
+    uint64_t seconds = 0;
+    if (ParseU64(value, &seconds) != NumberError::kNone || seconds < 1 || seconds > kMostSeconds) {
+      return wrong("1 to " + std::to_string(kMostSeconds) + " seconds");
     }
+    options->timeout = std::chrono::seconds(seconds);
   } else if (name == "layout") {
     if (value == "lmshm") {
       options->layout = S3Layout::kLmshm;
@@ -134,7 +136,7 @@ Status ParseParameter(std::string_view name, const std::string& value, std::stri
   } else {
     return Refused("s3://: there is no parameter \"" + Printable(name) +
                    "\"; there are endpoint, via, region, path_style, layout, chunk_bytes, "
-                   "sign_payload and timeout_ms");
+                   "sign_payload and timeout");
   }
   return Status::OK();
 }

@@ -3,13 +3,14 @@
 // What an s3:// URL says, taken apart and checked:
 //
 //     s3://bucket[/prefix]?endpoint=URL[&via=HOST:PORT][&region=NAME][&path_style=BOOL]
-//                         [&layout=NAME][&chunk_bytes=N][&sign_payload=BOOL][&timeout_ms=N]
+//                         [&layout=NAME][&chunk_bytes=N][&sign_payload=BOOL][&timeout=SECONDS]
 //
 // This worker speaks no TLS: an endpoint https:// needs `via`, the near end of a tunnel (stunnel)
 // that does. What goes through it is addressed to, and signed for, the endpoint. Pure functions.
 #ifndef LMSHM_WORKER_S3_S3_OPTIONS_H_
 #define LMSHM_WORKER_S3_S3_OPTIONS_H_
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -32,9 +33,9 @@ struct S3Options {
   std::string region = "us-east-1";
   bool path_style = true;  // http://host/bucket/name; else http://bucket.host/name
   S3Layout layout = S3Layout::kLmshm;
-  std::optional<uint64_t> chunk_bytes;  // the only length that a put may have
-  bool sign_payload = false;            // the signature covers the bytes of an object, too
-  uint64_t timeout_ms = 10000;          // how long nothing may move
+  std::optional<uint64_t> chunk_bytes;        // the only length that a put may have
+  bool sign_payload = false;                  // the signature covers the bytes of an object, too
+  std::chrono::milliseconds timeout{10'000};  // how long nothing may move
 };
 
 // EINVAL with a text for whoever started the worker; EPROTONOSUPPORT for an endpoint https://

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "worker/base/crc32c.h"
-#include "worker/base/percent.h"
 #include "worker/base/text.h"
+#include "worker/base/words.h"
 #include "worker/s3/s3_listing.h"
 #include "worker/s3/s3_names.h"
 #include "worker/s3/s3_record.h"
@@ -45,6 +45,7 @@ StoreFacts FactsOf(const S3Options&) {
   facts.engine = "s3";
   facts.attributes = true;
   facts.max_object_bytes = kMostObjectBytes;
+  facts.remote = true;
   // Requests take turns on a connection: what is asked for together goes over several.
   facts.part_objects = 1;
   return facts;
@@ -297,20 +298,17 @@ Status S3Store::BeginListing(const std::string& prefix, std::unique_ptr<ObjectLi
 
 std::string S3Store::Describe() const {
   const S3Options& options = client_.options();
-  const auto word = [](std::string_view name, std::string_view value) {
-    return " " + std::string(name) + "=" + PercentEncode(value);
-  };
-  const auto number = [&](std::string_view name, const std::atomic<uint64_t>& value) {
-    return word(name, std::to_string(value.load(std::memory_order_relaxed)));
-  };
-  std::string text = word("endpoint", (options.tls ? "https://" : "http://") + options.host);
-  text += word("bucket", options.bucket) + word("region", options.region) +
-          word("layout", S3LayoutName(options.layout)) +
-          word("signed", client_.has_secrets() ? "yes" : "no");
-  text += number("store_requests", client_.counts().requests) +
-          number("store_retries", client_.counts().retries) +
-          number("store_connections", client_.counts().connections);
-  return text;
+  const S3Counts& counts = client_.counts();
+  Words words;
+  words.Add("endpoint", (options.tls ? "https://" : "http://") + options.host);
+  words.Add("bucket", options.bucket);
+  words.Add("region", options.region);
+  words.Add("layout", S3LayoutName(options.layout));
+  words.Add("signed", client_.has_secrets() ? "yes" : "no");
+  words.Add("store_requests", counts.requests.load(std::memory_order_relaxed));
+  words.Add("store_retries", counts.retries.load(std::memory_order_relaxed));
+  words.Add("connects", counts.connects.load(std::memory_order_relaxed));
+  return words.Take();
 }
 
 }  // namespace lmshm

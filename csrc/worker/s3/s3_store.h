@@ -30,8 +30,8 @@ class S3Store : public ObjectStore {
   static Status Open(const StoreUrl& url, const StoreSecrets& secrets,
                      std::unique_ptr<S3Store>* store);
 
-  // The only port that it connects to.
-  uint16_t port() const { return client_.options().connect.port; }
+  // Where it connects to.
+  const StoreHost& server() const { return client_.options().connect; }
 
   // Whether there is such a bucket, and we may look into it. Blocks.
   Status CheckBucket(const CancelCheck* cancel);

@@ -4,7 +4,7 @@
 // server or cluster, an S3 bucket. What is above it (requests, batches, priorities, cancelling,
 // metrics, listings with cursors) knows nothing else of them.
 //
-// What a store cannot do its StoreFacts say, and whoever asks for it nevertheless gets ENOTSUP.
+// What a store cannot do its StoreFacts say, and RequestTask (execution/) does not ask for it.
 // The bytes of an object go between the client's memory and the store without another copy of ours:
 // only the kernel touches that memory (shared_bytes.h), but for checksums.
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
@@ -42,10 +42,18 @@ struct StoreFacts {
   bool durability = false;  // heeds Durability; false: when data is safe is the engine's affair
   bool io_modes = false;    // heeds IoMode
   uint64_t max_object_bytes = UINT64_MAX;
+  // Each call waits for another machine, or may have to: callers ask for many keys at once, and
+  // never on a thread that others need.
+  bool remote = false;
   // Of a batch, what it wants in one call: more than this is divided among threads.
   uint64_t part_bytes = 256 * 1024;
   size_t part_objects = 8;
 };
+
+// What an object costs beside its bytes, as bytes that could be moved in the same time: opening,
+// describing and closing one; making one.
+inline constexpr uint64_t kObjectCost = 16 * 1024;
+inline constexpr uint64_t kNewObjectCost = 128 * 1024;
 
 // Something that a store has begun and goes on with in the next turn. Only for the store that made
 // it.
@@ -54,7 +62,8 @@ class Unfinished {
   virtual ~Unfinished() = default;
 };
 
-// One object that is to be put. What is referred to must live until it is done.
+// One object that is to be put. What it refers to must live until it is done; the item itself may
+// be moved between turns.
 struct PutItem {
   std::string_view key;  // was checked: see CheckKey()
   SharedBytes data;
@@ -67,19 +76,19 @@ struct PutItem {
   std::unique_ptr<Unfinished> rest;
 };
 
-// One object that is to be read into the beginning of `space`.
+// One object that is to be read into the beginning of `space`; as above.
 struct GetItem {
   std::string_view key;
   SharedBytes space;
   TransferOptions options;
-  // As above.
+  // Set by the store.
   bool done = false;
   Status status;
   ObjectInfo info;  // of a success: length, checksum and attributes
   std::unique_ptr<Unfinished> rest;
 };
 
-// What may be read for one page of a listing.
+// What is wanted of a listing at a time: it stops when it has so much, and may have a little more.
 struct PageLimits {
   size_t keys = 0;   // at least 1
   size_t bytes = 0;  // of the keys, percent-encoded, with a space before each
@@ -91,12 +100,10 @@ class ObjectListing {
   virtual ~ObjectListing() = default;
 
   // Appends the next keys to `keys`, perhaps none; `*ended` says that there are no more. After a
-  // failure the same page can be asked for again. `cancel` may be null. Blocks.
+  // failure it can be asked again, and goes on behind what it has appended. `cancel` may be null.
+  // Blocks.
   virtual Status Read(const PageLimits& limits, const CancelCheck* cancel,
                       std::vector<std::string>* keys, bool* ended) = 0;
-
-  // How many descriptors it keeps between pages.
-  virtual size_t descriptors() const { return 0; }
 };
 
 // Thread safe: any number of calls at a time. Each blocks, and each wait in it has a limit: a store
@@ -125,10 +132,11 @@ class ObjectStore {
   virtual void Put(PutItem* items, size_t count, Turn* turn) = 0;
   virtual void Get(GetItem* items, size_t count, Turn* turn) = 0;
 
-  // Without reading the content.
+  // Without reading the content. ENOENT: a miss.
   virtual Status Stat(std::string_view key, const CancelCheck* cancel, ObjectInfo* info) = 0;
 
-  // `yes` has one place for each key. On failure nothing is known.
+  // Here `yes` and `removed` have one place for each key, at first false. On failure nothing is
+  // known.
   virtual Status Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
                         std::vector<bool>* yes) = 0;
   // False for one that was not there. After a failure some may be removed.

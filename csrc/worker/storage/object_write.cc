@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "worker/base/text.h"
 #include "worker/storage/file_io.h"
 
 namespace lmshm {

@@ -9,7 +9,8 @@
 //     s3://bucket[/prefix][?endpoint=URL&region=...&path_style=...]
 //
 // "valkey" in place of "redis" is the same. rediss:// is what TLS would be. User, path and values
-// are percent-decoded. A password is refused: the command line of a process is public.
+// are percent-decoded; a directory that does not begin with a scheme is as it is. A password is
+// refused: the command line of a process is public.
 #ifndef LMSHM_WORKER_STORAGE_STORE_URL_H_
 #define LMSHM_WORKER_STORAGE_STORE_URL_H_
 
@@ -32,12 +33,15 @@ struct StoreUrl {
   std::string scheme;            // "file", "redis", "redis+unix", "redis+cluster", "rediss", "s3"
   std::string user;              // empty: none
   std::vector<StoreHost> hosts;  // of s3: one, the bucket
-  std::string path;              // without the slash after the host; of file and unix: absolute
+  std::string path;              // without the slash after the host; of unix and file:// absolute
   std::vector<std::pair<std::string, std::string>> parameters;  // in their order, each name once
+
+  bool directory() const { return scheme == "file"; }
 };
 
 // EINVAL with a text for the user: no such form, an unknown scheme, a password, a port that is
-// none, a parameter that comes twice. Which parameters there are the engine checks.
+// none, a parameter that comes twice. Texts repeat nothing that might be part of a password. Which
+// parameters there are the engine checks. `*url` is set on success only.
 Status ParseStoreUrl(std::string_view text, StoreUrl* url);
 
 // What a store logs in with: from a file or the environment, never from the command line. Never

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Patience: how long one exchange with a server may take, and whether it is still wanted.
+// WaitLimit: how long one exchange with a server may take, and whether it is still wanted.
 //
 // Two limits hold together: nothing moved for `stall`, and `total` for all of it. The second is
 // what a server meets that sends a byte now and then. Cancelling is looked at every 100 ms.
-#ifndef LMSHM_WORKER_REMOTE_PATIENCE_H_
-#define LMSHM_WORKER_REMOTE_PATIENCE_H_
+#ifndef LMSHM_WORKER_REMOTE_WAIT_LIMIT_H_
+#define LMSHM_WORKER_REMOTE_WAIT_LIMIT_H_
 
 #include <poll.h>
 
@@ -22,12 +22,12 @@ namespace lmshm {
 inline constexpr uint64_t kSlowestBytesPerSecond = 1 << 20;
 
 // Not thread safe.
-class Patience {
+class WaitLimit {
  public:
   using Clock = std::chrono::steady_clock;
 
   // `cancel` may be null. `bytes`: how many will be moved.
-  Patience(std::chrono::milliseconds stall, const CancelCheck* cancel, uint64_t bytes = 0);
+  WaitLimit(std::chrono::milliseconds stall, const CancelCheck* cancel, uint64_t bytes = 0);
 
   // Something moved.
   void Progress() { moved_ = Clock::now(); }
@@ -54,4 +54,4 @@ class Patience {
 
 }  // namespace lmshm
 
-#endif  // LMSHM_WORKER_REMOTE_PATIENCE_H_
+#endif  // LMSHM_WORKER_REMOTE_WAIT_LIMIT_H_

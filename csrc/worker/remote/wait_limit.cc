@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "worker/remote/patience.h"
+#include "worker/remote/wait_limit.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -15,18 +15,18 @@ constexpr milliseconds kSlice(100);
 
 }  // namespace
 
-Patience::Patience(milliseconds stall, const CancelCheck* cancel, uint64_t bytes)
+WaitLimit::WaitLimit(milliseconds stall, const CancelCheck* cancel, uint64_t bytes)
     : stall_(stall),
       cancel_(cancel),
       end_(Clock::now() + stall + std::chrono::seconds(bytes / kSlowestBytesPerSecond)),
       moved_(Clock::now()) {}
 
-milliseconds Patience::Left() const {
+milliseconds WaitLimit::Left() const {
   const auto left = std::min(end_, moved_ + stall_) - Clock::now();
   return std::max(std::chrono::ceil<milliseconds>(left), milliseconds(0));
 }
 
-int Patience::Wait(pollfd* fds, size_t count) {
+int WaitLimit::Wait(pollfd* fds, size_t count) {
   for (;;) {
     if (Cancelled()) return ECANCELED;
     const milliseconds left = Left();
@@ -37,12 +37,12 @@ int Patience::Wait(pollfd* fds, size_t count) {
   }
 }
 
-int Patience::Wait(int fd, short events) {
+int WaitLimit::Wait(int fd, short events) {
   pollfd one = {fd, events, 0};
   return Wait(&one, 1);
 }
 
-int Patience::Sleep(milliseconds time) {
+int WaitLimit::Sleep(milliseconds time) {
   while (time.count() > 0) {
     if (Cancelled()) return ECANCELED;
     const milliseconds left = Left();
