@@ -513,6 +513,22 @@ TEST(memory_that_vanishes_is_an_error_and_the_connection_is_not_used_again) {
   CHECK_EQ(Get(*store, "small"), kValue);
 }
 
+TEST(the_hash_of_the_bytes_is_sent_and_signed_where_that_is_asked_for) {
+  std::string head;
+  Liar liar([&](LiarPeer& peer) {
+    head = peer.head();
+    peer.Body();
+    peer.Answer("200 OK");
+    return true;
+  });
+  CHECK_OK(Put(*StoreAt(liar.port(), {{"sign_payload", "true"}}), "k", kValue));
+  CHECK_CONTAINS(head, "x-amz-content-sha256: " + Sha256Hex(kValue) + "\r\n");
+  CHECK_OK(Put(*StoreAt(liar.port()), "k", kValue));
+  CHECK_CONTAINS(head, "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\n");
+  // The checksum and the record are signed in any case.
+  CHECK_CONTAINS(head, "x-amz-checksum-crc32c;x-amz-content-sha256;x-amz-date;x-amz-meta-lmshm,");
+}
+
 TEST(requests_without_credentials_are_not_signed_and_those_with_a_token_carry_it) {
   std::string head;
   Liar liar([&](LiarPeer& peer) {

@@ -163,6 +163,14 @@ TEST(credentials_are_checked_and_the_reason_is_told) {
   CHECK_CONTAINS(status.text(), "SignatureDoesNotMatch");
 }
 
+TEST(a_signature_may_cover_the_bytes_too) {
+  const auto store = Fresh({{"sign_payload", "true"}});
+  for (const size_t size : {0, 1, 64, 100000}) {
+    CHECK_OK(Put(*store, "k", Pattern(size, 1)));
+    CHECK(Get(*store, "k") == Pattern(size, 1));
+  }
+}
+
 TEST(a_bucket_that_is_not_there_is_no_miss) {
   // A user who may not make one: SeaweedFS makes it for those who may.
   const auto store = StoreAt(Server().port(), {}, {"readkey", "readsecret", ""}, "no-such-bucket");

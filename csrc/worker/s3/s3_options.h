@@ -6,7 +6,11 @@
 //                         [&layout=NAME][&chunk_bytes=N][&sign_payload=BOOL][&timeout=SECONDS]
 //
 // This worker speaks no TLS: an endpoint https:// needs `via`, the near end of a tunnel (stunnel)
-// that does. What goes through it is addressed to, and signed for, the endpoint. Pure functions.
+// that does. What goes through it is addressed to, and signed for, the endpoint.
+//
+// What is signed is the request with its headers, the checksum and the record of an object among
+// them, but not the bytes of the object: their SHA-256 would cost a multiple of the transfer.
+// sign_payload=true is for servers that insist on it. Pure functions.
 #ifndef LMSHM_WORKER_S3_S3_OPTIONS_H_
 #define LMSHM_WORKER_S3_S3_OPTIONS_H_
 

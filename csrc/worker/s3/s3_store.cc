@@ -162,6 +162,11 @@ Status S3Store::PutOne(PutItem* item) {
   if (!status.ok()) return status;
   request.headers.emplace_back(kRecordHeader, std::move(value));
   request.body = item->data;
+  if (options.sign_payload && item->data.size > 0) {
+    Sha256Digest digest;
+    if (SharedSha256(item->data, &digest) != 0) return Status::System(EFAULT, "sign the object");
+    request.payload_hash = HexOf(digest);
+  }
   S3Answer answer;
   status = client_.Perform(request, item->options.cancel, nullptr, &answer);
   if (status.ok()) SawBucket();
