@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/process/make_store.h"
 
-#include <arpa/inet.h>
-
 #include <cerrno>
 #include <chrono>
-#include <string>
 #include <utility>
 
 #include "worker/base/log.h"
+#include "worker/redis/redis_store.h"
 #include "worker/s3/s3_store.h"
 
 namespace lmshm {
@@ -32,22 +30,30 @@ class UntilThen : public CancelCheck {
   const Clock::time_point end_ = Clock::now() + kFirstLook;
 };
 
-bool IsAddress(const std::string& host) {
-  in6_addr address;
-  return inet_pton(AF_INET, host.c_str(), &address) == 1 ||
-         inet_pton(AF_INET6, host.c_str(), &address) == 1;
+Status MakeRedisStore(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
+                      MadeStore* made) {
+  std::unique_ptr<RedisStore> store;
+  Status status = RedisStore::Open(url, secrets, cancel, &store);
+  if (!status.ok()) return status;
+  for (const Endpoint& endpoint : store->endpoints()) {
+    if (!endpoint.unix_path.empty()) continue;
+    made->ports.push_back(endpoint.port);
+    made->looks_up_names |= !endpoint.IsAddress();
+  }
+  made->store = std::move(store);
+  return Status::OK();
 }
 
-Status MakeS3(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
-              MadeStore* made) {
+Status MakeS3Store(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
+                   MadeStore* made) {
   std::unique_ptr<S3Store> store;
   Status status = S3Store::Open(url, secrets, &store);
   if (!status.ok()) return status;
   const UntilThen limit(cancel);
   status = store->CheckBucket(&limit);
   if (!status.ok()) Log(LogLevel::kWarn, "the store cannot be used now: " + status.ToString());
-  made->ports = {store->server().port};
-  made->looks_up_names = !IsAddress(store->server().name);
+  made->ports = {store->endpoint().port};
+  made->looks_up_names = !store->endpoint().IsAddress();
   made->store = std::move(store);
   return Status::OK();
 }
@@ -56,13 +62,16 @@ Status MakeS3(const StoreUrl& url, const StoreSecrets& secrets, const CancelChec
 
 Status MakeStore(const StoreUrl& url, const StoreSecrets& secrets, const StoreLimits&,
                  const CancelCheck* cancel, MadeStore* made) {
-  if (url.scheme == "s3") return MakeS3(url, secrets, cancel, made);
   if (url.scheme == "rediss") {
     return Status::Error(ENOTSUP,
                          "this worker speaks no TLS: let a tunnel do it, see \"TLS\" in "
                          "docs/engines.md, and give the address at which that listens, "
                          "redis://127.0.0.1:PORT");
   }
+  if (url.scheme == "redis" || url.scheme == "redis+unix" || url.scheme == "redis+cluster") {
+    return MakeRedisStore(url, secrets, cancel, made);
+  }
+  if (url.scheme == "s3") return MakeS3Store(url, secrets, cancel, made);
   return Status::Error(ENOTSUP, "this worker has no engine for " + url.scheme + "://");
 }
 

@@ -32,7 +32,8 @@ struct StoreLimits {
 // engine that does not answer yet is none of its failures: it may be there later. Must start no
 // thread that stays: the fence, which comes later, would not hold for it.
 //   EINVAL   a parameter that there is not, or a value that is none
-//   ENOTSUP  TLS
+//   ENOTSUP  TLS, or an engine that must be named otherwise
+//   EACCES   the engine does not let us in
 Status MakeStore(const StoreUrl& url, const StoreSecrets& secrets, const StoreLimits& limits,
                  const CancelCheck* cancel, MadeStore* made);
 

@@ -50,9 +50,9 @@ milliseconds RedisClient::Stall() const {
   return std::min(options_.timeout, std::max(kLeastStall, options_.timeout / 3));
 }
 
-Status RedisClient::Start() {
-  if (options_.cluster) return topology_.Refresh(Stall(), nullptr);
-  WaitLimit limit(options_.timeout, nullptr);
+Status RedisClient::Start(const CancelCheck* cancel) {
+  if (options_.cluster) return topology_.Refresh(Stall(), cancel);
+  WaitLimit limit(options_.timeout, cancel);
   const Topology::Node node = topology_.Any();
   RedisConnection connection;
   Status status = node->Take(&limit, &connection);

@@ -38,7 +38,7 @@ class RedisClient {
   RedisClient& operator=(const RedisClient&) = delete;
 
   // Whether anybody answers: connects, logs in, and asks a cluster who has which slots.
-  Status Start();
+  Status Start(const CancelCheck* cancel);
 
   // Carries out all of `commands`. Each has then a status: success (its reply is no error), or why
   // not, with the name of the server. `cancel` may be null.

@@ -77,7 +77,8 @@ bool PassesInCluster(const Reply& reply) {
 bool ParseRedirection(const Reply& reply, uint16_t* slot, Endpoint* endpoint) {
   const std::string_view word = reply.ErrorWord();
   if (word != "MOVED" && word != "ASK") return false;
-  std::string_view text = std::string_view(reply.text).substr(word.size() + 1);
+  std::string_view text = std::string_view(reply.text).substr(word.size());
+  if (!text.empty()) text.remove_prefix(1);
   const size_t space = text.find(' ');
   uint64_t number = 0;
   if (space == std::string_view::npos ||

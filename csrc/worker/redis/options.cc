@@ -99,12 +99,6 @@ const char* RedisLayoutName(RedisLayout layout) {
 }
 
 Status ParseRedisOptions(const StoreUrl& url, const StoreSecrets& secrets, RedisOptions* options) {
-  if (url.scheme == "rediss") {
-    return Status::Error(EOPNOTSUPP,
-                         "rediss:// is TLS, which the worker does not speak: run stunnel beside "
-                         "it, which listens on loopback and speaks TLS to the server, and give "
-                         "redis://127.0.0.1:PORT (docs/engines.md has the configuration)");
-  }
   RedisOptions parsed;
   parsed.client.cluster = url.scheme == "redis+cluster";
   Status status = SetHosts(url, &parsed);

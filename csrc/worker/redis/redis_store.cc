@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "worker/base/log.h"
 #include "worker/base/percent.h"
 #include "worker/base/random.h"
 #include "worker/base/text.h"
@@ -72,16 +73,27 @@ Status TooLarge(uint64_t length, uint64_t space) {
 
 }  // namespace
 
-Status RedisStore::Open(const StoreUrl& url, const StoreSecrets& secrets,
+Status RedisStore::Open(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
                         std::unique_ptr<RedisStore>* store) {
   RedisOptions options;
   Status status = ParseRedisOptions(url, secrets, &options);
   if (!status.ok()) return status;
   std::unique_ptr<RedisStore> opened(new RedisStore(std::move(options)));
-  status = opened->client_.Start();
-  if (status.ok()) status = opened->LookAtServer();
-  if (status.ok()) *store = std::move(opened);
-  return status;
+  status = opened->client_.Start(cancel);
+  if (status.ok()) status = opened->LookAtServer(cancel);
+  switch (status.number()) {
+    case EACCES:
+    case EINVAL:
+    case EOPNOTSUPP:
+    case ECANCELED:
+      return status;
+    case 0:
+      break;
+    default:
+      Log(LogLevel::kWarn, "the store does not answer yet: " + status.ToString());
+  }
+  *store = std::move(opened);
+  return Status::OK();
 }
 
 RedisStore::RedisStore(RedisOptions options)
@@ -91,16 +103,17 @@ RedisStore::RedisStore(RedisOptions options)
   facts_.attributes = options_.layout == RedisLayout::kLmshm;
   facts_.part_bytes = kPartBytes;
   facts_.part_objects = kPartObjects;
+  SetMaxValue(options_.max_value_bytes != 0 ? options_.max_value_bytes : kUsualMaxValue);
 }
 
-Status RedisStore::LookAtServer() {
+Status RedisStore::LookAtServer(const CancelCheck* cancel) {
   Command info;
   AppendCommand({"INFO"}, &info.head);
   Command largest;
   AppendCommand({"CONFIG", "GET", "proto-max-bulk-len"}, &largest.head);
   const Topology::Node node = client_.topology().Any();
-  client_.RunAt(node, &info, nullptr);
-  client_.RunAt(node, &largest, nullptr);
+  client_.RunAt(node, &info, cancel);
+  if (info.status.ok()) client_.RunAt(node, &largest, cancel);
   if (info.status.ok()) {
     const std::string valkey = InfoField(info.reply.text, "valkey_version");
     server_ = valkey.empty() ? "redis-" + InfoField(info.reply.text, "redis_version")
@@ -114,18 +127,20 @@ Status RedisStore::LookAtServer() {
   } else if (!info.reply.IsError() || info.reply.ErrorWord() == "NOAUTH") {
     return info.status;  // a user who may not ask may store nevertheless
   }
-  max_value_bytes_ = options_.max_value_bytes;
   uint64_t limit = 0;
-  if (largest.status.ok() && largest.reply.items.size() == 2 &&
+  if (options_.max_value_bytes == 0 && largest.status.ok() && largest.reply.items.size() == 2 &&
       ParseU64(largest.reply.items[1].text, &limit) == NumberError::kNone && limit > 0) {
-    if (max_value_bytes_ == 0) max_value_bytes_ = limit;
-  }
-  if (max_value_bytes_ == 0) max_value_bytes_ = kUsualMaxValue;
-  facts_.max_object_bytes = max_value_bytes_;
-  if (options_.layout == RedisLayout::kLmshm) {
-    facts_.max_object_bytes -= std::min<uint64_t>(max_value_bytes_, kHeadAsked);
+    SetMaxValue(limit);
   }
   return Status::OK();
+}
+
+void RedisStore::SetMaxValue(uint64_t bytes) {
+  max_value_bytes_ = bytes;
+  facts_.max_object_bytes = max_value_bytes_;
+  if (options_.layout == RedisLayout::kLmshm) {
+    facts_.max_object_bytes -= std::min<uint64_t>(bytes, kLeastHeadBytes + kTailBytes);
+  }
 }
 
 std::string RedisStore::NameOf(std::string_view key, std::string_view suffix) const {

@@ -22,9 +22,13 @@ namespace lmshm {
 
 class RedisStore : public ObjectStore {
  public:
-  // Connects, and asks what the server takes. The URL's scheme is redis, redis+unix, redis+cluster
-  // or rediss. `*store` is set on success only. Blocks, for as long as the parameter timeout says.
-  static Status Open(const StoreUrl& url, const StoreSecrets& secrets,
+  // Asks the server what it takes. One that cannot be reached or is loading is only logged: it may
+  // be there later. The URL's scheme is redis, redis+unix or redis+cluster. `*store` is set
+  // on success only. Blocks, for as long as the parameter timeout says. `cancel` may be null.
+  //   EINVAL      a parameter that there is not, or a value that is none
+  //   EACCES      the server does not let us in
+  //   EOPNOTSUPP  it is a node of a cluster, and the URL says nothing of a cluster
+  static Status Open(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
                      std::unique_ptr<RedisStore>* store);
 
   const StoreFacts& facts() const override { return facts_; }
@@ -41,13 +45,14 @@ class RedisStore : public ObjectStore {
   Status BeginListing(const std::string& prefix, std::unique_ptr<ObjectListing>* listing) override;
   std::string Describe() const override;
 
-  // Where it may have to connect: the nodes that are known now.
+  // Where it may have to connect, as far as is known now.
   std::vector<Endpoint> endpoints() const { return client_.topology().endpoints(); }
 
  private:
   explicit RedisStore(RedisOptions options);
 
-  Status LookAtServer();
+  Status LookAtServer(const CancelCheck* cancel);
+  void SetMaxValue(uint64_t bytes);
   std::string NameOf(std::string_view key, std::string_view suffix = "") const;
   std::string_view MainSuffix() const;
   Status CheckPut(const PutItem& item) const;

@@ -83,6 +83,11 @@ std::string Endpoint::ToString() const {
   return (v6 ? "[" + Printable(host) + "]" : Printable(host)) + ":" + std::to_string(port);
 }
 
+bool Endpoint::IsAddress() const {
+  std::vector<SocketAddress> ignored;
+  return !unix_path.empty() || LookUp(host, port, AI_NUMERICHOST, &ignored) == 0;
+}
+
 Status Resolve(const Endpoint& endpoint, WaitLimit* limit, std::vector<SocketAddress>* addresses) {
   if (!endpoint.unix_path.empty()) return UnixAddress(endpoint.unix_path, addresses);
   std::vector<SocketAddress> found;

@@ -23,6 +23,8 @@ struct Endpoint {
 
   // For messages, and as a key: "host:port", "[::1]:port", or the path.
   std::string ToString() const;
+  // Whether no name has to be looked up.
+  bool IsAddress() const;
 };
 
 struct SocketAddress {
