@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/process/make_store.h"
 
-#include <arpa/inet.h>
-
 #include <cerrno>
 #include <chrono>
-#include <string>
 #include <utility>
 
 #include "worker/base/log.h"
@@ -15,20 +12,6 @@
 namespace lmshm {
 
 namespace {
-
-Status MakeRedisStore(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
-                      MadeStore* made) {
-  std::unique_ptr<RedisStore> store;
-  Status status = RedisStore::Open(url, secrets, cancel, &store);
-  if (!status.ok()) return status;
-  for (const Endpoint& endpoint : store->endpoints()) {
-    if (!endpoint.unix_path.empty()) continue;
-    made->ports.push_back(endpoint.port);
-    made->looks_up_names |= !endpoint.IsAddress();
-  }
-  made->store = std::move(store);
-  return Status::OK();
-}
 
 // How long a store may take to tell whether all is well before there is anybody to serve.
 constexpr std::chrono::seconds kFirstLook(3);
@@ -47,10 +30,18 @@ class UntilThen : public CancelCheck {
   const Clock::time_point end_ = Clock::now() + kFirstLook;
 };
 
-bool IsAddress(const std::string& host) {
-  in6_addr address;
-  return inet_pton(AF_INET, host.c_str(), &address) == 1 ||
-         inet_pton(AF_INET6, host.c_str(), &address) == 1;
+Status MakeRedisStore(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
+                      MadeStore* made) {
+  std::unique_ptr<RedisStore> store;
+  Status status = RedisStore::Open(url, secrets, cancel, &store);
+  if (!status.ok()) return status;
+  for (const Endpoint& endpoint : store->endpoints()) {
+    if (!endpoint.unix_path.empty()) continue;
+    made->ports.push_back(endpoint.port);
+    made->looks_up_names |= !endpoint.IsAddress();
+  }
+  made->store = std::move(store);
+  return Status::OK();
 }
 
 Status MakeS3Store(const StoreUrl& url, const StoreSecrets& secrets, const CancelCheck* cancel,
@@ -61,8 +52,8 @@ Status MakeS3Store(const StoreUrl& url, const StoreSecrets& secrets, const Cance
   const UntilThen limit(cancel);
   status = store->CheckBucket(&limit);
   if (!status.ok()) Log(LogLevel::kWarn, "the store cannot be used now: " + status.ToString());
-  made->ports = {store->server().port};
-  made->looks_up_names = !IsAddress(store->server().name);
+  made->ports = {store->endpoint().port};
+  made->looks_up_names = !store->endpoint().IsAddress();
   made->store = std::move(store);
   return Status::OK();
 }

@@ -55,6 +55,7 @@ class S3Client {
   S3Client(S3Options options, StoreSecrets secrets);
 
   const S3Options& options() const { return options_; }
+  const Endpoint& endpoint() const { return endpoint_; }
   const S3Counts& counts() const { return counts_; }
   bool has_secrets() const { return !secrets_.password.empty(); }
 

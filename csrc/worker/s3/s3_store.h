@@ -31,7 +31,7 @@ class S3Store : public ObjectStore {
                      std::unique_ptr<S3Store>* store);
 
   // Where it connects to.
-  const StoreHost& server() const { return client_.options().connect; }
+  const Endpoint& endpoint() const { return client_.endpoint(); }
 
   // Whether there is such a bucket, and we may look into it. Blocks.
   Status CheckBucket(const CancelCheck* cancel);
