@@ -13,6 +13,7 @@
 //     net/         sockets, and answers on their way out                        <- base
 //     remote/      connections to servers that keep objects                     <- base
 //     redis/       an ObjectStore: Redis and Valkey         <- base, memory, storage, remote
+//     s3/          an ObjectStore: S3                       <- base, memory, storage, remote
 //     execution/   whose turn it is, and what a request does                    <- all above
 //     server/      connections, logins, sessions of either version              <- all above
 //     process/     options, descriptors, which store, the fence                 <- all above

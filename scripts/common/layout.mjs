@@ -72,11 +72,12 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   net: ["base"],
   remote: ["base"],
   redis: ["base", "memory", "storage", "remote"],
+  s3: ["base", "memory", "storage", "remote"],
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
   process: [
     ...["base", "memory", "storage", "protocol", "net", "execution", "server", "remote"],
-    ...["redis"],
+    ...["redis", "s3"],
   ],
 });
 
