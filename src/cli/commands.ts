@@ -5,6 +5,7 @@
 import type { Command } from "./command.ts";
 import type { CommandGroup } from "./description.ts";
 import { CHECK } from "./descriptions/check.ts";
+import { DASHBOARD } from "./descriptions/dashboard.ts";
 import { DOCTOR } from "./descriptions/doctor.ts";
 import { GPU } from "./descriptions/gpu.ts";
 import { METRICS } from "./descriptions/metrics.ts";
@@ -16,7 +17,7 @@ import { WORKER } from "./descriptions/worker.ts";
 
 /** In the order of the help. */
 export const GROUPS: readonly CommandGroup[] = [
-  { heading: "A worker", commands: [WORKER, METRICS] },
+  { heading: "A worker", commands: [WORKER, METRICS, DASHBOARD] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
   { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
@@ -39,6 +40,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   "shm gc": async () => (await import("./shm.ts")).shmGc,
   doctor: async () => (await import("./doctor/doctor.ts")).doctor,
   metrics: async () => (await import("./metrics.ts")).metrics,
+  dashboard: async () => (await import("./dashboard/dashboard.ts")).dashboard,
   verify: async () => (await import("./verify/verify.ts")).verify,
   check: async () => (await import("./verify/check.ts")).check,
   gpu: async () => (await import("./gpu.ts")).gpu,

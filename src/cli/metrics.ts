@@ -4,17 +4,14 @@
 
 import { createServer, type Server } from "node:http";
 import { once } from "node:events";
-import { ShmError, type WorkerInfo } from "../mod.ts";
+import { ShmError } from "../mod.ts";
 import { readArguments } from "./arguments.ts";
 import { type Command, interruptible, UsageError } from "./command.ts";
 import { METRICS } from "./descriptions/metrics.ts";
 import { CONTENT_TYPE, openMetrics } from "./open_metrics.ts";
-import { checkAddress, parseStore, type StoreAddress } from "./store/address.ts";
-import { StoreSession } from "./store/session.ts";
 import { complain, print, printAndWait } from "./terminal.ts";
+import { parseWorker, WorkerSource } from "./worker_source.ts";
 
-/** Prometheus gives up after ten seconds, if nothing else is said. */
-const SCRAPE_MS = 5_000;
 const CLOSE_MS = 1_000;
 
 interface Listen {
@@ -37,52 +34,6 @@ function parseListen(text: string): Listen {
     );
   }
   return { host: plain, port };
-}
-
-/** A running worker; null `directory`: only it was named. */
-function parseWorker(text: string | undefined): { store: StoreAddress; directory: string | null } {
-  if (text === undefined) throw new UsageError("WORKER is missing: an address, or DIR@ADDRESS");
-  const store = parseStore(text);
-  if (store.workerAddress !== undefined) {
-    return { store, directory: text.startsWith("@") ? null : store.storageDir };
-  }
-  checkAddress(text);
-  return { store: { text, storageDir: ".", workerAddress: text }, directory: null };
-}
-
-/** Connects when it is first asked, and again when that has failed. */
-class Source implements AsyncDisposable {
-  readonly #store: StoreAddress;
-  readonly #secretFile: string | undefined;
-  readonly #signal: AbortSignal;
-  #session: Promise<StoreSession> | null = null;
-
-  constructor(store: StoreAddress, secretFile: string | undefined, signal: AbortSignal) {
-    this.#store = store;
-    this.#secretFile = secretFile;
-    this.#signal = signal;
-  }
-
-  async info(): Promise<WorkerInfo> {
-    this.#session ??= StoreSession.open([this.#store], {
-      secretFile: this.#secretFile,
-      attempts: 1,
-      signal: this.#signal,
-    });
-    let session: StoreSession;
-    try {
-      session = await this.#session;
-    } catch (error) {
-      this.#session = null;
-      throw error;
-    }
-    return await session.ask[0]!.info({ timeoutMs: SCRAPE_MS, signal: this.#signal });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    const session = await this.#session?.catch(() => null);
-    await session?.[Symbol.asyncDispose]();
-  }
 }
 
 async function serve(
@@ -123,7 +74,7 @@ export const metrics: Command = {
     const listen = values.listen === undefined ? null : parseListen(values.listen);
     if (listen !== null && values.json) throw new UsageError("--json prints once: no --listen");
     return interruptible(values.json, async (signal) => {
-      await using source = new Source(store, values["secret-file"], signal);
+      await using source = new WorkerSource(store, values["secret-file"], signal);
       if (listen === null) {
         const info = await source.info();
         if (values.json) print(JSON.stringify(info));
