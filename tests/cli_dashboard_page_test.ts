@@ -4,16 +4,25 @@
 // keyboard: what it draws of data that are known, and what a page of strangers gets.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { createServer } from "node:http";
 import process from "node:process";
 import { test } from "node:test";
 import type { Page } from "playwright-core";
-import { MixedMemoryAllocator, publishPool, ShmError, type WorkerInfo } from "../src/mod.ts";
+import {
+  MixedMemoryAllocator,
+  publishPool,
+  ShmError,
+  ShmSegment,
+  type WorkerInfo,
+} from "../src/mod.ts";
 import { serveDashboard } from "../src/cli/dashboard/server.ts";
 import { withBothVersions } from "../src/cli/dashboard/history.ts";
 import { WorkerWatch } from "../src/cli/dashboard/watch.ts";
 import { TestBrowser, withoutChromium } from "./support/browser.ts";
+import { fixtureCommand } from "./support/process.ts";
 
 const LIMITS = { timeout: 120_000, skip: withoutChromium };
 const MiB = 2 ** 20;
@@ -436,6 +445,41 @@ test("the page shows a worker that goes, comes and is another, and a dashboard l
   await served.listen(port);
   await page.waitForSelector('#status[data-state="up"]');
   assert.ok((await points(page, "getBytes")).length > 50, "what was is there again");
+});
+
+test("the page tells of a pool whose program is stopped, and is killed, and it goes then", {
+  ...LIMITS,
+}, async () => {
+  const name = `lmshm-test-page-${process.pid}`;
+  const [command, line] = fixtureCommand("pool_publisher.ts", name);
+  const child = spawn(command, line, { stdio: ["ignore", "pipe", "inherit"] });
+  const gone = once(child, "exit");
+  const said = String((await once(child.stdout, "data"))[0]);
+  const segment = /^PUBLISHED (\/\S+)/.exec(said)![1]!;
+  try {
+    await using served = await new Served().listen();
+    await using browser = await TestBrowser.start();
+    await using open = await browser.open({ viewport: PHONE });
+    const { page } = open;
+    await shown(page, served.url);
+    const note = `[data-pool="${name}"] .gone`;
+    await page.waitForSelector(note, { state: "attached" });
+    process.kill(child.pid!, "SIGSTOP");
+    await page.waitForSelector(`${note}:not(:empty)`);
+    assert.match(
+      (await text(page, note))!,
+      /^Drawn last at .*: process \d+ is stopped, or busy\.$/,
+    );
+    process.kill(child.pid!, "SIGKILL");
+    await gone;
+    await page.waitForSelector(`${note}:text("was killed")`);
+    assert.ok(await noScrolling(page));
+    ShmSegment.reclaimDead();
+    await page.waitForSelector(`[data-pool="${name}"]`, { state: "detached" });
+  } finally {
+    child.kill("SIGKILL");
+    rmSync(`/dev/shm${segment}`, { force: true });
+  }
 });
 
 test(

@@ -11,7 +11,7 @@ import { type IncomingHttpHeaders, request as httpRequest } from "node:http";
 import { hostname } from "node:os";
 import process from "node:process";
 import { test } from "node:test";
-import type { WorkerInfo } from "../src/mod.ts";
+import { BufferAllocator, publishPool, type WorkerInfo } from "../src/mod.ts";
 import { refusalOf } from "../src/cli/dashboard/guard.ts";
 import { COLUMNS, type Row, rowOf, Track, withBothVersions } from "../src/cli/dashboard/history.ts";
 import { parseListen } from "../src/cli/dashboard/listen.ts";
@@ -316,6 +316,24 @@ test("every answer forbids what a page of strangers could do with it", LONG, asy
   const head = await ask(url, {}, "HEAD");
   assert.equal(head.status, 200);
   assert.equal(head.body, "");
+});
+
+test("of a great many pools the first are shown, and the rest is counted", LONG, async () => {
+  const name = `lmshm-test-many-${process.pid}`;
+  const pools = Array.from(
+    { length: 30 },
+    (_, index) => publishPool(new BufferAllocator(), { name: `${name}-${index}` }),
+  );
+  try {
+    await using dashboard = await Dashboard.start("--listen", "0");
+    const { pools: { list, more, version } } = JSON.parse((await ask(`${dashboard.url}data`)).body);
+    assert.equal(list.length, 24);
+    assert.ok(list.length + more >= 30, `${more}`);
+    assert.deepEqual(list[0].ranges, []);
+    assert.equal(typeof version, "number");
+  } finally {
+    for (const pool of pools) pool.close();
+  }
 });
 
 test("beyond loopback the data need a token, which is made if none is given", LONG, async () => {

@@ -59,7 +59,7 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
 
   /**
    * Which parts of the memory are in which state, as a map to look at. It takes a moment for each
-   * block: about a millisecond for 50,000.
+   * block: about a millisecond for 20,000.
    * @throws {RangeError} for options.
    */
   map(options?: PoolMapOptions): PoolMap;

@@ -97,7 +97,8 @@ export function rowOf(
     putP99: seconds(put?.p99Ms),
     hitRatio: known ? rounded(rates.hitRatio) : null,
     usedBytes: info.usedBytes,
-    maxBytes: info.maxBytes,
+    // 0: there is none.
+    maxBytes: info.maxBytes || null,
     dirUsedBytes: info.dirUsedBytes,
     objects: info.objects,
     evictions: known ? rounded(rates.evictionsPerSecond) : null,

@@ -20,6 +20,8 @@ const REQUEST_MS = 10_000;
 const MAX_CONNECTIONS = 100;
 /** How old the maps that are shown may be. */
 const POOLS_MS = 500;
+/** A map has up to a hundred kilobytes. */
+const MAX_POOLS = 24;
 
 /** The page uses nothing but what this server serves, and nobody frames it. */
 const HEADERS = {
@@ -50,7 +52,7 @@ class Pools {
     this.#look = look;
   }
 
-  since(version: number): { version: number; list?: readonly unknown[] } {
+  since(version: number): { version: number; list?: readonly unknown[]; more?: number } {
     if (performance.now() - this.#lookedMs > POOLS_MS) {
       this.#seen = this.#look();
       this.#lookedMs = performance.now();
@@ -58,9 +60,12 @@ class Pools {
       if (text !== this.#text) this.#version++;
       this.#text = text;
     }
-    return version === this.#version
-      ? { version }
-      : { version: this.#version, list: this.#seen.map(compact) };
+    if (version === this.#version) return { version };
+    return {
+      version: this.#version,
+      list: this.#seen.slice(0, MAX_POOLS).map(compact),
+      more: Math.max(0, this.#seen.length - MAX_POOLS),
+    };
   }
 }
 

@@ -9,7 +9,7 @@ import { clock } from "./format.js";
  * @typedef {object} Series
  * @property {string} column of the rows
  * @property {string} label
- * @property {string} style classes: a, b, c or d for the colour; dashed or dotted
+ * @property {string} style classes: a, b, c, d or limit for the colour; dashed or dotted
  * @property {boolean} [optional] not shown where it never has a value
  */
 
@@ -21,7 +21,6 @@ import { clock } from "./format.js";
  * @property {import("./format.js").Format} format
  * @property {number} [top] of the scale; else it is what the data need
  * @property {boolean} [logarithmic]
- * @property {string} [limit] a column: drawn as a line of its own
  * @property {string} [without] what is said where no series has a value
  */
 
@@ -228,12 +227,10 @@ export class Chart {
 
   /** From a value to a share of the height, and the values that have a line. */
   #scale() {
-    const { series, logarithmic, top, limit } = this.#options;
-    const all = [...series.map(({ column }) => column), ...(limit ? [limit] : [])];
+    const { series, logarithmic, top } = this.#options;
     const values = (this.#shown?.rows ?? []).flatMap((row) =>
-      all.map((one) => this.#value(row, one))
-    )
-      .filter((value) => value !== null);
+      series.map(({ column }) => this.#value(row, column))
+    ).filter((value) => value !== null);
     if (logarithmic) {
       const low = Math.floor(Math.log10(Math.max(1e-6, Math.min(...values, 1e-3))));
       const high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values, 1e-6))));
@@ -255,7 +252,7 @@ export class Chart {
   #draw() {
     if (this.#shown === null || this.#width < LEFT + RIGHT + 20) return;
     const { rows, fromMs, toMs, everyMs } = this.#shown;
-    const { series, format, limit, title } = this.#options;
+    const { series, format, title } = this.#options;
     const { share, ticks } = this.#scale();
     const width = this.#width - LEFT - RIGHT;
     const height = HEIGHT - TOP - BOTTOM;
@@ -295,9 +292,6 @@ export class Chart {
         svg("line", { class: "grid", x1: at, x2: at, y1: TOP + height, y2: TOP + height + 4 }),
         svg("text", { x: at, y: HEIGHT - 4, "text-anchor": "middle" }, [clock(ms, false)]),
       );
-    }
-    if (limit) {
-      parts.push(svg("path", { class: "line limit", "data-series": limit, d: path(limit) }));
     }
     for (const { column, style } of series) {
       const d = path(column);

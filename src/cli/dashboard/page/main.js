@@ -27,7 +27,7 @@ import { PoolMap } from "./pool.js";
  * @property {number} nowMs
  * @property {string[]} columns
  * @property {Worker | null} worker
- * @property {{ version: number, list?: import("./pool.js").Pool[] }} pools
+ * @property {{ version: number, list?: import("./pool.js").Pool[], more?: number }} pools
  */
 
 const EVERY_MS = 1_000;
@@ -91,7 +91,6 @@ const CHARTS = [
     id: "fill",
     title: "Fill of the store",
     format: format.bytes,
-    limit: "maxBytes",
     without: "A worker counts it with --max-bytes (0: without a limit).",
     series: [
       { column: "usedBytes", label: "used", style: "a" },
@@ -101,6 +100,7 @@ const CHARTS = [
         style: "b dashed",
         optional: true,
       },
+      { column: "maxBytes", label: "limit", style: "limit", optional: true },
     ],
   }),
   new Chart({
@@ -188,7 +188,7 @@ function take(data) {
     .map(([name, value]) => name === "worker" ? String(value) : `${name} ${value}`).join(" · ");
   sayOfWorker(data);
   showCharts();
-  if (data.pools.list !== undefined) showPools(data.pools.list);
+  if (data.pools.list !== undefined) showPools(data.pools.list, data.pools.more ?? 0);
   for (const pool of pools.values()) pool.age(nowMs());
 }
 
@@ -207,8 +207,8 @@ function showCharts() {
   for (const chart of CHARTS) chart.show(shown);
 }
 
-/** @param {readonly import("./pool.js").Pool[]} list */
-function showPools(list) {
+/** @param {readonly import("./pool.js").Pool[]} list @param {number} more that are not in it */
+function showPools(list, more) {
   for (const [board, pool] of pools) {
     if (list.some((one) => one.board === board)) continue;
     pool.element.remove();
@@ -224,6 +224,7 @@ function showPools(list) {
     if (there !== pool.element) byId("pools").insertBefore(pool.element, there ?? null);
   }
   byId("no-pools").hidden = list.length > 0;
+  byId("more-pools").textContent = more === 0 ? "" : `There are ${more} more, which are not shown.`;
 }
 
 /** @param {string} text */

@@ -44,6 +44,7 @@ const OLD_MS = 3_000;
 
 /** Cells of the map for a width in pixels. @param {Pool} pool @param {number} width */
 function layOut(pool, width) {
+  if (pool.totalBytes === 0) return { cell: USUAL_CELL, columns: 1, cells: 0, cellBytes: 1 };
   const places = pool.kind === "pages" && pool.cellBytes === 0 ? pool.ranges.length : Infinity;
   for (let cell = LARGEST_CELL; cell >= SMALLEST_CELL; cell--) {
     const columns = Math.max(1, Math.floor((width + GAP) / cell));
@@ -188,16 +189,13 @@ export class PoolMap {
     const [from, to] = [index * cellBytes, (index + 1) * cellBytes];
     const found = new Map();
     let at = 0;
-    for (const [state, size, objects] of pool.ranges) {
+    for (const [state, size] of pool.ranges) {
       const inside = Math.min(at + size, to) - Math.max(at, from);
-      if (inside > 0.5) {
-        const sum = found.get(state) ?? { bytes: 0, objects: 0 };
-        found.set(state, { bytes: sum.bytes + inside, objects: sum.objects + objects });
-      }
+      if (inside > 0.5) found.set(state, (found.get(state) ?? 0) + inside);
       at += size;
     }
     const parts = STATES.filter(([state]) => found.has(state))
-      .map(([state, label]) => `${label} ${bytes(Math.round(found.get(state).bytes))}`);
+      .map(([state, label]) => `${label} ${bytes(Math.round(found.get(state)))}`);
     const where = pool.kind === "pages" && cells === pool.ranges.length
       ? `page ${index}`
       : `${bytes(Math.floor(from))} to ${bytes(Math.floor(to))}`;
