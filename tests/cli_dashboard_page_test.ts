@@ -88,14 +88,11 @@ class Served implements AsyncDisposable {
       return Promise.reject(error);
     }, true);
     // The last minute, as if it had been watched.
+    const [nowMs, dateMs] = [performance.now(), Date.now()];
     for (let second = 60; second > 0; second--) {
-      const atMs = performance.now() - second * 1000;
-      const info = withBothVersions(steady(this.#uptime() - second * 1000));
-      this.watch.fine.add(Date.now() - second * 1000, {
-        info,
-        askedMs: atMs,
-        answeredMs: atMs,
-      });
+      const atMs = nowMs - second * 1000;
+      const info = withBothVersions(steady(atMs - this.worker.startedMs));
+      this.watch.fine.add(dateMs - second * 1000, { info, askedMs: atMs, answeredMs: atMs });
     }
     this.#watched = this.watch.run(this.#watching.signal, () => {});
   }

@@ -74,11 +74,11 @@ export function html(name, attributes = {}, children = []) {
   return element;
 }
 
-/** 1, 2 or 5 times a power of ten, or of the thousand: the next one. @param {number} value */
+/** A round number that is not smaller. @param {number} value */
 function niceTop(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  const step = [1, 2, 5, 10].find((one) => one * power >= value * 0.999) ?? 10;
+  const step = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((one) => one * power >= value * 0.999) ?? 10;
   return step * power;
 }
 
