@@ -62,6 +62,8 @@ export {
   MixedMemoryAllocator,
   type PoolLayout,
 } from "./memory/mixed_allocator.ts";
+export type { PoolMap, PoolMapOptions, PoolRange, PoolRangeState } from "./memory/pool_map.ts";
+export { PublishedPool, publishPool, type PublishPoolOptions } from "./memory/publish_pool.ts";
 export { runtime } from "./native/ffi.ts";
 export {
   CacheEngineKey,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The lmshm command as one executable, used as an operator does it: a worker, objects in and out of it,
-// a killed program's segment, doctor and metrics. In namespaces with a /dev/shm of their own.
+// a killed program's segment, doctor, metrics and the dashboard. In namespaces with a /dev/shm of their own.
 
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { dashboardServes } from "./dashboard_check.mjs";
 import { pinnedTool } from "./dependencies.mjs";
 import { root } from "./system.mjs";
 import { TARGETS } from "./targets.mjs";
@@ -33,6 +34,7 @@ i=0
 until "$lmshm" shm gc | grep -q 'removed /lmshm-verify-'; do
   i=$((i + 1)); [ $i -lt 100 ] || exit 98; sleep 0.1
 done
+${dashboardServes('"$lmshm"')}
 "$lmshm" completion bash | bash -n
 "$lmshm" man | grep -q '^.TH LMSHM'
 kill $worker; wait $worker

@@ -21,6 +21,7 @@ import {
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import process from "node:process";
+import { dashboardServes } from "./dashboard_check.mjs";
 import { installDependencies, pinnedTool } from "./dependencies.mjs";
 import { makePackages } from "./package.mjs";
 import { packageProblems } from "./package_content.mjs";
@@ -268,6 +269,8 @@ function bunProjects(trial, example) {
     const project = trial.project("npm", files);
     trial.shell(project, "npm install lmshm");
     expectMatch(trial.shell(project, "bun main.ts"), EXAMPLE_PRINTS);
+    const command = "bun node_modules/lmshm/dist/cli/main.js";
+    expectMatch(trial.shell(project, dashboardServes(command)), /the dashboard serves/);
     expectMatch(trial.shell(project, "npx --no-install lmshm --version"), /^lmshm \d/);
     expectParts(project, hostPlatform());
   });
@@ -325,6 +328,8 @@ function denoProjects(trial, example) {
   trial.check("deno run npm:lmshm verify", () => {
     const project = trial.project("deno-run");
     expectMatch(trial.shell(project, `deno run -A npm:lmshm ${VERIFY}`), VERIFIED);
+    const served = trial.shell(project, dashboardServes("deno run -A npm:lmshm"));
+    expectMatch(served, /the dashboard serves/);
   });
 }
 

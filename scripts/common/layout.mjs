@@ -57,11 +57,13 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   ],
   // What a bundle carries is looked for in native/.
   "embed.ts": ["native/embedded.ts"],
-  // What the package does not show: where parts are, dead names one by one, and becoming the worker.
+  // What the package does not show: where parts are, dead names one by one, becoming the worker, and
+  // the pools that other programs publish.
   cli: [
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
     ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
     "worker/address.ts",
+    "memory/published_pools.ts",
   ],
 });
 

@@ -191,6 +191,11 @@ async function layOutLibrary(repository) {
   for (const path of findFiles(["src"], /\.ts$/)) copy(path, folder, path);
   await must("tsc", pinnedTool("tsc"), ["-p", join(root, "scripts", "package", "tsconfig.json")]);
   rewriteDeclarations(join(folder, "dist"));
+  // Of the dashboard, whose modules import them as text.
+  for (const path of findFiles(["src/cli/dashboard/page"], /\.(js|html|css|svg)$/)) {
+    copy(path, folder, path);
+    copy(path, folder, path.replace(/^src\//, "dist/"));
+  }
   for (const path of ["CHANGELOG.md", "SECURITY.md", ...findFiles(["docs"], /\.(md|svg)$/)]) {
     if (!path.startsWith("docs/bench/")) copy(path, folder, path);
   }

@@ -13,6 +13,9 @@ import { LIBRARY, WORKER } from "./targets.mjs";
 /** What every package has. */
 const ALWAYS = ["package.json", "README.md", "LICENSE"];
 
+/** The dashboard's page, which is text to the modules that import it. */
+const PAGE = /^(dist|src)\/cli\/dashboard\/page\/\w+\.(js|html|css|svg)$/;
+
 /** What the package lmshm may have besides. */
 const LIBRARY_FILES =
   /^(dist\/[\w/]+\.(js|js\.map|d\.ts|d\.ts\.map)|src\/[\w/]+\.ts|docs\/[\w/.-]+\.(md|svg)|CHANGELOG\.md|SECURITY\.md)$/;
@@ -103,7 +106,8 @@ function libraryProblems(folder, manifest) {
   const problems = [];
   const all = files(folder);
   for (const path of all) {
-    if (!ALWAYS.includes(path) && !LIBRARY_FILES.test(path)) problems.push(`it has ${path}`);
+    const belongs = ALWAYS.includes(path) || LIBRARY_FILES.test(path) || PAGE.test(path);
+    if (!belongs) problems.push(`it has ${path}`);
   }
   for (const path of [...targets(manifest.exports), ...targets(manifest.bin)]) {
     if (!existsSync(join(folder, path))) problems.push(`package.json names ${path}`);
@@ -113,12 +117,14 @@ function libraryProblems(folder, manifest) {
     targets(manifest.exports).filter((path) => /\.d\.ts$/.test(path)),
   );
   const packages = [manifest.dependencies, manifest.optionalDependencies].flatMap(Object.keys);
-  for (const path of all.filter((name) => /^dist\/.*\.(js|d\.ts)$/.test(name))) {
+  const modules = all.filter((name) => /^dist\/.*\.(js|d\.ts)$/.test(name) && !PAGE.test(name));
+  for (const path of modules) {
     const text = readFileSync(join(folder, path), "utf8");
     const code = withoutComments(text);
     for (const specifier of specifiers(code)) {
       const fine = specifier.startsWith(".")
-        ? existsSync(join(folder, dirname(path), specifier)) && specifier.endsWith(".js")
+        ? existsSync(join(folder, dirname(path), specifier)) &&
+          (specifier.endsWith(".js") || PAGE.test(join(dirname(path), specifier)))
         : specifier.startsWith("node:") ||
           packages.some((name) => specifier === name || specifier.startsWith(`${name}/`));
       if (!fine) problems.push(`${path} imports ${specifier}`);

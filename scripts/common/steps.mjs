@@ -87,7 +87,8 @@ async function lint() {
 }
 
 async function types() {
-  for (const config of ["tsconfig.json", "scripts/tsconfig.json"]) {
+  const page = "src/cli/dashboard/page/tsconfig.json";
+  for (const config of ["tsconfig.json", "scripts/tsconfig.json", page]) {
     await must("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
   }
   const sources = findFiles(["src", "tests", "examples"], /\.ts$/);

@@ -5,6 +5,7 @@
 import type { Command } from "./command.ts";
 import type { CommandGroup } from "./description.ts";
 import { CHECK } from "./descriptions/check.ts";
+import { DASHBOARD } from "./descriptions/dashboard.ts";
 import { DOCTOR } from "./descriptions/doctor.ts";
 import { GPU } from "./descriptions/gpu.ts";
 import { METRICS } from "./descriptions/metrics.ts";
@@ -17,7 +18,7 @@ import { WORKER } from "./descriptions/worker.ts";
 
 /** In the order of the help. */
 export const GROUPS: readonly CommandGroup[] = [
-  { heading: "A worker", commands: [WORKER, TOP, METRICS] },
+  { heading: "A worker", commands: [WORKER, TOP, METRICS, DASHBOARD] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
   { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
@@ -41,6 +42,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   doctor: async () => (await import("./doctor/doctor.ts")).doctor,
   top: async () => (await import("./top/top.ts")).top,
   metrics: async () => (await import("./metrics.ts")).metrics,
+  dashboard: async () => (await import("./dashboard/dashboard.ts")).dashboard,
   verify: async () => (await import("./verify/verify.ts")).verify,
   check: async () => (await import("./verify/check.ts")).check,
   gpu: async () => (await import("./gpu.ts")).gpu,

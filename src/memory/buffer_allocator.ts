@@ -12,9 +12,12 @@ import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_alloc
 import { MemoryFormat } from "./memory_format.ts";
 import { BytesBufferMemoryObj, Chunk, type ChunkHome, type MemoryObj } from "./memory_obj.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
+import { drawMap, maxRangesOf, type PoolMap, type PoolMapOptions } from "./pool_map.ts";
 import { ShmView } from "./view.ts";
+import { SlotSet, type Slotted } from "../slot_set.ts";
 
-class BufferChunk extends Chunk {
+class BufferChunk extends Chunk implements Slotted {
+  slot = -1;
   readonly buffer: ArrayBuffer;
 
   constructor(layout: TensorLayout, buffer: ArrayBuffer) {
@@ -29,11 +32,12 @@ class BufferChunk extends Chunk {
  */
 export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
   readonly #home: ChunkHome;
-  readonly #registry = new FinalizationRegistry<Chunk>((chunk) => {
+  readonly #registry = new FinalizationRegistry<BufferChunk>((chunk) => {
     this.#leakedObjects++;
     this.#forget(chunk);
   });
   readonly #freeListeners = new Set<() => void>();
+  readonly #live = new SlotSet<BufferChunk>();
   #liveObjects = 0;
   #usedBytes = 0;
   #highWaterBytes = 0;
@@ -49,7 +53,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
       hold: () => () => {},
       release: (obj, chunk) => {
         this.#registry.unregister(obj);
-        this.#forget(chunk);
+        this.#forget(chunk as BufferChunk);
         chunk.view?.revoke();
       },
     };
@@ -78,6 +82,7 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     const chunk = new BufferChunk(checked, buffer);
     const obj = new BytesBufferMemoryObj(this.#home, chunk);
     this.#registry.register(obj, chunk, obj);
+    this.#live.add(chunk);
     this.#liveObjects++;
     this.#allocations++;
     this.#usedBytes += chunk.physicalSizeBytes;
@@ -170,6 +175,14 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     };
   }
 
+  /** The objects, in no order and end to end: there are no addresses, and nothing is free. */
+  map(options: PoolMapOptions = {}): PoolMap {
+    const maxRanges = maxRangesOf(options);
+    return drawMap(this.#usedBytes, this.#live.size, maxRanges, (visit) => {
+      for (const chunk of this.#live) visit(chunk.physicalSizeBytes, "used", chunk);
+    });
+  }
+
   #noMemory(requestedBytes: number): ShmError {
     return new ShmError(`the process cannot have ${requestedBytes} bytes for buffers`, {
       code: "ENOMEM",
@@ -179,7 +192,8 @@ export class BufferAllocator implements MemoryAllocator<BytesBufferMemoryObj> {
     });
   }
 
-  #forget(chunk: Chunk): void {
+  #forget(chunk: BufferChunk): void {
+    this.#live.delete(chunk);
     this.#liveObjects--;
     this.#usedBytes -= chunk.physicalSizeBytes;
     for (const listener of this.#freeListeners) callFenced("a listener of onFree()", listener);

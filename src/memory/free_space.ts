@@ -25,6 +25,8 @@ export class Block {
   readonly offset: number;
   size: number;
   state: BlockState = "free";
+  /** What its owner keeps with it; the books do not look at it. */
+  tenant: unknown = null;
   /** Neighbours in the space, whatever their state. */
   before: Block | null = null;
   after: Block | null = null;

@@ -4,6 +4,7 @@
 
 import type { LayoutArgument } from "./tensor_layout.ts";
 import type { MemoryObj } from "./memory_obj.ts";
+import type { PoolMap, PoolMapOptions } from "./pool_map.ts";
 
 /**
  * Hands out memory objects. All methods belong to the thread that made it; none blocks, except for
@@ -55,6 +56,13 @@ export interface MemoryAllocator<Obj extends MemoryObj = MemoryObj> {
 
   /** What is still allocated, and what was lost. */
   leakReport(): LeakReport;
+
+  /**
+   * Which parts of the memory are in which state, as a map to look at. It takes a moment for each
+   * block: about a millisecond for 20,000.
+   * @throws {RangeError} for options.
+   */
+  map(options?: PoolMapOptions): PoolMap;
 }
 
 /** Sizes in bytes of set-aside memory, counts in objects. totalBytes = used + free + quarantined. */

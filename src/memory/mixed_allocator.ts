@@ -14,6 +14,7 @@ import { MemoryFormat, parseMemoryFormat } from "./memory_format.ts";
 import type { BytesBufferMemoryObj, MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
 import { PAGED_OPTIONS, PagedTensorMemoryAllocator } from "./paged_allocator.ts";
 import type { AllocatorOptions } from "./pool_allocator.ts";
+import type { PoolMap, PoolMapOptions } from "./pool_map.ts";
 import { CREATE_OPTIONS, type CreateOptions, type OpenOptions, ShmSegment } from "./segment.ts";
 import { TensorMemoryAllocator } from "./tensor_allocator.ts";
 import { type LayoutArgument, type LayoutFields, TensorLayout } from "./tensor_layout.ts";
@@ -176,6 +177,11 @@ export class MixedMemoryAllocator implements MemoryAllocator, AsyncDisposable, D
   /** Of the pool; bufferAllocator.leakReport() has the rest. */
   leakReport(): LeakReport {
     return this.pinAllocator.leakReport();
+  }
+
+  /** Of the pool; bufferAllocator.map() has the rest. */
+  map(options: PoolMapOptions = {}): PoolMap {
+    return this.pinAllocator.map(options);
   }
 
   /**

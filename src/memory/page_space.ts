@@ -40,6 +40,11 @@ export class PageSpace {
     return this.pages - this.#freeCount - this.#withheldCount;
   }
 
+  stateOf(page: number): "free" | "used" | "withheld" {
+    const state = this.#states[page];
+    return state === FREE ? "free" : state === USED ? "used" : "withheld";
+  }
+
   /** A page number, or null when none is free. */
   take(): number | null {
     if (this.#freeCount === 0) return null;

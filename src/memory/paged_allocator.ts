@@ -5,6 +5,7 @@
 
 import { checkKnownOptions } from "../arguments.ts";
 import { finalize } from "../internal.ts";
+import type { Chunk } from "./memory_obj.ts";
 import { PageSpace } from "./page_space.ts";
 import {
   ALLOCATOR_OPTIONS,
@@ -12,6 +13,7 @@ import {
   type Books,
   PoolAllocator,
 } from "./pool_allocator.ts";
+import type { VisitBlock } from "./pool_map.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
@@ -33,6 +35,8 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
   /** What a page takes of the memory: the layout's size, rounded up. */
   readonly pageBytes: number;
   readonly #space: PageSpace;
+  /** By the number of its page; null and undefined: nobody is in there. */
+  readonly #tenants: (Chunk | null)[] = [];
 
   /**
    * Divides up a segment, or a part of one.
@@ -76,6 +80,7 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
 
   /** @internal */
   protected override giveBack(page: number): void {
+    this.#tenants[page] = null;
     this.#space.giveBack(page);
   }
 
@@ -92,6 +97,28 @@ export class PagedTensorMemoryAllocator extends PoolAllocator<number> {
   /** @internal */
   protected override sizeOf(_page: number): number {
     return this.pageBytes;
+  }
+
+  /** @internal */
+  protected override settle(page: number, tenant: Chunk): void {
+    this.#tenants[page] = tenant;
+  }
+
+  /** @internal */
+  protected override blockCount(): number {
+    return this.#space.pages;
+  }
+
+  /** @internal */
+  protected override visitBlocks(visit: VisitBlock): void {
+    for (let page = 0; page < this.#space.pages; page++) {
+      const state = this.#space.stateOf(page);
+      visit(
+        this.pageBytes,
+        state === "withheld" ? "quarantined" : state,
+        this.#tenants[page] ?? null,
+      );
+    }
   }
 
   /** @internal */

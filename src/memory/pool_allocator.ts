@@ -28,6 +28,13 @@ import { describeChunk, warnOfLeak } from "./leak_report.ts";
 import type { AllocatorStats, LeakReport, MemoryAllocator } from "./memory_allocator.ts";
 import { MemoryFormat } from "./memory_format.ts";
 import { Chunk, type ChunkHome, type MemoryObj, TensorMemoryObj } from "./memory_obj.ts";
+import {
+  drawMap,
+  maxRangesOf,
+  type PoolMap,
+  type PoolMapOptions,
+  type VisitBlock,
+} from "./pool_map.ts";
 import { type ShmRange, type ShmSegment, viewForOwner } from "./segment.ts";
 import { type LayoutArgument, TensorLayout } from "./tensor_layout.ts";
 
@@ -154,6 +161,12 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
   /** Bytes from the start of the segment. */
   protected abstract offsetOf(place: Place): number;
   protected abstract sizeOf(place: Place): number;
+  /** Remembers who is in a place, until giveBack(). */
+  protected abstract settle(place: Place, tenant: Chunk): void;
+  /** Blocks that visitBlocks() tells of. */
+  protected abstract blockCount(): number;
+  /** All blocks in the order of their offsets. */
+  protected abstract visitBlocks(visit: VisitBlock): void;
   protected abstract books(): Books;
   /** Null, or the first fault in the subclass's books, in words. */
   protected abstract findFault(): string | null;
@@ -271,6 +284,15 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
     };
   }
 
+  map(options: PoolMapOptions = {}): PoolMap {
+    return drawMap(
+      this.totalBytes,
+      this.blockCount(),
+      maxRangesOf(options),
+      (visit) => this.visitBlocks(visit),
+    );
+  }
+
   /**
    * Takes back the memory of lost objects although arrays over it may be in use: those have length
    * 0 from then on. For a program that knows it holds none, or would rather lose them than memory.
@@ -305,6 +327,7 @@ export abstract class PoolAllocator<Place> implements MemoryAllocator<TensorMemo
       place,
     );
     const obj = new TensorMemoryObj(this.#home, chunk, this.segment);
+    this.settle(place, chunk);
     this.#registry?.register(obj, chunk, obj);
     this.#tracked?.add(chunk);
     this.#liveObjects++;

@@ -6,12 +6,14 @@
 
 import { checkKnownOptions } from "../arguments.ts";
 import { type Block, FreeSpace } from "./free_space.ts";
+import type { Chunk } from "./memory_obj.ts";
 import {
   ALLOCATOR_OPTIONS,
   type AllocatorOptions,
   type Books,
   PoolAllocator,
 } from "./pool_allocator.ts";
+import type { VisitBlock } from "./pool_map.ts";
 import type { ShmRange, ShmSegment } from "./segment.ts";
 
 /**
@@ -45,6 +47,7 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
 
   /** @internal */
   protected override giveBack(block: Block): void {
+    block.tenant = null;
     this.#space.free(block);
   }
 
@@ -61,6 +64,28 @@ export class TensorMemoryAllocator extends PoolAllocator<Block> {
   /** @internal */
   protected override sizeOf(block: Block): number {
     return block.size * this.alignBytes;
+  }
+
+  /** @internal */
+  protected override settle(block: Block, tenant: Chunk): void {
+    block.tenant = tenant;
+  }
+
+  /** @internal */
+  protected override blockCount(): number {
+    const { freeBlocks, usedBlocks, withheldBlocks } = this.#space;
+    return freeBlocks + usedBlocks + withheldBlocks;
+  }
+
+  /** @internal */
+  protected override visitBlocks(visit: VisitBlock): void {
+    for (const { size, state, tenant } of this.#space.blocks()) {
+      visit(
+        size * this.alignBytes,
+        state === "used" || state === "free" ? state : "quarantined",
+        tenant as Chunk | null,
+      );
+    }
   }
 
   /** @internal */
