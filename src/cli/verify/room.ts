@@ -58,7 +58,7 @@ export function mustFitMemory(sizeBytes: number): void {
 }
 
 /** What the kernel could give away; freemem() of a runtime may leave out what it only caches. */
-function availableMemory(): number {
+export function availableMemory(): number {
   try {
     const kilobytes = /^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1];
     return kilobytes === undefined ? freemem() : Number(kilobytes) * 1024;
