@@ -35,7 +35,8 @@ import { NotHere, type Plan, sampled, type SamplerOptions } from "./sampler.ts";
 import { CHUNKS, Scene, SMALL_BYTES, SMALL_OBJECTS } from "./scene.ts";
 
 const CHUNK_BYTES = 32 * 2 ** 20;
-const MOST_CHUNK_BYTES = 2 ** 30;
+/** More takes more than a minute. */
+const MOST_CHUNK_BYTES = 256 * 2 ** 20;
 const QUICK = 0.17;
 const WIDTHS = [12, 6, 13, 13, 11];
 const PLAIN_COLUMNS = 80;
