@@ -23,10 +23,17 @@ import { readArguments } from "../arguments.ts";
 import { type Command, interruptible, sizeOption, UsageError } from "../command.ts";
 import { BENCH } from "../descriptions/bench.ts";
 import { formatBytes, formatPinning } from "../format.ts";
-import { print, statusLine, tableRow, terminalColumns } from "../terminal.ts";
+import {
+  outputHasFailed,
+  print,
+  printed,
+  statusLine,
+  tableRow,
+  terminalColumns,
+} from "../terminal.ts";
 import { availableMemory, freeDiskBytes, missingOf } from "../verify/room.ts";
 import { barChart, svgChart, withUnit } from "./chart.ts";
-import { wrap } from "../help.ts";
+import { printFitted } from "../prose.ts";
 import { Neighbours } from "./helper.ts";
 import { playRole, ROLE } from "./helper_role.ts";
 import { allocationPlan, alonePlans, busyPlans } from "./plans.ts";
@@ -174,6 +181,7 @@ async function measureAll(
     status.end();
     for (const line of rowsOf(measure)) say(line);
   };
+  const wanted = () => given.json || given.svg !== undefined || !outputHasFailed();
   await run(allocationPlan(2 * CHUNKS * given.chunkBytes, signal));
   show("getting ready");
   const scene = stack.use(await Scene.open(directory, given.chunkBytes, signal));
@@ -182,7 +190,12 @@ async function measureAll(
   const info = await scene.info();
   const direct = info.direct !== undefined && info.direct !== "no";
   if (!direct) notes.push(`no I/O past the page cache: ${info.directReason ?? "it is refused"}`);
-  for (const plan of alonePlans(scene, direct)) await run(plan);
+  for (const plan of alonePlans(scene, direct)) {
+    // Whoever has read enough, or cannot be told, wants no more of it.
+    await printed();
+    if (!wanted()) return { fileSystem: info.fs ?? null, pinnedBy, measures, notes };
+    await run(plan);
+  }
   const count = availableParallelism();
   show(`${count} busy processes start`);
   try {
@@ -202,13 +215,8 @@ function rounded(value: number): number {
   return Number.isInteger(value) ? value : Number(value.toPrecision(5));
 }
 
-/** Prints text as wide as the terminal is. */
-function paragraph(text: string, say: (line: string) => void): void {
-  for (const line of wrap(text, terminalColumns() ?? Infinity)) say(line);
-}
-
 async function benchWith(given: Settings, signal: AbortSignal): Promise<boolean> {
-  const say = (line: string) => given.json || print(line);
+  const say = (line: string) => given.json || printFitted(line);
   const started = performance.now();
   if (given.svg !== undefined) await mustBeWritable(given.svg);
   await using stack = new AsyncDisposableStack();
@@ -223,8 +231,8 @@ async function benchWith(given: Settings, signal: AbortSignal): Promise<boolean>
   const what =
     `${machine.cpus} CPUs (${machine.cpu}), ${formatBytes(machine.memoryBytes)}, Linux ` +
     machine.kernel;
-  paragraph(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${what}`, say);
-  paragraph(`in ${directory}, objects of ${formatBytes(given.chunkBytes)}`, say);
+  say(`lmshm ${version} on ${runtime.name} ${runtime.version}, ${what}`);
+  say(`in ${directory}, objects of ${formatBytes(given.chunkBytes)}`);
   say("");
   say(tableLine(["", "share", "lmshm", "its limit", "rounds"], "the limit is"));
   const report = await measureAll(given, directory, say, signal);
@@ -249,9 +257,9 @@ async function benchWith(given: Settings, signal: AbortSignal): Promise<boolean>
   say("");
   for (const line of barChart(measures, terminalColumns() ?? PLAIN_COLUMNS)) say(line);
   say("");
-  for (const line of summaryOf(measures)) paragraph(line, say);
-  for (const note of report.notes) paragraph(`note: ${note}`, say);
-  if (given.svg !== undefined) paragraph(`the chart is in ${given.svg}`, say);
+  for (const line of summaryOf(measures)) say(line);
+  for (const note of report.notes) say(`note: ${note}`);
+  if (given.svg !== undefined) say(`the chart is in ${given.svg}`);
   return true;
 }
 
