@@ -33,6 +33,7 @@ test("--json prints the members that are documented, in the form that is", {
     ["shm rm", [name]],
     ["shm gc", ["-n"]],
     ["doctor", ["--pool-size", "1MiB"]],
+    ["bench", [dir.file("bench"), "--quick", "--chunk-size", "256KiB"]],
     ["verify", ["--size", "2MiB", "--chunk-size", "1MiB", "--pin", "none"]],
   ];
   for (const [command, args] of cases) {

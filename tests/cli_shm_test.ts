@@ -9,8 +9,15 @@ import { existsSync, rmSync, statSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { ShmSegment } from "../src/mod.ts";
-import { addMaps, lockOwners, mapsIdentity, type SegmentRow } from "../src/cli/shm_scan.ts";
+import {
+  addMaps,
+  lockOwners,
+  lockPins,
+  mapsIdentity,
+  type SegmentRow,
+} from "../src/cli/shm_scan.ts";
 import { lmshm } from "./support/command_line.ts";
+import { fakeLibrary, noFakes } from "./support/fake_gpu.ts";
 import { uniqueName } from "./support/leaks.ts";
 import { fixtureCommand } from "./support/process.ts";
 
@@ -62,9 +69,55 @@ test("lmshm shm ls tells what is alive, whose it is, and who has it mapped", LON
     assert.match(text.stderr, /^lmshm: \/none-of-that-name: there is no such segment\n$/);
     const lines = text.stdout.trimEnd().split("\n");
     assert.equal(lines.length, 2);
-    assert.match(lines[0]!, /^segment +state +size +user +owner +age +mapped by$/);
-    assert.match(lines[1]!, new RegExp(`^/${name} +live +1\\.00 MB .*:${process.pid}$`));
+    assert.match(lines[0]!, /^segment +state +size +user +owner +age +pinned +mapped by$/);
+    assert.match(lines[1]!, new RegExp(`^/${name} +live +1\\.00 MB .* no +.*:${process.pid}$`));
     assert.equal(segment.closed, false);
+  } finally {
+    rmSync(`/dev/shm/${stranger}`);
+  }
+});
+
+test("lmshm shm ls tells by what a segment is pinned, as long as it is", LONG, async () => {
+  const [name, stranger] = [uniqueName("pinned"), uniqueName("unknown")];
+  const seen = async (which: string) => {
+    const { stdout } = await lmshm("shm", "ls", "--json");
+    return jsonLines<SegmentRow>(stdout).find((row) => row.name === `/${which}`)?.pinnedBy;
+  };
+  const anonymous = async () => {
+    const { stdout } = await lmshm("shm", "ls", "--json");
+    return jsonLines<SegmentRow>(stdout).filter(({ state, mappedBy }) =>
+      state === "anonymous" && mappedBy.some(({ pid }) => pid === process.pid)
+    ).map(({ pinnedBy }) => pinnedBy);
+  };
+  const options = { name, sizeBytes: 2 ** 20 };
+  {
+    await using owner = await ShmSegment.create({ ...options, pin: "none" });
+    assert.deepEqual(await seen(name), []);
+    {
+      await using attached = await ShmSegment.attach({ name, pin: "auto" });
+      const { pinnedBy } = attached;
+      assert.deepEqual(await seen(name), pinnedBy === "none" ? [] : [pinnedBy], "by an attacher");
+    }
+    assert.deepEqual(await seen(name), [], "not any more");
+    assert.equal(owner.closed, false);
+  }
+  {
+    await using owner = await ShmSegment.create({ ...options });
+    await using _same = await ShmSegment.attach({ name, pin: "none" });
+    assert.deepEqual(await seen(name), owner.pinnedBy === "none" ? [] : [owner.pinnedBy]);
+    const before = await anonymous();
+    await using _one = await ShmSegment.create({ sizeBytes: 2 ** 20 });
+    assert.equal((await anonymous()).length, before.length + 1);
+    assert.ok((await anonymous()).some((pins) => pins?.[0] === owner.pinnedBy || !pins?.length));
+  }
+  if (noFakes === "") {
+    const gpuLibrary = fakeLibrary("cudart");
+    await using _owner = await ShmSegment.create({ ...options, pin: "require", gpuLibrary });
+    assert.deepEqual(await seen(name), ["cuda"]);
+  }
+  writeFileSync(`/dev/shm/${stranger}`, "somebody's");
+  try {
+    assert.equal(await seen(stranger), null, "nobody knows");
   } finally {
     rmSync(`/dev/shm/${stranger}`);
   }
@@ -186,5 +239,14 @@ test("maps and locks of the kernel are read as they are written", () => {
         "3: FLOCK  ADVISORY  READ 5 00:1b:43 0 EOF\n",
     ),
     new Map([["00:1b 42", 4711]]),
+  );
+  assert.deepEqual(
+    lockPins(
+      "1: OFDLCK ADVISORY  READ -1 00:1b:42 1 1\n2: OFDLCK ADVISORY  READ -1 00:1b:42 4 4\n" +
+        "3: OFDLCK ADVISORY  READ -1 00:1b:42 1 1\n4: OFDLCK ADVISORY  WRITE -1 00:1b:42 0 0\n" +
+        "5: OFDLCK ADVISORY  READ -1 00:1b:43 7 7\n6: OFDLCK ADVISORY  READ -1 00:1b:44 2 3\n" +
+        "7: OFDLCK ADVISORY  READ -1 00:1b:45 2 2\n",
+    ),
+    new Map([["00:1b 42", ["cuda", "mlock"]], ["00:1b 45", ["cuda-driver"]]]),
   );
 });

@@ -85,7 +85,10 @@
  * then stays loaded. Every process that copies from or to a segment registers
  * it for itself: owner and attachers alike. A child made by fork() cannot use
  * a GPU that its parent has used; what it opens is pinned without one. Locks
- * of mlock(2) are subject to RLIMIT_MEMLOCK.
+ * of mlock(2) are subject to RLIMIT_MEMLOCK. Others can see by what a segment is
+ * pinned: while it is, whoever pins it holds a shared lock (F_OFD_SETLK) of the
+ * byte of the file whose number is that of enum lmshm_pinned_by, and the kernel
+ * lists that in /proc/locks. (Not of what is attached by a descriptor.)
  *
  * SIZES are bytes. A segment's file is exactly as long as was asked for
  * (explicit huge pages: rounded up to the huge page); its mapping is rounded

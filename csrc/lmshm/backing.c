@@ -121,6 +121,7 @@ int lmshm_backing_open(const lmshm_options* options, const struct lmshm_name* na
     backing->fd = lmshm_name_open(name, &status, task);
   else
     backing->fd = open_descriptor(options->fd, &status, task);
+  backing->foreign = options->kind == LMSHM_ATTACH && name == NULL;
   if (backing->fd < 0) return backing->fd;
 
   backing->device = status.st_dev;
@@ -184,6 +185,19 @@ void lmshm_backing_share(struct lmshm_backing* backing) {
   close(backing->fd);
   backing->fd = shared;
   backing->locked = false;
+}
+
+void lmshm_backing_mark(const struct lmshm_backing* backing, uint32_t pinned_by) {
+  if (pinned_by == LMSHM_PINNED_BY_NONE || backing->foreign) return;
+  struct flock lock = {
+      .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = (off_t)pinned_by, .l_len = 1};
+  fcntl(backing->fd, F_OFD_SETLK, &lock);
+}
+
+void lmshm_backing_unmark(const struct lmshm_backing* backing) {
+  if (backing->fd < 0 || backing->foreign || backing->owner) return;
+  struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+  fcntl(backing->fd, F_OFD_SETLK, &lock);
 }
 
 int lmshm_backing_undo(struct lmshm_backing* backing, const struct lmshm_name* name) {

@@ -16,6 +16,7 @@ struct lmshm_backing {
   bool locked;        /* fd holds the lock of an owner: nobody else is to have it */
   bool fresh;         /* made here, and empty so far */
   bool owner;         /* made here, with a name */
+  bool foreign;       /* the caller's descriptor, whose open file others share */
   uint64_t size;      /* bytes of the segment; the file may be longer */
   uint64_t page_size; /* bytes */
   dev_t device;
@@ -42,6 +43,16 @@ int lmshm_backing_publish(struct lmshm_backing* backing, const struct lmshm_name
  * owner's, which the mapping keeps. Where that cannot be had (no /proc, no
  * descriptor left) everything stays as it was. */
 void lmshm_backing_share(struct lmshm_backing* backing);
+
+/* Once it is pinned, and before the above: a shared lock of the byte whose number
+ * is that of what pins it (enum lmshm_pinned_by), which the kernel shows in
+ * /proc/locks and drops with the mapping. Nobody waits for it. Not on a caller's
+ * descriptor: that lock would outlive this process. */
+void lmshm_backing_mark(const struct lmshm_backing* backing, uint32_t pinned_by);
+
+/* Before it is unmapped: takes the mark away where the descriptor has it still. A
+ * memfd's open file may have been handed to a child. */
+void lmshm_backing_unmark(const struct lmshm_backing* backing);
 
 /* Closes the descriptor, and unlinks a name that it owns. Returns 0, or the
  * -errno of unlinking. */

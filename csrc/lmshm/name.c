@@ -72,9 +72,10 @@ static bool is_still(const char* path, dev_t device, ino_t inode) {
 }
 
 /* Owners hold a second lock, of fcntl: unlike flock, it can be asked for without
- * being taken. */
+ * being taken. Of the first byte alone: the next ones are for the marks of
+ * pinning, which others hold as well. */
 static void mark_owned(int fd) {
-  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
   fcntl(fd, F_OFD_SETLK, &lock);
 }
 

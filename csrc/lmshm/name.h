@@ -11,8 +11,10 @@
  * That says to those who have the file still that its owner was not killed, and
  * for good, whoever else opens, closes or unlinks it, and whenever they look.
  *
- * It also holds a lock of fcntl (F_OFD_SETLK), which lives as long. That one
- * tells an owner from who holds the first for a moment, to look or to unlink.
+ * It also holds a lock of fcntl (F_OFD_SETLK) of the first byte, which lives as
+ * long. That one tells an owner from who holds the first for a moment, to look
+ * or to unlink. Shared locks of later bytes say by what the segment is pinned
+ * (backing.h).
  *
  * Two races are decided by looking again once the lock is held. A new file is
  * marked when it is created but locked a moment later; who finds that its new

@@ -318,6 +318,7 @@ int lmshm_segment_open(const lmshm_options* options, lmshm_task* task, lmshm_seg
   if (rc == 0) rc = lmshm_backing_publish(backing, &segment->name, task);
   if (rc != 0) goto unpin;
 
+  lmshm_backing_mark(backing, segment->pin.by);
   lmshm_backing_share(backing);
   segment->strict = lmshm_limits_strict();
   task->info.step = LMSHM_STEP_READY;
@@ -375,6 +376,7 @@ int lmshm_segment_close(lmshm_segment* segment, uint32_t flags, lmshm_task* task
   atomic_store(&task->step, LMSHM_STEP_RELEASE);
   int first = 0, rc;
   if (segment->pid == getpid()) {
+    lmshm_backing_unmark(&segment->backing);
     first = lmshm_pin_release(&segment->pin, segment->address, segment->mapped, task);
     /* Unlinking comes first: while it is mapped the name is locked. */
     if (segment->backing.owner)

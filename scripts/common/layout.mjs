@@ -58,12 +58,11 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   // What a bundle carries is looked for in native/.
   "embed.ts": ["native/embedded.ts"],
   // What the package does not show: where parts are, dead names one by one, becoming the worker, and
-  // the pools that other programs publish.
+  // the pools that other programs publish, and the plain system calls that bench compares with.
   cli: [
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
     ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
-    "worker/address.ts",
-    "memory/published_pools.ts",
+    ...["native/plain_calls.ts", "worker/address.ts", "memory/published_pools.ts"],
   ],
 });
 

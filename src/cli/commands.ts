@@ -4,6 +4,7 @@
 
 import type { Command } from "./command.ts";
 import type { CommandGroup } from "./description.ts";
+import { BENCH } from "./descriptions/bench.ts";
 import { CHECK } from "./descriptions/check.ts";
 import { DASHBOARD } from "./descriptions/dashboard.ts";
 import { DOCTOR } from "./descriptions/doctor.ts";
@@ -21,7 +22,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { heading: "A worker", commands: [WORKER, TOP, METRICS, DASHBOARD] },
   { heading: "Objects of a store", commands: [PUT, GET, LS, STAT, RM, CP] },
   { heading: "Shared memory", commands: [SHM_LS, SHM_RM, SHM_GC] },
-  { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU] },
+  { heading: "Try out", commands: [DOCTOR, VERIFY, CHECK, GPU, BENCH] },
   { heading: "This command", commands: [COMPLETION, MAN] },
 ];
 
@@ -46,6 +47,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   verify: async () => (await import("./verify/verify.ts")).verify,
   check: async () => (await import("./verify/check.ts")).check,
   gpu: async () => (await import("./gpu.ts")).gpu,
+  bench: async () => (await import("./bench/bench.ts")).bench,
   completion: async () => (await import("./completion.ts")).completion,
   man: async () => (await import("./man.ts")).man,
 };

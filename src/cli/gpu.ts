@@ -10,6 +10,7 @@ import { type Command, integerOption, interruptible, UsageError } from "./comman
 import { GPU } from "./descriptions/gpu.ts";
 import { formatBytes, formatTime, parseSize } from "./format.ts";
 import { type CopyResult, measureCopies, roundTrip } from "./gpu_measure.ts";
+import { printFitted } from "./prose.ts";
 import { print, tableRow } from "./terminal.ts";
 
 const SIZES = [1e6, 8e6, 33_554_432, 256e6];
@@ -163,7 +164,7 @@ async function measure(
 }
 
 async function gpuWith(given: Settings, signal: AbortSignal): Promise<boolean> {
-  const say = (line: string) => given.json || print(line);
+  const say = (line: string) => given.json || printFitted(line);
   const status = gpuStatus({ gpuLibrary: given.library });
   say(`lmshm ${version} on ${runtime.name} ${runtime.version}`);
   for (const line of describe(status)) say(line);

@@ -20,7 +20,8 @@ const COLUMNS: readonly Column[] = [
   { title: "user", right: true, leaves: 3 },
   { title: "owner", right: true, leaves: 2 },
   { title: "age", right: true, leaves: 1 },
-  { title: "mapped by", leaves: 4 },
+  { title: "pinned", leaves: 4 },
+  { title: "mapped by", leaves: 5 },
 ];
 
 /** A name as it is in /dev/shm. @throws {UsageError} */
@@ -43,13 +44,14 @@ export const shmLs: Command = {
     } else if (rows.length > 0) {
       const lines = table(
         COLUMNS,
-        rows.map(({ name, state, sizeBytes, user, ownerPid, ageMs, mappedBy }) => [
+        rows.map(({ name, state, sizeBytes, user, ownerPid, ageMs, pinnedBy, mappedBy }) => [
           name ?? "-",
           state,
           formatBytes(sizeBytes),
           user === null ? "-" : String(user),
           ownerPid === null ? "-" : String(ownerPid),
           ageMs === null ? "-" : formatAge(ageMs),
+          pinnedBy === null ? "-" : pinnedBy.join(" ") || "no",
           mappedBy.map(({ pid, command }) => `${command}:${pid}`).join(" ") || "-",
         ]),
       );

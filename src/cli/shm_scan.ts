@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What segments there are: names in /dev/shm with their state by the library, owners from /proc/locks,
-// and who has which file mapped from /proc/PID/maps, as far as the kernel shows it to this user.
+// What segments there are: names in /dev/shm with their state by the library, owners and what pins
+// them from /proc/locks, and who has which file mapped from /proc/PID/maps, as far as the kernel shows
+// it to this user.
+//
+// Only the process that pins a segment knows by what: nothing in /proc tells of a GPU's registration.
+// So it holds a shared lock of one byte of the file, and the byte's number says it (csrc/lmshm/
+// backing.h). The kernel shows that lock to everybody, and drops it when the memory is let go.
 
 import { readdirSync, readFileSync, statSync } from "node:fs";
-import { ShmError, ShmSegment } from "../mod.ts";
+import { type PinnedBy, ShmError, ShmSegment } from "../mod.ts";
 
 export const SHM_DIRECTORY = "/dev/shm";
 
 export type SegmentState = "live" | "dead" | "foreign" | "unlinked" | "anonymous" | "unknown";
+
+/** By the numbers of enum lmshm_pinned_by, which are those of the bytes that are locked. */
+const PINNED_BY: readonly PinnedBy[] = ["none", "cuda", "cuda-driver", "hip", "mlock"];
 
 export interface Mapper {
   readonly pid: number;
@@ -24,6 +32,8 @@ export interface SegmentRow {
   readonly user: number | null;
   readonly ownerPid: number | null;
   readonly ageMs: number | null;
+  /** Empty: by nothing. Null: not known, as lmshm has not made it or the kernel shows no locks. */
+  readonly pinnedBy: readonly PinnedBy[] | null;
   readonly mappedBy: readonly Mapper[];
 }
 
@@ -108,6 +118,44 @@ export function lockOwners(locks: string): Map<string, number> {
   return owners;
 }
 
+/** What each file is pinned by, by mapsIdentity(): shared locks of one byte. */
+export function lockPins(locks: string): Map<string, PinnedBy[]> {
+  const pins = new Map<string, PinnedBy[]>();
+  for (const line of locks.split("\n")) {
+    const parts = /: OFDLCK +ADVISORY +READ +-?\d+ +([0-9a-f]+:[0-9a-f]+):(\d+) (\d+) \3$/.exec(
+      line,
+    );
+    const by = parts && PINNED_BY[Number(parts[3])];
+    if (!by || by === "none") continue;
+    const identity = `${parts[1]} ${parts[2]}`;
+    const known = pins.get(identity) ?? [];
+    if (!known.includes(by)) pins.set(identity, [...known, by].sort());
+  }
+  return pins;
+}
+
+/** What the kernel's list of locks says. */
+interface Locks {
+  readonly owners: ReadonlyMap<string, number>;
+  /** Null: it cannot be read. */
+  readonly pins: ReadonlyMap<string, readonly PinnedBy[]> | null;
+}
+
+function readLocks(): Locks {
+  const text = readText("/proc/locks");
+  return { owners: lockOwners(text ?? ""), pins: text === null ? null : lockPins(text) };
+}
+
+function pinsOf(
+  { pins }: Locks,
+  identity: string,
+  state: SegmentState,
+): readonly PinnedBy[] | null {
+  const known = pins?.get(identity);
+  // What lmshm has not made may be locked in ways that leave no mark.
+  return known ?? (pins === null || state === "foreign" || state === "unlinked" ? null : []);
+}
+
 function stateOf(name: string): SegmentState | "free" {
   try {
     return ShmSegment.nameState(name);
@@ -120,7 +168,7 @@ function stateOf(name: string): SegmentState | "free" {
 function namedRow(
   name: string,
   mapped: Map<string, MappedFile>,
-  owners: Map<string, number>,
+  locks: Locks,
 ): SegmentRow | null {
   const found = statSync(`${SHM_DIRECTORY}/${name}`, { throwIfNoEntry: false });
   if (!found) return null;
@@ -133,8 +181,9 @@ function namedRow(
     sizeBytes: found.size,
     usedBytes: found.blocks * 512,
     user: found.uid,
-    ownerPid: state === "live" ? owners.get(identity) ?? null : null,
+    ownerPid: state === "live" ? locks.owners.get(identity) ?? null : null,
     ageMs: Math.max(0, Date.now() - found.ctimeMs),
+    pinnedBy: pinsOf(locks, identity, state),
     mappedBy: mapped.get(identity)?.mappedBy ?? [],
   };
   mapped.delete(identity);
@@ -163,17 +212,21 @@ export function shmNames(): string[] {
 export function scanSegments(): SegmentRow[] {
   const names = shmNames();
   const mapped = mappedFiles();
-  const owners = lockOwners(readText("/proc/locks") ?? "");
-  const named = names.map((name) => namedRow(name, mapped, owners)).filter((row) => row !== null);
-  const nameless = [...mapped.values()].map(({ path, sizeBytes, mappedBy }): SegmentRow => ({
-    name: null,
-    state: path.startsWith("/memfd:") ? "anonymous" : "unlinked",
-    sizeBytes,
-    usedBytes: null,
-    user: null,
-    ownerPid: null,
-    ageMs: null,
-    mappedBy,
-  }));
+  const locks = readLocks();
+  const named = names.map((name) => namedRow(name, mapped, locks)).filter((row) => row !== null);
+  const nameless = [...mapped].map(([identity, { path, sizeBytes, mappedBy }]): SegmentRow => {
+    const state = path.startsWith("/memfd:") ? "anonymous" : "unlinked";
+    return {
+      name: null,
+      state,
+      sizeBytes,
+      usedBytes: null,
+      user: null,
+      ownerPid: null,
+      ageMs: null,
+      pinnedBy: pinsOf(locks, identity, state),
+      mappedBy,
+    };
+  });
   return [...named, ...nameless];
 }

@@ -9,6 +9,7 @@ import {
   type Functions,
   LIBC_SYMBOLS,
   MEMORY_FILE_SYMBOLS,
+  PLAIN_SYMBOLS,
   PROBE_SYMBOLS,
   type SymbolTable,
 } from "./symbols.ts";
@@ -25,6 +26,7 @@ function open<T extends SymbolTable>(table: T): Functions<T> {
 
 let opened: Functions<typeof LIBC_SYMBOLS> | undefined;
 let probes: Functions<typeof PROBE_SYMBOLS> | undefined;
+let plain: Functions<typeof PLAIN_SYMBOLS> | undefined;
 let memoryFiles: Functions<typeof MEMORY_FILE_SYMBOLS> | undefined;
 
 /**
@@ -51,6 +53,11 @@ export function execCalls(): Functions<typeof EXEC_SYMBOLS> {
 /** What tells what the system can do. @throws as cLibrary(). */
 export function probeCalls(): Functions<typeof PROBE_SYMBOLS> {
   return probes ??= open(PROBE_SYMBOLS);
+}
+
+/** What a plain program would call. @throws as cLibrary(). */
+export function plainCalls(): Functions<typeof PLAIN_SYMBOLS> {
+  return plain ??= open(PLAIN_SYMBOLS);
 }
 
 /** NUL-terminated UTF-8 in memory that the collector does not move. */

@@ -266,6 +266,68 @@ export const PROBE_SYMBOLS = {
   },
 } as const satisfies SymbolTable;
 
+/** Of the C library: what a plain program would do, to compare with; see plain_calls.ts. */
+export const PLAIN_SYMBOLS = {
+  open: {
+    c: "int open(const char *path, int flags, mode_t mode)",
+    args: ["bytes", "i32", "u32"],
+    result: "i32",
+  },
+  close: { c: "int close(int fd)", args: ["i32"], result: "i32" },
+  pread: {
+    c: "ssize_t pread(int fd, void *bytes, size_t count, off_t offset)",
+    args: ["i32", "usize", "usize", "usize"],
+    result: "isize",
+  },
+  pwrite: {
+    c: "ssize_t pwrite(int fd, const void *bytes, size_t count, off_t offset)",
+    args: ["i32", "usize", "usize", "usize"],
+    result: "isize",
+  },
+  read: {
+    c: "ssize_t read(int fd, void *bytes, size_t count)",
+    args: ["i32", "usize", "usize"],
+    result: "isize",
+  },
+  write: {
+    c: "ssize_t write(int fd, const void *bytes, size_t count)",
+    args: ["i32", "usize", "usize"],
+    result: "isize",
+  },
+  fdatasync: { c: "int fdatasync(int fd)", args: ["i32"], result: "i32" },
+  posix_fadvise: {
+    c: "int posix_fadvise(int fd, off_t offset, off_t length, int advice)",
+    args: ["i32", "usize", "usize", "i32"],
+    result: "i32",
+  },
+  fcntl: {
+    c: "int fcntl(int fd, int command, int value)",
+    args: ["i32", "i32", "i32"],
+    result: "i32",
+  },
+  mmap: {
+    c: "void *mmap(void *address, size_t length, int access, int flags, int fd, off_t offset)",
+    args: ["usize", "usize", "i32", "i32", "i32", "usize"],
+    result: "isize",
+  },
+  munmap: {
+    c: "int munmap(void *address, size_t length)",
+    args: ["usize", "usize"],
+    result: "i32",
+  },
+  mincore: {
+    c: "int mincore(void *address, size_t length, unsigned char *pages)",
+    args: ["usize", "usize", "bytes"],
+    result: "i32",
+  },
+  memcpy: {
+    c: "void *memcpy(void *to, const void *from, size_t count)",
+    args: ["usize", "usize", "usize"],
+    result: "isize",
+  },
+  getppid: { c: "pid_t getppid(void)", args: [], result: "i32" },
+} as const satisfies SymbolTable;
+
 /** What glibc has and musl has not; see bun.ts. */
 export const GLIBC_SYMBOLS = {
   gnu_get_libc_version: { c: "const char *gnu_get_libc_version(void)", args: [], result: "usize" },

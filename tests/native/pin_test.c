@@ -69,6 +69,23 @@ static void check_books(int kind, const char* when) {
   CHECK(now.violations == 0, "%s: %d violations", when, now.violations);
 }
 
+/* How many marks of pinning of the segment's file the kernel shows; -1: it shows
+ * no locks. `by`: the byte that is locked. */
+static int marks(const lmshm_info* info, uint32_t by) {
+  FILE* locks = fopen("/proc/locks", "re");
+  if (locks == NULL) return -1;
+  unsigned long inode = strtoul(strrchr(info->identity, ':') + 1, NULL, 10);
+  int found = 0;
+  for (char line[256]; fgets(line, sizeof line, locks) != NULL;) {
+    unsigned long shown;
+    unsigned first, last;
+    if (sscanf(line, "%*s OFDLCK ADVISORY READ -1 %*x:%*x:%lu %u %u", &shown, &first, &last) == 3)
+      found += shown == inode && first == by && last == by;
+  }
+  fclose(locks);
+  return found;
+}
+
 static lmshm_options with_gpu(int kind, uint32_t pin) {
   lmshm_options options = check_options(LMSHM_CREATE, check_name("pin"), 3 * MIB + 17);
   options.pin = pin;
@@ -106,9 +123,12 @@ static void each_kind_of_runtime_pins_and_lets_go(void) {
         CHECK_CONTAINS(info.gpu_library, file_names[kind]);
         CHECK_EQUAL(books(kind).registered, 1);
         CHECK_EQUAL(books(kind).contexts, kind == kDriver);
+        bool shown = marks(&info, 0) == 0;
+        if (shown) CHECK_EQUAL(marks(&info, info.pinned_by), 1);
         uint32_t flags = pin == LMSHM_PIN_AUTO ? LMSHM_CLOSE_KEEP_RANGE : 0;
         CHECK_EQUAL(lmshm_close((lmshm_segment*)result, flags), 0);
         if (flags != 0) munmap((void*)(uintptr_t)info.address, info.mapped_size);
+        if (shown) CHECK_EQUAL(marks(&info, info.pinned_by), 0);
         if (owner > 0) CHECK_EQUAL(lmshm_close((lmshm_segment*)owner, 0), 0);
         check_books(kind, "after closing");
       }

@@ -16,8 +16,13 @@ export interface Ended {
 const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
 const runArguments = "Deno" in globalThis ? ["run", "-A", "--no-check"] : ["run"];
 
+/** The command lmshm; LMSHM_TEST_COMMAND names an executable to be tested in its place. */
+const COMMAND = "../../src/cli/main.ts";
+
 /** Command line that runs `script`, a path relative to tests/fixtures/, with all permissions. */
 export function fixtureCommand(script: string, ...args: string[]): [string, string[]] {
+  const instead = script === COMMAND ? process.env.LMSHM_TEST_COMMAND : undefined;
+  if (instead) return [instead, args];
   const path = fileURLToPath(new URL(`../fixtures/${script}`, import.meta.url));
   return [process.execPath, [...runArguments, path, ...args]];
 }

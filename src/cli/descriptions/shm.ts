@@ -14,6 +14,9 @@ export const SHM_LS = {
     "lmshm has not made it, so nothing is known of its owner. unlinked: its name is gone, and its " +
     "memory stays until nobody has it mapped. anonymous: it never had a name. unknown: it is another " +
     "user's.",
+    "pinned tells by what its memory is page-locked, by whomsoever: cuda, cuda-driver, hip or mlock; " +
+    "no: by nothing. Of what lmshm has not made, and of what has lost its name, that cannot be known " +
+    "(-).",
     "Who has a segment mapped can be read of one's own processes, and of all by root.",
   ],
   options: [JSON_OPTION],
@@ -35,6 +38,7 @@ export const SHM_LS = {
       user: "the number of the user whose it is; null: not known",
       ownerPid: "the process that owns a live one, where the kernel tells; else null",
       ageMs: "since it was made; null: not known",
+      pinnedBy: "cuda, cuda-driver, hip, mlock as a list; empty: not pinned; null: not known",
       mappedBy: "pid and command of each process that has it mapped, as far as they may be seen",
     },
   },

@@ -10,6 +10,7 @@ import { statfs } from "node:fs/promises";
 import { availableParallelism, release } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { cgroupLimit, memoryLimit } from "../control_group.ts";
 import { ShmFileConnector, ShmSegment } from "../../mod.ts";
 import { gpuStatus } from "../../gpu/mod.ts";
 import { lmshm } from "../../native/lmshm.ts";
@@ -162,35 +163,10 @@ export function limitOf(limits: string, name: string): [soft: number, hard: numb
   return [number(soft), number(hard)];
 }
 
-function cgroupDirectory(): string {
-  const path = /^0::(.*)$/m.exec(readText("/proc/self/cgroup"))?.[1] ?? "/";
-  return join("/sys/fs/cgroup", path);
-}
-
-/** The tightest of this group and of those above it. */
-function cgroupLimit(file: string, read: (text: string) => number | null): number | null {
-  let tightest: number | null = null;
-  let directory = cgroupDirectory();
-  for (;;) {
-    const limit = read(readText(join(directory, file)));
-    if (limit !== null) tightest = Math.min(tightest ?? Infinity, limit);
-    if (directory === "/sys/fs/cgroup" || directory === "/") return tightest;
-    directory = join(directory, "..");
-  }
-}
-
 /** "200000 100000" of cpu.max: 2. */
 export function cpusOf(text: string): number | null {
   const [quota, period] = text.split(" ").map(Number);
   return quota! > 0 && period! > 0 ? quota! / period! : null;
-}
-
-function memoryLimit(): number | null {
-  const limit = cgroupLimit("memory.max", (text) => /^\d+$/.test(text) ? Number(text) : null);
-  if (limit !== null) return limit;
-  // The first version of control groups says "no limit" by a number beyond all memory.
-  const old = Number(readText("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
-  return old > 0 && old < 2 ** 60 ? old : null;
 }
 
 function containerName(): string | null {

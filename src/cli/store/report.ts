@@ -5,6 +5,7 @@
 
 import { type Command, complainAbout, interruptible } from "../command.ts";
 import { formatBytes, formatTime } from "../format.ts";
+import { fitted } from "../prose.ts";
 import { printAndWait, statusLine } from "../terminal.ts";
 
 /** After these nothing else will go better. */
@@ -137,7 +138,7 @@ export function reportedCommand(
       told = true;
     }
     const summary = report.summary(verb ?? "");
-    if (verb !== null && !json) await printAndWait([summary]);
+    if (verb !== null && !json) await printAndWait(fitted(summary));
     return !told && report.failed === 0;
   }, "what was done before stays");
 }

@@ -11,6 +11,7 @@ import { mustExist, parseStore } from "./address.ts";
 import { keysOf, pagesOf, patternsOf } from "./keys.ts";
 import { Missing, reportedCommand } from "./report.ts";
 import { StoreSession } from "./session.ts";
+import { fitted } from "../prose.ts";
 import { outputHasFailed, printAndWait } from "../terminal.ts";
 
 const PAGE_KEYS = 64;
@@ -57,7 +58,8 @@ export const stat: Command = {
             continue;
           }
           const said = json ? [JSON.stringify({ key, ok: true, ...one })] : lines(key, one);
-          await printAndWait(first || json ? said : ["", ...said]);
+          const fit = json ? said : said.flatMap((line) => fitted(line));
+          await printAndWait(first || json ? fit : ["", ...fit]);
           first = false;
         }
         if (outputHasFailed()) return;

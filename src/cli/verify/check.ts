@@ -11,6 +11,7 @@ import { type Command, interruptible, sizeOption, UsageError } from "../command.
 import { CHECK } from "../descriptions/check.ts";
 import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "../format.ts";
+import { printFitted } from "../prose.ts";
 import { print, tableRow } from "../terminal.ts";
 
 /** Of max_local_cpu_size. */
@@ -80,7 +81,7 @@ function defaultPool({ poolSizeBytes }: LmshmConfig): string[] {
 }
 
 async function checkWith(given: Settings, signal: AbortSignal): Promise<boolean> {
-  const say = (line: string) => given.json || print(line);
+  const say = (line: string) => given.json || printFitted(line);
   const { config, notices, file } = loadConfig({
     ...(given.file === undefined ? {} : { file: given.file }),
     overrides: given.poolBytes === undefined ? {} : { poolSizeBytes: given.poolBytes },

@@ -7,6 +7,7 @@ import { stat, statfs } from "node:fs/promises";
 import { freemem } from "node:os";
 import { dirname, resolve } from "node:path";
 import { ShmError } from "../../mod.ts";
+import { memoryLeft } from "../control_group.ts";
 import { formatBytes } from "../format.ts";
 
 /** Bytes that this user may still write. */
@@ -58,11 +59,16 @@ export function mustFitMemory(sizeBytes: number): void {
 }
 
 /** What the kernel could give away; freemem() of a runtime may leave out what it only caches. */
-function availableMemory(): number {
+function availableOnMachine(): number {
   try {
     const kilobytes = /^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1];
     return kilobytes === undefined ? freemem() : Number(kilobytes) * 1024;
   } catch {
     return freemem();
   }
+}
+
+/** The same, or what this control group may still have of it. */
+export function availableMemory(): number {
+  return Math.min(availableOnMachine(), memoryLeft() ?? Infinity);
 }

@@ -17,6 +17,7 @@ import { VERIFY } from "../descriptions/verify.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "../format.ts";
 import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
 import { checkAddress, parseStore } from "../store/address.ts";
+import { printFitted } from "../prose.ts";
 import { complain, print, progress, tableRow } from "../terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
@@ -153,7 +154,7 @@ function stepRow({ name, bytes, milliseconds }: Step): string {
 }
 
 async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report> {
-  const say = (line: string) => given.json || print(line);
+  const say = (line: string) => given.json || printFitted(line);
   const notes: string[] = [];
   const cleanup: (() => Promise<void>)[] = [];
   const report: Report = { ok: false, chunks: 0, bytes: 0, mismatches: [], steps: [], notes };
