@@ -159,7 +159,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     try:
         for megabytes in options.sizes.split(","):
-            rows += measure(base, manager, int(float(megabytes) * 1e6) // 4096 * 4096, total, options.rounds)
+            rows += measure(
+                base, manager, int(float(megabytes) * 1e6) // 4096 * 4096, total, options.rounds
+            )
     finally:
         manager.close()
         shutil.rmtree(base, ignore_errors=True)
@@ -168,13 +170,19 @@ def main() -> None:
             json.dump(rows, file, indent=1)
 
 
-def measure(base: str, manager: L1MemoryManager, size: int, total: int, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    base: str, manager: L1MemoryManager, size: int, total: int, rounds: int
+) -> list[dict[str, Any]]:
     count = max(IN_FLIGHT, total // size)
     layout = MemoryLayoutDesc(shapes=[torch.Size([size])], dtypes=[torch.uint8])
     _, sources = manager.allocate(layout, count)
     _, targets = manager.allocate(layout, count)
     for at, obj in enumerate(sources):
-        obj.tensor.copy_(torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(at)))
+        obj.tensor.copy_(
+            torch.randint(
+                0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(at)
+            )
+        )
     runs = {}
     for name in NAMES:
         directory = os.path.join(base, f"{name}-{size}")
@@ -221,9 +229,7 @@ def report(
         for name in NAMES:
             mine = samples[kind, name]
             others = [samples[kind, other] for other in NAMES if other != name]
-            ratios = [
-                min(other[at][0] for other in others) / mine[at][0] for at in range(len(mine))
-            ]
+            ratios = [min(other[at][0] for other in others) / mine[at][0] for at in range(len(mine))]
             row = {
                 "bytes": size,
                 "what": kind,

@@ -7,16 +7,18 @@ import os
 import signal
 import subprocess
 import threading
-import time
 import unittest
 
-from lmcache.v1.distributed.l2_adapters.fs_l2_adapter import FSL2Adapter, FSL2AdapterConfig
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter
+from lmcache.v1.distributed.l2_adapters.fs_l2_adapter import (
+    FSL2Adapter,
+    FSL2AdapterConfig,
+)
 from lmcache.v1.distributed.l2_adapters.plugin_l2_adapter import PluginL2AdapterConfig
+from scene import Scene, key, pattern, until
 
 from lmshm_lmcache import LmshmL2Adapter, LmshmL2AdapterConfig
 from lmshm_lmcache.arena import ArenaError, find_arena
-from scene import Scene, key, pattern, until
 
 
 class Recorder:
@@ -110,7 +112,9 @@ class Objects(Scene):
             cursor = page.next_page_token
             if cursor is None:
                 break
-        self.assertEqual({entry.key.chunk_hash_hex for entry in found}, {k.chunk_hash.hex() for k in ours})
+        self.assertEqual(
+            {entry.key.chunk_hash_hex for entry in found}, {k.chunk_hash.hex() for k in ours}
+        )
         self.assertEqual({entry.size_bytes for entry in found}, {2000})
         for bad in ("nonsense", "77.3"):
             with self.assertRaises(ValueError):
@@ -131,7 +135,9 @@ class Directories(Scene):
             self.assertEqual(self.lookup(reader, keys), [True, True])  # type: ignore[arg-type]
             places = self.objects(2, 9000)
             self.assertEqual(self.load(reader, keys, places), [True, True])  # type: ignore[arg-type]
-            self.assertEqual([bytes(obj.byte_array) for obj in places], [pattern(1, 9000), pattern(2, 9000)])
+            self.assertEqual(
+                [bytes(obj.byte_array) for obj in places], [pattern(1, 9000), pattern(2, 9000)]
+            )
 
     def test_a_changed_byte_is_a_miss_and_not_wrong_data(self) -> None:
         adapter = self.adapter()
@@ -164,7 +170,10 @@ class Directories(Scene):
                 self.assertGreater(self.store(first, [key(at)], objects), 0)
         finally:
             first.close()
-        sizes = [os.stat(os.path.join(self.directory, name)).st_blocks * 512 for name in os.listdir(self.directory)]
+        sizes = [
+            os.stat(os.path.join(self.directory, name)).st_blocks * 512
+            for name in os.listdir(self.directory)
+        ]
         self.assertLessEqual(sum(sizes), limit)
         second = self.adapter(max_bytes=limit)
         until(lambda: second.get_usage().total_capacity_bytes == limit)
@@ -200,7 +209,7 @@ class Failures(Scene):
         store = os.path.join(self.directory, "store")
         os.mkdir(store)
 
-        def start() -> "subprocess.Popen[bytes]":
+        def start() -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
                 [os.environ["LMSHM_WORKER"], "--listen", f"unix:{path}", "--root", store],
                 stdout=subprocess.PIPE,

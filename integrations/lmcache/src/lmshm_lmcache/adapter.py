@@ -15,22 +15,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: F401  (lmcache_native needs it to be loaded)
 from lmcache.lmcache_native import Bitmap
 from lmcache.logging import init_logger
-from lmcache.v1.distributed.api import KeyEntry, KeyListPage, MemoryLayoutDesc, ObjectKey
+from lmcache.v1.distributed.api import (
+    KeyEntry,
+    KeyListPage,
+    MemoryLayoutDesc,
+    ObjectKey,
+)
 from lmcache.v1.distributed.internal_api import L2StoreResult
-from lmcache.v1.distributed.l2_adapters.base import AdapterUsage, L2AdapterInterface, L2TaskId
+from lmcache.v1.distributed.l2_adapters.base import (
+    AdapterUsage,
+    L2AdapterInterface,
+    L2TaskId,
+)
 from lmcache.v1.platform import create_event_notifier
 
 from lmshm_lmcache.arena import Arena, find_arena
 from lmshm_lmcache.config import LmshmL2AdapterConfig
 from lmshm_lmcache.keys import key_text, parse_key
 from lmshm_lmcache.link import Connection, WorkerLink
-from lmshm_lmcache.wire import MAX_BATCH_OBJECTS, Answer, encode
+from lmshm_lmcache.wire import MAX_BATCH_OBJECTS, Answer, decode, encode
 
 if TYPE_CHECKING:
     from lmcache.v1.distributed.internal_api import L1MemoryDesc
@@ -66,7 +76,9 @@ class LmshmL2Adapter(L2AdapterInterface):
         self._arena: Arena = find_arena(l1_memory_desc.ptr, l1_memory_desc.size)
         # Options of each object of a PUT and a GET.
         checksums = self._config.checksums
-        self._put_options = f" io={self._config.io} sync={self._config.sync}{'' if checksums else ' crc=0'}"
+        self._put_options = (
+            f" io={self._config.io} sync={self._config.sync}{'' if checksums else ' crc=0'}"
+        )
         self._get_options = f" io={self._config.io}{'' if checksums else ' verify=0'}"
         directory = f" dir={encode(self._config.directory)}" if self._config.directory else ""
         self._link = WorkerLink(
@@ -209,9 +221,7 @@ class LmshmL2Adapter(L2AdapterInterface):
         can be stored anew."""
         task = self._take_task()
         places = [self._place(obj) for obj in objects]
-        todo = [
-            (key, *place) for key, place in zip(keys, places, strict=True) if place is not None
-        ]
+        todo = [(key, *place) for key, place in zip(keys, places, strict=True) if place is not None]
         indices = [at for at, place in enumerate(places) if place is not None]
         if len(todo) < len(keys):
             self._fail("load", Answer("EFAULT", "an object is not in the server's pool"))
@@ -287,8 +297,6 @@ class LmshmL2Adapter(L2AdapterInterface):
         return KeyListPage(tuple(entries), at)
 
     def _entries(self, words: Sequence[str]) -> list[KeyEntry]:
-        from lmshm_lmcache.wire import decode
-
         keys = [key for key in (parse_key(decode(word)) for word in words) if key is not None]
         done = threading.Event()
         sizes: list[int | None] = []
@@ -403,7 +411,7 @@ class LmshmL2Adapter(L2AdapterInterface):
         for begin, words in lots:
             self._link.submit(
                 f"{verb} {' ; '.join(words)}",
-                lambda answer, begin=begin, count=len(words): take(begin, count, answer),
+                partial(take, begin, len(words)),
             )
 
     @staticmethod
@@ -453,13 +461,11 @@ class LmshmL2Adapter(L2AdapterInterface):
         for begin, words in lots:
             self._link.submit(
                 f"{verb} {' '.join(words)}",
-                lambda answer, begin=begin: take(begin, answer),
+                partial(take, begin),
                 repeatable=verb != "REMOVE",
             )
 
-    def _sizes(
-        self, keys: list[ObjectKey], then: Callable[[list[int | None]], None]
-    ) -> None:
+    def _sizes(self, keys: list[ObjectKey], then: Callable[[list[int | None]], None]) -> None:
         """The length of each object; None: it is not there."""
         sizes: list[int | None] = [None] * len(keys)
         left = len(keys)
@@ -478,18 +484,14 @@ class LmshmL2Adapter(L2AdapterInterface):
                 then(sizes)
 
         for at, key in enumerate(keys):
-            self._link.submit(
-                f"STAT {self._text(key)}", lambda answer, at=at: take(at, answer)
-            )
+            self._link.submit(f"STAT {self._text(key)}", partial(take, at))
 
     def _remove(self, keys: list[ObjectKey], then: Callable[[], None]) -> None:
         """Removes those that are there, and tells LMCache."""
 
         def sized(sizes: list[int | None]) -> None:
             there = [(key, size) for key, size in zip(keys, sizes) if size is not None]
-            self._digits(
-                "REMOVE", [key for key, _ in there], lambda removed: told(there, removed)
-            )
+            self._digits("REMOVE", [key for key, _ in there], lambda removed: told(there, removed))
 
         def told(there: list[tuple[ObjectKey, int]], removed: list[bool] | None) -> None:
             gone = [pair for pair, yes in zip(there, removed or []) if yes]

@@ -74,7 +74,9 @@ class LmshmL2AdapterConfig(L2AdapterConfigBase):
         if self.socket:
             spawned = [name for name in ("worker", "max_bytes", "io_threads") if getattr(self, name)]
             if spawned:
-                raise ValueError(f"{spawned} are for a worker that is started here; that of {self.socket} runs already")
+                raise ValueError(
+                    f"{spawned} are for a worker that is started here; that of {self.socket} runs already"
+                )
 
     def command(self) -> list[str]:
         """What starts a worker of our own. Raises ValueError: there is none."""

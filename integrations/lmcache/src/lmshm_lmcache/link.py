@@ -72,7 +72,7 @@ class Connection:
         """A new one, which ends with the stream."""
         ours, its = socket.socketpair()
         try:
-            process = subprocess.Popen(command, stdin=its, stdout=its, close_fds=True)
+            process = subprocess.Popen(command, stdin=its.fileno(), stdout=its.fileno())
         except OSError as error:
             ours.close()
             raise LinkError(
@@ -165,9 +165,7 @@ class WorkerLink:
 
     # -- requests --
 
-    def submit(
-        self, words: str, on_answer: Callable[[Answer], None], repeatable: bool = True
-    ) -> None:
+    def submit(self, words: str, on_answer: Callable[[Answer], None], repeatable: bool = True) -> None:
         """Sends `words`, a verb and what belongs to it, as soon as there is room. `repeatable`: it may
         be done twice."""
         request = _Request(words, on_answer, repeatable, time.monotonic() + self._timeout_s)
