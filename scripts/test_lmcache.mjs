@@ -5,7 +5,7 @@
 
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { installLmcache, installNewerLmcache } from "./common/lmcache.mjs";
+import { installLmcache, installLmcacheSources, installNewerLmcache } from "./common/lmcache.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
 import { Failure, runMain } from "./common/system.mjs";
@@ -47,6 +47,8 @@ await runMain(async () => {
   const newer = await installNewerLmcache(venv);
   process.env.LMSHM_LMCACHE_VENV = venv;
   if (newer !== null) process.env.LMSHM_LMCACHE_NEWER = newer;
+  const sources = await installLmcacheSources(venv);
+  if (sources !== null) process.env.LMSHM_LMCACHE_SOURCES = sources;
   const chosen = LMCACHE_SUITES.filter((suite) => only.length === 0 || only.includes(suite));
   const results = await runLmcacheSuites(chosen, { files, name, folder: "tests/lmcache" });
   console.log("\n=== summary");

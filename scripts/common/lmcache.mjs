@@ -78,3 +78,38 @@ export async function installNewerLmcache(venv) {
   say(`LMCache ${NEWER} cannot be installed, and that it is refused is not tested; see ${log}`);
   return null;
 }
+
+/**
+ * Its sources, whose tests are run with our adapter. LMSHM_LMCACHE_SOURCES names those that are there.
+ * @param {string} venv has that version
+ * @returns {Promise<string | null>} null, said aloud, where they cannot be had
+ */
+export async function installLmcacheSources(venv) {
+  const given = process.env.LMSHM_LMCACHE_SOURCES;
+  if (given) return given;
+  const folder = join(cacheFolder(), `lmcache-${VERSION}-sources`);
+  const sources = join(folder, `lmcache-${VERSION}`);
+  if (existsSync(join(sources, "tests"))) return sources;
+  const log = join(root, "build", "logs", "lmcache.log");
+  const pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"];
+  // pip asks a source distribution what it is by its own build script, which needs these.
+  const steps = [
+    [python(venv), [...pip, "install", "setuptools", "setuptools_scm", "ninja", "wheel", "pytest"]],
+    [python(venv), [
+      ...[...pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"],
+      ...["--dest", folder, `lmcache==${VERSION}`],
+    ]],
+    ["tar", ["-xzf", join(folder, `lmcache-${VERSION}.tar.gz`), "-C", folder]],
+  ];
+  mkdirSync(folder, { recursive: true });
+  const env = { NO_CUDA_EXT: "1" };
+  for (const [program, words] of steps) {
+    const status = await run(String(program), [...words], {
+      ...{ log, env, quiet: true, timeoutMs: 10 * 60_000 },
+    });
+    if (status === 0) continue;
+    say(`LMCache's sources cannot be fetched, and its own tests are not run; see ${log}`);
+    return null;
+  }
+  return sources;
+}
