@@ -51,6 +51,10 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["config", "memory", "worker", "keys", "connector", "telemetry.ts", "probe.ts"],
   ],
   config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
+  // A client of other people's servers: nothing of our worker is in it.
+  lmcache: [
+    ...["errors.ts", "arguments.ts", "wait.ts", "at_exit.ts", "internal.ts", "memory"],
+  ],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts", "wait.ts", "telemetry.ts"],
     ...["native", "memory", "worker", "keys", "connector", "cache"],
@@ -102,7 +106,19 @@ function layerOf(path) {
   return path.split("/")[0];
 }
 
-/** @param {string} path @param {string[]} packages @returns {string[]} */
+/** The only folder that imports the optional peers of the package: it is loaded when it is needed. */
+const WITH_PEERS = /^lmcache\/wire\//;
+
+/** "@scope/name/part" -> "@scope/name". @param {string} specifier */
+function packageOf(specifier) {
+  return specifier.split("/").slice(0, specifier.startsWith("@") ? 2 : 1).join("/");
+}
+
+/**
+ * @param {string} path
+ * @param {{ own: string[], peers: string[] }} packages
+ * @returns {string[]}
+ */
 function problemsOf(path, packages) {
   const inSource = relative("src", path);
   const layer = layerOf(inSource);
@@ -122,7 +138,8 @@ function problemsOf(path, packages) {
         problems.push(`${path}: imports "${specifier}"; ${layer} may import ${may}`);
       }
     } else if (!specifier.startsWith("node:") && layer !== "native") {
-      if (!packages.includes(specifier)) {
+      const known = WITH_PEERS.test(inSource) ? [...packages.own, ...packages.peers] : packages.own;
+      if (!known.includes(packageOf(specifier))) {
         problems.push(`${path}: imports "${specifier}", which is no dependency of package.json`);
       }
     }
@@ -155,7 +172,10 @@ function workerProblemsOf(path) {
  */
 export function layoutProblems() {
   const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const packages = Object.keys(manifest.dependencies ?? {});
+  const packages = {
+    own: Object.keys(manifest.dependencies ?? {}),
+    peers: Object.keys(manifest.peerDependencies ?? {}),
+  };
   const problems = findFiles(["src"], /\.ts$/).flatMap((path) => problemsOf(path, packages));
   if (manifest.devDependencies) {
     problems.push(

@@ -70,6 +70,7 @@ function compiled(source, extension) {
 function libraryManifest(repository) {
   const manifest = rootManifest();
   const { name, description, engines, exports: entries, bin, dependencies } = manifest;
+  const { peerDependencies, peerDependenciesMeta } = manifest;
   const platforms = /** @type {Platform[]} */ (Object.keys(TARGETS)).map(platformPackage);
   return {
     name,
@@ -94,6 +95,9 @@ function libraryManifest(repository) {
     sideEffects: WITH_EFFECTS,
     dependencies,
     optionalDependencies: Object.fromEntries(platforms.map((one) => [one, manifest.version])),
+    // Of lmshm/lmcache alone, which says what to install.
+    peerDependencies,
+    peerDependenciesMeta,
   };
 }
 

@@ -18,7 +18,7 @@ const PAGE = /^(dist|src)\/cli\/dashboard\/page\/\w+\.(js|html|css|svg)$/;
 
 /** What the package lmshm may have besides. */
 const LIBRARY_FILES =
-  /^(dist\/[\w/]+\.(js|js\.map|d\.ts|d\.ts\.map)|src\/[\w/]+\.ts|docs\/[\w/.-]+\.(md|svg)|CHANGELOG\.md|SECURITY\.md)$/;
+  /^(dist\/[\w/]+\.(js|js\.map|d\.ts|d\.ts\.map)|src\/[\w/]+\.ts|src\/lmcache\/wire\/lmcache\.proto|docs\/[\w/.-]+\.(md|svg)|CHANGELOG\.md|SECURITY\.md)$/;
 
 /** The hooks that a package manager runs, or asks its user about. */
 const HOOKS = ["preinstall", "install", "postinstall", "prepare"];
@@ -116,7 +116,8 @@ function libraryProblems(folder, manifest) {
     folder,
     targets(manifest.exports).filter((path) => /\.d\.ts$/.test(path)),
   );
-  const packages = [manifest.dependencies, manifest.optionalDependencies].flatMap(Object.keys);
+  const { dependencies, optionalDependencies, peerDependencies } = manifest;
+  const packages = [dependencies, optionalDependencies, peerDependencies].flatMap(Object.keys);
   const modules = all.filter((name) => /^dist\/.*\.(js|d\.ts)$/.test(name) && !PAGE.test(name));
   for (const path of modules) {
     const text = readFileSync(join(folder, path), "utf8");
@@ -130,6 +131,10 @@ function libraryProblems(folder, manifest) {
       if (!fine) problems.push(`${path} imports ${specifier}`);
     }
     if (declared.has(path)) {
+      const peer = specifiers(code).find((one) => one in peerDependencies);
+      if (peer !== undefined) {
+        problems.push(`${path} needs the types of ${peer}, which is optional`);
+      }
       const foreign = FOREIGN_TYPES.exec(code);
       if (foreign) problems.push(`${path} needs types of a runtime: ${foreign[0]}`);
     }

@@ -22,6 +22,7 @@ import { pinnedTool } from "./dependencies.mjs";
 import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
+import { checkProto } from "./proto.mjs";
 import { sum, zero } from "./results.mjs";
 import { smokeTest } from "./smoke.mjs";
 import { runCtest, runSuites, SUITES } from "./suites.mjs";
@@ -284,6 +285,7 @@ export const STEPS = /** @type {Record<string, () => void | Promise<void | Count
   types,
   layout,
   docs: checkDocuments,
+  proto: checkProto,
   workflows,
   exports,
   warnings,

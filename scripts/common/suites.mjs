@@ -24,6 +24,7 @@ import { findCMake, INSTALL_HINT, systemCompiler } from "./toolchain.mjs";
  * @typedef {object} Selection which tests to run; everything when both are absent
  * @property {string[]} files parts of file names
  * @property {string} [name] part of, or expression for, a test's name
+ * @property {string} [folder] instead of tests/, without tests/lmcache/
  */
 
 /**
@@ -64,6 +65,22 @@ function conclude(suite, status, counts, selection) {
     failure(`the runner ended with status ${status}; see build/logs`);
   } else if (ran === 0 && !selective(selection)) failure("no test was found");
   return result;
+}
+
+/** What needs LMCache itself; see test_lmcache.mjs. */
+const LMCACHE_TESTS = "tests/lmcache/";
+
+/**
+ * Test files of a selection.
+ * @param {string} folder unless the selection has one
+ * @param {RegExp} pattern of their names
+ * @param {Selection} selection
+ */
+function testFiles(folder, pattern, { files, folder: chosen }) {
+  return findFiles([chosen ?? folder], pattern).filter((path) =>
+    (chosen !== undefined || !path.startsWith(LMCACHE_TESTS)) &&
+    (files.length === 0 || files.some((part) => path.includes(part)))
+  );
 }
 
 /** @param {string} suite @param {string} note @returns {SuiteResult} */
@@ -140,11 +157,8 @@ function runIn({ shm, label }, command, args, options) {
  * @returns {Promise<SuiteResult>}
  */
 async function runTypeScript(suite, selection, place) {
-  const every = findFiles(["tests"], /_test\.ts$/);
-  const { files, name } = selection;
-  const chosen = every.filter((path) =>
-    files.length === 0 || files.some((part) => path.includes(part))
-  );
+  const { name } = selection;
+  const chosen = testFiles("tests", /_test\.ts$/, selection);
   if (chosen.length === 0) return conclude(suite, 0, zero(), selection);
   const junit = join(logs, `${suite}.xml`);
   rmSync(junit, { force: true });
@@ -177,18 +191,21 @@ async function runTypeScript(suite, selection, place) {
 
 /** @param {Selection} selection @param {Place} place @returns {Promise<SuiteResult>} */
 async function runInterop(selection, place) {
-  const python = which("python3");
+  const venv = selection.folder === undefined ? undefined : process.env.LMSHM_LMCACHE_VENV;
+  const python = venv === undefined ? which("python3") : join(venv, "bin", "python");
   if (!python) return skippedSuite("interop", "python3 is missing, and with it the interop tests");
-  const { files, name } = selection;
-  const chosen = findFiles(["tests/interop"], /^test_.*\.py$|_test\.py$/).filter((path) =>
-    files.length === 0 || files.some((part) => path.includes(part))
-  );
-  if (chosen.length === 0) return conclude("interop", 0, zero(), selection);
+  const { name } = selection;
+  const chosen = testFiles("tests/interop", /^test_.*\.py$|_test\.py$/, selection);
+  if (chosen.length === 0) {
+    // There may be none of LMCache.
+    const none = selection.folder === undefined ? selection : { ...selection, name: "" };
+    return conclude("interop", 0, zero(), none);
+  }
   const log = join(logs, "interop.log");
   const modules = chosen.map((path) => path.slice(dirname(path).length + 1, -".py".length));
   const args = ["-m", "unittest", "-v", ...(name ? ["-k", name] : []), ...modules];
   const status = await runIn(place, python, args, {
-    cwd: join(root, "tests", "interop"),
+    cwd: join(root, dirname(chosen[0])),
     env: { PYTHONDONTWRITEBYTECODE: "1" },
     log,
     timeoutMs: 15 * MINUTES,
@@ -240,6 +257,25 @@ export async function runSuites(suites, selection) {
   return [...results, leakResult(before, left)];
 }
 
+/** Those that have tests of LMCache; Python's are run by the Python that has it. */
+export const LMCACHE_SUITES = /** @type {Suite[]} */ (["bun", "deno", "interop"]);
+
+/**
+ * Runs suites against LMCache itself, one after the other: each starts servers of several hundred MB.
+ * @param {readonly Suite[]} suites
+ * @param {Selection} selection
+ * @returns {Promise<SuiteResult[]>}
+ */
+export async function runLmcacheSuites(suites, selection) {
+  const before = segmentNames();
+  const results = [];
+  for (const suite of suites) results.push(await runSuite(suite, selection));
+  return [
+    ...results.filter(({ passed, failed, skipped }) => passed + failed + skipped > 0),
+    leakResult(before),
+  ];
+}
+
 /**
  * Runs a suite to its end; one that cannot even be built has failed, and the others go on.
  * @param {Suite} suite
@@ -262,11 +298,15 @@ async function runSuite(suite, selection, place = {}) {
   }
 }
 
-/** The project's names in /dev/shm. */
+/** The project's names in /dev/shm; those of LMCache's pools that tests made are among them. */
 export function segmentNames() {
   const folder = "/dev/shm";
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder).filter((name) => name.startsWith("lmshm"));
+  return existsSync(folder) ? readdirSync(folder).filter(isOurs) : [];
+}
+
+/** @param {string} name of a file in /dev/shm */
+function isOurs(name) {
+  return /^(lmcache_l1_pool_)?lmshm/.test(name);
 }
 
 /**
@@ -278,7 +318,7 @@ export function segmentNames() {
  */
 export function leakResult(before, left = []) {
   const now = segmentNames().filter((name) => !before.includes(name));
-  const leaked = [...now, ...left.filter((name) => name.startsWith("lmshm"))].filter((name) => {
+  const leaked = [...now, ...left.filter(isOurs)].filter((name) => {
     const numbers = name.match(/\d+/g) ?? [];
     return !numbers.some((number) => existsSync(`/proc/${number}`));
   });

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `npm run test:lmcache`: the tests of tests/lmcache/, against LMCache itself. The last line is the sum:
+// "N passed, N failed, N skipped".
+
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { installLmcache, installLmcacheSources, installNewerLmcache } from "./common/lmcache.mjs";
+import { countsLine, sum } from "./common/results.mjs";
+import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
+import { Failure, runMain } from "./common/system.mjs";
+import { setUp } from "./setup.mjs";
+
+const USAGE = `Usage: npm run test:lmcache -- [--only SUITE[,SUITE...]] [-t NAME] [FILE...]
+
+Installs LMCache with torch (6 GB) into the user's cache, unless LMSHM_LMCACHE_VENV names an
+environment that has it, and runs the tests of tests/lmcache/ in it.
+  --only SUITE  only these of ${LMCACHE_SUITES.join(", ")}
+  -t NAME       only tests whose name contains NAME
+  FILE          only tests in files whose path contains FILE, e.g. client`;
+
+function options() {
+  try {
+    const { values, positionals } = parseArgs({
+      args: process.argv.slice(2),
+      allowPositionals: true,
+      options: {
+        only: { type: "string", multiple: true },
+        name: { type: "string", short: "t" },
+        help: { type: "boolean", short: "h" },
+      },
+    });
+    const only = (values.only ?? []).flatMap((list) => list.split(","));
+    const unknown = only.find((name) => !LMCACHE_SUITES.some((suite) => suite === name));
+    if (unknown !== undefined) throw new Error(`there is no suite "${unknown}"`);
+    return { ...values, only, files: positionals };
+  } catch (error) {
+    throw new Failure(`${error instanceof Error ? error.message : error}\n\n${USAGE}`);
+  }
+}
+
+await runMain(async () => {
+  const { only, name, files, help } = options();
+  if (help) return console.log(USAGE);
+  await setUp();
+  const venv = await installLmcache();
+  const newer = await installNewerLmcache(venv);
+  process.env.LMSHM_LMCACHE_VENV = venv;
+  if (newer !== null) process.env.LMSHM_LMCACHE_NEWER = newer;
+  const sources = await installLmcacheSources(venv);
+  if (sources !== null) process.env.LMSHM_LMCACHE_SOURCES = sources;
+  const chosen = LMCACHE_SUITES.filter((suite) => only.length === 0 || only.includes(suite));
+  const results = await runLmcacheSuites(chosen, { files, name, folder: "tests/lmcache" });
+  console.log("\n=== summary");
+  for (const { suite, note, failures, ...counts } of results) {
+    console.log(`${suite.padEnd(8)} ${countsLine(counts)}${note ? `  (${note})` : ""}`);
+    for (const failure of failures) console.log(`  failed: ${failure}`);
+  }
+  const total = sum(results);
+  console.log(countsLine(total));
+  return total.failed > 0 ? 1 : 0;
+});
