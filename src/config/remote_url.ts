@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // remote_url: "shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path&worker_addr=unix:/path", with
-// percent-encoding where it is needed.
+// percent-encoding where it is needed; or what connect() takes (store_url.ts).
 
 import { URLSearchParams } from "node:url";
 import { segmentName, workerAddress } from "./kinds.ts";
 import { nearest } from "../nearest.ts";
+import { isStoreUrl, parseStoreUrl } from "./store_url.ts";
 
 export interface RemoteUrl {
-  /** An absolute path. */
-  readonly storageDir: string;
+  /** An absolute path; null: it is an URL that connect() takes. */
+  readonly storageDir: string | null;
   /** Null: the worker is started, not connected to. */
   readonly workerAddress: string | null;
   readonly shmName: string | null;
   readonly workerBinary: string | null;
 }
 
+/** Of a URL that is passed on as it is: see store_url.ts. */
+const NO_PARTS = { storageDir: null, workerAddress: null, shmName: null, workerBinary: null };
 const FORM = "shmfile://[host:port]/dir?shm_name=/NAME&worker_bin=/PATH";
 const PARAMETERS = ["shm_name", "worker_bin", "worker_addr"];
 
 /** @returns the parts, or what is wrong, to be read after "remote_url ... ". */
 export function parseRemoteUrl(url: string): RemoteUrl | string {
+  if (isStoreUrl(url)) {
+    const store = parseStoreUrl(url);
+    if (typeof store === "string") return store;
+    return store.kind === "directory" ? { ...NO_PARTS, storageDir: store.directory } : NO_PARTS;
+  }
   const parts = /^([A-Za-z][A-Za-z0-9+.-]*):\/\/([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?$/s.exec(url);
   if (!parts) return `is no URL; accepted is ${FORM}`;
   const [, scheme, host, encoded, query, fragment] = parts;

@@ -42,7 +42,10 @@ export interface LmshmConfig {
   readonly cachePolicy: "LRU" | "LFU" | "FIFO" | "MRU" | "S3FIFO";
   /** How long a call that has to wait, for memory or for the store, waits at most. */
   readonly blockingTimeoutMs: number;
-  /** As configured; its parts are storageDir, shmName, workerBinary and workerAddress. */
+  /**
+   * As configured. The parts of "shmfile://" are storageDir, shmName, workerBinary and workerAddress;
+   * others are what connect() takes, and may hold a password.
+   */
   readonly remoteUrl: string | null;
   /** The directory of the store; null: there is none, only the pool. */
   readonly storageDir: string | null;
@@ -89,6 +92,8 @@ export interface LmshmConfig {
   readonly checksum: boolean;
   /** Holds the secret of a worker that is connected to over TCP. */
   readonly secretFile: string | null;
+  /** What an engine in remoteUrl is logged in to with. */
+  readonly storeSecretFile: string | null;
 }
 
 /** What files and variables say beyond that; resolve.ts makes LmshmConfig of it. */
@@ -158,6 +163,7 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
   checksum: extra("lmshm.checksum", boolean, true),
   secretFile: extra("lmshm.worker_secret_file", path, null),
+  storeSecretFile: extra("lmshm.store_secret_file", path, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 

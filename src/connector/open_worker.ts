@@ -27,7 +27,7 @@ export async function openWorker(
   const { segment, secret, limits, onWorkerLost: onLost, storageDir } = settings;
   const starts = settings.address === null;
   const reference = referTo(segment, starts);
-  if (starts) await within(makeDirectory(storageDir), { signal });
+  if (starts && settings.engine === null) await within(makeDirectory(storageDir), { signal });
   return await openClient({
     open: transportOf(settings),
     handshake: { segment: reference, secret, directory: storageDir },
@@ -40,7 +40,7 @@ export async function openWorker(
 
 /** Connects to the worker that the settings name, or starts it. */
 function transportOf(settings: ShmFileSettings): OpenTransport {
-  const { address, connectTimeoutMs, segment, storageDir, workerArgs, maxBytes, onLog } = settings;
+  const { address, connectTimeoutMs, segment, workerArgs, maxBytes, onLog } = settings;
   if (address !== null) {
     const users = { own: ownUser, peerOf: peerUserOf };
     return (handlers) => new SocketTransport({ address, connectTimeoutMs, users }, handlers);
@@ -50,12 +50,20 @@ function transportOf(settings: ShmFileSettings): OpenTransport {
   const passFd = segment.fd;
   const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
   const quota = maxBytes === undefined ? [] : ["--max-bytes", `${maxBytes}`];
-  const args = ["--root", storageDir, ...grant, ...quota, ...workerArgs];
+  const args = [...placeArguments(settings), ...grant, ...quota, ...workerArgs];
+  const env = settings.engine?.secrets;
   return (handlers) => {
     // The number of a descriptor that was closed may be another file's by now.
     mustBeOpen(segment, "start worker");
-    return new SpawnTransport({ binary, args, cwd, passFd, onLog }, handlers);
+    return new SpawnTransport({ binary, args, cwd, passFd, env, onLog }, handlers);
   };
+}
+
+/** The command line of a worker is public: secrets are not on it. */
+function placeArguments({ engine, storageDir }: ShmFileSettings): string[] {
+  if (engine === null) return ["--root", storageDir];
+  const { url, secretFile } = engine;
+  return ["--store", url, ...(secretFile === null ? [] : ["--store-secret-file", secretFile])];
 }
 
 /** @param spawned the worker is started here, and inherits the descriptor */

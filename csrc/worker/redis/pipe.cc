@@ -73,28 +73,23 @@ Pipe::~Pipe() {
 }
 
 bool Pipe::Go(bool* moved, bool* more) {
-  for (uint64_t bytes = 0; error_ == 0 && !through();) {
-    const uint64_t before = bytes;
-    const int sent = sending_ < commands_.size() ? Send(&bytes) : EAGAIN;
-    int received = EAGAIN;
-    // Also when sending failed: perhaps the server has said why, before it closed.
-    const bool failed = sent != 0 && sent != EAGAIN;
-    if (sent != EFAULT) {
-      do {
-        received = Receive(&bytes);
-      } while (failed && received == 0 && !through());
-    }
-    if (bytes > before) *moved = true;
-    if (through()) break;
-    if (error_ == 0 && failed) error_ = sent;
-    if (error_ == 0 && received != 0 && received != EAGAIN) error_ = received;
-    if (sent != 0 && received != 0) break;
-    if (bytes >= kTurn) {
-      *more = true;
-      break;
-    }
+  uint64_t bytes = 0;
+  int sent = 0;
+  while (error_ == 0 && sent == 0 && sending_ < commands_.size() && bytes < kTurn) {
+    sent = Send(&bytes);
   }
-  return error_ == 0 && !through();
+  const bool failed = sent != 0 && sent != EAGAIN;
+  int received = 0;
+  // Also when sending failed: perhaps the server has said why, before it closed.
+  while (error_ == 0 && received == 0 && !through() && bytes < 2 * kTurn && sent != EFAULT) {
+    received = Receive(&bytes);
+  }
+  if (failed && !through()) Break(sent);
+  if (received != 0 && received != EAGAIN) Break(received);
+  if (bytes > 0) *moved = true;
+  if (error_ != 0 || through()) return false;
+  if (received == 0 || (sent == 0 && sending_ < commands_.size())) *more = true;
+  return true;
 }
 
 short Pipe::events() const {
@@ -145,6 +140,7 @@ size_t Pipe::Gather(iovec* parts, uint64_t* bytes) {
       }
       from = 0;
     }
+    if (from == command.ending.size()) continue;
     parts[count++] = Part(command.ending.data() + from, command.ending.size() - from);
     *bytes += command.ending.size() - from;
   }

@@ -29,6 +29,8 @@ constexpr size_t kPartObjects = 64;
 // Of a value, for STAT: its head, unless it has many attributes.
 constexpr size_t kHeadAsked = 512;
 constexpr int kStatTries = 3;
+// Odd, so that all tags have their turn; large, so that two workers' do not run side by side.
+constexpr uint32_t kTagStep = 0x9e3779b9;
 
 uint64_t NowMs() {
   using std::chrono::milliseconds;
@@ -79,6 +81,10 @@ Status RedisStore::Open(const StoreUrl& url, const StoreSecrets& secrets, const 
   Status status = ParseRedisOptions(url, secrets, &options);
   if (!status.ok()) return status;
   std::unique_ptr<RedisStore> opened(new RedisStore(std::move(options)));
+  uint32_t tag = 0;
+  const int error = FillRandom(&tag, sizeof tag);
+  if (error != 0) return Status::System(error, "choose a tag");
+  opened->next_tag_ = tag;
   status = opened->client_.Start(cancel);
   if (status.ok()) status = opened->LookAtServer(cancel);
   switch (status.number()) {
@@ -218,8 +224,7 @@ void RedisStore::PutAll(PutItem* items, size_t count) {
       value.record.length = bytes;
       value.record.key_check = KeyCheck(item.key);
       value.record.attributes = item.attributes;
-      const int error = FillRandom(&value.tag, sizeof value.tag);
-      if (error != 0) item.status = Status::System(error, "choose a tag");
+      value.tag = next_tag_.fetch_add(kTagStep, std::memory_order_relaxed);
       head = FormatHead(&value);
       if (head.size() > kMaxHeadBytes) {
         item.status = Status::Error(E2BIG, "its attributes take " + std::to_string(head.size()) +

@@ -8,6 +8,7 @@
 #ifndef LMSHM_WORKER_REDIS_REDIS_STORE_H_
 #define LMSHM_WORKER_REDIS_REDIS_STORE_H_
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -73,6 +74,7 @@ class RedisStore : public ObjectStore {
   StoreFacts facts_;
   std::string server_;  // "valkey-9.1.0"
   uint64_t max_value_bytes_ = 0;
+  std::atomic<uint32_t> next_tag_{0};  // of the next value that is put
 };
 
 }  // namespace lmshm

@@ -4,7 +4,7 @@
 //
 //     head      0  8  "LMSHM1\r\n"
 //               8  4  size of the head, at least 44
-//              12  4  tag: a random number, which the tail repeats
+//              12  4  tag: of this put alone; the tail repeats it
 //              16  8  bytes of payload
 //              24  8  when it was stored, milliseconds since 1970
 //              32  4  CRC-32C of the head with zeros in this place
