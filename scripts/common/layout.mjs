@@ -76,8 +76,8 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
   process: [
-    ...["base", "memory", "storage", "protocol", "net", "execution", "server"],
-    ...["remote", "redis", "s3"],
+    ...["base", "memory", "storage", "protocol", "net", "execution", "server", "remote"],
+    ...["redis", "s3"],
   ],
 });
 
