@@ -319,6 +319,14 @@ TEST(passwords_users_and_databases) {
   CHECK(status.text().find("my-own-secret") == std::string::npos);
 }
 
+TEST(a_server_alone_is_no_cluster) {
+  const RedisServer server(Any());
+  std::unique_ptr<RedisStore> store;
+  const Status status = OpenRedis("redis+cluster://" + server.address(), &store);
+  CHECK_EQ(status.number(), EOPNOTSUPP);
+  CHECK_CONTAINS(status.text(), "say redis://");
+}
+
 TEST(a_full_server_is_enospc_and_recovers) {
   TestSegment segment(4 * kMiB);
   const RedisServer server(Any(), With({"--maxmemory", "6mb", "--maxmemory-policy", "noeviction"}));
