@@ -330,6 +330,26 @@ test(
   },
 );
 
+test(
+  "a worker that does not answer is late, and keeps nobody from leaving",
+  AT_TERMINAL,
+  async () => {
+    using dir = new TempDir();
+    await using worker = await startWorker(`unix:${dir.file("w.sock")}`, dir.path);
+    await using session = topAt(worker.address, 80, 24, "-i", "0.5");
+    await session.shows(/clients 1/);
+    process.kill(worker.child.pid!, "SIGSTOP");
+    try {
+      await session.shows(/no answer for \d s/);
+      session.type("q");
+      assert.equal(await session.status, 0);
+      assert.equal(restored(session.shown), "");
+    } finally {
+      process.kill(worker.child.pid!, "SIGCONT");
+    }
+  },
+);
+
 test("Ctrl-C and SIGTERM leave the terminal as it was", AT_TERMINAL, async () => {
   using dir = new TempDir();
   await using worker = await startWorker(`unix:${dir.file("w.sock")}`, dir.path);
