@@ -221,8 +221,7 @@ test("lmshm top prints a line a sample, also of a worker that goes and comes", L
     seen = Promise.withResolvers<void>();
   });
   // deno-lint-ignore no-explicit-any
-  const until = async (what: string, test: (line: any) => boolean) => {
-    const from = lines.length;
+  const until = async (what: string, test: (line: any) => boolean, from = lines.length) => {
     while (!lines.slice(from).some(test)) {
       assert.equal(child.exitCode, null, what);
       await seen.promise;
@@ -236,8 +235,13 @@ test("lmshm top prints a line a sample, also of a worker that goes and comes", L
   await until("what is stored is seen", ({ objects }) => objects === 1);
   await first[Symbol.asyncDispose]();
   await until("it is gone", ({ up, since, code }) => up === false && since && code);
+  const before = lines.length;
   await using _again = await startWorker(socket, dir.file("kv"));
-  await until("it is another one", ({ up, sinceStart }) => up === true && sinceStart === true);
+  await until(
+    "it is another one",
+    ({ up, sinceStart }) => up === true && sinceStart === true,
+    before,
+  );
   await until("it goes on", ({ up, sinceStart }) => up === true && sinceStart === false);
   // Not child.kill(): Deno then reports the signal, whatever the status was.
   process.kill(child.pid!, "SIGTERM");
@@ -327,6 +331,26 @@ test(
     session.type("q");
     assert.equal(await session.status, 0);
     assert.equal(restored(session.shown), "");
+  },
+);
+
+test(
+  "a worker that does not answer is late, and keeps nobody from leaving",
+  AT_TERMINAL,
+  async () => {
+    using dir = new TempDir();
+    await using worker = await startWorker(`unix:${dir.file("w.sock")}`, dir.path);
+    await using session = topAt(worker.address, 80, 24, "-i", "0.5");
+    await session.shows(/clients 1/);
+    process.kill(worker.child.pid!, "SIGSTOP");
+    try {
+      await session.shows(/no answer for \d s/);
+      session.type("q");
+      assert.equal(await session.status, 0);
+      assert.equal(restored(session.shown), "");
+    } finally {
+      process.kill(worker.child.pid!, "SIGCONT");
+    }
   },
 );
 

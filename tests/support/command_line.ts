@@ -5,6 +5,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import process from "node:process";
 import { type Ended, fixtureCommand, runFixture } from "./process.ts";
 
@@ -107,12 +108,10 @@ export class TerminalSession implements AsyncDisposable {
     assert.equal(spawnSync("stty", ["-F", tty, ...size], { stdio: "inherit" }).status, 0);
   }
 
-  /** The process ids of the command: what runs below script(1). */
+  /** The process id of the command, which runs below script(1). */
   pid(): number {
-    const { stdout } = spawnSync("ps", ["-o", "pid=", "--ppid", `${this.#child.pid}`], {
-      encoding: "utf8",
-    });
-    return Number(stdout.trim());
+    const { pid } = this.#child;
+    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -39,11 +39,13 @@ export class LiveTerminal implements AsyncDisposable {
     // The runtime ends at once then, one of them without the event "exit".
     this.#restoreNow();
     process.off("uncaughtException", this.#crash);
-    writeSync(2, `${error instanceof Error ? error.stack : error}\n`);
+    writeNow(2, `${error instanceof Error ? error.stack : error}\n`);
     process.exit(1);
   };
   readonly #onData = (data: Uint8Array | string) => this.#take(String(data));
   readonly #onContinue = () => this.#enter();
+  /** A terminal that is gone sends SIGHUP, which ends the command in order. */
+  readonly #onLost = () => {};
 
   constructor(options: LiveOptions) {
     this.#options = options;
@@ -51,7 +53,7 @@ export class LiveTerminal implements AsyncDisposable {
     process.on("uncaughtException", this.#crash);
     process.on("SIGCONT", this.#onContinue);
     process.stdout.on("resize", options.onRedraw);
-    if (this.#keys) process.stdin.on("data", this.#onData);
+    if (this.#keys) process.stdin.on("data", this.#onData).on("error", this.#onLost);
     this.#enter();
   }
 
@@ -89,14 +91,14 @@ export class LiveTerminal implements AsyncDisposable {
     if (this.#keys) process.stdin.setRawMode(true).resume();
     this.#inside = true;
     this.#writing = false;
-    writeNow(ENTER);
+    writeNow(1, ENTER);
     this.#options.onRedraw();
   }
 
   #restoreNow(): void {
     if (!this.#inside) return;
     this.#inside = false;
-    writeNow(LEAVE);
+    writeNow(1, LEAVE);
     try {
       if (this.#keys) process.stdin.setRawMode(false);
     } catch {
@@ -120,9 +122,9 @@ export class LiveTerminal implements AsyncDisposable {
   }
 }
 
-function writeNow(text: string): void {
+function writeNow(descriptor: 1 | 2, text: string): void {
   try {
-    writeSync(1, text);
+    writeSync(descriptor, text);
   } catch {
     // A terminal that is gone needs nothing.
   }

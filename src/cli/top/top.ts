@@ -20,6 +20,8 @@ const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 3_600_000;
 /** What the keys + and - go through. */
 const INTERVALS_MS = [500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000];
+/** A worker that does not answer keeps nobody from leaving. */
+const CLOSE_MS = 1_000;
 /** An answer that takes longer is late. */
 const LATE_MS = 1_000;
 
@@ -155,7 +157,7 @@ export const top: Command = {
     const intervalMs = parseInterval(interval);
     const samples = count === undefined ? Infinity : integerOption("count", count, 1, 1e9);
     return interruptible(json, async (signal) => {
-      await using source = new WorkerSource(store, values["secret-file"], signal);
+      const source = new WorkerSource(store, values["secret-file"], signal);
       const watching: Watching = {
         watch: new Watch(() => source.info()),
         address: store.text,
@@ -164,7 +166,12 @@ export const top: Command = {
         json,
         signal,
       };
-      return await (isScreen() && !json ? showScreen(watching) : printLines(watching));
+      try {
+        return await (isScreen() && !json ? showScreen(watching) : printLines(watching));
+      } finally {
+        const closed = source[Symbol.asyncDispose]().catch(() => {});
+        await Promise.race([closed, pause(CLOSE_MS, undefined, { ref: false })]);
+      }
     }, "it watches no more");
   },
 };
