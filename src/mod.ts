@@ -71,6 +71,7 @@ export {
   LayerCacheEngineKey,
   parseCacheKey,
 } from "./keys/key.ts";
+export { ObjectKey, type ObjectKeyFields } from "./keys/object_key.ts";
 export { fileNameToKey, keyToFileName } from "./keys/key_file.ts";
 export { type Metadata } from "./connector/chunk_metadata.ts";
 export type {

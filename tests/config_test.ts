@@ -229,14 +229,14 @@ test("an unknown key is an error that names it, its line and the nearest valid o
   const cases: [string, string | undefined][] = [
     ["Chunk-Size: 3", "chunk_size"],
     ["max_local_cpu_sizes: 3", "max_local_cpu_size"],
-    ["enable_pp2: 3", "enable_p2p"],
     ["extra_confg: {}", "extra_config"],
     ["shm_name: /kv", "shm_name"],
     ["lmshm.pin: none", "lmshm.pin"],
     ["extra_config: {chunk_size: 3}", "chunk_size"],
     ["extra_config: {shmfs.storage-dri: /x}", "shmfs.storage_dir"],
     ["extra_config: {lmshm.pins: none}", "lmshm.pin"],
-    ["completely_different: 3", undefined],
+    ["extra_config: {lmshm.completely_different: 3}", undefined],
+    ["extra_config: {shmfs.completely_different: 3}", undefined],
   ];
   for (const [text, expected] of cases) {
     const problem = problemOf(() => fromText(text));
@@ -260,13 +260,129 @@ test("variables of LMCache's other programs are nobody's business here", () => {
   assert.deepEqual(notices, []);
 });
 
-test("lmshm.foreign_keys lets keys of other programs pass", () => {
+test("keys that LMCache passes over are passed over, in one notice that says so", () => {
+  const { config, notices } = fromText(
+    "local_device: cpu\nasync_loading: 1\nextra_config:\n  plugin.frontend.port: 1\n" +
+      "  request_timeout: 2\n  ext_log_connector_stuck_time: 3\n  key1: 4\n",
+  );
+  assert.deepEqual(config, createConfig());
+  assert.deepEqual(notices, [
+    "accepted, and without effect here, since other parts of LMCache read them: " +
+    "plugin.frontend.port (configuration text:4), request_timeout (configuration text:5)",
+    "unknown, and passed over as LMCache does: local_device (configuration text:1), " +
+    "async_loading (configuration text:2; did you mean enable_async_loading?), " +
+    "ext_log_connector_stuck_time (configuration text:6), key1 (configuration text:7)",
+  ]);
+});
+
+test("lmshm.foreign_keys lets keys of other programs pass that are nearly ours", () => {
   const { notices } = fromText(
-    "extra_config:\n  acme.a: 1\n  acme.b: 2\n  thing: 3\n  lmshm.foreign_keys: [acme.*, thing]\n",
+    "extra_config:\n  lmshm.a: 1\n  lmshm.b: 2\n  shm_nam: 3\n" +
+      "  lmshm.foreign_keys: [lmshm.*, shm_nam]\n",
   );
   assert.equal(notices.length, 1);
-  assert.match(notices[0]!, /acme\.a .*acme\.b .*thing/);
-  problemOf(() => fromText("extra_config: {acme.a: 1}"), "lmshm.foreign_keys");
+  assert.match(notices[0]!, /lmshm\.a .*lmshm\.b .*shm_nam/);
+  problemOf(() => fromText("extra_config: {shm_nam: 1}"), "did you mean shm_name?");
+});
+
+test("a pool of no size is a configuration, as LMCache's prefill nodes have it", () => {
+  assert.equal(fromText("max_local_cpu_size: 0\n").config.poolSizeBytes, 0);
+  assert.equal(fromText("max_local_cpu_size: '0.0'\n").config.poolSizeBytes, 0);
+  assert.equal(fromText("local_cpu: 'false'\n").config.hotTier, false);
+  problemOf(() => fromText("max_local_cpu_size: 0.000001\n"), "GB");
+});
+
+test("remote_serde matters where there is a store", () => {
+  const { notices } = fromText("remote_serde: cachegen\n");
+  assert.deepEqual(notices, [
+    'remote_serde "cachegen" (configuration text:1) is without effect: there is no store',
+  ]);
+  const store = "remote_serde: cachegen\nextra_config: {shmfs.storage_dir: /x}\n";
+  problemOf(() => fromText(store), 'remote_serde is "cachegen"', "accepted with a store is naive");
+});
+
+const EXTERNAL = "external://host:0/my.module/?connector_name=ShmFileConnector";
+
+test("LMCache's own words for its shared-memory connector describe the store", () => {
+  const { config, notices } = fromText(
+    `remote_url: ${EXTERNAL}\nextra_config: {shm_name: /kv, shmfs.storage_dir: /d, ` +
+      "shmfs.worker_addr: '10.0.0.1:9800'}\n",
+  );
+  assert.deepEqual(notices, []);
+  assert.deepEqual(
+    [config.storageDir, config.shmName, config.workerAddress, config.saveChunkMeta],
+    ["/d", "/kv", "10.0.0.1:9800", false],
+  );
+  const alone = fromText(`remote_url: ${EXTERNAL}\n`);
+  assert.equal(alone.config.storageDir, "/tmp/lmcache_shmfs");
+  assert.match(alone.notices[0]!, /no shmfs\.storage_dir: .*LMCache's default/);
+  const plugin = fromText(
+    "remote_storage_plugins: [kv]\nextra_config:\n  remote_storage_plugin.kv.module_path: m\n" +
+      "  remote_storage_plugin.kv.class_name: ShmFileConnectorAdapter\n  shmfs.storage_dir: /e\n",
+  );
+  assert.equal(plugin.config.storageDir, "/e");
+  problemOf(
+    () => fromText("remote_url: external://h:0/m/?connector_name=Other\n"),
+    'names the connector "Other"',
+    "connector_name=ShmFileConnector",
+  );
+});
+
+test("fs:// is its directory, with LMCache's headers unless they are switched off", () => {
+  const saves = (text: string) => {
+    const { config, notices } = fromText(text);
+    return [config.storageDir, config.saveChunkMeta, notices.length];
+  };
+  const url = "remote_url: fs://host:0/tmp/a%20b\n";
+  assert.deepEqual(saves(url), ["/tmp/a%20b", true, 0]);
+  assert.deepEqual(saves(`${url}extra_config: {save_chunk_meta: false}\n`), [
+    ...["/tmp/a%20b", false, 0],
+  ]);
+  assert.deepEqual(
+    saves(`${url}use_layerwise: true\nextra_config: {save_chunk_meta: false}\n`),
+    ["/tmp/a%20b", true, 0],
+  );
+  const named = (name: string) =>
+    `remote_storage_plugins: ["${name}"]\nextra_config:\n  ` +
+    `remote_storage_plugin.${name}.base_path: /p\n`;
+  assert.deepEqual(saves(named("fs")), ["/p", true, 1]);
+  assert.deepEqual(saves(named("fs.primary")), ["/p", true, 1]);
+  assert.deepEqual(saves("remote_storage_plugins: fs\nextra_config: {fs_base_path: /q}\n"), [
+    ...["/q", true, 1],
+  ]);
+  assert.deepEqual(saves(`${named("mooncakestore")}  shmfs.storage_dir: /s\n`), ["/s", false, 2]);
+  // Of the shared-memory connector it is not heeded by LMCache either.
+  assert.deepEqual(saves("extra_config: {shmfs.storage_dir: /s, save_chunk_meta: true}\n"), [
+    ...["/s", false, 1],
+  ]);
+  assert.equal(createConfig({ storageDir: "/s", saveChunkMeta: true }).saveChunkMeta, true);
+  for (
+    const several of ["remote_url: 'fs://h:0/a,/b'\n", `${named("fs")}`.replace("/p", "/a,/b")]
+  ) {
+    problemOf(() => fromText(several), "a store here has one");
+  }
+  problemOf(
+    () =>
+      fromText(
+        "remote_storage_plugins: [fs.a, fs.b]\nextra_config:\n" +
+          "  remote_storage_plugin.fs.a.base_path: /a\n  remote_storage_plugin.fs.b.base_path: /b\n",
+      ),
+    "more than one directory",
+  );
+});
+
+test("lmshm.file_mode is octal however it is written, and lets not everybody write", () => {
+  const mode = (text: string) =>
+    fromText(`extra_config: {lmshm.file_mode: ${text}}`).config.fileMode;
+  for (const text of ["'0644'", "'644'", "0644"]) assert.equal(mode(text), 0o644, text);
+  for (const text of ["644", "'0666'", "0666", "'0400'", "'0755'", "'rw'", "-1"]) {
+    problemOf(() => mode(text), "lmshm.file_mode is", "octal mode");
+  }
+  problemOf(() => createConfig({ fileMode: 0o666 }), "fileMode is 438", "0o640");
+  const group = (text: string) =>
+    fromText(`extra_config: {lmshm.file_group: ${text}}`).config.fileGroup;
+  assert.deepEqual([group("kv"), group("1000"), group("'1000'")], ["kv", "1000", "1000"]);
+  problemOf(() => group("-1"), "lmshm.file_group is -1", "a name or a number");
 });
 
 test("a value that is not accepted is an error with key, value, place and what is accepted", () => {
@@ -276,12 +392,10 @@ test("a value that is not accepted is an error with key, value, place and what i
     ["chunk_size: lots", 'chunk_size is "lots"', "an integer"],
     ["chunk_size: [1]", "chunk_size is [1]", "an integer"],
     ["local_cpu: maybe", 'local_cpu is "maybe"', "true or false"],
-    ["max_local_cpu_size: 0", "max_local_cpu_size is 0", "GB (1024^3 bytes)"],
     ["max_local_cpu_size: -5", "max_local_cpu_size is -5", "GB"],
     ["max_local_cpu_size: .inf", "max_local_cpu_size is Infinity", "GB"],
     ["max_local_cpu_size: 5GB", 'max_local_cpu_size is "5GB"', "GB"],
     ["cache_policy: COST_AWARE", 'cache_policy is "COST_AWARE"', "LRU, LFU, FIFO, MRU, S3FIFO"],
-    ["remote_serde: cachegen", 'remote_serde is "cachegen"', "naive"],
     ["blocking_timeout_secs: 0", "blocking_timeout_secs is 0", "seconds"],
     ["extra_config: {shm_name: a/b}", 'shm_name is "a/b"', "one path component"],
     ["extra_config: {shm_name: ''}", 'shm_name is ""', "one path component"],
@@ -292,6 +406,7 @@ test("a value that is not accepted is an error with key, value, place and what i
     ["extra_config: {lmshm.numa: 'bind:64'}", '"bind:64"', "interleave:0-3,6"],
     ["extra_config: {lmshm.populate_threads: 65}", "is 65", "from 0 to 64"],
     ["extra_config: {lmshm.foreign_keys: [1]}", "is [1]", "a list of names"],
+    ["extra_config: {lmshm.pad_bytes: 3000}", "is 3000", "a power of two"],
   ];
   for (const [text, value, accepted] of cases) {
     problemOf(() => fromText(text), "configuration text:1", value, `accepted is`, accepted);

@@ -54,7 +54,6 @@ test("parseCacheKey() refuses what would not come back unchanged", () => {
   const wrong: [string, RegExp][] = [
     ["m@1@0@ab", /4 parts/],
     ["", /1 parts/],
-    ["@1@0@ab@half", /empty/],
     ["m@x@0@ab@half", /world_size/],
     ["m@01@0@ab@half", /come back/],
     ["m@1@0@AB@half", /lower-case/],
@@ -62,7 +61,6 @@ test("parseCacheKey() refuses what would not come back unchanged", () => {
     ["m@1@0@@half", /hexadecimal/],
     ["m@1@0@ab@haf", /did you mean "half"/],
     ["m@1@0@ab@half@tag", /instead of tag%value/],
-    ["m@1@0@ab@half@%v", /empty/],
     ["m@1@0@ab@half@007", /come back/],
     ["m@1@0@ab@half@t%a@b", /instead of tag%value/],
     ["a@b@1@0@ab@half", /world_size/],

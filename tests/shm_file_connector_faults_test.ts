@@ -150,11 +150,12 @@ scene("a worker that is away is said to be, and calls end", async (s) => {
   await connector.close();
 });
 
-scene(
-  "a worker that is back is used again, however long it was away",
-  async (s) => {
-    const address = s.dir.file("w.sock");
-    const first = await startWorker(address, s.store);
+for (const kind of ["unix", "tcp"] as const) {
+  scene(`a worker that is back is used again, however long it was away (${kind})`, async (s) => {
+    const args = kind === "tcp" ? ["--no-auth"] : [];
+    const listen = kind === "tcp" ? "127.0.0.1:0" : s.dir.file("w.sock");
+    const first = await startWorker(listen, s.store, args);
+    const { address } = first;
     const connector = await s.open({
       workerAddress: address,
       maxRestarts: 2,
@@ -164,7 +165,7 @@ scene(
     });
     await connector.put("k", s.segment.range(0, 10));
     for (let round = 1; round <= 2; round++) {
-      const worker = round === 1 ? first : s.stack.use(await startWorker(address, s.store));
+      const worker = round === 1 ? first : s.stack.use(await startWorker(address, s.store, args));
       if (round > 1) {
         assert.equal((await connector.get("k", s.segment.range(0, 10)))?.byteLength, 10);
       }
@@ -177,8 +178,17 @@ scene(
       }
     }
     await connector.close();
-  },
-);
+  });
+}
+
+scene("a worker that says nothing may be LMCache's, which serves one client", async (s) => {
+  const worker = s.stack.use(await ScriptedWorker.listen(s.dir, () => ""));
+  await assert.rejects(
+    s.open({ workerAddress: worker.path, controlTimeoutMs: 50 }),
+    (error: Error & { code?: string; hint?: string }) =>
+      error.code === "ETIMEDOUT" && /serves one client/.test(error.hint ?? ""),
+  );
+});
 
 scene("an object that grows to more than its range is never returned in part", async (s) => {
   let growths = 0;

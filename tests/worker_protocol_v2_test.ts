@@ -19,7 +19,7 @@ import {
   parseStored,
   splitItems,
 } from "../src/worker/v2/answers.ts";
-import type { Durability, IoMode, Priority } from "../src/worker/object_client.ts";
+import type { Durability, FileHeader, IoMode, Priority } from "../src/worker/object_client.ts";
 import { decodeWord, encodeWord } from "../src/worker/percent.ts";
 import { MAX_LINE_BYTES } from "../src/worker/reply.ts";
 import {
@@ -82,6 +82,8 @@ class Meaning {
   }
 }
 
+const padOf = (one: Meaning) => one.get("pad") === undefined ? undefined : Number(one.get("pad"));
+
 const alone = (words: string): RequestWords => ({ words, tail: "" });
 
 function wordsOf(verb: string, one: Meaning): RequestWords[] {
@@ -106,11 +108,16 @@ function wordsOf(verb: string, one: Meaning): RequestWords[] {
           checksum: one.get("crc") === "1",
           io,
           sync: one.get("sync") as Durability | undefined,
+          header: one.get("head") as FileHeader | undefined,
+          padBytes: padOf(one),
         }),
         tail: encodeAttributes(one.attributes()),
       }];
     case "GET":
-      return [alone(place("capacity") + getOptions({ verify: one.get("verify") === "1", io }))];
+      return [alone(
+        place("capacity") +
+          getOptions({ verify: one.get("verify") === "1", io, padBytes: padOf(one) }),
+      )];
     case "STAT":
     case "EXISTS":
     case "REMOVE":

@@ -16,6 +16,7 @@
 //
 // `npm run check -- layout` holds these arrows.
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,6 +35,7 @@
 #include "worker/base/log.h"
 #include "worker/base/random.h"
 #include "worker/base/shutdown.h"
+#include "worker/base/text.h"
 #include "worker/base/wake_up.h"
 #include "worker/execution/engine.h"
 #include "worker/memory/parent_maps.h"
@@ -47,8 +49,10 @@
 #include "worker/server/connection.h"
 #include "worker/server/server.h"
 #include "worker/server/service.h"
+#include "worker/storage/atomic_file.h"
 #include "worker/storage/beneath.h"
 #include "worker/storage/directories.h"
+#include "worker/storage/file_access.h"
 #include "worker/storage/object_dir.h"
 #include "worker/storage/quota.h"
 
@@ -111,6 +115,45 @@ Status CheckSegmentDescriptors(const std::vector<int>& fds) {
   return Status::OK();
 }
 
+// By name or number. Asks the system, so it comes before the fence.
+Status FindGroup(const std::string& text, gid_t* group) {
+  uint64_t number;
+  if (lmshm::ParseU64(text, &number) == lmshm::NumberError::kNone && number < UINT32_MAX) {
+    *group = static_cast<gid_t>(number);
+    return Status::OK();
+  }
+  const struct group* const found = getgrnam(text.c_str());
+  if (found == nullptr) {
+    return Status::Error(ENOENT, "--group " + lmshm::Printable(text) + ": there is no such group");
+  }
+  *group = found->gr_gid;
+  return Status::OK();
+}
+
+Status ChooseFileAccess(const Options& options) {
+  lmshm::FileAccess access;
+  access.mode = options.file_mode;
+  if (!options.group.empty()) {
+    gid_t group = 0;
+    Status status = FindGroup(options.group, &group);
+    if (!status.ok()) return status;
+    access.group = group;
+  }
+  lmshm::SetFileAccess(access);
+  return Status::OK();
+}
+
+// Whether files can be given that access, by trying.
+Status TryFileAccess(const Options& options, const lmshm::ObjectDir& objects) {
+  if (options.group.empty() || objects.root_fd() < 0) return Status::OK();
+  lmshm::AtomicFile probe;
+  const int error = probe.Create(objects.root_fd(), "access-test");
+  if (error == 0) return Status::OK();
+  const std::string action = "--group " + lmshm::Printable(options.group) + ": give it a file";
+  return error == EPERM ? Status::System(error, action, "this user must be a member of that group")
+                        : Status::System(error, action);
+}
+
 Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* objects) {
   if (options.root.empty()) {
     *objects = lmshm::ObjectDir::Unconfined();
@@ -131,7 +174,7 @@ Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorSha
     needs.listeners = options.listen.size();
   }
   for (const lmshm::ListenAddress& address : options.listen)
-    needs.logins |= secret && address.tcp();
+    needs.logins |= secret && address.tcp() && !address.no_auth;
   needs.threads = options.io_threads;
   needs.directories = !options.root.empty();
   needs.quota = options.max_bytes.has_value();
@@ -235,6 +278,12 @@ int ServeSockets(const Service& service, const lmshm::Secret* secret, const Opti
         announcement.Write("LISTENING " + listener->name() + "\n", kAnnouncePatience);
     (void)ignored;
     Log(LogLevel::kInfo, "listening on " + listener->name());
+    if (!listener->no_auth()) continue;
+    Log(LogLevel::kWarn,
+        listener->name() +
+            " asks nobody for a secret (--no-auth-on): every process that reaches this address can "
+            "read, replace and remove all objects below the root, and use this user's segments in "
+            "/dev/shm");
   }
   lmshm::LoginRules login;
   login.secret = secret;
@@ -280,7 +329,9 @@ int main(int argc, char** argv) {
   status = CheckSegmentDescriptors(options.segment_fds);
   if (!status.ok()) return CannotStart(status);
   std::unique_ptr<lmshm::ObjectDir> objects;
-  status = OpenStorage(options, &objects);
+  status = ChooseFileAccess(options);
+  if (status.ok()) status = OpenStorage(options, &objects);
+  if (status.ok()) status = TryFileAccess(options, *objects);
   if (!status.ok()) return CannotStart(status);
   std::unique_ptr<lmshm::Secret> secret;
   status = OpenSecret(options, &secret);

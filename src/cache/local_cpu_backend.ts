@@ -36,6 +36,7 @@ import {
   type TryAllocateOptions,
 } from "./evicting_allocator.ts";
 import type { Key } from "../keys/key.ts";
+import { textOf } from "../keys/key_file.ts";
 
 export type { AllocateOptions, CachePolicyName, RefusalReason, TryAllocateOptions };
 
@@ -271,7 +272,7 @@ export class LocalCpuBackend implements AsyncDisposable {
    * @throws {ShmError} EFREED for one that was freed, EEXIST for one that has another key.
    */
   put(key: Key, obj: TensorMemoryObj): boolean {
-    const text = keyText(key);
+    const text = textOf(key);
     const found = this.#acceptable(text, obj);
     if (!this.hotTier) return false;
     if (found === null) {
@@ -289,7 +290,7 @@ export class LocalCpuBackend implements AsyncDisposable {
    * @returns whether it was stored: false for a key that is there, and without a hot tier.
    */
   submitPutTask(key: Key, obj: TensorMemoryObj): boolean {
-    const text = keyText(key);
+    const text = textOf(key);
     const found = this.#acceptable(text, obj);
     if (!this.hotTier) return false;
     if (found === null) this.#add(text, obj);
@@ -309,7 +310,7 @@ export class LocalCpuBackend implements AsyncDisposable {
     const done = new Set<string>();
     let stored = 0;
     for (let i = keys.length - 1; i >= 0; i--) {
-      const text = keyText(keys[i]!);
+      const text = textOf(keys[i]!);
       if (done.has(text)) continue;
       done.add(text);
       if (this.put(text, objs[i]!)) stored++;
@@ -319,7 +320,7 @@ export class LocalCpuBackend implements AsyncDisposable {
 
   /** Throws what put() would. @internal */
   checkPut(key: Key, obj: TensorMemoryObj): void {
-    this.#acceptable(keyText(key), obj);
+    this.#acceptable(textOf(key), obj);
   }
 
   /**
@@ -532,7 +533,7 @@ export class LocalCpuBackend implements AsyncDisposable {
   /** Null on a miss. An object that was freed under us is forgotten, and a miss. */
   #find(key: Key): HotEntry | null {
     this.#mustBeOpen("look into hot tier");
-    const entry = this.#entries.get(keyText(key));
+    const entry = this.#entries.get(textOf(key));
     if (entry === undefined) return null;
     if (entry.obj.valid) return entry;
     this.#policy.onRemove(entry);
@@ -628,6 +629,15 @@ export function optionsOfTier(config: LmshmConfig): LocalCpuBackendCreateOptions
   const { ifExists, pin, gpuLibrary, gpuDevice, pages, numa, populateThreads } = config;
   const { alignBytes, zeroOnFree, trackAllocations } = config;
   const { cachePolicy, hotTier, blockingTimeoutMs } = config;
+  if (config.poolSizeBytes === 0) {
+    throw new ShmError("the configuration has no pool: max_local_cpu_size is 0", {
+      code: "EINVAL",
+      operation: "create hot tier",
+      hint:
+        "Objects are moved from and to it, so give it a size here: LMCACHE_MAX_LOCAL_CPU_SIZE, " +
+        "or poolSizeBytes in the overrides of loadConfig()",
+    });
+  }
   return {
     sizeBytes: config.poolSizeBytes,
     name: config.shmName,
@@ -645,12 +655,6 @@ export function optionsOfTier(config: LmshmConfig): LocalCpuBackendCreateOptions
     hotTier,
     blockingTimeoutMs,
   };
-}
-
-function keyText(key: Key): string {
-  if (typeof key === "string") return key;
-  if (typeof key === "object" && key !== null) return key.toString();
-  throw new TypeError(`a key is a string or a CacheEngineKey, got ${describe(key)}`);
 }
 
 /**

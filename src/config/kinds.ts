@@ -7,6 +7,8 @@
 // Files follow LMCache's units (GB, seconds); code names units in the field and uses bytes and
 // milliseconds. Numbers and booleans may be written as text, since the environment has only text.
 
+import { isFileMode } from "./file_mode.ts";
+
 export interface Kind<T> {
   /** What a file or a variable may say, for messages and the manual. */
   readonly accepts: string;
@@ -60,17 +62,22 @@ export function powerOfTwo(min: number, max: number): Kind<number> {
   };
 }
 
-/** GB as LMCache counts them, 1024^3 bytes, in files; bytes in code. */
-export function gigabytes(minBytes: number): Kind<number> {
+/** GB as LMCache counts them, 1024^3 bytes, in files; bytes in code. `none`: 0 is one, too. */
+export function gigabytes(minBytes: number, none = false): Kind<number> {
   const max = Number.MAX_SAFE_INTEGER;
+  const orNone = none ? ", or 0 for none" : "";
+  const within = (value: number | undefined) =>
+    none && value === 0 ? 0 : integerWithin(value, minBytes, max);
   return {
-    accepts: `a number of GB (1024^3 bytes) that makes ${minBytes} bytes or more`,
+    accepts: `a number of GB (1024^3 bytes) that makes ${minBytes} bytes or more${orNone}`,
     read(value) {
       const number = finiteNumber(value);
-      return integerWithin(number === undefined ? number : Math.floor(number * GIB), minBytes, max);
+      return number === 0 ? within(0) : within(
+        number === undefined ? number : Math.max(1, Math.floor(number * GIB)) * Math.sign(number),
+      );
     },
-    acceptsInCode: `an integer number of bytes from ${minBytes}`,
-    check: (value) => integerWithin(typeof value === "number" ? value : undefined, minBytes, max),
+    acceptsInCode: `an integer number of bytes from ${minBytes}${orNone}`,
+    check: (value) => within(typeof value === "number" ? value : undefined),
   };
 }
 
@@ -130,6 +137,27 @@ export const durability: Kind<"none" | "data" | "full"> = {
 function text(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" && !value.includes("\0") ? value : undefined;
 }
+
+export const name: Kind<string> = plain("a name", text);
+
+/** Of a group: a number is one, too. */
+export const group: Kind<string> = plain(
+  "a name or a number",
+  (value) => text(Number.isSafeInteger(value) && (value as number) >= 0 ? `${value}` : value),
+);
+
+/** Octal digits as text; as a number what YAML 1.1 makes of 0644, which is octal there, too. */
+export const fileMode: Kind<number> = {
+  accepts: 'an octal mode such as "0640" or "0644", which does not let everybody write',
+  read(value) {
+    const mode = typeof value === "string" && /^0?[0-7]{3}$/.test(value)
+      ? parseInt(value, 8)
+      : value;
+    return typeof mode === "number" && isFileMode(mode) ? mode : undefined;
+  },
+  acceptsInCode: "a mode such as 0o640 or 0o644, which does not let everybody write",
+  check: (value) => typeof value === "number" && isFileMode(value) ? value : undefined,
+};
 
 export const path: Kind<string> = plain("a path", text);
 

@@ -1,31 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// remote_url: "shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path&worker_addr=unix:/path", with
-// percent-encoding where it is needed.
+// remote_url: where the objects are, in one of three spellings, with percent-encoding where it is
+// needed.
+//
+//     shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path&worker_addr=unix:/path      our own
+//     external://HOST:PORT/MODULE/?connector_name=ShmFileConnector    LMCache's, for its connector of
+//                                     that name; all the rest is below extra_config, as it is there
+//     fs://host:port/dir              LMCache's, a directory of its fs connector; host and port mean
+//                                     nothing to it, but it wants some
 
 import { URLSearchParams } from "node:url";
 import { segmentName, workerAddress } from "./kinds.ts";
 import { nearest } from "../nearest.ts";
 
 export interface RemoteUrl {
-  /** An absolute path. */
-  readonly storageDir: string;
-  /** Null: the worker is started, not connected to. */
+  /** Which connector of LMCache's it names; "shmfile" is ours. */
+  readonly scheme: "shmfile" | "external" | "fs";
+  /** An absolute path; null: extra_config says it. */
+  readonly storageDir: string | null;
+  /** Null: the worker is started, not connected to; or extra_config says it. */
   readonly workerAddress: string | null;
   readonly shmName: string | null;
   readonly workerBinary: string | null;
 }
 
 const FORM = "shmfile://[host:port]/dir?shm_name=/NAME&worker_bin=/PATH";
+const EXTERNAL_FORM = "external://HOST:PORT/MODULE/?connector_name=ShmFileConnector";
+const FS_FORM = "fs://HOST:PORT/dir";
 const PARAMETERS = ["shm_name", "worker_bin", "worker_addr"];
+const CONNECTOR = "ShmFileConnector";
 
 /** @returns the parts, or what is wrong, to be read after "remote_url ... ". */
 export function parseRemoteUrl(url: string): RemoteUrl | string {
   const parts = /^([A-Za-z][A-Za-z0-9+.-]*):\/\/([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?$/s.exec(url);
   if (!parts) return `is no URL; accepted is ${FORM}`;
-  const [, scheme, host, encoded, query, fragment] = parts;
-  if (scheme!.toLowerCase() !== "shmfile") {
-    return `has the scheme ${scheme}://, which nothing here connects to; accepted is ${FORM}`;
+  const [, scheme, host, encoded, query = "", fragment] = parts;
+  switch (scheme!.toLowerCase()) {
+    case "external":
+      return parseExternal(query);
+    case "fs":
+      return parseFs(host!, encoded!);
+    case "shmfile":
+      break;
+    default:
+      return `has the scheme ${scheme}://, which nothing here connects to; accepted are ${FORM}, ` +
+        `${EXTERNAL_FORM} and ${FS_FORM}`;
   }
   if (fragment !== undefined) {
     return `has a fragment (${fragment}); write "#" in a directory's name as %23`;
@@ -42,7 +61,27 @@ export function parseRemoteUrl(url: string): RemoteUrl | string {
     const meant = host!.includes(":") ? "" : `; shmfile:///${host}${encoded} has three slashes`;
     return `has "${host}" where the host:port of a running worker is accepted, or nothing${meant}`;
   }
-  return parseQuery(query ?? "", storageDir, address);
+  return parseQuery(query, storageDir, address);
+}
+
+const NOTHING = { storageDir: null, workerAddress: null, shmName: null, workerBinary: null };
+
+/** Of the many connectors that LMCache can load, one is this library's. */
+function parseExternal(query: string): RemoteUrl | string {
+  const name = new URLSearchParams(query).get("connector_name");
+  if (name === CONNECTOR) return { scheme: "external", ...NOTHING };
+  return `names the connector ${JSON.stringify(name ?? "")}, which nothing here stands for; ` +
+    `accepted is ${EXTERNAL_FORM}`;
+}
+
+/** LMCache takes the path as it is: it knows no percent-encoding. */
+function parseFs(host: string, path: string): RemoteUrl | string {
+  if (path.includes(",") || host.includes(",")) {
+    return "has several directories, among which LMCache distributes; a store here has one";
+  }
+  if (!/^\/./.test(path)) return `names no directory; accepted is ${FS_FORM}`;
+  if (path.includes("\0")) return "contains a NUL";
+  return { scheme: "fs", ...NOTHING, storageDir: path };
 }
 
 function decoded(text: string): string | null {
@@ -76,5 +115,5 @@ function parseQuery(query: string, storageDir: string, host: string | null): Rem
   if (address === undefined) {
     return `has worker_addr=${JSON.stringify(parameter)}; accepted is ${workerAddress.accepts}`;
   }
-  return { storageDir, workerAddress: address, shmName, workerBinary };
+  return { scheme: "shmfile", storageDir, workerAddress: address, shmName, workerBinary };
 }

@@ -11,6 +11,7 @@ import {
   FOREIGN_KEYS,
   FOREIGN_PREFIX,
 } from "./lmcache_keys.ts";
+import { DEFAULT_SHMFS_DIR, PluginKeys } from "./lmcache_store.ts";
 import { nearest } from "../nearest.ts";
 import { Problems, show } from "./problems.ts";
 import { parseRemoteUrl, type RemoteUrl } from "./remote_url.ts";
@@ -55,9 +56,12 @@ export function resolve(
   const values: Values = new Map();
   const foreign: Entry[] = [];
   const strangers: Entry[] = [];
+  const unknown: Entry[] = [];
+  const plugins = new PluginKeys();
   for (const [rank, entries] of sources.entries()) {
     for (const entry of entries) {
       const name = findSetting(entry.section, entry.key);
+      plugins.add(entry);
       if (name !== undefined) readEntry(name, entry, rank, values, problems);
       else if (isForeign(entry)) foreign.push(entry);
       else strangers.push(entry);
@@ -66,11 +70,16 @@ export function resolve(
   const declared = values.get("foreignKeys")?.value as readonly string[] | undefined ?? [];
   for (const entry of strangers) {
     if (declared.some((pattern) => matches(entry.key, pattern))) foreign.push(entry);
-    else problems.add(unknownKey(entry));
+    else {
+      const problem = misspelling(entry);
+      if (problem === null) unknown.push(entry);
+      else problems.add(problem);
+    }
   }
   readOverrides(overrides, sources.length, values, problems);
   if (foreign.length > 0) notices.push(foreignNotice(foreign));
-  const config = combine(values, problems, notices);
+  if (unknown.length > 0) notices.push(unknownNotice(unknown));
+  const config = combine(values, plugins, problems, notices);
   problems.throwIfAny();
   return { config, notices };
 }
@@ -145,25 +154,45 @@ function explain(message: string, meant: string | null) {
   return { message: `${message}; did you mean ${meant}?`, nearest: meant };
 }
 
-function unknownKey({ section, key, value, place }: Entry) {
-  const keysOf = (wanted: Section) =>
-    SETTING_NAMES.map((name) => SETTINGS[name]).filter((s) => s.section === wanted)
-      .map((setting) => setting.key);
+function keysOf(wanted: Section): string[] {
+  return SETTING_NAMES.map((name) => SETTINGS[name]).filter((s) => s.section === wanted)
+    .map((setting) => setting.key);
+}
+
+/** Keys of ours and of the connector that this library stands for: no other program has such. */
+const OWN_PREFIXES = ["lmshm.", "shmfs."];
+
+/**
+ * What is wrong with a key that is none, if it was meant to be one of those that have an effect here:
+ * the default would be used in silence. Null: it is nothing of ours, and LMCache passes over it.
+ */
+function misspelling({ section, key, value, place }: Entry) {
   const message = `${settingTitle(section, key)} is no key`;
   const other: Section = section === "top" ? "extra_config" : "top";
   if (keysOf(other).includes(key)) {
     const where = section === "top" ? "it belongs below extra_config" : "it belongs at the top";
     return { key, value, place, message: `${message}; ${where}`, nearest: key };
   }
-  const known = section === "top"
+  const meant = nearest(key, knownKeys(section));
+  const own = meant !== null && [...keysOf(section), "extra_config"].includes(meant);
+  if (own) return { key, value, place, ...explain(message, meant) };
+  if (!OWN_PREFIXES.some((prefix) => key.startsWith(prefix))) return null;
+  const help = "docs/configuration.md has those that there are";
+  return { key, value, place, message: `${message}; ${help}` };
+}
+
+function knownKeys(section: Section): string[] {
+  return section === "top"
     ? [...keysOf("top"), "extra_config", ...FOREIGN_KEYS]
     : [...keysOf("extra_config"), ...FOREIGN_EXTRA_KEYS];
-  const explained = explain(message, nearest(key, known));
-  if (section === "top" || explained.nearest !== undefined) {
-    return { key, value, place, ...explained };
-  }
-  const help = "list keys of other programs in lmshm.foreign_keys";
-  return { key, value, place, message: `${message}; ${help}` };
+}
+
+function unknownNotice(unknown: readonly Entry[]): string {
+  const list = unknown.map(({ section, key, place }) => {
+    const meant = nearest(key, knownKeys(section));
+    return `${key} (${place}${meant === null ? "" : `; did you mean ${meant}?`})`;
+  });
+  return `unknown, and passed over as LMCache does: ${list.join(", ")}`;
 }
 
 function foreignNotice(foreign: readonly Entry[]): string {
@@ -172,16 +201,24 @@ function foreignNotice(foreign: readonly Entry[]): string {
 }
 
 /** Puts defaults, derived values and checks across settings together. */
-function combine(values: Values, problems: Problems, notices: string[]): LmshmConfig {
+function combine(
+  values: Values,
+  plugins: PluginKeys,
+  problems: Problems,
+  notices: string[],
+): LmshmConfig {
   const get = <Name extends SettingName>(name: Name): RawSettings[Name] => {
     const given = values.get(name);
     return (given === undefined ? SETTINGS[name].fallback : given.value) as RawSettings[Name];
   };
   checkOneName(values, problems);
-  spreadUrl(values, problems, notices);
+  const scheme = spreadUrl(values, problems, notices) ??
+    spreadPlugin(values, plugins, problems, notices);
+  checkSerde(values, scheme, problems, notices);
   const shmName = get("shmName");
   const fields: Record<string, unknown> = {};
   for (const name of FIELD_NAMES) fields[name] = get(name);
+  fields["saveChunkMeta"] = savesChunkMeta(values, scheme, notices);
   fields["pages"] = pagesOf(values, shmName, problems, notices);
   fields["numa"] = get("numa") ?? numaOf(values, problems, notices);
   return Object.freeze(fields) as unknown as LmshmConfig;
@@ -207,20 +244,113 @@ function checkOneName(values: Values, problems: Problems): void {
   }
 }
 
+type Scheme = RemoteUrl["scheme"] | null;
+
 /** The parts of remote_url stand for the settings of the same meaning. */
-function spreadUrl(values: Values, problems: Problems, notices: string[]): void {
+function spreadUrl(values: Values, problems: Problems, notices: string[]): Scheme {
   const given = values.get("remoteUrl");
-  if (given === undefined || given.value === null) return;
+  if (given === undefined || given.value === null) return null;
   const { value, rank, place } = given;
   const url = parseRemoteUrl(value as string);
   if (typeof url === "string") {
     const message = `remote_url ${show(value)} ${url}`;
     problems.add({ key: "remote_url", value, place, message });
-    return;
+    return null;
   }
   for (const name of ["storageDir", "workerAddress", "shmName", "workerBinary"] as const) {
     spreadPart(name, url, rank, values, notices);
   }
+  if (url.scheme === "external") defaultDirectory(values, rank, notices);
+  return url.scheme;
+}
+
+/** A store among LMCache's plug-ins that is one of ours, where nothing else names one. */
+function spreadPlugin(
+  values: Values,
+  plugins: PluginKeys,
+  problems: Problems,
+  notices: string[],
+): Scheme {
+  const given = values.get("remoteStoragePlugins");
+  const names = given?.value as readonly string[] | undefined ?? [];
+  if (given === undefined || names.length === 0) return null;
+  const { rank, place } = given;
+  const stores = names.map((plugin) => ({ plugin, store: plugins.storeOf(plugin) }));
+  const ours = stores.filter(({ store }) => store !== null);
+  const others = stores.filter(({ store }) => store === null).map(({ plugin }) => plugin);
+  if (others.length > 0) {
+    notices.push(`remote_storage_plugins (${place}): nothing here stands for ${others.join(", ")}`);
+  }
+  if (ours.length === 0 || (values.get("storageDir")?.rank ?? -1) > rank) return null;
+  const { scheme, directory } = ours[0]!.store!;
+  if (ours.length > 1 || directory?.includes(",")) {
+    problems.add({
+      key: "remote_storage_plugins",
+      value: names,
+      place,
+      message:
+        `remote_storage_plugins is ${show(names)}, which is more than one directory; a store ` +
+        "here has one",
+    });
+    return null;
+  }
+  const url = {
+    scheme,
+    storageDir: directory,
+    workerAddress: null,
+    shmName: null,
+    workerBinary: null,
+  };
+  spreadPart("storageDir", url, rank, values, notices, "remote_storage_plugins");
+  if (scheme === "external") defaultDirectory(values, rank, notices);
+  return scheme;
+}
+
+/** LMCache's connector has a directory if none is named, and a store of one file is to be the same. */
+function defaultDirectory(values: Values, rank: number, notices: string[]): void {
+  if (values.has("storageDir")) return;
+  values.set("storageDir", { value: DEFAULT_SHMFS_DIR, rank, place: "LMCache's default" });
+  notices.push(
+    `no shmfs.storage_dir: objects are kept in ${DEFAULT_SHMFS_DIR}, LMCache's default for its ` +
+      "ShmFileConnector",
+  );
+}
+
+/** What is stored compressed cannot be read here; without a store it does not matter. */
+function checkSerde(values: Values, scheme: Scheme, problems: Problems, notices: string[]): void {
+  const given = values.get("remoteSerde");
+  if (given === undefined || given.value === "naive") return;
+  const { value, place } = given;
+  // LMCache's shared-memory connector moves tensors as they are, but what it is given has been
+  // through the serializer.
+  if (scheme === null && !values.has("storageDir")) {
+    notices.push(`remote_serde ${show(value)} (${place}) is without effect: there is no store`);
+    return;
+  }
+  problems.add({
+    key: "remote_serde",
+    value,
+    place,
+    message:
+      `remote_serde is ${show(value)}; accepted with a store is naive: objects are stored as ` +
+      "they are",
+  });
+}
+
+/** As LMCache has it, for its fs connector. */
+function savesChunkMeta(values: Values, scheme: Scheme, notices: string[]): boolean {
+  const given = values.get("saveChunkMeta");
+  if (given?.place === "code") return given.value === true;
+  if (scheme === "fs") {
+    return given?.value !== false || values.get("useLayerwise")?.value === true;
+  }
+  if (given?.value === true && values.has("storageDir")) {
+    notices.push(
+      `save_chunk_meta (${given.place}) is for fs://: LMCache's shared-memory connector stores the ` +
+        "bytes alone, and so does this one",
+    );
+  }
+  return false;
 }
 
 function spreadPart(
@@ -229,6 +359,7 @@ function spreadPart(
   rank: number,
   values: Values,
   notices: string[],
+  source = "remote_url",
 ): void {
   const part = url[name];
   if (part === null) return;
@@ -237,11 +368,11 @@ function spreadPart(
   if (own !== undefined && own.value !== part) {
     const { section, key } = SETTINGS[name];
     notices.push(
-      `remote_url says ${show(part)}, which wins over ${settingTitle(section, key)} = ` +
+      `${source} says ${show(part)}, which wins over ${settingTitle(section, key)} = ` +
         `${show(own.value)} (${own.place})`,
     );
   }
-  values.set(name, { value: part, rank, place: "remote_url" });
+  values.set(name, { value: part, rank, place: source });
 }
 
 function pagesOf(

@@ -8,10 +8,13 @@ import {
   boolean,
   choice,
   durability,
+  fileMode,
   gigabytes,
   gpuToNumaMapping,
+  group,
   integer,
   type Kind,
+  name,
   names,
   type NumaPlacement,
   numaPlacement,
@@ -36,7 +39,7 @@ export interface LmshmConfig {
   readonly chunkSizeTokens: number;
   /** Keep objects in the pool after use (the hot tier). False: the pool is only for transfers. */
   readonly hotTier: boolean;
-  /** Size of the pool. */
+  /** Size of the pool. 0: there is none, and nothing can be made of this configuration. */
   readonly poolSizeBytes: number;
   /** What decides which object is evicted. */
   readonly cachePolicy: "LRU" | "LFU" | "FIFO" | "MRU" | "S3FIFO";
@@ -89,16 +92,27 @@ export interface LmshmConfig {
   readonly checksum: boolean;
   /** Holds the secret of a worker that is connected to over TCP. */
   readonly secretFile: string | null;
+  /** Each file begins with LMCache's header: the way of its fs:// connector. */
+  readonly saveChunkMeta: boolean;
+  /** Each file's length is made a multiple of it. */
+  readonly padBytes: number;
+  /** Of the files that a worker makes that is started here; null: 0o600. */
+  readonly fileMode: number | null;
+  /** Their group, by name or number; null: as the system chooses. */
+  readonly fileGroup: string | null;
 }
 
 /** What files and variables say beyond that; resolve.ts makes LmshmConfig of it. */
-export interface RawSettings extends Omit<LmshmConfig, "pages"> {
+export interface RawSettings extends Omit<LmshmConfig, "pages" | "saveChunkMeta"> {
   readonly pages: LmshmConfig["pages"] | null;
   readonly shmfsShmName: string | null;
   readonly useHugePages: boolean;
   readonly numaMode: "auto" | "manual" | null;
   readonly gpuToNumaMapping: Readonly<Record<string, number>> | null;
-  readonly remoteSerde: "naive";
+  readonly remoteSerde: string;
+  readonly remoteStoragePlugins: readonly string[];
+  readonly useLayerwise: boolean;
+  readonly saveChunkMeta: boolean | null;
   readonly foreignKeys: readonly string[];
 }
 
@@ -128,18 +142,21 @@ const MIN_QUOTA_BYTES = 4096;
 export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettings[Name]> } = {
   chunkSizeTokens: top("chunk_size", integer(1, 1 << 20, "tokens"), 256),
   hotTier: top("local_cpu", boolean, true),
-  poolSizeBytes: top("max_local_cpu_size", gigabytes(MIN_POOL_BYTES), 5 * GIB),
+  poolSizeBytes: top("max_local_cpu_size", gigabytes(MIN_POOL_BYTES, true), 5 * GIB),
   useHugePages: top("local_cpu_use_hugepages", boolean, false),
   cachePolicy: top("cache_policy", choice(...CACHE_POLICY_NAMES), "LRU"),
   blockingTimeoutMs: top("blocking_timeout_secs", seconds(1, MAX_TIMER_MS), 10_000),
   numaMode: top("numa_mode", choice("auto", "manual"), null),
   remoteUrl: top("remote_url", url, null),
-  remoteSerde: top("remote_serde", choice("naive"), "naive"),
+  remoteStoragePlugins: top("remote_storage_plugins", names, []),
+  remoteSerde: top("remote_serde", name, "naive"),
+  useLayerwise: top("use_layerwise", boolean, false),
   shmName: extra("shm_name", segmentName, null),
   shmfsShmName: extra("shmfs.shm_name", segmentName, null),
   storageDir: extra("shmfs.storage_dir", path, null),
   workerBinary: extra("shmfs.worker_binary", path, null),
   workerAddress: extra("shmfs.worker_addr", workerAddress, null),
+  saveChunkMeta: extra("save_chunk_meta", boolean, null),
   alignBytes: extra("local_cpu.pinned_align_bytes", powerOfTwo(8, 2 ** 30), 4096),
   gpuToNumaMapping: extra("gpu_to_numa_mapping", gpuToNumaMapping, null),
   pin: extra("lmshm.pin", choice("auto", "require", "none"), "auto"),
@@ -158,6 +175,9 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   ioMode: extra("lmshm.io_mode", choice("auto", "direct", "cached"), "auto"),
   checksum: extra("lmshm.checksum", boolean, true),
   secretFile: extra("lmshm.worker_secret_file", path, null),
+  padBytes: extra("lmshm.pad_bytes", powerOfTwo(1, 2 ** 20), 1),
+  fileMode: extra("lmshm.file_mode", fileMode, null),
+  fileGroup: extra("lmshm.file_group", group, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 
@@ -175,6 +195,8 @@ export const FIELD_NAMES: readonly (keyof LmshmConfig)[] = SETTING_NAMES.filter(
       "numaMode",
       "gpuToNumaMapping",
       "remoteSerde",
+      "remoteStoragePlugins",
+      "useLayerwise",
       "foreignKeys",
     ].includes(name),
 );

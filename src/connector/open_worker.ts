@@ -2,7 +2,8 @@
 //
 // From a connector's settings to a client of its worker, which is started here or runs already.
 
-import { lstat, mkdir } from "node:fs/promises";
+import { chmod, lstat, mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
 import { ShmError } from "../errors.ts";
 import { fileError } from "../file_error.ts";
 import type { ShmSegment } from "../memory/segment.ts";
@@ -13,6 +14,7 @@ import type { SegmentReference } from "../worker/segment_reference.ts";
 import { SocketTransport } from "../worker/socket_transport.ts";
 import { SpawnTransport } from "../worker/spawn_transport.ts";
 import type { OpenTransport } from "../worker/transport.ts";
+import { directoryMode } from "../config/file_mode.ts";
 import { within } from "../wait.ts";
 import { mustBeOpen, type ShmFileSettings } from "./shm_file_options.ts";
 
@@ -27,7 +29,7 @@ export async function openWorker(
   const { segment, secret, limits, onWorkerLost: onLost, storageDir } = settings;
   const starts = settings.address === null;
   const reference = referTo(segment, starts);
-  if (starts) await within(makeDirectory(storageDir), { signal });
+  if (starts) await within(makeDirectory(storageDir, settings.fileMode), { signal });
   return await openClient({
     open: transportOf(settings),
     handshake: { segment: reference, secret, directory: storageDir },
@@ -50,7 +52,10 @@ function transportOf(settings: ShmFileSettings): OpenTransport {
   const passFd = segment.fd;
   const grant = passFd === null ? [] : ["--segment-fd", `${CHILD_SEGMENT_FD}`];
   const quota = maxBytes === undefined ? [] : ["--max-bytes", `${maxBytes}`];
-  const args = ["--root", storageDir, ...grant, ...quota, ...workerArgs];
+  const { fileMode, fileGroup } = settings;
+  const mode = fileMode === undefined ? [] : ["--file-mode", fileMode.toString(8).padStart(4, "0")];
+  const group = fileGroup === undefined ? [] : ["--group", fileGroup];
+  const args = ["--root", storageDir, ...grant, ...quota, ...mode, ...group, ...workerArgs];
   return (handlers) => {
     // The number of a descriptor that was closed may be another file's by now.
     mustBeOpen(segment, "start worker");
@@ -81,11 +86,18 @@ function beyondVersion1(settings: ShmFileSettings): string | null {
   if (ioMode !== undefined && ioMode !== "auto") return `ioMode "${ioMode}"`;
   if (durability !== undefined && durability !== "none") return `durability "${durability}"`;
   if (checksum === true) return "checksum true";
+  if (settings.saveChunkMeta) return "saveChunkMeta true";
+  if (settings.padBytes !== undefined) return `padBytes ${settings.padBytes}`;
+  if (settings.fileMode !== undefined) return `fileMode 0o${settings.fileMode.toString(8)}`;
+  if (settings.fileGroup !== undefined) return `fileGroup ${JSON.stringify(settings.fileGroup)}`;
   return maxBytes === undefined ? null : `maxBytes ${maxBytes}`;
 }
 
-/** The worker's root, and the directories above it, where they are missing; for its user alone. */
-async function makeDirectory(path: string): Promise<void> {
+/**
+ * The worker's root, and the directories above it, where they are missing; for its user alone, or
+ * for all who may read its files.
+ */
+async function makeDirectory(path: string, fileMode = 0o600): Promise<void> {
   const noDirectory = () =>
     new ShmError(`${path} is no directory`, {
       code: "ENOTDIR",
@@ -94,7 +106,8 @@ async function makeDirectory(path: string): Promise<void> {
       details: { path },
     });
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 });
+    const made = await mkdir(path, { recursive: true, mode: 0o700 });
+    if (made !== undefined && fileMode !== 0o600) await letIn(path, made, directoryMode(fileMode));
   } catch (cause) {
     if ((cause as { code?: unknown }).code === "EEXIST") throw noDirectory();
     throw fileError(cause, "create storage directory", path);
@@ -103,4 +116,12 @@ async function makeDirectory(path: string): Promise<void> {
     throw fileError(cause, "open storage directory", path);
   });
   if (!found.isDirectory()) throw noDirectory();
+}
+
+/** Whatever the umask: `path` and the directories above it, up to the first one that was made. */
+async function letIn(path: string, first: string, mode: number): Promise<void> {
+  for (let at = path;; at = dirname(at)) {
+    await chmod(at, mode);
+    if (at === first || at === dirname(at)) return;
+  }
 }

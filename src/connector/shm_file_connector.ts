@@ -422,7 +422,7 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   async #loadInto(key: string, into: ShmRange, call: Call): Promise<LoadedObject | null> {
-    const { ioMode: io, checksum: verify } = this.#settings;
+    const { ioMode: io, checksum: verify, padBytes } = this.#settings;
     return loadedInto(
       into,
       await this.#client.get({
@@ -433,6 +433,7 @@ export class ShmFileConnector implements RemoteConnector {
         ...limitsOf(call),
         verify,
         io,
+        padBytes,
       }),
     );
   }
@@ -447,7 +448,7 @@ export class ShmFileConnector implements RemoteConnector {
     const texts = keys.map(keyText);
     for (const range of into) this.#checkRange(operation, range);
     this.#counts.gets += texts.length;
-    const { ioMode: io, checksum: verify } = this.#settings;
+    const { ioMode: io, checksum: verify, padBytes } = this.#settings;
     const found = await this.#client.getAll({
       objects: into.map((range, i) => ({
         key: texts[i]!,
@@ -458,6 +459,7 @@ export class ShmFileConnector implements RemoteConnector {
       ...limitsOf(call),
       verify,
       io,
+      padBytes,
     });
     return found.map((one, i) => {
       if (one instanceof Failed && !this.#countMismatch(one.error)) return one;
@@ -546,8 +548,9 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   #putOptions() {
-    const { ioMode: io, durability: sync, checksum } = this.#settings;
-    return { io, sync, checksum };
+    const { ioMode: io, durability: sync, checksum, saveChunkMeta, padBytes } = this.#settings;
+    const header = saveChunkMeta ? "lmcache" as const : undefined;
+    return { io, sync, checksum, header, padBytes };
   }
 
   #countStored(range: ShmRange): void {

@@ -13,8 +13,10 @@ import { formatWorkerAddress, parseWorkerAddress, type WorkerAddress } from "../
 import type { WorkerLimits } from "../worker/limits.ts";
 import { checkSecret } from "../worker/login.ts";
 import type { Durability, IoMode } from "../worker/object_client.ts";
+import { MAX_PAD_BYTES } from "../worker/limits.ts";
 import { fileError } from "../file_error.ts";
 import { checkKnown } from "../nearest.ts";
+import { isFileMode } from "../config/file_mode.ts";
 import { MAX_TIMER_MS, type OpeningLimits } from "../wait.ts";
 
 /** What a ShmFileConnector is made of. */
@@ -59,6 +61,27 @@ export interface ShmFileConnectorOptions extends OpeningLimits {
    * a miss. Default true, where the worker can.
    */
   checksum?: boolean | undefined;
+  /**
+   * LMCache's save_chunk_meta: each file begins with the header that LMCache's fs:// connector writes
+   * and reads (length, format, dtype and shape). Default false. Files that have one are known by it,
+   * and read without it, whatever is said here.
+   */
+  saveChunkMeta?: boolean | undefined;
+  /**
+   * Each file's length is made a multiple of it, a power of two up to 1 MiB: LMCache's fs_native with
+   * use_odirect wants 4096. Files of others that were filled up so are cut to the length of the range
+   * that they are loaded into; one that has neither that length nor the next multiple of it is a miss.
+   * Default 1.
+   */
+  padBytes?: number | undefined;
+  /**
+   * For a worker that is started here: the mode of the files that it makes, such as 0o644; default
+   * 0o600. Whoever may read them may enter the directories that it makes. A running worker was given
+   * its own (--file-mode).
+   */
+  fileMode?: number | undefined;
+  /** Likewise: the group of files and directories, by name or number (--group). */
+  fileGroup?: string | undefined;
   /**
    * Memory for get() without a range, which returns it, or a part that is disposed of like it; null:
    * none is free. Called with the object's length.
@@ -108,6 +131,10 @@ const OPTION_NAMES = [
   "ioMode",
   "durability",
   "checksum",
+  "saveChunkMeta",
+  "padBytes",
+  "fileMode",
+  "fileGroup",
   "allocate",
   "maxInFlight",
   "maxInFlightBytes",
@@ -142,6 +169,10 @@ export interface ShmFileSettings {
   readonly ioMode: IoMode | undefined;
   readonly durability: Durability | undefined;
   readonly checksum: boolean | undefined;
+  readonly saveChunkMeta: boolean;
+  readonly padBytes: number | undefined;
+  readonly fileMode: number | undefined;
+  readonly fileGroup: string | undefined;
   readonly allocate: ((byteLength: number) => ShmRange | null) | undefined;
   readonly connectTimeoutMs: number;
   readonly limits: WorkerLimits;
@@ -202,6 +233,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     throw new TypeError(`workerArgs must be an array of strings, got ${describe(workerArgs)}`);
   }
   checkType("checksum", options.checksum, "boolean");
+  checkType("saveChunkMeta", options.saveChunkMeta, "boolean");
   for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
     checkType(name, options[name], "function");
   }
@@ -231,6 +263,9 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     ioMode: choiceOf("ioMode", options.ioMode, ["auto", "direct", "cached"]),
     durability: choiceOf("durability", options.durability, ["none", "data", "full"]),
     checksum: options.checksum,
+    saveChunkMeta: options.saveChunkMeta ?? false,
+    padBytes: checkPad(options.padBytes),
+    ...checkAccess(options, address),
     allocate: options.allocate,
     connectTimeoutMs: timeout("connectTimeoutMs", options.connectTimeoutMs, 10_000),
     limits: checkLimits(options, address !== null),
@@ -260,6 +295,47 @@ function checkMaxBytes(
     hint: `Start it with --max-bytes ${maxBytes}, and leave maxBytes out here`,
     details: { maxBytes, workerAddress: formatWorkerAddress(address) },
   });
+}
+
+function checkPad(padBytes: number | undefined): number | undefined {
+  if (padBytes === undefined || padBytes === 1) return undefined;
+  checkInteger("padBytes", padBytes, 1, MAX_PAD_BYTES);
+  if (Number.isInteger(Math.log2(padBytes))) return padBytes;
+  throw new RangeError(`padBytes is ${padBytes}; accepted is a power of two`);
+}
+
+/** Who may use the files. A running worker has been told. */
+function checkAccess(
+  { fileMode, fileGroup }: ShmFileConnectorOptions,
+  address: WorkerAddress | null,
+): { fileMode: number | undefined; fileGroup: string | undefined } {
+  if (fileMode !== undefined) {
+    checkInteger("fileMode", fileMode, 0);
+    if (!isFileMode(fileMode)) {
+      throw new RangeError(
+        `fileMode is 0o${fileMode.toString(8)}; accepted is a mode such as 0o640 or 0o644, with ` +
+          "which the owner reads and writes, nobody executes, and not everybody writes",
+      );
+    }
+  }
+  checkType("fileGroup", fileGroup, "string");
+  if (fileGroup !== undefined) checkPath("fileGroup", fileGroup);
+  if (address === null) return { fileMode, fileGroup };
+  for (
+    const [name, value, argument] of [
+      ["fileMode", fileMode, `--file-mode ${fileMode?.toString(8).padStart(4, "0")}`],
+      ["fileGroup", fileGroup, `--group ${fileGroup}`],
+    ] as const
+  ) {
+    if (value === undefined) continue;
+    throw new ShmError(`${name} is given, and the worker runs already`, {
+      code: "ENOTSUP",
+      operation: "open connector",
+      hint: `Start it with ${argument}, and leave ${name} out here`,
+      details: { [name]: value, workerAddress: formatWorkerAddress(address) },
+    });
+  }
+  return { fileMode: undefined, fileGroup: undefined };
 }
 
 /** Once: a worker that is started again, from wherever, is the same one. */

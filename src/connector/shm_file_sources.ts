@@ -24,6 +24,7 @@ interface NamedOptions {
 export function optionsFromConfig(config: LmshmConfig): NamedOptions {
   const { storageDir, shmName, workerBinary, workerAddress, secretFile } = config;
   const { maxBytes, durability, ioMode, checksum } = config;
+  const { saveChunkMeta, padBytes, fileMode, fileGroup } = config;
   if (storageDir === null) {
     throw new TypeError(
       "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
@@ -41,6 +42,10 @@ export function optionsFromConfig(config: LmshmConfig): NamedOptions {
       durability: durability === "none" ? undefined : durability,
       ioMode: ioMode === "auto" ? undefined : ioMode,
       checksum: checksum === false ? false : undefined,
+      saveChunkMeta: saveChunkMeta || undefined,
+      padBytes: padBytes === 1 ? undefined : padBytes,
+      fileMode: fileMode ?? undefined,
+      fileGroup: fileGroup ?? undefined,
     },
     shmName,
   };
@@ -49,7 +54,8 @@ export function optionsFromConfig(config: LmshmConfig): NamedOptions {
 /**
  * What opens a connector if not options: a configuration such as loadConfig() gives, LMCache's
  * extra_config (shmfs.storage_dir, shmfs.worker_addr and so on), or a URL,
- * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`.
+ * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`, or
+ * `fs://host:port/dir` for a directory of LMCache's fs connector with its headers.
  */
 export type ConnectorSource = LmshmConfig | Readonly<Record<string, unknown>> | string;
 
@@ -82,12 +88,21 @@ export function optionsFromUrl(text: string): NamedOptions {
   if (typeof parts === "string") {
     throw new RangeError(`connector URL ${JSON.stringify(text.slice(0, 200))} ${parts}`);
   }
-  const { storageDir, workerAddress, workerBinary, shmName } = parts;
+  const { scheme, storageDir, workerAddress, workerBinary, shmName } = parts;
+  if (storageDir === null) {
+    throw new RangeError(
+      `connector URL ${
+        JSON.stringify(text.slice(0, 200))
+      } names no directory: extra_config does, so ` +
+        "pass a configuration that has both",
+    );
+  }
   return {
     options: {
       storageDir,
       workerAddress: workerAddress ?? undefined,
       workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
+      saveChunkMeta: scheme === "fs" || undefined,
     },
     shmName,
   };

@@ -8,9 +8,11 @@
 // LMCache splits at every "@" and a tag at its first "%" and escapes nothing. A part that would be
 // split in another place is therefore refused here instead of being written and not found again: a
 // model, tag or value with "@", a tag with "%". What parse() accepts, toString() gives back
-// unchanged. How a key becomes a file is key_file.ts.
+// unchanged. How a key becomes a file is key_file.ts; keys of LMCache's multiprocess mode are
+// object_key.ts.
 
 import { nearest } from "../nearest.ts";
+import type { ObjectKey } from "./object_key.ts";
 
 /**
  * A dtype as LMCache writes it into keys. "fp8", "fp8_e4m3" and "fp8_e5m2" were written by earlier
@@ -69,8 +71,8 @@ export interface CacheEngineKeyFields {
   tags?: readonly (readonly [name: string, value: string])[] | undefined;
 }
 
-/** Any text is a key; a CacheEngineKey is one with known parts. */
-export type Key = string | CacheEngineKey;
+/** Any text is a key; the others have known parts. */
+export type Key = string | CacheEngineKey | ObjectKey;
 
 function refuse(what: string, value: unknown, why: string): never {
   throw new RangeError(`${what} ${JSON.stringify(String(value))} ${why}`);
@@ -130,14 +132,14 @@ export class CacheEngineKey {
 
   /** The key of its parts. @throws {TypeError | RangeError} naming the part that cannot be in one. */
   constructor(fields: CacheEngineKeyFields) {
-    this.model = checkPart("model", fields.model, /@|^$/, `is empty or contains "@"`);
+    this.model = checkPart("model", fields.model, /@/, `contains "@"`);
     this.worldSize = checkCount("worldSize", fields.worldSize);
     this.workerId = checkCount("workerId", fields.workerId);
     this.chunkHashHex = checkHash(fields.chunkHash);
     this.dtype = checkDtype(fields.dtype);
     this.tags = (fields.tags ?? []).map(([name, value]) =>
       [
-        checkPart("tag", name, /[@%]|^$/, `is empty or contains "@" or "%"`),
+        checkPart("tag", name, /[@%]/, `contains "@" or "%"`),
         checkPart(`value of tag ${name}`, value, /@/, `contains "@"`),
       ] as const
     );

@@ -16,6 +16,7 @@ import { createHash } from "node:crypto";
 import { describe } from "../arguments.ts";
 import { ShmError } from "../errors.ts";
 import { CacheEngineKey, type Key } from "./key.ts";
+import { ObjectKey } from "./object_key.ts";
 
 const SEPARATOR = "-SEP-";
 /** The separator's middle: a key without it comes back from its file name. */
@@ -57,11 +58,14 @@ class PlainKeyFile implements KeyFile {
   }
 }
 
-/** @throws {TypeError} for what is neither. */
-function textOf(key: Key): string {
+/** Not checked. @throws {TypeError} for what is none. */
+export function textOf(key: Key): string {
   if (typeof key === "string") return key;
   if (key instanceof CacheEngineKey) return key.toString();
-  throw new TypeError(`a key must be a string or a CacheEngineKey, got ${describe(key)}`);
+  if (key instanceof ObjectKey) return key.inDirectory();
+  throw new TypeError(
+    `a key must be a string, a CacheEngineKey or an ObjectKey, got ${describe(key)}`,
+  );
 }
 
 /** @throws {RangeError | ShmError} for what cannot be stored. */

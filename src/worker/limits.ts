@@ -36,3 +36,6 @@ export function sharedLimit<T extends { readonly timeoutMs?: number | undefined 
   const end = performance.now() + timeoutMs;
   return () => ({ ...options, timeoutMs: Math.max(1, Math.ceil(end - performance.now())) });
 }
+
+/** The most that a file's length can be made a multiple of. */
+export const MAX_PAD_BYTES = 2 ** 20;

@@ -65,6 +65,7 @@ export class Link {
   #stopPatience: () => void = () => {};
   /** When the worker was last heard, by performance.now(). */
   #heardAt = performance.now();
+  #silent = true;
 
   constructor(open: OpenTransport, owner: LinkOwner) {
     this.#owner = owner;
@@ -131,7 +132,11 @@ export class Link {
       code: "ETIMEDOUT",
       operation: "talk to worker",
       errno: errnoNumber("ETIMEDOUT")!,
-      hint: "Check the storage below it; ioTimeoutMs and controlTimeoutMs set the limits",
+      hint: this.#silent && this.pid === null
+        ? "It has said nothing at all. LMCache's worker serves one client, and others get no " +
+          "answer while that one is connected: start lmshm-worker, which serves many, or end the " +
+          "other client"
+        : "Check the storage below it; ioTimeoutMs and controlTimeoutMs set the limits",
       details: { limitMs, pid: this.pid },
     });
   }
@@ -183,6 +188,7 @@ export class Link {
   }
 
   #onData(chunk: Uint8Array): void {
+    this.#silent = false;
     if (this.#state === "distrusted" || this.#state === "gone") return;
     this.#heardAt = performance.now();
     let lines: string[];

@@ -24,6 +24,8 @@ export type { WorkerInfo, WorkerLimits };
 
 /** How an object's bytes go to and from its file; "auto": the worker chooses by its rule. */
 export type IoMode = "auto" | "direct" | "cached";
+/** What a file has before the object's bytes: nothing, or what LMCache's fs:// connector writes. */
+export type FileHeader = "none" | "lmcache";
 /** What is on the disk when a put is answered: nothing need be, the bytes, the name as well. */
 export type Durability = "none" | "data" | "full";
 /** What goes first: what somebody waits for, what is usual, or what can wait. */
@@ -73,6 +75,8 @@ export interface ObjectTransfer extends RequestOptions {
   readonly release: () => void;
   /** Default: the worker's own. */
   readonly io?: IoMode | undefined;
+  /** Of files that are not ours: their length may have been made a multiple of it. Default 1. */
+  readonly padBytes?: number | undefined;
 }
 
 export interface PutTransfer extends ObjectTransfer {
@@ -84,6 +88,8 @@ export interface PutTransfer extends ObjectTransfer {
   readonly checksum?: boolean | undefined;
   /** Default: the worker's own. */
   readonly sync?: Durability | undefined;
+  /** Default "none". The header is made of the attributes shape, dtype and format. */
+  readonly header?: FileHeader | undefined;
 }
 
 export interface GetTransfer extends ObjectTransfer {

@@ -411,4 +411,19 @@ TEST(a_unix_socket_needs_no_secret) {
   CHECK_EQ(c.Call(segment.AttachLine()), "OK");
 }
 
+TEST(one_address_can_do_without_while_the_other_asks) {
+  const TempDir dir;
+  WorkerSetup setup = WithSecretFile(dir, {"--no-auth-on=127.0.0.1:0"});
+  WorkerProcess worker(setup);
+  const int asks = worker.ListeningPort();
+  const int open = worker.ListeningPort();
+  REQUIRE(asks > 0 && open > 0);
+  LineClient stranger = ConnectTcp(asks);
+  CHECK_STARTS(stranger.Call("HELLO 2"), "ERROR EACCES not authenticated");
+  LineClient welcome = ConnectTcp(open);
+  CHECK_STARTS(welcome.Call("HELLO 2"), "OK 2 ");
+  CHECK_EQ(LogInSoon(asks), "in");
+  CHECK_CONTAINS(worker.Errors(), "asks nobody for a secret (--no-auth-on)");
+}
+
 CHECK_MAIN

@@ -178,6 +178,48 @@ TEST(tcp_needs_a_secret_or_no_auth_on_loopback) {
                  "loopback only");
 }
 
+TEST(an_address_without_authentication_is_named_and_is_of_one_network) {
+  CHECK_EQ(Parse({"--no-auth-on=172.17.0.1:9800", "--root=/r"}), "");
+  REQUIRE_EQ(g_options.listen.size(), 1u);
+  CHECK(g_options.listen[0].no_auth);
+  CHECK(!g_options.listen[0].loopback);
+  CHECK_EQ(Parse({"--no-auth-on", "[fd00::1]:9800", "--listen=:0", "--root=/r"}, WithSecret()), "");
+  REQUIRE_EQ(g_options.listen.size(), 2u);
+  CHECK(g_options.listen[0].no_auth);
+  CHECK(!g_options.listen[1].no_auth);
+  // It lets nobody in elsewhere.
+  CHECK_CONTAINS(Parse({"--no-auth-on=172.17.0.1:1", "--listen=:0", "--root=/r"}),
+                 "needs a secret");
+  CHECK_CONTAINS(Parse({"--no-auth-on=172.17.0.1:1"}), "--root");
+  for (const char* all : {"0.0.0.0:9800", "[::]:9800", "[::ffff:0.0.0.0]:9800"}) {
+    CHECK_CONTAINS(Parse({std::string("--no-auth-on=") + all, "--root=/r"}),
+                   "everybody on all networks");
+  }
+  CHECK_CONTAINS(Parse({"--no-auth-on=/x.sock", "--root=/r"}), "a Unix socket asks for the user");
+  CHECK_STARTS(Parse({"--no-auth-on=there:1", "--root=/r"}), "--no-auth-on there:1: ");
+  CHECK_CONTAINS(Parse({"--no-auth-on=172.17.0.1:1", "--root=/r", "--plain-auth"}),
+                 "--plain-auth is for TCP");
+}
+
+TEST(file_modes_that_let_everybody_write_are_refused) {
+  CHECK_EQ(Parse({}), "");
+  CHECK_EQ(g_options.file_mode, 0600u);
+  for (const auto& [text, mode] :
+       {std::pair("0600", 0600u), std::pair("640", 0640u), std::pair("0644", 0644u),
+        std::pair("00664", 0664u), std::pair("0660", 0660u), std::pair("0604", 0604u)}) {
+    CHECK_EQ(Parse({"--file-mode", text}), "");
+    CHECK_EQ(g_options.file_mode, mode);
+  }
+  for (const char* wrong :
+       {"", "6", "64", "0666", "0646", "0602", "0700", "0611", "0400", "0200", "4644", "02640",
+        "01644", "rw-r--r--", "0x1a4", "644 ", "-644", "0000000644"}) {
+    CHECK_CONTAINS(Parse({"--file-mode", wrong}), "expected an octal mode");
+  }
+  CHECK_CONTAINS(Parse({"--group="}), "is empty");
+  CHECK_EQ(Parse({"--group=kv"}), "");
+  CHECK_EQ(g_options.group, "kv");
+}
+
 TEST(options_that_would_have_no_effect) {
   CHECK_CONTAINS(Parse({"--no-auth"}), "is for TCP");
   CHECK_CONTAINS(Parse({"--plain-auth"}), "--plain-auth is for TCP");

@@ -56,8 +56,8 @@ TEST(every_option_is_in_the_help) {
   const std::string help = Run({"--help"}).out;
   for (const char* option :
        {"--listen", "--root", "--segment-fd", "--secret-file", "--no-auth", "--plain-auth",
-        "--max-clients", "--idle-timeout", "--no-sandbox", "--log-level", "--help", "--version",
-        "LMSHM_SECRET", "LMSHM_LOG", "Exit status"}) {
+        "--no-auth-on", "--file-mode", "--group", "--max-clients", "--idle-timeout", "--no-sandbox",
+        "--log-level", "--help", "--version", "LMSHM_SECRET", "LMSHM_LOG", "Exit status"}) {
     CHECK_CONTAINS(help, option);
   }
 }

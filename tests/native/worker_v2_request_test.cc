@@ -34,6 +34,8 @@ void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, st
   Add(put ? "crc" : "verify", item.checksum ? "1" : "0", text);
   if (item.io.has_value()) Add("io", std::string(IoModeName(*item.io)), text);
   if (item.sync.has_value()) Add("sync", std::string(DurabilityName(*item.sync)), text);
+  if (item.lmcache_header) Add("head", "lmcache", text);
+  if (item.pad_log2 != 0) Add("pad", std::to_string(1u << item.pad_log2), text);
   if (first) AddPriority(r, text);
   for (const lmshm::Attribute& attribute : Attributes(item)) {
     Add("attr." + attribute.name, PercentEncode(attribute.value), text);

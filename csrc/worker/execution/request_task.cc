@@ -195,6 +195,8 @@ TransferOptions RequestTask::Options(const TransferItem& object) {
   options.io = object.io.value_or(context_.io);
   options.durability = object.sync.value_or(context_.sync);
   options.checksum = object.checksum;
+  options.lmcache_header = object.lmcache_header;
+  options.pad_bytes = uint64_t{1} << object.pad_log2;
   options.cancel = this;
   options.parallel = context_.parallel;
   return options;

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "worker/base/text.h"
@@ -43,6 +44,9 @@ Status ParseHost(std::string_view text, const std::string& host, bool bracketed,
       return Refuse(text, "\"" + Printable(host) + "\" is not an IPv6 address");
     }
     const uint8_t* bytes = address->ipv6.s6_addr;
+    address->any = IN6_IS_ADDR_UNSPECIFIED(&address->ipv6) ||
+                   (IN6_IS_ADDR_V4MAPPED(&address->ipv6) &&
+                    std::all_of(bytes + 12, bytes + 16, [](uint8_t byte) { return byte == 0; }));
     address->loopback = IN6_IS_ADDR_LOOPBACK(&address->ipv6) ||
                         (IN6_IS_ADDR_V4MAPPED(&address->ipv6) && bytes[12] == 127);
     return Status::OK();
@@ -55,6 +59,7 @@ Status ParseHost(std::string_view text, const std::string& host, bool bracketed,
                             : "\"" + Printable(host) +
                                   "\" is not a numeric IPv4 address (names are not looked up)");
   }
+  address->any = address->ipv4.s_addr == htonl(INADDR_ANY);
   address->loopback = ntohl(address->ipv4.s_addr) >> 24 == 127;
   return Status::OK();
 }

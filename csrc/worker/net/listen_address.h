@@ -23,6 +23,8 @@ struct ListenAddress {
   in6_addr ipv6 = {};    // kIpv6
   uint16_t port = 0;     // TCP; 0: the system chooses
   bool loopback = true;  // only this machine can reach it
+  bool any = false;      // of all networks: 0.0.0.0, [::]
+  bool no_auth = false;  // its clients need no secret; not of the text
   std::string text;      // as given
 
   bool tcp() const { return kind != Kind::kUnix; }

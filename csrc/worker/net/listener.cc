@@ -88,6 +88,7 @@ Status Listener::Open(const ListenAddress& address, std::unique_ptr<Listener>* r
   std::unique_ptr<Listener> listener(new Listener);
   Status status = address.tcp() ? listener->OpenTcp(address) : listener->OpenUnix(address);
   if (!status.ok()) return status;
+  listener->no_auth_ = address.no_auth;
   *result = std::move(listener);
   return Status::OK();
 }

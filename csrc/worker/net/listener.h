@@ -32,6 +32,9 @@ class Listener {
   int fd() const { return fd_.get(); }
   bool tcp() const { return tcp_; }
 
+  // Its clients are let in without a secret.
+  bool no_auth() const { return no_auth_; }
+
   // How clients reach it: "127.0.0.1:9800", "[::1]:9800", "unix:/run/lmshm.sock".
   const std::string& name() const { return name_; }
 
@@ -47,6 +50,7 @@ class Listener {
 
   UniqueFd fd_;
   bool tcp_ = false;
+  bool no_auth_ = false;
   std::string name_;
   UniqueFd directory_;
   std::string file_;  // the socket's name in directory_; empty: nothing to remove

@@ -6,6 +6,7 @@
 
 #include "worker/base/text.h"
 #include "worker/execution/give_way.h"
+#include "worker/storage/file_access.h"
 #include "worker/storage/quota.h"
 
 namespace lmshm {
@@ -27,6 +28,10 @@ socket. Without --listen it serves one client on stdin and stdout.
   --secret-file FILE    TCP clients must prove that they know this file's content:
                         16 to 1024 printable characters, mode 0600
   --no-auth             TCP clients need not authenticate; loopback only
+  --no-auth-on ADDRESS  as --listen, for TCP clients that cannot authenticate: whoever
+                        reaches this HOST:PORT may do everything. HOST is an address
+                        of one network, such as that of the containers; may be
+                        repeated
   --plain-auth          TCP clients may also send the secret itself (AUTH), which
                         whoever listens can read
   --max-clients N       clients at one time (default 64, or fewer where there are
@@ -53,6 +58,10 @@ socket. Without --listen it serves one client on stdin and stdout.
                         (default), data, or full (also the file's name)
   --keep-open N         small objects that are got again and again stay open, at
                         most N (default 8192; 0: none), on local file systems
+  --file-mode MODE      of the files that it makes (default 0600), in octal: 0640 and
+                        0644 let the group, or everybody, read objects. Directories
+                        that it makes can be entered by whoever can read files
+  --group GROUP         of the files and directories that it makes, by name or number
   --no-sandbox          do not fence this process in with Landlock
   --log-level LEVEL     error, warn (default), info or debug, on stderr
   -h, --help            print this and exit
@@ -124,6 +133,26 @@ constexpr OptionRule kRules[] = {
        o->no_auth = true;
        return Status::OK();
      }},
+    {"--no-auth-on", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       ListenAddress address;
+       Status status = ParseListenAddress(value, &address);
+       // Its text begins with the other option.
+       if (!status.ok()) return Wrong(option + status.text().substr(sizeof "--listen" - 1));
+       if (!address.tcp()) {
+         return Wrong(option + " " + Printable(value) +
+                      ": a Unix socket asks for the user, and for no secret; use --listen");
+       }
+       if (address.any) {
+         return Wrong(option + " " + Printable(value) +
+                      ": this would let in everybody on all networks; name the address of one, "
+                      "such as 172.17.0.1:" +
+                      std::to_string(address.port));
+       }
+       address.no_auth = true;
+       o->listen.push_back(address);
+       return Status::OK();
+     }},
     {"--plain-auth", false,
      [](const std::string&, const std::string&, Options* o) {
        o->plain_auth = true;
@@ -175,6 +204,28 @@ constexpr OptionRule kRules[] = {
     {"--keep-open", true,
      [](const std::string& option, const std::string& value, Options* o) {
        return ParseBounded(option, value, 0, kMaxKeptFiles, &o->keep_open);
+     }},
+    {"--file-mode", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       mode_t mode = 0;
+       const bool octal = value.size() >= 3 && value.size() <= 5 &&
+                          value.find_first_not_of("01234567") == std::string::npos;
+       for (size_t i = 0; octal && i < value.size(); i++) {
+         mode = mode * 8 + static_cast<mode_t>(value[i] - '0');
+       }
+       if (!octal || !IsFileMode(mode)) {
+         return Wrong(option + " " + Printable(value) +
+                      ": expected an octal mode such as 0640 or 0644; the owner reads and writes, "
+                      "nobody executes, and not everybody writes");
+       }
+       o->file_mode = mode;
+       return Status::OK();
+     }},
+    {"--group", true,
+     [](const std::string& option, const std::string& value, Options* o) {
+       if (value.empty()) return Wrong(option + ": the group's name is empty");
+       o->group = value;
+       return Status::OK();
      }},
     {"--no-sandbox", false,
      [](const std::string&, const std::string&, Options* o) {
@@ -237,12 +288,13 @@ Status UnknownOption(const std::string& argument, const std::string& name) {
 Status CheckTogether(const Options& o) {
   bool tcp = false;
   for (const ListenAddress& address : o.listen) {
-    if (!address.tcp()) continue;
+    if (!address.tcp() || address.no_auth) continue;
     tcp = true;
     if (o.no_auth && !address.loopback) {
-      return Wrong("--no-auth is accepted on loopback only, and --listen " +
-                   Printable(address.text) +
-                   " can be reached from elsewhere; use 127.0.0.1, or --secret-file");
+      return Wrong(
+          "--no-auth is accepted on loopback only, and --listen " + Printable(address.text) +
+          " can be reached from elsewhere; use 127.0.0.1, or --secret-file, or, for "
+          "clients that cannot authenticate, --no-auth-on with the address of one network");
     }
   }
   if (!o.listen.empty() && o.root.empty()) {

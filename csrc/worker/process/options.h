@@ -5,6 +5,8 @@
 #ifndef LMSHM_WORKER_PROCESS_OPTIONS_H_
 #define LMSHM_WORKER_PROCESS_OPTIONS_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -37,6 +39,8 @@ struct Options {
   uint64_t max_bytes_in_flight = 1 << 30;
   std::optional<uint64_t> max_bytes;  // none: objects are not counted; 0: there is no limit
   uint64_t keep_open = 8192;
+  mode_t file_mode = 0600;
+  std::string group;  // a name or a number; empty: none given
   uint64_t nice = 0;
   bool sandbox = true;
   IoMode io = IoMode::kAuto;                  // where a request says nothing

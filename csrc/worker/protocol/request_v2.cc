@@ -52,6 +52,9 @@ constexpr std::string_view kCrc = "crc";
 constexpr std::string_view kIo = "io";
 constexpr std::string_view kSync = "sync";
 constexpr std::string_view kPrio = "prio";
+constexpr std::string_view kHead = "head";
+constexpr std::string_view kPad = "pad";
+constexpr uint64_t kMostPadBytes = 1 << 20;
 // In the order of the enumerators.
 constexpr std::string_view kPriorityNames[kPriorities] = {"high", "normal", "low"};
 
@@ -145,6 +148,8 @@ Status ParsePriority(std::string_view value, const Form& form, Priority* priorit
 // What of one object was given already.
 struct Given {
   bool checksum = false;
+  bool head = false;
+  bool pad = false;
   bool priority = false;
   std::array<std::string_view, kMaxAttributes + 1> names;  // of attributes
   size_t attributes = 0;
@@ -203,6 +208,20 @@ Status ParseOption(std::string_view word, const Form& form, bool first, Given* g
       return Expected(form, Quoted(word) + " is none of sync=none, sync=data, sync=full");
     }
     item->sync = sync;
+  } else if (name == kHead && put) {
+    twice = std::exchange(given->head, true);
+    if (value != "none" && value != "lmcache") {
+      return Expected(form, Quoted(word) + " is none of head=none, head=lmcache");
+    }
+    item->lmcache_header = value == "lmcache";
+  } else if (name == kPad) {
+    uint64_t pad;
+    twice = std::exchange(given->pad, true);
+    if (ParseU64(value, &pad) != NumberError::kNone || pad == 0 || pad > kMostPadBytes ||
+        (pad & (pad - 1)) != 0) {
+      return Expected(form, Quoted(word) + " is not a power of two from pad=1 to pad=1048576");
+    }
+    while (pad >> (item->pad_log2 + 1) != 0) item->pad_log2++;
   } else if (name == kPrio) {
     if (!first) {
       return Expected(form, "prio= counts for the whole line and is given with its first object");
@@ -382,7 +401,10 @@ std::vector<Attribute> Attributes(const TransferItem& item) {
     rest.remove_prefix(std::min(end + 1, rest.size()));
     const size_t equals = word.find('=');
     const std::string_view name = word.substr(0, equals);
-    if (name == kCrc || name == kIo || name == kSync || name == kPrio) continue;
+    if (name == kCrc || name == kIo || name == kSync || name == kPrio || name == kHead ||
+        name == kPad) {
+      continue;
+    }
     Attribute& attribute = attributes.emplace_back();
     attribute.name = std::string(name);
     const bool decoded = PercentDecode(word.substr(equals + 1), &attribute.value);

@@ -17,7 +17,8 @@
 //     <id> QUIT
 //
 // Options: crc=0|1 (PUT), verify=0|1 (GET), io=auto|direct|cached, sync=none|data|full (PUT),
-// prio=high|normal|low (of a line: with its first object only).
+// head=none|lmcache (PUT), pad=<power of two, 1 to 1048576>, prio=high|normal|low (of a line: with
+// its first object only).
 //
 // Words are separated by exactly one space. Names, keys, values, cursors and prefixes are
 // percent-encoded (percent.h); numbers are decimal, below 2^64.
@@ -65,6 +66,8 @@ struct TransferItem {
   uint64_t size = 0;               // length (PUT), capacity (GET)
   std::string_view options;        // PUT: the words behind these, checked; see Attributes()
   bool checksum = true;            // PUT: crc=0 was not given; GET: verify=0 was not given
+  bool lmcache_header = false;     // PUT: head=lmcache was given
+  uint8_t pad_log2 = 0;            // of pad=, a power of two
   std::optional<IoMode> io;        // absent: the worker's default
   std::optional<Durability> sync;  // PUT; absent: the worker's default
 };

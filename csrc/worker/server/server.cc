@@ -143,7 +143,7 @@ bool Server::Accept(const Listener& listener, size_t index) {
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     peer = TcpPeer(storage);
-    if (login_.secret != nullptr) {
+    if (login_.secret != nullptr && !listener.no_auth()) {
       pending_.Add(std::move(fd), std::move(peer), index);
       return true;
     }

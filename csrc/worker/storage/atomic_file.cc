@@ -10,19 +10,25 @@
 #include <cstdio>
 #include <utility>
 
+#include "worker/storage/file_access.h"
 #include "worker/storage/temporary_name.h"
 
 namespace lmshm {
 
 namespace {
 
-constexpr mode_t kMode = 0600;
 // Below this a call more costs about what it gains. Above, reserving is never slower on ext4, and
 // several times faster where the target exists: ext4 writes out a file with unreserved blocks
 // before it lets the file replace another.
 constexpr uint64_t kReserveAboveBytes = 8 * 1024;
 constexpr unsigned kNoReplace = 1;  // RENAME_NOREPLACE; glibc has it only since 2.28
 constexpr int kAttempts = 8;
+
+// Before a file has its group, it is its user's alone.
+mode_t ModeAtFirst() {
+  const FileAccess& access = GetFileAccess();
+  return access.group.has_value() ? 0600 : access.mode;
+}
 
 // Held until the file is closed. Where it cannot be locked, the collector cannot lock it either.
 void LockTemporary(int fd) {
@@ -43,7 +49,7 @@ int AtomicFile::Create(int dir_fd, const std::string& name, const AtomicFileOpti
   if (options.unnamed) {
     int fd;
     do {
-      fd = openat(dir_fd, ".", access | O_TMPFILE | O_CLOEXEC, kMode);
+      fd = openat(dir_fd, ".", access | O_TMPFILE | O_CLOEXEC, ModeAtFirst());
     } while (fd < 0 && errno == EINTR);
     fd_.Reset(fd);
     unnamed_ = fd_.valid();
@@ -56,7 +62,8 @@ int AtomicFile::Create(int dir_fd, const std::string& name, const AtomicFileOpti
     const int error = CreateNamed(options);
     if (error != 0) return error;
   }
-  return options.exact_mode ? 0 : FixMode();
+  if (options.exact_mode) return 0;
+  return ApplyFileAccess(fd_.get(), GetFileAccess().mode, &had_exact_mode_);
 }
 
 int AtomicFile::CreateNamed(const AtomicFileOptions& options) {
@@ -67,7 +74,7 @@ int AtomicFile::CreateNamed(const AtomicFileOptions& options) {
     const std::string temporary = TemporaryName(name_);
     int fd;
     do {
-      fd = openat(dir_fd_, temporary.c_str(), flags, kMode);
+      fd = openat(dir_fd_, temporary.c_str(), flags, ModeAtFirst());
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
       if (errno == EEXIST) continue;
@@ -79,14 +86,6 @@ int AtomicFile::CreateNamed(const AtomicFileOptions& options) {
     return 0;
   }
   return EEXIST;
-}
-
-// A umask that takes from the owner (0277, say) would make a file nobody can read back.
-int AtomicFile::FixMode() {
-  struct stat st;
-  if (fstat(fd_.get(), &st) != 0) return errno;
-  had_exact_mode_ = (st.st_mode & 07777) == kMode;
-  return had_exact_mode_ || fchmod(fd_.get(), kMode) == 0 ? 0 : errno;
 }
 
 int AtomicFile::Reserve(uint64_t offset, uint64_t length) {

@@ -36,16 +36,16 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile();  // removes the temporary unless it was published
 
-  // Creates the file, mode 0600 whatever the umask, for `name` (one component) in the directory
-  // `dir_fd`, which stays the caller's and must live as long as this. Once only.
-  // Returns 0 or an errno value.
+  // Creates the file, with the access that all files get (file_access.h) whatever the umask, for
+  // `name` (one component) in the directory `dir_fd`, which stays the caller's and must live as
+  // long as this. Once only. Returns 0 or an errno value.
   [[nodiscard]] int Create(int dir_fd, const std::string& name,
                            const AtomicFileOptions& options = AtomicFileOptions());
 
   // Whether it has no name until it is published.
   bool unnamed() const { return unnamed_; }
 
-  // Whether it had mode 0600 without help. Known when it was looked at, see AtomicFileOptions.
+  // Whether it had that access without help. Known when it was looked at, see AtomicFileOptions.
   bool had_exact_mode() const { return had_exact_mode_; }
 
   // Asks the file system for `length` bytes from `offset` on now: ENOSPC comes before any data has
@@ -68,7 +68,6 @@ class AtomicFile {
 
  private:
   int CreateNamed(const AtomicFileOptions& options);
-  int FixMode();
   int Link(const std::string& name) const;
   int LinkTemporary();
   int PublishAs(mode_t* existing, UniqueFd* kept_lock);

@@ -37,9 +37,12 @@ struct TransferOptions {
   IoMode io = IoMode::kAuto;
   Durability durability = Durability::kNone;  // PUT
   bool checksum = true;                       // PUT: compute and store; GET: verify
-  const CancelCheck* cancel = nullptr;        // may be null
-  const CancelCheck* client = nullptr;        // may be null; asked while it waits for room
-  Parallel* parallel = nullptr;               // helpers for one large object; null: none
+  bool lmcache_header = false;                // PUT: LMCache's header before the bytes
+  uint64_t pad_bytes = 0;               // PUT: the file's length is made a multiple of it; GET: of
+                                        // a file without a record it may be. 0, 1: of nothing
+  const CancelCheck* cancel = nullptr;  // may be null
+  const CancelCheck* client = nullptr;  // may be null; asked while it waits for room
+  Parallel* parallel = nullptr;         // helpers for one large object; null: none
 };
 
 }  // namespace lmshm

@@ -13,6 +13,7 @@
 #include "worker/base/crc32c.h"
 #include "worker/base/text.h"
 #include "worker/storage/file_io.h"
+#include "worker/storage/lmcache_header.h"
 #include "worker/storage/object_record.h"
 #include "worker/storage/object_transfer.h"
 #include "worker/storage/object_write.h"
@@ -27,6 +28,21 @@ constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLO
 
 Status Mismatch(const std::string& action, const std::string& what) {
   return Status::Error(EBADMSG, action + ": " + what);
+}
+
+// Of a file without a record and without a header, of `*length` bytes, as many are the object's as
+// `space` asks for, if the rest of them can be padding to a multiple of `pad`.
+Status CutPadding(const std::string& action, uint64_t pad, uint64_t space, uint64_t* length) {
+  if (pad <= 1 || *length == space) return Status::OK();
+  const uint64_t padded = RoundedUp(space, pad);
+  if (*length == padded) {
+    *length = space;
+    return Status::OK();
+  }
+  return Mismatch(action, "the file has " + std::to_string(*length) + " bytes; with " +
+                              std::to_string(space) + " asked for and padding to multiples of " +
+                              std::to_string(pad) + " it would have that, or " +
+                              std::to_string(padded));
 }
 
 std::string LengthMismatch(uint64_t now, const std::string& stored) {
@@ -127,12 +143,41 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
   }
   stored->has_length = true;
   stored->length = record.length;
+  stored->head = record.head;
+  stored->file_bytes = FileBytesOf(record);
   stored->crc32c = record.crc32c;
   stored->attributes = std::move(record.attributes);
   if (record.key_check != KeyCheck(key) || (!record.key.empty() && record.key != key)) {
     stored->mismatch = "the file was stored for another key" +
                        (record.key.empty() ? std::string() : ": " + Printable(record.key));
   }
+  return Status::OK();
+}
+
+Status KeyStore::ReadForeign(int fd, std::string_view key, const char* verb, uint64_t file_bytes,
+                             Stored* stored) const {
+  stored->length = file_bytes;
+  if (file_bytes < kLeastHeaderBytes) return Status::OK();
+  char begin[kMaxHeaderBytes];
+  const SharedBytes space = {begin, std::min<uint64_t>(sizeof begin, file_bytes)};
+  uint64_t done = 0;
+  const int error = ReadFully(fd, space, nullptr, &done);
+  if (error != 0) return ExplainStorage(error, ActionOn(verb, key));
+  LmcacheHeader header;
+  if (!ParseLmcacheHeader({begin, done}, &header)) {
+    if (!HasUnfitLmcacheHeader({begin, done}, file_bytes)) return Status::OK();
+    return Mismatch(ActionOn(verb, key),
+                    "LMCache's header says other things of shape and dtype than of the length");
+  }
+  if (header.bytes + header.length != file_bytes) {
+    return Mismatch(ActionOn(verb, key),
+                    "LMCache's header says that " + std::to_string(header.length) +
+                        " bytes follow it, and they are " +
+                        std::to_string(file_bytes - std::min(file_bytes, header.bytes)));
+  }
+  stored->head = header.bytes;
+  stored->length = header.length;
+  stored->attributes = std::move(header.attributes);
   return Status::OK();
 }
 
@@ -163,6 +208,7 @@ Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOption
   if (!status.ok()) return status;
 
   const bool small = stored.has_length && stored.mismatch.empty() &&
+                     stored.file_bytes == stored.length &&
                      stored.length <= std::min(space.size, ObjectIo::kSmallBytes);
   if (small) {
     info->length = stored.length;
@@ -184,11 +230,17 @@ Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOption
     if (fstat(fd.get(), &st) != 0) return ExplainStorage(errno, action);
     status = CheckObjectType(st.st_mode, action);
     if (!status.ok()) return status;
-    info->length = static_cast<uint64_t>(st.st_size);
+    const auto file_bytes = static_cast<uint64_t>(st.st_size);
+    info->length = file_bytes;
     if (!stored.mismatch.empty()) return Mismatch(action, stored.mismatch);
-    if (stored.has_length && stored.length != info->length) {
-      return Mismatch(action, LengthMismatch(info->length, std::to_string(stored.length)));
+    if (!stored.has_length) {
+      status = ReadForeign(fd.get(), key.text, "get", file_bytes, &stored);
+      if (status.ok()) status = CutPadding(action, options.pad_bytes, space.size, &stored.length);
+      if (!status.ok()) return status;
+    } else if (stored.file_bytes != file_bytes) {
+      return Mismatch(action, LengthMismatch(file_bytes, std::to_string(stored.file_bytes)));
     }
+    info->length = stored.length;
     if (info->length > space.size) {
       return Status::Error(EMSGSIZE, std::to_string(info->length) +
                                          " bytes in the object, space for " +
@@ -252,7 +304,14 @@ Status KeyStore::Stat(const ObjectKey& key, ObjectInfo* info) const {
   Stored stored;
   status = ReadStored(fd.get(), key.text, "stat", &stored);
   if (!status.ok()) return status;
-  info->length = static_cast<uint64_t>(st.st_size);
+  const auto file_bytes = static_cast<uint64_t>(st.st_size);
+  if (!stored.has_length) {
+    status = ReadForeign(fd.get(), key.text, "stat", file_bytes, &stored);
+    if (!status.ok()) return status;
+  }
+  // Of a file that is not what its record says: what it has now.
+  const bool kept = !stored.has_length || stored.file_bytes == file_bytes;
+  info->length = kept ? stored.length : file_bytes;
   info->mtime_ms = MtimeMs(st);
   info->disk_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
   info->crc32c = stored.crc32c;

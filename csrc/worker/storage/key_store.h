@@ -146,10 +146,13 @@ class KeyStore {
   friend class ObjectPut;
   friend class ObjectGet;
 
-  // What is stored with a file. `has_length` is false for a file of others.
+  // What is stored with a file. `has_length` is false for a file of others: then it has no record,
+  // and what can be known the file itself says (ReadForeign()).
   struct Stored {
     bool has_length = false;
-    uint64_t length = 0;
+    uint64_t length = 0;      // of the object
+    uint64_t file_bytes = 0;  // that the file must have; known where has_length is set
+    uint64_t head = 0;        // bytes before the object's
     std::optional<uint32_t> crc32c;
     std::vector<Attribute> attributes;
     std::string mismatch;  // what does not fit, in words; empty: all does
@@ -160,6 +163,9 @@ class KeyStore {
 
   Status Open(const ObjectKey& key, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
+  // Of a file of others that has `file_bytes`: LMCache's header, or that it is padded.
+  Status ReadForeign(int fd, std::string_view key, const char* verb, uint64_t file_bytes,
+                     Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
                   std::optional<uint32_t> stored_crc) const;
   Status GetKept(const KeptFile& file, std::string_view key, SharedBytes space,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "worker/base/text.h"
+#include "worker/storage/file_access.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_key.h"
 #include "worker/storage/object_write.h"
@@ -171,9 +172,18 @@ int ObjectDir::MakeDirectories(std::string_view path, UniqueFd* fd) const {
     const size_t slash = std::min(path.find('/'), path.size());
     const std::string name(path.substr(0, slash));
     path.remove_prefix(std::min(slash + 1, path.size()));
-    if (mkdirat(at, name.c_str(), 0700) != 0 && errno != EEXIST) return errno;
+    // For its user alone until it is as it must be.
+    const bool made = mkdirat(at, name.c_str(), 0700) == 0;
+    if (!made && errno != EEXIST) return errno;
     UniqueFd opened;
-    const int error = OpenBeneath(at, name, O_PATH | O_DIRECTORY, method_, &opened);
+    int error = OpenBeneath(at, name, O_PATH | O_DIRECTORY, method_, &opened);
+    if (error == 0 && made && !GetFileAccess().is_default()) {
+      UniqueFd fresh;
+      error = OpenBeneath(at, name, O_RDONLY | O_DIRECTORY, method_, &fresh);
+      if (error == 0) {
+        error = ApplyFileAccess(fresh.get(), GetFileAccess().directory_mode(), nullptr);
+      }
+    }
     if (error != 0) return error;
     held = std::move(opened);
     at = held.get();

@@ -57,9 +57,9 @@ class ObjectDir {
   Status Read(std::string_view path, SharedBytes data, const CancelCheck* cancel, uint64_t* done,
               Quota* quota = nullptr) const;
 
-  // Opens (O_PATH) the directory at `path`, "" being the root, and makes what is missing of it, for
-  // its user alone (mode 0700). Only where it is confined. Errors, beside those of
-  // RootNames::Directory():
+  // Opens (O_PATH) the directory at `path`, "" being the root, and makes what is missing of it,
+  // with the access that all directories get (file_access.h). Only where it is confined. Errors,
+  // beside those of RootNames::Directory():
   //   ELOOP   a symbolic link is in the way    ENOTDIR  a file is
   //   others  of the system call that failed
   Status OpenDirectory(std::string_view path, UniqueFd* fd) const;

@@ -61,7 +61,8 @@ void Spend(Turn* turn, uint64_t bytes) {
 int ObjectMove::Go(Turn* turn, bool* done) {
   *done = false;
   if (way_ == Way::kNone) {
-    const bool direct = io_.UseDirect(fd_, data_, options_, direction_ == Direction::kWrite);
+    const bool direct =
+        io_.UseDirect(fd_, data_, options_, direction_ == Direction::kWrite, begin_);
     way_ = direct ? Way::kDirect : Way::kCached;
     moved_.direct = direct;
   }
@@ -83,7 +84,7 @@ int ObjectMove::Go(Turn* turn, bool* done) {
 RangeIo ObjectMove::Next(uint64_t bytes) const {
   RangeIo range;
   range.data = {static_cast<char*>(data_.address) + moved_.bytes, bytes};
-  range.offset = moved_.bytes;
+  range.offset = begin_ + moved_.bytes;
   range.piece_bytes = kCachedPieceBytes;
   range.cancel = options_.cancel;
   return range;
@@ -112,8 +113,8 @@ void ObjectMove::WriteBehind(uint64_t begin) {
   if (direction_ == Direction::kRead || options_.durability == Durability::kNone) return;
   if (size() <= kWriteBehindBytes) return;
   const auto sync = [&](uint64_t from, unsigned flags) {
-    const int ignored =
-        sync_file_range(fd_, static_cast<off_t>(from), static_cast<off_t>(kCachedStepBytes), flags);
+    const int ignored = sync_file_range(fd_, static_cast<off_t>(begin_ + from),
+                                        static_cast<off_t>(kCachedStepBytes), flags);
     (void)ignored;
   };
   sync(begin, SYNC_FILE_RANGE_WRITE);
@@ -185,8 +186,8 @@ void ObjectIo::CountFallback(const std::string& reason) const {
   }
 }
 
-bool ObjectIo::UseDirect(int fd, SharedBytes data, const TransferOptions& options,
-                         bool writing) const {
+bool ObjectIo::UseDirect(int fd, SharedBytes data, const TransferOptions& options, bool writing,
+                         uint64_t begin) const {
   if (options.io == IoMode::kCached || data.size < kLeastDirectBytes) return false;
   if (options.io == IoMode::kAuto) {
     // Only what must be on the disk anyway goes there at once. Everything else measured faster
@@ -196,6 +197,10 @@ bool ObjectIo::UseDirect(int fd, SharedBytes data, const TransferOptions& option
   }
   if (!facts_.direct()) {
     CountFallback(facts_.direct_reason);
+    return false;
+  }
+  if (begin != 0) {
+    CountFallback("a header before the bytes");
     return false;
   }
   if (reinterpret_cast<uintptr_t>(data.address) % facts_.direct_memory != 0) {

@@ -48,7 +48,8 @@ class ObjectIo {
 
  private:
   friend class ObjectMove;
-  bool UseDirect(int fd, SharedBytes data, const TransferOptions& options, bool writing) const;
+  bool UseDirect(int fd, SharedBytes data, const TransferOptions& options, bool writing,
+                 uint64_t begin) const;
   void CountFallback(const std::string& reason) const;
 
   const StorageFacts& facts_;
@@ -59,13 +60,13 @@ class ObjectIo {
 // over (work.h), and goes on later, on any thread.
 class ObjectMove {
  public:
-  // Writes `data` to `fd`, an empty file or one with reserved space; or reads from offset 0 until
-  // `data` is full or the file ends: a file that shrinks meanwhile ends there. `fd` is open for
-  // this direction only and for this alone: its flags are changed meanwhile. `io` and what
-  // `options` points to must live as long as this.
+  // Writes `data` to `fd`, an empty file or one with reserved space; or reads until `data` is full
+  // or the file ends: a file that shrinks meanwhile ends there. The first byte is that at `begin`.
+  // `fd` is open for this direction only and for this alone: its flags are changed meanwhile. `io`
+  // and what `options` points to must live as long as this.
   ObjectMove(const ObjectIo& io, int fd, Direction direction, SharedBytes data,
-             const TransferOptions& options)
-      : io_(io), fd_(fd), direction_(direction), data_(data), options_(options) {}
+             const TransferOptions& options, uint64_t begin = 0)
+      : io_(io), fd_(fd), direction_(direction), data_(data), options_(options), begin_(begin) {}
 
   // Goes on until all is moved, and sets `*done`, or until the turn is over; `turn` may be null.
   // Returns 0 or an errno value as WriteFully() and ReadFully() do, after which it cannot go on.
@@ -89,6 +90,7 @@ class ObjectMove {
   const Direction direction_;
   const SharedBytes data_;
   const TransferOptions options_;
+  const uint64_t begin_;
   Way way_ = Way::kNone;
   bool ended_ = false;  // the file has
   Moved moved_;

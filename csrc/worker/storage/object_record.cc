@@ -12,6 +12,8 @@ namespace lmshm {
 namespace {
 
 constexpr std::string_view kKey = "key";
+constexpr std::string_view kHead = "head";
+constexpr std::string_view kPad = "pad";
 constexpr std::string_view kNone = "-";
 
 bool MustBeCoded(unsigned char byte) { return byte <= ' ' || byte == '%' || byte == 0x7f; }
@@ -78,6 +80,8 @@ std::string FormatRecord(const ObjectRecord& record) {
   text.push_back(' ');
   text.append(Crc32cHex(record.key_check));
   if (!record.key.empty()) AppendNamed(kKey, record.key, &text);
+  if (record.head > 0) AppendNamed(kHead, std::to_string(record.head), &text);
+  if (record.pad > 1) AppendNamed(kPad, std::to_string(record.pad), &text);
   for (const Attribute& attribute : record.attributes) {
     AppendNamed(attribute.name, attribute.value, &text);
   }
@@ -105,6 +109,9 @@ bool ParseRecord(std::string_view text, ObjectRecord* record) {
     }
     if (attribute.name == kKey) {
       record->key = std::move(attribute.value);
+    } else if (attribute.name == kHead || attribute.name == kPad) {
+      uint64_t* const number = attribute.name == kHead ? &record->head : &record->pad;
+      if (ParseU64(attribute.value, number) != NumberError::kNone) return false;
     } else {
       record->attributes.push_back(std::move(attribute));
     }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "worker/storage/file_io.h"
+#include "worker/storage/lmcache_header.h"
 #include "worker/storage/object_record.h"
 #include "worker/storage/sidecar.h"
 
@@ -17,10 +18,8 @@ constexpr size_t kMaxKeyAttributeBytes = 1024;
 // From here on ENOSPC is taken for "too many", not for a full disk.
 constexpr size_t kManyRecordBytes = 2048;
 
-std::string MakeRecord(const ObjectKey& key, uint64_t length, const uint32_t* crc,
+std::string MakeRecord(const ObjectKey& key, ObjectRecord record, const uint32_t* crc,
                        const std::vector<Attribute>& attributes) {
-  ObjectRecord record;
-  record.length = length;
   if (crc != nullptr) record.crc32c = *crc;
   record.key_check = KeyCheck(key.text);
   if (!key.sidecar_name.empty() && key.text.size() <= kMaxKeyAttributeBytes) {
@@ -60,9 +59,27 @@ ObjectPut::ObjectPut(const KeyStore& store, ObjectKey key, SharedBytes data,
   write_.CountIn(store.quota_, BlocksOf(sidecar_bytes_) * kBlockBytes + (block ? kBlockBytes : 0));
 }
 
+Status ObjectPut::Begin() {
+  if (begun_ || !options_.lmcache_header) return Status::OK();
+  std::string head;
+  Status status = MakeLmcacheHeader(data_.size, attributes_, &head);
+  if (!status.ok()) {
+    return Status::Error(status.number(), ActionOn("put", key_.text) + ": " + status.text());
+  }
+  head_bytes_ = head.size();
+  write_.SetHead(std::move(head));
+  begun_ = true;
+  return status;
+}
+
 Status ObjectPut::Go(Turn* turn, bool* done) {
   for (;;) {
-    Status status = write_.Go(turn, done);
+    Status status = Begin();
+    if (!status.ok()) {
+      *done = true;
+      return status;
+    }
+    status = write_.Go(turn, done);
     if (status.ok() && !*done) return status;  // its turn is over
     if (status.ok()) status = Finish();
     *done = true;
@@ -78,8 +95,12 @@ Status ObjectPut::Finish() {
   const Moved& moved = write_.moved();
   int error = 0;
   if (store_.facts_.attributes) {
+    ObjectRecord file;
+    file.length = data_.size;
+    file.head = head_bytes_;
+    file.pad = options_.pad_bytes;
     const std::string record =
-        MakeRecord(key_, data_.size, options_.checksum ? &moved.crc32c : nullptr, attributes_);
+        MakeRecord(key_, std::move(file), options_.checksum ? &moved.crc32c : nullptr, attributes_);
     error = SetRecord(write_.fd(), record);
     if (error != 0) return ExplainRecord(error, ActionOn("put", key_.text), record.size());
   }
@@ -115,11 +136,14 @@ ObjectGet::ObjectGet(const KeyStore& store, std::string_view key, UniqueFd fd, S
       options_(options),
       stored_(std::move(stored)),
       before_(before),
-      move_(store.io_, fd_.get(), Direction::kRead, space, [&] {
-        TransferOptions own = options;
-        own.checksum = options.checksum && stored_.crc32c.has_value();
-        return own;
-      }()) {}
+      move_(
+          store.io_, fd_.get(), Direction::kRead, space,
+          [&] {
+            TransferOptions own = options;
+            own.checksum = options.checksum && stored_.crc32c.has_value();
+            return own;
+          }(),
+          stored_.head) {}
 
 Status ObjectGet::Go(Turn* turn, bool* done, ObjectInfo* info) {
   const int error = move_.Go(turn, done);
@@ -137,7 +161,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   const bool touched =
       !stored_.has_length && KeyStore::MtimeMs(after) != KeyStore::MtimeMs(before_);
-  const auto length = static_cast<uint64_t>(before_.st_size);
+  const uint64_t length = stored_.length;
   if (moved.bytes != length || after.st_size != before_.st_size || touched) {
     return KeyStore::Changed(ActionOn("get", key_));
   }

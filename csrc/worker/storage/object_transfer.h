@@ -40,6 +40,7 @@ class ObjectPut {
   uint32_t crc32c() const { return write_.moved().crc32c; }
 
  private:
+  Status Begin();
   // What is left to do once all bytes are in the file.
   Status Finish();
 
@@ -49,6 +50,8 @@ class ObjectPut {
   const std::vector<Attribute> attributes_;
   const TransferOptions options_;
   ObjectWrite write_;
+  uint64_t head_bytes_ = 0;
+  bool begun_ = false;
   uint64_t sidecar_bytes_ = 0;
   Patience patience_;
 };

@@ -2,6 +2,7 @@
 #include "worker/storage/object_write.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "worker/storage/file_io.h"
+#include "worker/storage/object_record.h"
 
 namespace lmshm {
 
@@ -34,7 +36,7 @@ void ObjectWrite::CountIn(Quota::Directory quota, uint64_t beside) {
 
 Status ObjectWrite::TakeRoom(const Turn* turn) {
   if (!room_.has_value()) {
-    const uint64_t blocks = std::max<uint64_t>(BlocksOf(data_.size), 1) + BlocksOf(beside_);
+    const uint64_t blocks = std::max<uint64_t>(BlocksOf(FileBytes()), 1) + BlocksOf(beside_);
     room_.emplace(quota_, name_, blocks * kBlockBytes);
   }
   do {
@@ -60,6 +62,16 @@ Status ObjectWrite::Begin() {
   return error == 0 ? Status::OK() : Explain(error, "create temporary file");
 }
 
+Status ObjectWrite::WriteHead() {
+  if (head_.empty()) return Status::OK();
+  const int error = WriteFully(file_->fd(), {head_.data(), head_.size()}, options_.cancel);
+  return error == 0 ? Status::OK() : Explain(error, "write the header");
+}
+
+uint64_t ObjectWrite::FileBytes() const {
+  return RoundedUp(head_.size() + data_.size, options_.pad_bytes);
+}
+
 Status ObjectWrite::Go(Turn* turn, bool* done) {
   *done = false;
   if (!has_room_) {
@@ -70,20 +82,30 @@ Status ObjectWrite::Go(Turn* turn, bool* done) {
     Status status = Begin();
     if (!status.ok()) return status;
   }
-  while (reserved_ < data_.size) {
-    const uint64_t bytes = std::min(data_.size - reserved_, kReserveBytes);
+  const uint64_t file_bytes = FileBytes();
+  while (reserved_ < file_bytes) {
+    const uint64_t bytes = std::min(file_bytes - reserved_, kReserveBytes);
     if (options_.cancel != nullptr && options_.cancel->Cancelled()) return Explain(ECANCELED, "");
     const int error = file_->Reserve(reserved_, bytes);
     if (error != 0) {
-      return Explain(error, ("reserve " + std::to_string(data_.size) + " bytes").c_str());
+      return Explain(error, ("reserve " + std::to_string(file_bytes) + " bytes").c_str());
     }
     reserved_ += bytes;
-    if (reserved_ == data_.size || turn == nullptr) continue;
+    if (reserved_ == file_bytes || turn == nullptr) continue;
     turn->Spend(bytes / kReserveCost);
     if (turn->Over()) return Status::OK();
   }
-  if (!move_.has_value()) move_.emplace(io_, file_->fd(), Direction::kWrite, data_, options_);
-  const int error = move_->Go(turn, done);
+  if (!move_.has_value()) {
+    Status status = WriteHead();
+    if (!status.ok()) return status;
+    move_.emplace(io_, file_->fd(), Direction::kWrite, data_, options_, head_.size());
+  }
+  int error = move_->Go(turn, done);
+  // Zeros fill it up, where reserving has not done so.
+  if (error == 0 && *done && file_bytes > head_.size() + data_.size &&
+      ftruncate(file_->fd(), static_cast<off_t>(file_bytes)) != 0) {
+    error = errno;
+  }
   return error == 0 ? Status::OK() : Explain(error, "");
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "worker/base/status.h"
 #include "worker/base/work.h"
@@ -36,6 +37,9 @@ class ObjectWrite {
   ObjectWrite(const ObjectWrite&) = delete;
   ObjectWrite& operator=(const ObjectWrite&) = delete;
 
+  // Before Go(): what the file has before the bytes.
+  void SetHead(std::string head) { head_ = std::move(head); }
+
   // Before Go(): it takes its room there, for the bytes and `beside` more, until it is published.
   // Without a directory it does not.
   void CountIn(Quota::Directory quota, uint64_t beside);
@@ -61,6 +65,9 @@ class ObjectWrite {
 
  private:
   Status Begin();
+  Status WriteHead();
+  // Of the whole file.
+  uint64_t FileBytes() const;
   // Sets `has_room_`; if not, its turn is over.
   Status TakeRoom(const Turn* turn);
 
@@ -71,6 +78,7 @@ class ObjectWrite {
   const TransferOptions options_;
   const std::string_view verb_;
   const std::string_view what_;
+  std::string head_;
   Quota::Directory quota_;
   uint64_t beside_ = 0;
   std::optional<QuotaRoom> room_;  // must outlive the file, which takes it

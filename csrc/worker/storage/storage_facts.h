@@ -27,7 +27,8 @@ struct StorageFacts {
   // Writing to a file, cutting it and setting its attributes change the time of its inode's last
   // change, for every process at once; see KeptFiles. (f2fs has not always done so for attributes.)
   bool tells_changes = false;
-  // A file that is created with mode 0600 has it: neither umask nor a default ACL takes from it.
+  // A new file has the access that all get (file_access.h) without help: neither umask nor a
+  // default ACL takes from it, and no group has to be given.
   bool exact_mode = false;
 };
 

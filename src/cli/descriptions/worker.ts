@@ -45,6 +45,14 @@ export const WORKER = {
     },
     { name: "no-auth", text: "TCP clients need not authenticate; loopback only" },
     {
+      name: "no-auth-on",
+      value: "ADDRESS",
+      repeat: true,
+      text:
+        "as --listen, for TCP clients that cannot authenticate: whoever reaches this HOST:PORT may " +
+        "do everything. HOST is an address of one network, such as that of the containers",
+    },
+    {
       name: "plain-auth",
       text: "TCP clients may also send the secret itself, which whoever listens can read",
     },
@@ -91,6 +99,17 @@ export const WORKER = {
       name: "keep-open",
       value: "N",
       text: "small objects that are got again and again stay open, at most N (default 8192)",
+    },
+    {
+      name: "file-mode",
+      value: "MODE",
+      text: "of the files that it makes, in octal (default 0600): 0640 and 0644 let others read " +
+        "objects, and enter the directories that it makes",
+    },
+    {
+      name: "group",
+      value: "GROUP",
+      text: "of the files and directories that it makes, by name or number",
     },
     {
       heading: "Beside that",

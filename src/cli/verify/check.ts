@@ -64,6 +64,8 @@ function describe(config: LmshmConfig): string[] {
     }`,
     `storage  ${config.storageDir ?? "none"}${
       config.maxBytes === null ? "" : `, at most ${formatBytes(config.maxBytes)}`
+    }${config.saveChunkMeta ? ", with LMCache's headers" : ""}${
+      config.padBytes === 1 ? "" : `, files in multiples of ${config.padBytes} bytes`
     }`,
   ];
 }

@@ -40,7 +40,7 @@ const CRC_DIGITS = 8;
 const NONE: Record<string, string> = Object.freeze({});
 /** Words of the protocol's own that are no attributes. */
 const OWN_WORDS: ReadonlySet<string> = new Set([
-  ...["key", "length", "crc", "verify", "io", "sync", "prio"],
+  ...["key", "length", "crc", "verify", "io", "sync", "prio", "head", "pad"],
 ]);
 
 /** A decimal number below 2^53; -1 for anything else. */

@@ -21,7 +21,8 @@
 // are known only then. Everything else is encoded once, when the request is made.
 
 import { MAX_KEY_BYTES } from "../../keys/key_file.ts";
-import type { Durability, IoMode, Priority } from "../object_client.ts";
+import type { Durability, FileHeader, IoMode, Priority } from "../object_client.ts";
+import { MAX_PAD_BYTES } from "../limits.ts";
 import { encodeWord } from "../percent.ts";
 import { MAX_LINE_BYTES, printable } from "../reply.ts";
 
@@ -33,12 +34,15 @@ export interface PutOptions {
   /** Default: the worker's own. */
   readonly io?: IoMode | undefined;
   readonly sync?: Durability | undefined;
+  readonly header?: FileHeader | undefined;
+  readonly padBytes?: number | undefined;
 }
 
 interface GetOptions {
   /** False: a stored checksum is not looked at. Default: true. */
   readonly verify?: boolean | undefined;
   readonly io?: IoMode | undefined;
+  readonly padBytes?: number | undefined;
 }
 
 /** The version of the protocol that HELLO asks for. */
@@ -51,6 +55,7 @@ const MAX_ATTRIBUTE_BYTES = 4_096;
 /** Words of the protocol's own: no attribute may be called so. */
 const RESERVED: ReadonlySet<string> = new Set([
   ...["key", "length", "crc32c", "crc", "verify", "mtime_ms", "disk", "io", "sync", "prio"],
+  ...["head", "pad"],
 ]);
 
 const encoder = new TextEncoder();
@@ -114,6 +119,17 @@ function encodeChoice(name: string, value: string | undefined, choices: readonly
 
 const IO_MODES: readonly IoMode[] = ["auto", "direct", "cached"];
 const DURABILITIES: readonly Durability[] = ["none", "data", "full"];
+const HEADERS: readonly FileHeader[] = ["none", "lmcache"];
+
+function encodePad(padBytes: number | undefined): string {
+  if (padBytes === undefined) return "";
+  if (Number.isInteger(Math.log2(padBytes)) && padBytes >= 1 && padBytes <= MAX_PAD_BYTES) {
+    return ` pad=${padBytes}`;
+  }
+  throw new RangeError(
+    `padBytes must be a power of two from 1 to ${MAX_PAD_BYTES}, got ${padBytes}`,
+  );
+}
 
 /** Attributes that never change, such as those of a layout, come again and again. */
 const encodedAttributes = new WeakMap<Attributes, string>();
@@ -193,15 +209,16 @@ export function encodePlace(
 }
 
 /** What follows the place of a PUT. @throws {TypeError | RangeError} naming the value at fault. */
-export function putOptions({ checksum = true, io, sync }: PutOptions): string {
+export function putOptions(options: PutOptions): string {
+  const { checksum = true, io, sync, header, padBytes } = options;
   return `${checksum ? "" : " crc=0"}${encodeChoice("io", io, IO_MODES)}${
     encodeChoice("sync", sync, DURABILITIES)
-  }`;
+  }${encodeChoice("head", header, HEADERS)}${encodePad(padBytes)}`;
 }
 
 /** What follows the place of a GET. @throws {TypeError | RangeError} naming the value at fault. */
-export function getOptions({ verify = true, io }: GetOptions): string {
-  return `${verify ? "" : " verify=0"}${encodeChoice("io", io, IO_MODES)}`;
+export function getOptions({ verify = true, io, padBytes }: GetOptions): string {
+  return `${verify ? "" : " verify=0"}${encodeChoice("io", io, IO_MODES)}${encodePad(padBytes)}`;
 }
 
 /** @param cursor as the last answer gave it, already a word; null to begin. */
