@@ -5,8 +5,12 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import process from "node:process";
 import { test } from "node:test";
+import { StandIn } from "./support/lmcache_server.ts";
+import { connect, fill, prompt, TOKENS_A_CHUNK } from "./support/lmcache_suite.ts";
 import { fixtureCommand, runFixture } from "./support/process.ts";
 import { TempDir } from "./support/worker.ts";
 
@@ -68,16 +72,17 @@ interface Server extends AsyncDisposable {
   readonly url: string;
 }
 
-async function startServer(directory: string): Promise<Server> {
-  const [command, args] = fixtureCommand("../../examples/http_server.ts", directory, "0");
+/** Starts an example that says its address, which has `path` in it, and ends by SIGTERM. */
+async function startServer(path: string, example: string, ...words: string[]): Promise<Server> {
+  const [command, args] = fixtureCommand(`../../examples/${example}`, ...words);
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "inherit"], env: process.env });
   const exited = once(child, "close");
   let said = "";
   const url = await new Promise<string>((resolve, reject) => {
     child.stdout.on("data", (data) => {
       said += data;
-      const found = /^(http:\S+)\/chunks\/KEY/m.exec(said);
-      if (found) resolve(found[1]!);
+      const found = said.match(/^http:\S+/m)?.[0].split(path);
+      if (found && found.length > 1) resolve(found[0]!);
     });
     void exited.then(([code]) => reject(new Error(`the server ended with status ${code}`)));
   });
@@ -110,7 +115,7 @@ test("http_server.ts: stores uploads, and serves them whole, in part and after a
   using dir = new TempDir();
   const bytes = new Uint8Array(3_000_001).map((_, at) => at % 251);
   {
-    await using server = await startServer(dir.path);
+    await using server = await startServer("/chunks/KEY", "http_server.ts", dir.path, "0");
     const chunk = `${server.url}/chunks/a%20key`;
     assert.equal((await ask(chunk, { method: "PUT", body: bytes })).status, 201);
     assert.deepEqual((await ask(chunk)).bytes, bytes);
@@ -131,7 +136,7 @@ test("http_server.ts: stores uploads, and serves them whole, in part and after a
     const left = await fetch(chunk);
     await left.body!.cancel();
   }
-  await using server = await startServer(dir.path);
+  await using server = await startServer("/chunks/KEY", "http_server.ts", dir.path, "0");
   const chunk = `${server.url}/chunks/a%20key`;
   assert.deepEqual((await ask(chunk)).bytes, bytes);
   const { hot, coldHits } = JSON.parse(
@@ -141,4 +146,76 @@ test("http_server.ts: stores uploads, and serves them whole, in part and after a
   assert.equal(coldHits, 1);
   assert.equal((await ask(chunk, { method: "DELETE" })).status, 200);
   assert.equal((await ask(chunk)).status, 404);
+});
+
+// --- LMCache's servers, as a stand-in has them
+
+const MODEL = "a-model";
+const SHAPE = "2,32,bfloat16";
+
+test("lmcache_warm.ts: chunks of one server come to another by files", { timeout }, async () => {
+  using dir = new TempDir();
+  const prompts = [prompt(3), prompt(2, 5000), prompt(1, 9000)];
+  writeFileSync(dir.file("prompts"), prompts.map((one) => `${JSON.stringify(one)}\n`).join(""));
+  const words = (address: string) => [address, MODEL, SHAPE, dir.path, dir.file("prompts")];
+  {
+    await using server = await StandIn.start({ chunkTokens: TOKENS_A_CHUNK });
+    await using client = await connect(server, { model: MODEL });
+    await fill(client, prompts[0]!, 10);
+    await fill(client, prompts[1]!, 20);
+    const said = await output("lmcache_warm.ts", "save", ...words(server.address));
+    assert.match(said, /^OK: 5 chunks of 3 prompts saved$/m);
+  }
+  await using server = await StandIn.start({ chunkTokens: TOKENS_A_CHUNK });
+  const said = await output("lmcache_warm.ts", "load", ...words(server.address));
+  assert.match(said, /^OK: 5 chunks of 3 prompts loaded$/m);
+  await using client = await connect(server, { model: MODEL });
+  const found = await Promise.all(prompts.map((one) => client.lookup(one)));
+  assert.deepEqual(found, [3, 2, 0]);
+  await using lease = await client.retrieve(prompts[0]!);
+  for (const { bytes, index } of lease!.chunks) {
+    assert.ok(bytes.every((byte) => byte === 10 + index));
+  }
+});
+
+test("lmcache_gateway.ts: a request goes where most of its prompt is cached", {
+  timeout,
+}, async () => {
+  await using one = await StandIn.start({ chunkTokens: TOKENS_A_CHUNK });
+  await using two = await StandIn.start({ chunkTokens: TOKENS_A_CHUNK });
+  await using first = await connect(one, { model: MODEL });
+  await using second = await connect(two, { model: MODEL });
+  await fill(first, prompt(1));
+  await fill(second, prompt(3));
+  await fill(first, prompt(2, 7000));
+  const engines = ["one", "two"].map((name) =>
+    createServer((_, response) => {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.end(JSON.stringify({ engine: name }));
+    }).listen(0, "127.0.0.1")
+  );
+  try {
+    const pairs = await Promise.all(engines.map(async (engine, at) => {
+      await once(engine, "listening");
+      const { port } = engine.address() as { port: number };
+      return `http://127.0.0.1:${port}=${[one, two][at]!.address}`;
+    }));
+    const path = "/v1/completions";
+    await using gateway = await startServer(path, "lmcache_gateway.ts", "0", MODEL, ...pairs);
+    const routed = async (tokens: unknown) => {
+      const body = JSON.stringify({ prompt: tokens });
+      const answer = await ask(`${gateway.url}${path}`, { method: "POST", body });
+      assert.equal(answer.status, 200);
+      const { engine } = JSON.parse(new TextDecoder().decode(answer.bytes));
+      return `${engine} ${answer.headers.get("x-cached-tokens")}`;
+    };
+    assert.equal(await routed(prompt(3)), `two ${3 * TOKENS_A_CHUNK}`);
+    assert.equal(await routed(prompt(2, 7000)), `one ${2 * TOKENS_A_CHUNK}`);
+    assert.match(await routed(prompt(2, 99_000)), /^(one|two) 0$/);
+    assert.match(await routed("a text"), /^(one|two) 0$/);
+    await two.kill();
+    assert.equal(await routed(prompt(3)), `one ${TOKENS_A_CHUNK}`);
+  } finally {
+    for (const engine of engines) engine.close();
+  }
 });

@@ -333,6 +333,47 @@ function denoProjects(trial, example) {
   });
 }
 
+/** The libraries of lmshm/lmcache, with the versions that lmshm is tested with. */
+function peers() {
+  const read = (/** @type {string} */ path) => JSON.parse(readFileSync(join(root, path), "utf8"));
+  const { dependencies } = read("scripts/tools/package.json");
+  return Object.keys(read("package.json").peerDependencies)
+    .map((name) => `${name}@${dependencies[name]}`);
+}
+
+/** Nobody listens at that port: how far it gets says what it has. */
+const CONNECTS = `import { LmcacheClient } from "lmshm/lmcache";
+await LmcacheClient.connect({ address: "127.0.0.1:1", model: "m" })
+  .catch((error) => console.log(error.code ?? error, error.hint));
+`;
+const INSTALL_THEM = /^ENOTSUP Install them: bun add @bufbuild/m;
+const CONNECTED = /^ECONNREFUSED /m;
+
+/** @param {Trial} trial */
+function lmcacheProjects(trial) {
+  const files = {
+    "main.ts": CONNECTS,
+    "package.json": '{ "name": "a-program", "type": "module" }',
+  };
+  trial.check("lmshm/lmcache in Bun says what to install, and does with it", () => {
+    const project = trial.project("lmcache-bun", files);
+    trial.shell(project, "bun add lmshm");
+    expectMatch(trial.shell(project, "bun main.ts"), INSTALL_THEM);
+    trial.shell(project, `bun add ${peers().join(" ")}`);
+    expectMatch(trial.shell(project, "bun main.ts"), CONNECTED);
+    trial.shell(project, "bun build --compile main.ts --outfile program");
+    rmSync(join(project, "node_modules"), { recursive: true });
+    expectMatch(trial.shell(project, "./program"), CONNECTED);
+  });
+  trial.check("lmshm/lmcache in Deno says what to install, and does with it", () => {
+    const project = trial.project("lmcache-deno", { "main.ts": CONNECTS, "deno.json": "{}" });
+    trial.shell(project, "deno add npm:lmshm");
+    expectMatch(trial.shell(project, "deno run -A main.ts"), INSTALL_THEM);
+    trial.shell(project, `deno add ${peers().map((peer) => `npm:${peer}`).join(" ")}`);
+    expectMatch(trial.shell(project, "deno run -A main.ts"), CONNECTED);
+  });
+}
+
 /** @param {Trial} trial @param {string} example */
 function typeChecks(trial, example) {
   trial.check("bun init, bun add, tsc", () => {
@@ -409,6 +450,7 @@ export async function checkPackages() {
       const example = readmeExample();
       bunProjects(trial, example);
       denoProjects(trial, example);
+      lmcacheProjects(trial);
       typeChecks(trial, example);
     } finally {
       await registry.stop();

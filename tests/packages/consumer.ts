@@ -8,6 +8,7 @@ import { CacheEngineKey, ShmError, ShmFileConnector, ShmSegment, TieredStore } f
 import type { MemoryObj, ShmRange } from "lmshm";
 import { type LmshmConfig, loadConfig } from "lmshm/config";
 import { GpuDevice } from "lmshm/gpu";
+import { type KvEvent, type KvLease, LmcacheClient, type LmcacheOptions } from "lmshm/lmcache";
 
 /** What a user has or has not: options take undefined, also with exactOptionalPropertyTypes. */
 export interface Settings {
@@ -40,6 +41,19 @@ export function settings(file: string): { config: LmshmConfig; notices: readonly
 export function devices(): string[] {
   using device = GpuDevice.open();
   return [device.facts.name];
+}
+
+/** Without the libraries that connecting needs: their types are not in ours. */
+export async function cached(options: LmcacheOptions, tokens: number[]): Promise<number> {
+  await using client = await LmcacheClient.connect(options);
+  await using lease: KvLease | null = await client.retrieve(tokens);
+  const bytes: Uint8Array<ArrayBuffer> | undefined = lease?.chunks[0]?.bytes;
+  await client.store(tokens, (chunk) => void chunk.bytes.set(bytes ?? []));
+  return await client.lookup(tokens);
+}
+
+export function hashesOf(event: KvEvent): readonly string[] {
+  return event.kind === "lost" ? [] : event.hashes;
 }
 
 export type Stored = Awaited<ReturnType<TieredStore["get"]>>;
