@@ -67,6 +67,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
     ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
     ...["native/plain_calls.ts", "worker/address.ts", "memory/published_pools.ts"],
+    "config/store_url.ts",
   ],
 });
 
