@@ -68,7 +68,12 @@ function steady(uptimeMs: number): WorkerInfo {
 
 /** A dashboard in this process, of a worker that does what `worker` says. */
 class Served implements AsyncDisposable {
-  readonly worker = { away: false, startedMs: performance.now() - 3_600_000 };
+  readonly worker = {
+    away: false,
+    startedMs: performance.now() - 3_600_000,
+    /** It answers when this is resolved. */
+    answers: Promise.resolve(),
+  };
   readonly watch: WorkerWatch;
   url = "";
   readonly #token: string | null;
@@ -79,13 +84,10 @@ class Served implements AsyncDisposable {
 
   constructor(token: string | null = null) {
     this.#token = token;
-    this.watch = new WorkerWatch(() => {
-      if (!this.worker.away) return Promise.resolve(steady(this.#uptime()));
-      const error = new ShmError("the <b>worker</b> has gone", {
-        code: "ECONNREFUSED",
-        operation: "ask",
-      });
-      return Promise.reject(error);
+    this.watch = new WorkerWatch(async () => {
+      await this.worker.answers;
+      if (!this.worker.away) return steady(this.#uptime());
+      throw new ShmError("the <b>worker</b> has gone", { code: "ECONNREFUSED", operation: "ask" });
     }, true);
     // The last minute, as if it had been watched.
     const [nowMs, dateMs] = [performance.now(), Date.now()];
@@ -422,6 +424,12 @@ test("the page shows a worker that goes, comes and is another, and a dashboard l
   await using open = await browser.open({ viewport: PHONE });
   const { page } = open;
   await shown(page, served.url);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  served.worker.answers = promise;
+  await page.waitForSelector('#status[data-state="late"]');
+  assert.match((await text(page, "#status"))!, /^The worker was asked at .* and has not answered$/);
+  resolve();
+  await page.waitForSelector('#status[data-state="up"]');
   served.worker.away = true;
   await page.waitForSelector('#status[data-state="away"]');
   assert.match(

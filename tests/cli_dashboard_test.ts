@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { type IncomingHttpHeaders, request as httpRequest } from "node:http";
 import { hostname } from "node:os";
 import process from "node:process";
@@ -65,6 +65,10 @@ class Dashboard implements AsyncDisposable {
     const gone = once(child, "exit");
     const said = String((await once(child.stdout!, "data"))[0]);
     return new Dashboard(child, gone, said);
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
   }
 
   /** Without what follows "#". */
@@ -288,6 +292,30 @@ test("the dashboard shows a worker that goes and comes", LONG, async () => {
   const news = JSON.parse((await ask(`${url}data?${query}`)).body);
   assert.ok(news.worker.fine.rows.length < states.length, "only what is new");
   assert.equal(await dashboard.end(), 0);
+});
+
+test("a worker that does not answer is told, and keeps nobody from ending", LONG, async () => {
+  using dir = new TempDir();
+  mkdirSync(dir.file("kv"));
+  await using worker = await startWorker(`unix:${dir.file("w.sock")}`, dir.file("kv"));
+  await using dashboard = await Dashboard.start(worker.address, "--listen", "0");
+  await until(dashboard.url, "it is up", ({ worker }) => worker.up === true);
+  // Not child.kill(), after which Deno sends it no other signal.
+  process.kill(worker.child.pid!, "SIGSTOP");
+  try {
+    await until(
+      dashboard.url,
+      "it is late",
+      ({ worker, nowMs }) => worker.askedMs !== null && nowMs - worker.askedMs > 1_000,
+    );
+    assert.equal(await dashboard.end(), 0);
+    const left = readdirSync("/dev/shm").filter((name) =>
+      name.startsWith(`lmshm-command-${dashboard.pid}-`)
+    );
+    assert.deepEqual(left, []);
+  } finally {
+    process.kill(worker.child.pid!, "SIGCONT");
+  }
 });
 
 test("every answer forbids what a page of strangers could do with it", LONG, async () => {

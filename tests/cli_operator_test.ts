@@ -39,6 +39,8 @@ const SMALL = "--size 4MiB --chunk-size 1MiB --pin none";
 const ROWS: Readonly<Record<string, Row>> = {
   worker: { line: "worker --root $D/own", wide: true },
   metrics: { line: "metrics $S", gone: 1, wide: true },
+  // It serves until it is ended; at an address that is another machine's it ends by itself.
+  dashboard: { line: "dashboard $A --listen 192.0.2.1:9809", status: [1] },
   top: { line: "top $A -n 1 -i 0.1", gone: 1 },
   put: { line: "put $S $D/f $D/g", gone: 1, full: "put $F/kv $D/big" },
   get: { line: "get $S seed -o $D/out/", gone: 1, full: "get $S seed -o $F/out/" },

@@ -27,7 +27,9 @@ function find(): string | null {
 const executablePath = find();
 
 /** Why tests that need it are skipped; false: it is there. */
-export const withoutChromium = executablePath === null
+export const withoutChromium = process.env["LMSHM_WITHOUT_BROWSER"]
+  ? "LMSHM_WITHOUT_BROWSER is set: pages are looked at elsewhere"
+  : executablePath === null
   ? "chromium is not installed (Debian: apt-get install chromium), nor does CHROMIUM name it"
   : false;
 

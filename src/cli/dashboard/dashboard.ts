@@ -4,14 +4,18 @@
 // history.ts keeps what it said, server.ts serves it, and page/ shows it.
 
 import { hostname } from "node:os";
+import process from "node:process";
+import { setTimeout as pause } from "node:timers/promises";
 import { readArguments } from "../arguments.ts";
 import { type Command, interruptible, UsageError } from "../command.ts";
 import { DASHBOARD } from "../descriptions/dashboard.ts";
-import { complain, print } from "../terminal.ts";
+import { complain, print, printed } from "../terminal.ts";
 import { parseWorker, WorkerSource } from "../worker_source.ts";
 import { accessTo, parseListen, shownHost } from "./listen.ts";
 import { serveDashboard } from "./server.ts";
 import { WorkerWatch } from "./watch.ts";
+
+const CLOSE_MS = 1_000;
 
 /** What listening fails with, in words that help. */
 function listenError(error: Error, host: string, port: number): Error {
@@ -27,8 +31,14 @@ function listenError(error: Error, host: string, port: number): Error {
   return new Error(`cannot listen at ${host}:${port}: ${why}; ${hint}`);
 }
 
+/** Whether it is closed within a second: a worker that does not answer keeps nobody from leaving. */
+async function closes(source: WorkerSource): Promise<boolean> {
+  const closed = source[Symbol.asyncDispose]().then(() => true, () => true);
+  return await Promise.race([closed, pause(CLOSE_MS, false, { ref: false })]);
+}
+
 export const dashboard: Command = {
-  run(args) {
+  async run(args) {
     const { values, operands: [text, ...more] } = readArguments(DASHBOARD, args);
     const named = text === undefined ? null : parseWorker(text);
     if (more.length > 0) {
@@ -37,14 +47,13 @@ export const dashboard: Command = {
     const listen = parseListen(values.listen);
     const { token, made } = accessTo(listen, values["token-file"]);
     const names = [hostname(), ...values["allow-host"] ?? []].map((name) => name.toLowerCase());
-    return interruptible(values.json, async (signal) => {
-      await using source = named && new WorkerSource(named.store, values["secret-file"], signal);
-      const watch = source && new WorkerWatch(() => source.info(), named.directory !== null);
+    let closed = true;
+    const status = await interruptible(values.json, async (interrupted) => {
       const ended = new AbortController();
-      const watching = watch?.run(
-        AbortSignal.any([signal, ended.signal]),
-        (message) => complain(`lmshm: ${message}`),
-      );
+      const signal = AbortSignal.any([interrupted, ended.signal]);
+      const source = named && new WorkerSource(named.store, values["secret-file"], signal);
+      const watch = source && new WorkerWatch(() => source.info(), named.directory !== null);
+      const watching = watch?.run(signal, (message) => complain(`lmshm: ${message}`));
       try {
         await serveDashboard({
           listen,
@@ -62,8 +71,14 @@ export const dashboard: Command = {
       } finally {
         ended.abort();
         await watching;
+        if (source !== null) closed = await closes(source);
       }
       return true;
     }, "it serves no more");
+    if (!closed) {
+      await printed();
+      process.exit(status);
+    }
+    return status;
   },
 };
