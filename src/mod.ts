@@ -84,6 +84,7 @@ export type {
   PutOptions,
   RemoteConnector,
 } from "./connector/remote_connector.ts";
+export { connect, type ConnectOptions } from "./connector/connect.ts";
 export { type OtherOptions, ShmFileConnector } from "./connector/shm_file_connector.ts";
 export type { ShmFileConnectorOptions } from "./connector/shm_file_options.ts";
 export type { ConnectorSource } from "./connector/shm_file_sources.ts";

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// lmshm-worker: moves data between shared memory and files for processes that do not want to.
+// lmshm-worker: moves data between shared memory and files, or servers that keep objects, for
+// processes that do not want to.
 //
 // This file only puts the parts together, in the order that matters: everything that needs wide
 // rights first (the root, the secret, the sockets), then the fence, then threads and clients.
 //
 //     base/        values, text, hashes, logging, cancelling                    <- nothing
 //     memory/      a client's segment: mapped, proven to be the right one       <- base
-//     storage/     objects and files of one directory; knows no client          <- base, memory
+//     storage/     objects by key, files of one directory; knows no client      <- base, memory
 //     protocol/    lines to requests, results to lines; pure text               <- the three above
 //     net/         sockets, and answers on their way out                        <- base
+//     remote/      connections to servers that keep objects                     <- base
+//     redis/       an ObjectStore: Redis and Valkey         <- base, memory, storage, remote
+//     s3/          an ObjectStore: S3                       <- base, memory, storage, remote
 //     execution/   whose turn it is, and what a request does                    <- all above
 //     server/      connections, logins, sessions of either version              <- all above
-//     process/     options, descriptors, the fence                              <- all above
+//     process/     options, descriptors, which store, the fence                 <- all above
 //
 // `npm run check -- layout` holds these arrows.
 #include <fcntl.h>
@@ -44,8 +48,10 @@
 #include "worker/net/secret.h"
 #include "worker/net/wire.h"
 #include "worker/process/descriptors.h"
+#include "worker/process/make_store.h"
 #include "worker/process/options.h"
 #include "worker/process/sandbox.h"
+#include "worker/process/store_secrets.h"
 #include "worker/server/connection.h"
 #include "worker/server/server.h"
 #include "worker/server/service.h"
@@ -55,6 +61,7 @@
 #include "worker/storage/file_access.h"
 #include "worker/storage/object_dir.h"
 #include "worker/storage/quota.h"
+#include "worker/storage/stores.h"
 
 namespace {
 
@@ -144,17 +151,19 @@ Status ChooseFileAccess(const Options& options) {
 }
 
 // Whether files can be given that access, by trying.
-Status TryFileAccess(const Options& options, const lmshm::ObjectDir& objects) {
-  if (options.group.empty() || objects.root_fd() < 0) return Status::OK();
+Status TryFileAccess(const Options& options, const lmshm::ObjectDir* objects) {
+  if (options.group.empty() || objects == nullptr || objects->root_fd() < 0) return Status::OK();
   lmshm::AtomicFile probe;
-  const int error = probe.Create(objects.root_fd(), "access-test");
+  const int error = probe.Create(objects->root_fd(), "access-test");
   if (error == 0) return Status::OK();
   const std::string action = "--group " + lmshm::Printable(options.group) + ": give it a file";
   return error == EPERM ? Status::System(error, action, "this user must be a member of that group")
                         : Status::System(error, action);
 }
 
+// `*objects` stays null where no files are served.
 Status OpenStorage(const Options& options, std::unique_ptr<lmshm::ObjectDir>* objects) {
+  if (options.store.has_value()) return Status::OK();
   if (options.root.empty()) {
     *objects = lmshm::ObjectDir::Unconfined();
     return Status::OK();
@@ -175,8 +184,9 @@ Status PlanDescriptors(const Options& options, bool secret, lmshm::DescriptorSha
   }
   for (const lmshm::ListenAddress& address : options.listen)
     needs.logins |= secret && address.tcp() && !address.no_auth;
-  needs.threads = options.io_threads;
+  needs.threads = options.threads();
   needs.directories = !options.root.empty();
+  needs.listings = options.store.has_value();
   needs.quota = options.max_bytes.has_value();
   Status status = lmshm::ShareDescriptors(needs, shares);
   if (!status.ok()) return status;
@@ -202,24 +212,33 @@ Status StartQuota(const Options& options, const lmshm::ObjectDir& objects,
   return (*quota)->Start();
 }
 
-// What version 2 of the protocol needs: directories to keep keys in.
-Status OpenDirectories(const Options& options, const lmshm::ObjectDir& objects,
-                       const lmshm::DescriptorShares& shares,
-                       std::unique_ptr<lmshm::Directories>* directories, Service* service) {
+// What version 2 of the protocol needs: a store, or directories to keep keys in. `*stores` stays
+// null where there is neither.
+Status OpenStores(const Options& options, const lmshm::ObjectDir* objects,
+                  std::unique_ptr<lmshm::ObjectStore> store, const lmshm::DescriptorShares& shares,
+                  std::unique_ptr<lmshm::Stores>* stores, Service* service) {
   Status status = lmshm::RandomDigits(16, "choose a boot id", &service->boot_id);
-  if (!status.ok() || objects.root_fd() < 0) return status;
+  if (!status.ok() || (objects != nullptr && objects->root_fd() < 0)) return status;
   Log(LogLevel::kInfo, "version 2: boot " + service->boot_id + ", checksums by " +
                            lmshm::Crc32cMethod() +
                            ", io: " + std::string(lmshm::IoModeName(options.io)) +
                            ", sync: " + std::string(lmshm::DurabilityName(options.durability)));
+  if (store != nullptr) {
+    *stores = std::make_unique<lmshm::OneStore>(std::move(store), shares.listings);
+    service->stores = stores->get();
+    return status;
+  }
   lmshm::Directories::Limits limits;
   limits.directories = shares.directories;
   limits.listings = shares.listings;
-  limits.kept.limit = std::min(options.keep_open, shares.kept);
-  *directories =
-      std::make_unique<lmshm::Directories>(objects, limits, lmshm::ProbeStorage, service->quota);
-  service->directories = directories->get();
-  return (*directories)->Start();
+  limits.kept.limit = std::min(options.keep_open.value_or(lmshm::kDefaultKeptFiles), shares.kept);
+  auto directories =
+      std::make_unique<lmshm::Directories>(*objects, limits, lmshm::ProbeStorage, service->quota);
+  status = directories->Start();
+  if (!status.ok()) return status;
+  *stores = std::move(directories);
+  service->stores = stores->get();
+  return status;
 }
 
 Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret) {
@@ -228,14 +247,17 @@ Status OpenSecret(const Options& options, std::unique_ptr<lmshm::Secret>* secret
   return lmshm::Secret::FromText(options.secret_text, "LMSHM_SECRET", secret);
 }
 
-void Fence(const Options& options, const lmshm::ObjectDir& objects,
+void Fence(const Options& options, const lmshm::ObjectDir* objects, const lmshm::MadeStore& made,
            const std::vector<std::unique_ptr<lmshm::Listener>>& listeners) {
   if (!options.sandbox) {
     Log(LogLevel::kInfo, "fences: none (--no-sandbox)");
     return;
   }
   lmshm::SandboxRules rules;
-  rules.root_fd = objects.root_fd();
+  rules.files = objects != nullptr;
+  rules.root_fd = objects == nullptr ? -1 : objects->root_fd();
+  rules.ports = made.ports;
+  rules.looks_up_names = made.looks_up_names;
   for (const auto& listener : listeners) {
     if (listener->directory_fd() >= 0) rules.socket_dir_fds.push_back(listener->directory_fd());
   }
@@ -304,6 +326,7 @@ int ServeSockets(const Service& service, const lmshm::Secret* secret, const Opti
 
 int main(int argc, char** argv) {
   if (!OpenMissingStandardDescriptors()) return kExitCannotStart;
+  lmshm::StoreEnvironment store_environment = lmshm::TakeStoreEnvironment();
   std::string secret_text;
   bool secret_present;
   TakeSecretFromEnvironment(&secret_text, &secret_present);
@@ -331,8 +354,14 @@ int main(int argc, char** argv) {
   std::unique_ptr<lmshm::ObjectDir> objects;
   status = ChooseFileAccess(options);
   if (status.ok()) status = OpenStorage(options, &objects);
-  if (status.ok()) status = TryFileAccess(options, *objects);
+  if (status.ok()) status = TryFileAccess(options, objects.get());
   if (!status.ok()) return CannotStart(status);
+  lmshm::StoreSecrets store_secrets;
+  if (options.store.has_value()) {
+    status = lmshm::FindStoreSecrets(*options.store, options.store_secret_file, &store_environment,
+                                     &store_secrets);
+    if (!status.ok()) return CannotStart(status);
+  }
   std::unique_ptr<lmshm::Secret> secret;
   status = OpenSecret(options, &secret);
   if (!status.ok()) return CannotStart(status);
@@ -350,8 +379,17 @@ int main(int argc, char** argv) {
   lmshm::DescriptorShares shares;
   status = PlanDescriptors(options, secret != nullptr, &shares);
   if (!status.ok()) return CannotStart(status);
-  Log(LogLevel::kInfo, "lmshm-worker " LMSHM_VERSION ", serving " + objects->Describe());
-  Fence(options, *objects, listeners);
+  lmshm::MadeStore made;
+  if (options.store.has_value()) {
+    lmshm::StoreLimits limits;
+    limits.threads = options.threads();
+    status = lmshm::MakeStore(*options.store, store_secrets, limits, &shutdown, &made);
+    if (!status.ok()) return CannotStart(status);
+  }
+  Log(LogLevel::kInfo,
+      "lmshm-worker " LMSHM_VERSION ", serving " +
+          (objects == nullptr ? lmshm::Printable(options.store_text) : objects->Describe()));
+  Fence(options, objects.get(), made, listeners);
   Service service;
   service.objects = objects.get();
   service.segment_fds = options.segment_fds;
@@ -359,19 +397,19 @@ int main(int argc, char** argv) {
   service.parent = parent.get();
   service.cancel = &shutdown;
   std::unique_ptr<lmshm::Quota> quota;
-  status = StartQuota(options, *objects, shares, &quota, &service);
+  if (objects != nullptr) status = StartQuota(options, *objects, shares, &quota, &service);
   if (!status.ok()) return CannotStart(status);
-  std::unique_ptr<lmshm::Directories> directories;
-  status = OpenDirectories(options, *objects, shares, &directories, &service);
+  std::unique_ptr<lmshm::Stores> stores;
+  status = OpenStores(options, objects.get(), std::move(made.store), shares, &stores, &service);
   if (!status.ok()) return CannotStart(status);
   service.io = options.io;
   service.sync = options.durability;
   service.open_objects = shares.open_objects;
   // After the fence, which later threads inherit.
   std::unique_ptr<lmshm::Engine> engine;
-  if (directories != nullptr) {
+  if (stores != nullptr) {
     lmshm::EngineLimits limits;
-    limits.threads = options.io_threads;
+    limits.threads = options.threads();
     limits.bytes = options.max_bytes_in_flight;
     limits.begun = shares.begun;
     limits.nice = static_cast<int>(options.nice);

@@ -70,9 +70,15 @@ const WORKER_ARROWS = /** @type {Record<string, string[]>} */ ({
   storage: ["base", "memory"],
   protocol: ["base", "memory", "storage"],
   net: ["base"],
+  remote: ["base"],
+  redis: ["base", "memory", "storage", "remote"],
+  s3: ["base", "memory", "storage", "remote"],
   execution: ["base", "memory", "storage", "protocol", "net"],
   server: ["base", "memory", "storage", "protocol", "net", "execution"],
-  process: ["base", "memory", "storage", "protocol", "net", "execution", "server"],
+  process: [
+    ...["base", "memory", "storage", "protocol", "net", "execution", "server", "remote"],
+    ...["redis", "s3"],
+  ],
 });
 
 /** What names a runtime, and so belongs into src/native/ alone. */

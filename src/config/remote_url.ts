@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// remote_url: where the objects are, in one of three spellings, with percent-encoding where it is
-// needed.
+// remote_url: where the objects are: what connect() takes (store_url.ts), or one of three spellings
+// for a directory, with percent-encoding where it is needed.
 //
 //     shmfile://[host:port]/dir?shm_name=/kv&worker_bin=/path&worker_addr=unix:/path      our own
 //     external://HOST:PORT/MODULE/?connector_name=ShmFileConnector    LMCache's, for its connector of
@@ -12,11 +12,12 @@
 import { URLSearchParams } from "node:url";
 import { segmentName, workerAddress } from "./kinds.ts";
 import { nearest } from "../nearest.ts";
+import { isStoreUrl, parseStoreUrl } from "./store_url.ts";
 
 export interface RemoteUrl {
-  /** Which connector of LMCache's it names; "shmfile" is ours. */
-  readonly scheme: "shmfile" | "external" | "fs";
-  /** An absolute path; null: extra_config says it. */
+  /** Which connector of LMCache's it names; "shmfile" is ours; "store": what connect() takes. */
+  readonly scheme: "shmfile" | "external" | "fs" | "store";
+  /** An absolute path; null: extra_config says it, or it is a URL that connect() takes. */
   readonly storageDir: string | null;
   /** Null: the worker is started, not connected to; or extra_config says it. */
   readonly workerAddress: string | null;
@@ -24,6 +25,8 @@ export interface RemoteUrl {
   readonly workerBinary: string | null;
 }
 
+/** Of a URL that is passed on as it is, see store_url.ts, or that says nothing more. */
+const NO_PARTS = { storageDir: null, workerAddress: null, shmName: null, workerBinary: null };
 const FORM = "shmfile://[host:port]/dir?shm_name=/NAME&worker_bin=/PATH";
 const EXTERNAL_FORM = "external://HOST:PORT/MODULE/?connector_name=ShmFileConnector";
 const FS_FORM = "fs://HOST:PORT/dir";
@@ -32,6 +35,12 @@ const CONNECTOR = "ShmFileConnector";
 
 /** @returns the parts, or what is wrong, to be read after "remote_url ... ". */
 export function parseRemoteUrl(url: string): RemoteUrl | string {
+  if (isStoreUrl(url)) {
+    const store = parseStoreUrl(url);
+    if (typeof store === "string") return store;
+    const storageDir = store.kind === "directory" ? store.directory : null;
+    return { scheme: "store", ...NO_PARTS, storageDir };
+  }
   const parts = /^([A-Za-z][A-Za-z0-9+.-]*):\/\/([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?$/s.exec(url);
   if (!parts) return `is no URL; accepted is ${FORM}`;
   const [, scheme, host, encoded, query = "", fragment] = parts;
@@ -64,12 +73,10 @@ export function parseRemoteUrl(url: string): RemoteUrl | string {
   return parseQuery(query, storageDir, address);
 }
 
-const NOTHING = { storageDir: null, workerAddress: null, shmName: null, workerBinary: null };
-
 /** Of the many connectors that LMCache can load, one is this library's. */
 function parseExternal(query: string): RemoteUrl | string {
   const name = new URLSearchParams(query).get("connector_name");
-  if (name === CONNECTOR) return { scheme: "external", ...NOTHING };
+  if (name === CONNECTOR) return { scheme: "external", ...NO_PARTS };
   return `names the connector ${JSON.stringify(name ?? "")}, which nothing here stands for; ` +
     `accepted is ${EXTERNAL_FORM}`;
 }
@@ -81,7 +88,7 @@ function parseFs(host: string, path: string): RemoteUrl | string {
   }
   if (!/^\/./.test(path)) return `names no directory; accepted is ${FS_FORM}`;
   if (path.includes("\0")) return "contains a NUL";
-  return { scheme: "fs", ...NOTHING, storageDir: path };
+  return { scheme: "fs", ...NO_PARTS, storageDir: path };
 }
 
 function decoded(text: string): string | null {

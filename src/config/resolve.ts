@@ -15,6 +15,7 @@ import { DEFAULT_SHMFS_DIR, PluginKeys } from "./lmcache_store.ts";
 import { nearest } from "../nearest.ts";
 import { Problems, show } from "./problems.ts";
 import { parseRemoteUrl, type RemoteUrl } from "./remote_url.ts";
+import { withoutSecret } from "./store_url.ts";
 import {
   FIELD_NAMES,
   findSetting,
@@ -253,9 +254,23 @@ function spreadUrl(values: Values, problems: Problems, notices: string[]): Schem
   const { value, rank, place } = given;
   const url = parseRemoteUrl(value as string);
   if (typeof url === "string") {
-    const message = `remote_url ${show(value)} ${url}`;
-    problems.add({ key: "remote_url", value, place, message });
+    const shown = withoutSecret(value as string);
+    const message = `remote_url ${show(shown)} ${url}`;
+    problems.add({ key: "remote_url", value: shown, place, message });
     return null;
+  }
+  const directory = values.get("storageDir");
+  const elsewhere = url.scheme === "store" && url.storageDir === null;
+  if (elsewhere && directory !== undefined && directory.value !== null) {
+    // One of the two is the store.
+    const { key } = SETTINGS.storageDir;
+    if (directory.rank > rank) {
+      values.delete("remoteUrl");
+      notices.push(`${key} (${directory.place}) wins over remote_url`);
+    } else {
+      values.delete("storageDir");
+      notices.push(`remote_url wins over ${key} = ${show(directory.value)} (${directory.place})`);
+    }
   }
   for (const name of ["storageDir", "workerAddress", "shmName", "workerBinary"] as const) {
     spreadPart(name, url, rank, values, notices);

@@ -45,7 +45,10 @@ export interface LmshmConfig {
   readonly cachePolicy: "LRU" | "LFU" | "FIFO" | "MRU" | "S3FIFO";
   /** How long a call that has to wait, for memory or for the store, waits at most. */
   readonly blockingTimeoutMs: number;
-  /** As configured; its parts are storageDir, shmName, workerBinary and workerAddress. */
+  /**
+   * As configured. The parts of "shmfile://" are storageDir, shmName, workerBinary and workerAddress;
+   * others are what connect() takes, and may hold a password.
+   */
   readonly remoteUrl: string | null;
   /** The directory of the store; null: there is none, only the pool. */
   readonly storageDir: string | null;
@@ -100,6 +103,8 @@ export interface LmshmConfig {
   readonly fileMode: number | null;
   /** Their group, by name or number; null: as the system chooses. */
   readonly fileGroup: string | null;
+  /** What an engine in remoteUrl is logged in to with. */
+  readonly storeSecretFile: string | null;
 }
 
 /** What files and variables say beyond that; resolve.ts makes LmshmConfig of it. */
@@ -178,6 +183,7 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   padBytes: extra("lmshm.pad_bytes", powerOfTwo(1, 2 ** 20), 1),
   fileMode: extra("lmshm.file_mode", fileMode, null),
   fileGroup: extra("lmshm.file_group", group, null),
+  storeSecretFile: extra("lmshm.store_secret_file", path, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 

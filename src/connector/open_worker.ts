@@ -29,7 +29,9 @@ export async function openWorker(
   const { segment, secret, limits, onWorkerLost: onLost, storageDir } = settings;
   const starts = settings.address === null;
   const reference = referTo(segment, starts);
-  if (starts) await within(makeDirectory(storageDir, settings.fileMode), { signal });
+  if (starts && settings.engine === null) {
+    await within(makeDirectory(storageDir, settings.fileMode), { signal });
+  }
   return await openClient({
     open: transportOf(settings),
     handshake: { segment: reference, secret, directory: storageDir },
@@ -42,7 +44,7 @@ export async function openWorker(
 
 /** Connects to the worker that the settings name, or starts it. */
 function transportOf(settings: ShmFileSettings): OpenTransport {
-  const { address, connectTimeoutMs, segment, storageDir, workerArgs, maxBytes, onLog } = settings;
+  const { address, connectTimeoutMs, segment, workerArgs, maxBytes, onLog } = settings;
   if (address !== null) {
     const users = { own: ownUser, peerOf: peerUserOf };
     return (handlers) => new SocketTransport({ address, connectTimeoutMs, users }, handlers);
@@ -55,12 +57,20 @@ function transportOf(settings: ShmFileSettings): OpenTransport {
   const { fileMode, fileGroup } = settings;
   const mode = fileMode === undefined ? [] : ["--file-mode", fileMode.toString(8).padStart(4, "0")];
   const group = fileGroup === undefined ? [] : ["--group", fileGroup];
-  const args = ["--root", storageDir, ...grant, ...quota, ...mode, ...group, ...workerArgs];
+  const args = [...placeArguments(settings), ...grant, ...quota, ...mode, ...group, ...workerArgs];
+  const env = settings.engine?.secrets;
   return (handlers) => {
     // The number of a descriptor that was closed may be another file's by now.
     mustBeOpen(segment, "start worker");
-    return new SpawnTransport({ binary, args, cwd, passFd, onLog }, handlers);
+    return new SpawnTransport({ binary, args, cwd, passFd, env, onLog }, handlers);
   };
+}
+
+/** The command line of a worker is public: secrets are not on it. */
+function placeArguments({ engine, storageDir }: ShmFileSettings): string[] {
+  if (engine === null) return ["--root", storageDir];
+  const { url, secretFile } = engine;
+  return ["--store", url, ...(secretFile === null ? [] : ["--store-secret-file", secretFile])];
 }
 
 /** @param spawned the worker is started here, and inherits the descriptor */

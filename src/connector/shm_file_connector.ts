@@ -52,7 +52,7 @@ export type { ShmFileConnectorOptions };
 /** Options beside those that a URL or a configuration names. */
 export type OtherOptions = Omit<
   ShmFileConnectorOptions,
-  "storageDir" | "workerBinary" | "workerAddress"
+  "storageDir" | "store" | "workerBinary" | "workerAddress"
 >;
 
 /** Objects of a batch that are looked at in one go: less than a millisecond. */
@@ -75,8 +75,10 @@ function headOf(range: ShmRange, byteLength: number): ShmRange {
 export class ShmFileConnector implements RemoteConnector {
   /** The memory that objects are moved from and to. */
   readonly segment: ShmSegment;
-  /** As the worker sees it: absolute, or below its root. */
+  /** As the worker sees it: absolute, or below its root; "": that root, or there is none. */
   readonly storageDir: string;
+  /** The URL of an engine, without a password; null: the store is a directory, or a running worker's. */
+  readonly store: string | null;
   /** How the worker is reached. */
   readonly transport: "pipe" | "unix" | "tcp";
   readonly #client: ObjectClient;
@@ -99,7 +101,8 @@ export class ShmFileConnector implements RemoteConnector {
     this.segment = settings.segment;
     this.storageDir = settings.storageDir;
     this.transport = settings.address?.kind ?? "pipe";
-    finalize(this, "segment", "storageDir");
+    this.store = settings.engine?.url ?? null;
+    finalize(this, "segment", "storageDir", "store");
     this.#settings = settings;
     this.#client = client;
     this.#notOpen = rememberOpen(this);
@@ -151,7 +154,8 @@ export class ShmFileConnector implements RemoteConnector {
 
   /**
    * Whether metadata and checksums are stored: with version 2, where the directory's file system
-   * has extended attributes.
+   * has extended attributes, or the engine's layout has a place for them. Else a put with metadata of
+   * the caller's is ENOTSUP.
    */
   get keepsMetadata(): boolean {
     return this.#client.keepsMetadata;

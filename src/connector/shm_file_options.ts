@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { checkChoice, checkInteger, describe } from "../arguments.ts";
 import { environmentVariable } from "../permission.ts";
+import { parseStoreUrl, withoutSecret } from "../config/store_url.ts";
 import { ShmError } from "../errors.ts";
 import { type ShmRange, ShmSegment } from "../memory/segment.ts";
 import { locateWorker } from "../native/locate.ts";
@@ -26,9 +27,22 @@ export interface ShmFileConnectorOptions extends OpeningLimits {
   /**
    * One file for each key is kept here. Made with mode 0700 where it is missing. Of a worker that is
    * started here it is the --root, and relative to the current directory. Of one that runs already
-   * it is a directory in its --root, as that worker sees it: relative means below the root.
+   * it is a directory in its --root, as that worker sees it: relative means below the root; default:
+   * the root.
    */
-  storageDir: string;
+  storageDir?: string | undefined;
+  /**
+   * In place of storageDir and workerAddress: where the store is, as connect() takes it, such as
+   * "redis://host:6379" or "s3://bucket/prefix?endpoint=http://host:9000". An engine's password is
+   * taken out of it and handed to the worker in its environment.
+   */
+  store?: string | undefined;
+  /**
+   * What an engine is logged in to with, instead of a password in `store` or LMSHM_STORE_SECRET
+   * (Redis), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (S3): a file with mode 0600 that the worker
+   * reads (--store-secret-file).
+   */
+  storeSecretFile?: string | undefined;
   /**
    * The worker to start; default: lmshm-worker of this package, or LMSHM_WORKER. A relative path, of
    * this option or in workerArgs, means what it means when the connector is opened.
@@ -122,6 +136,8 @@ export interface ShmFileConnectorOptions extends OpeningLimits {
 const OPTION_NAMES = [
   "segment",
   "storageDir",
+  "store",
+  "storeSecretFile",
   "workerBinary",
   "workerArgs",
   "workerAddress",
@@ -154,8 +170,10 @@ const OPTION_NAMES = [
 /** What the options mean. */
 export interface ShmFileSettings {
   readonly segment: ShmSegment;
-  /** Absolute, or below the root of the worker at `address`. */
+  /** Absolute, or below the root of the worker at `address`; "": that root, or there is none. */
   readonly storageDir: string;
+  /** Null: the store is a directory, or a running worker's. */
+  readonly engine: EngineSettings | null;
   /** Absolute; null: none is started. */
   readonly workerBinary: string | null;
   readonly workerArgs: readonly string[];
@@ -178,6 +196,16 @@ export interface ShmFileSettings {
   readonly limits: WorkerLimits;
   readonly onLog: ((line: string) => void) | undefined;
   readonly onWorkerLost: ((error: Error) => void) | undefined;
+}
+
+/** An engine, for which a worker is started. */
+export interface EngineSettings {
+  /** Without a password. */
+  readonly url: string;
+  /** For the worker's environment. */
+  readonly secrets: Readonly<Record<string, string>>;
+  /** Absolute; null: none is given. */
+  readonly secretFile: string | null;
 }
 
 /** The smallest object takes as much of the disk. */
@@ -224,7 +252,7 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
     throw new TypeError(`ShmFileConnector takes an options object, got ${describe(options)}`);
   }
   checkKnown("ShmFileConnector", "option", Object.keys(options), OPTION_NAMES);
-  const { segment, workerArgs = [], workerAddress } = options;
+  const { segment, workerArgs = [] } = options;
   if (!(segment instanceof ShmSegment)) {
     throw new TypeError(`segment must be a ShmSegment, got ${describe(segment)}`);
   }
@@ -237,7 +265,10 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   for (const name of ["allocate", "onLog", "onWorkerLost"] as const) {
     checkType(name, options[name], "function");
   }
+  const place = placeOf(options);
+  const { workerAddress, engine } = place;
   const address = workerAddress === undefined ? null : parseWorkerAddress(workerAddress);
+  if (engine !== null) checkForEngine(options, engine.url);
   if (address !== null) {
     for (const name of ["workerBinary", "workerArgs", "onLog"] as const) {
       if (options[name] === undefined) continue;
@@ -254,7 +285,8 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   }
   return {
     segment,
-    storageDir: checkDirectory(options.storageDir, address),
+    storageDir: engine === null ? checkDirectory(place.storageDir, address) : "",
+    engine,
     workerArgs,
     workerCwd: workerArgs.length === 0 ? undefined : currentDirectory(),
     address,
@@ -276,8 +308,80 @@ export function checkOptions(options: ShmFileConnectorOptions): ShmFileSettings 
   };
 }
 
+interface Place {
+  readonly storageDir: string | undefined;
+  readonly workerAddress: string | undefined;
+  readonly engine: EngineSettings | null;
+}
+
+/** Where the objects are: two options say it, or one URL. */
+function placeOf(options: ShmFileConnectorOptions): Place {
+  const { storageDir, workerAddress, store, storeSecretFile } = options;
+  const refuseSecret = () => {
+    if (storeSecretFile === undefined) return;
+    throw new TypeError("storeSecretFile is for an engine that is named in store");
+  };
+  if (store === undefined) {
+    refuseSecret();
+    return { storageDir, workerAddress, engine: null };
+  }
+  if (typeof store !== "string") {
+    throw new TypeError(`store must be a URL, got ${describe(store)}`);
+  }
+  for (const name of ["storageDir", "workerAddress"] as const) {
+    if (options[name] !== undefined) throw new TypeError(`store and ${name} exclude each other`);
+  }
+  const parts = parseStoreUrl(store);
+  if (typeof parts === "string") {
+    throw new RangeError(`the store's URL ${JSON.stringify(withoutSecret(store))} ${parts}`);
+  }
+  if (parts.kind !== "engine") refuseSecret();
+  switch (parts.kind) {
+    case "directory":
+      return { storageDir: parts.directory, workerAddress: undefined, engine: null };
+    case "worker":
+      return { storageDir: parts.directory, workerAddress: parts.address, engine: null };
+    case "engine": {
+      const { url, secrets } = parts;
+      if (storeSecretFile !== undefined && Object.keys(secrets).length > 0) {
+        throw new TypeError("storeSecretFile and a password in store exclude each other");
+      }
+      const secretFile = storeSecretFile === undefined
+        ? null
+        : resolve(checkPath("storeSecretFile", storeSecretFile));
+      return {
+        storageDir: undefined,
+        workerAddress: undefined,
+        engine: { url, secrets, secretFile },
+      };
+    }
+  }
+}
+
+/** What is for directories. */
+function checkForEngine(options: ShmFileConnectorOptions, url: string): void {
+  const { maxBytes, ioMode, durability } = options;
+  const name = maxBytes !== undefined
+    ? "maxBytes"
+    : ioMode !== undefined && ioMode !== "auto"
+    ? "ioMode"
+    : durability !== undefined && durability !== "none"
+    ? "durability"
+    : options.saveChunkMeta
+    ? "saveChunkMeta"
+    : (["padBytes", "fileMode", "fileGroup"] as const).find((one) => options[one] !== undefined);
+  if (name === undefined) return;
+  throw new ShmError(`${name} is for directories, and the store is ${url}`, {
+    code: "ENOTSUP",
+    operation: "open connector",
+    hint: `Leave ${name} out: how much an engine keeps, and how safely, is its own setting`,
+    details: { [name]: options[name], store: url },
+  });
+}
+
 /** A worker that runs already may see its directories where this process does not. */
-function checkDirectory(storageDir: string, address: WorkerAddress | null): string {
+function checkDirectory(storageDir: string | undefined, address: WorkerAddress | null): string {
+  if (address !== null && (storageDir === undefined || storageDir === "")) return "";
   const path = checkPath("storageDir", storageDir);
   return address === null || path.startsWith("/") ? resolve(path) : path;
 }

@@ -6,6 +6,7 @@
 import { describe } from "../arguments.ts";
 import { configFromExtra, type LmshmConfig } from "../config/config.ts";
 import { parseRemoteUrl } from "../config/remote_url.ts";
+import { isStoreUrl } from "../config/store_url.ts";
 import type { ShmSegment } from "../memory/segment.ts";
 import type { ShmFileConnectorOptions } from "./shm_file_options.ts";
 
@@ -23,8 +24,31 @@ interface NamedOptions {
  */
 export function optionsFromConfig(config: LmshmConfig): NamedOptions {
   const { storageDir, shmName, workerBinary, workerAddress, secretFile } = config;
-  const { maxBytes, durability, ioMode, checksum } = config;
+  const { maxBytes, durability, ioMode, checksum, remoteUrl, storeSecretFile } = config;
   const { saveChunkMeta, padBytes, fileMode, fileGroup } = config;
+  const ofFiles = {
+    saveChunkMeta: saveChunkMeta || undefined,
+    padBytes: padBytes === 1 ? undefined : padBytes,
+    fileMode: fileMode ?? undefined,
+    fileGroup: fileGroup ?? undefined,
+  };
+  if (storageDir === null && remoteUrl !== null && isStoreUrl(remoteUrl)) {
+    return {
+      options: {
+        store: remoteUrl,
+        storeSecretFile: storeSecretFile ?? undefined,
+        workerBinary: /^(?:tcp|unix):/i.test(remoteUrl) ? undefined : workerBinary ?? undefined,
+        secretFile: /^tcp:/i.test(remoteUrl) ? secretFile ?? undefined : undefined,
+        maxBytes: maxBytes ?? undefined,
+        durability: durability === "none" ? undefined : durability,
+        ioMode: ioMode === "auto" ? undefined : ioMode,
+        checksum: checksum === false ? false : undefined,
+        // Of no engine: it says so.
+        ...ofFiles,
+      },
+      shmName,
+    };
+  }
   if (storageDir === null) {
     throw new TypeError(
       "the configuration has no shmfs.storage_dir; set it, or remote_url, to the directory that " +
@@ -42,10 +66,7 @@ export function optionsFromConfig(config: LmshmConfig): NamedOptions {
       durability: durability === "none" ? undefined : durability,
       ioMode: ioMode === "auto" ? undefined : ioMode,
       checksum: checksum === false ? false : undefined,
-      saveChunkMeta: saveChunkMeta || undefined,
-      padBytes: padBytes === 1 ? undefined : padBytes,
-      fileMode: fileMode ?? undefined,
-      fileGroup: fileGroup ?? undefined,
+      ...ofFiles,
     },
     shmName,
   };
@@ -53,7 +74,7 @@ export function optionsFromConfig(config: LmshmConfig): NamedOptions {
 
 /**
  * What opens a connector if not options: a configuration such as loadConfig() gives, LMCache's
- * extra_config (shmfs.storage_dir, shmfs.worker_addr and so on), or a URL,
+ * extra_config (shmfs.storage_dir, shmfs.worker_addr and so on), or a URL: one that connect() takes,
  * `shmfile://[host:port]/dir?shm_name=/kv[&worker_bin=/path][&worker_addr=unix:/path]`, or
  * `fs://host:port/dir` for a directory of LMCache's fs connector with its headers.
  */
@@ -84,6 +105,7 @@ export function optionsFromExtra(extra: Readonly<Record<string, unknown>>): Name
  * @throws {RangeError} saying what is wrong with it.
  */
 export function optionsFromUrl(text: string): NamedOptions {
+  if (isStoreUrl(text)) return { options: { store: text }, shmName: null };
   const parts = parseRemoteUrl(text);
   if (typeof parts === "string") {
     throw new RangeError(`connector URL ${JSON.stringify(text.slice(0, 200))} ${parts}`);
@@ -99,7 +121,7 @@ export function optionsFromUrl(text: string): NamedOptions {
   }
   return {
     options: {
-      storageDir,
+      storageDir: storageDir ?? undefined,
       workerAddress: workerAddress ?? undefined,
       workerBinary: workerAddress === null ? workerBinary ?? undefined : undefined,
       saveChunkMeta: scheme === "fs" || undefined,

@@ -21,6 +21,8 @@ interface SpawnOptions {
   readonly args: readonly string[];
   /** The child's current directory; default: the one of this process at that moment. */
   readonly cwd?: string | undefined;
+  /** Beside what this process has in its environment. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
   /** A descriptor that the child gets as its number 3; null for none. It stays the caller's. */
   readonly passFd: number | null;
   /** Each line of the child's stderr. */
@@ -93,7 +95,7 @@ export class SpawnTransport implements Transport {
 
   #start(): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { binary, args, cwd, passFd } = this.#options;
+      const { binary, args, cwd, passFd, env = {} } = this.#options;
       const fail = (cause: unknown) => {
         const error = this.#cannotStart(cause);
         reject(error);
@@ -104,6 +106,7 @@ export class SpawnTransport implements Transport {
       try {
         child = spawn(binary, [...args], {
           cwd,
+          ...(Object.keys(env).length === 0 ? {} : { env: { ...process.env, ...env } }),
           stdio: passFd === null ? ["pipe", "pipe", "pipe"] : ["pipe", "pipe", "pipe", passFd],
         });
       } catch (cause) {

@@ -53,8 +53,16 @@ export interface WorkerInfo {
   readonly keptOpen?: number;
   /** Gets that found one. */
   readonly getsKept?: number;
-  /** How requests are carried out. */
+  /** What keeps the objects: "directory", "redis" or "s3". */
   readonly engine?: string;
+  /** 1: it keeps checksums and attributes with an object. */
+  readonly attributes?: number;
+  /** 1: it heeds a transfer's `io`. */
+  readonly ioModes?: number;
+  /** 1: it heeds a put's `durability`. */
+  readonly durability?: number;
+  /** What an object may have; undefined: there is no limit. */
+  readonly maxObjectBytes?: number;
   /** Threads that carry them out. */
   readonly threads?: number;
   /** How nice those are. */
@@ -69,6 +77,10 @@ export interface WorkerInfo {
   readonly running?: number;
   /** Bytes that those move. */
   readonly bytesInFlight?: number;
+  /** Objects that were stored. */
+  readonly puts?: number;
+  /** Objects that were loaded. */
+  readonly gets?: number;
   /** Objects that were stored past the page cache. */
   readonly putsDirect?: number;
   /** Objects that were stored through it. */

@@ -26,6 +26,7 @@
 #include "worker/protocol/answer.h"
 #include "worker/protocol/line_reader.h"
 #include "worker/server/session.h"
+#include "worker/storage/directories.h"
 
 namespace {
 
@@ -56,7 +57,7 @@ class World {
     HOLDS(fd >= 0 && ftruncate(fd, kSegmentBytes) == 0 && dup2(fd, kSegmentFd) == kSegmentFd);
     close(fd);
     service.objects = objects_.get();
-    service.directories = directories_.get();
+    service.stores = directories_.get();
     service.boot_id = "0123456789abcdef";
     service.segment_fds = {kSegmentFd};
   }

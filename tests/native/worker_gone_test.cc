@@ -23,6 +23,7 @@
 #include "worker/base/shutdown.h"
 #include "worker/net/wire.h"
 #include "worker/server/connection.h"
+#include "worker/storage/directories.h"
 #include "worker/storage/quota.h"
 #include "worker_fixture.hh"
 
@@ -63,7 +64,7 @@ struct Served {
     REQUIRE(lmshm::ObjectDir::OpenConfined(dir.path(), lmshm::DetectBeneathMethod(), &root).ok());
     directories = std::make_unique<lmshm::Directories>(*root, lmshm::Directories::Limits());
     REQUIRE(directories->Start().ok());
-    service.directories = directories.get();
+    service.stores = directories.get();
     service.boot_id = "0123456789abcdef";
     service.engine = engine;
     int fds[2];

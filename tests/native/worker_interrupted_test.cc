@@ -51,7 +51,7 @@ struct Found {
 // As a worker that starts anew would find it.
 Found Look(int root_fd, const std::string& key) {
   Found found;
-  const lmshm::KeyStore store(root_fd, FactsOf(root_fd));
+  lmshm::KeyStore store(root_fd, FactsOf(root_fd));
   std::string bytes(kSegmentBytes, '\0');
   lmshm::ObjectInfo info;
   lmshm::TransferOptions options;
@@ -62,7 +62,7 @@ Found Look(int root_fd, const std::string& key) {
   if (found.exists) CHECK(info.crc32c.has_value());
   found.bytes = bytes.substr(0, info.length);
   lmshm::OpenListings open(4);
-  lmshm::KeyListings listing(store, &open);
+  lmshm::KeyListings listing(&store, &open);
   lmshm::ListRequest request;
   request.limit = 100;
   request.max_bytes = 60000;

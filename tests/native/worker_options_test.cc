@@ -35,7 +35,7 @@ TEST(nothing_given_is_pipe_mode) {
   CHECK(g_options.root.empty());
   CHECK(g_options.sandbox);
   CHECK(!g_options.max_clients.has_value());
-  CHECK_EQ(g_options.keep_open, 8192u);
+  CHECK(!g_options.keep_open.has_value());
   CHECK_EQ(g_options.nice, 0u);
   CHECK(g_options.log_level == lmshm::LogLevel::kWarn);
 }
@@ -45,7 +45,7 @@ TEST(values_with_and_without_an_equals_sign) {
                   "--segment-fd", "12", "--no-sandbox", "--log-level=debug", "--io-threads=11",
                   "--max-bytes-in-flight", "4096", "--keep-open=0", "--nice", "19"}),
            "");
-  CHECK_EQ(g_options.keep_open, 0u);
+  CHECK_EQ(g_options.keep_open.value_or(1), 0u);
   CHECK_EQ(g_options.nice, 19u);
   CHECK_EQ(g_options.io_threads, 11u);
   CHECK_EQ(g_options.max_bytes_in_flight, 4096u);
@@ -218,6 +218,40 @@ TEST(file_modes_that_let_everybody_write_are_refused) {
   CHECK_CONTAINS(Parse({"--group="}), "is empty");
   CHECK_EQ(Parse({"--group=kv"}), "");
   CHECK_EQ(g_options.group, "kv");
+}
+
+TEST(a_store_that_is_a_directory_is_a_root) {
+  for (const char* url : {"/a/b c", "file:///a/b%20c"}) {
+    CHECK_EQ(Parse({"--store", url, "--max-bytes", "1000000", "--io", "direct"}), "");
+    CHECK_EQ(g_options.root, "/a/b c");
+    CHECK(!g_options.store.has_value());
+    CHECK_EQ(g_options.threads(), 4u);
+    CHECK_CONTAINS(Parse({"--store", url, "--root", "/a"}), "exclude each other");
+  }
+}
+
+TEST(a_store_of_another_kind_and_what_goes_with_it) {
+  CHECK_EQ(Parse({"--store=redis://h:1/2"}), "");
+  REQUIRE(g_options.store.has_value());
+  CHECK_EQ(g_options.store->path, "2");
+  CHECK_EQ(g_options.store_text, "redis://h:1/2");
+  CHECK_EQ(g_options.threads(), 16u);
+  CHECK_EQ(Parse({"--store=redis://h", "--io-threads=2", "--store-secret-file", "/f", "--listen",
+                  "/socket", "--sync=none", "--io=auto"}),
+           "");
+  CHECK_EQ(g_options.threads(), 2u);
+  CHECK_EQ(g_options.store_secret_file, "/f");
+  for (const char* surplus : {"--max-bytes=0", "--keep-open=1", "--io=cached", "--sync=data"}) {
+    CHECK_CONTAINS(Parse({"--store=s3://bucket", surplus}),
+                   "is for directories, and --store s3://");
+  }
+  CHECK_CONTAINS(Parse({"--store=redis://h", "--root=/a"}), "exclude each other");
+  CHECK_CONTAINS(Parse({"--store=redis://u:hush@h"}), "--store-secret-file");
+  CHECK(Parse({"--store=redis://u:hush@h"}).find("hush") == std::string::npos);
+  CHECK_CONTAINS(Parse({"--store-secret-file=/f"}), "no directory");
+  CHECK_CONTAINS(Parse({"--root=/a", "--store-secret-file=/f"}), "no directory");
+  CHECK_CONTAINS(Parse({"--store=/a", "--store-secret-file=/f"}), "no directory");
+  CHECK_CONTAINS(Parse({"--listen=/socket"}), "--store URL");
 }
 
 TEST(options_that_would_have_no_effect) {

@@ -166,7 +166,7 @@ TEST(too_many_directories_are_an_error_of_hello) {
   const std::unique_ptr<Directories> directories =
       OpenDirectories(*root, Attributes::kDetect, limits);
   lmshm::Service service;
-  service.directories = directories.get();
+  service.stores = directories.get();
   const auto say = [](lmshm::Session* session, const std::string& line) {
     std::string answer;
     session->Handle(line, &answer);
@@ -187,7 +187,7 @@ TEST(files_stay_open_within_one_bound_for_all_directories) {
   Root root(16, kept);
   std::string memory = "12345";
   const lmshm::SharedBytes bytes = {memory.data(), memory.size()};
-  if (!root.directories->root().facts().tells_changes) SKIP("not on this file system");
+  if (!root.directories->root().storage().tells_changes) SKIP("not on this file system");
   if (!root.directories->root().has_attributes()) SKIP("no attributes on this file system");
   const lmshm::KeptFiles& files = root.directories->share().kept_files;
   std::vector<Directories::Store> stores;

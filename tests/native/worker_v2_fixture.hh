@@ -10,6 +10,7 @@
 
 #include "worker/protocol/answer.h"
 #include "worker/server/session.h"
+#include "worker/storage/directories.h"
 #include "worker_fixture.hh"
 
 enum class Attributes { kDetect, kNone };
@@ -53,7 +54,7 @@ class TalkV2 {
       objects_ = lmshm::ObjectDir::Unconfined();
     }
     service_.objects = objects_.get();
-    service_.directories = directories_.get();
+    service_.stores = directories_.get();
     service_.boot_id = "0123456789abcdef";
     session_ = std::make_unique<lmshm::Session>(service_, "test");
   }

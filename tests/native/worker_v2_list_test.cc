@@ -7,6 +7,7 @@
 #include <atomic>
 #include <set>
 
+#include "worker/storage/directory_listing.h"
 #include "worker/storage/key_listing.h"
 #include "worker_v2_fixture.hh"
 
@@ -133,7 +134,7 @@ TEST(of_more_than_four_listings_the_one_used_longest_ago_ends) {
   for (int i = 0; i < 4; i++) cursors.push_back(CursorOf(talk.Say("1 LIST 1 -")));
   cursors[0] = CursorOf(talk.Say("1 LIST 1 " + cursors[0]));
   const std::string fifth = CursorOf(talk.Say("1 LIST 1 -"));
-  CHECK_EQ(talk.service().directories->listings().size(), 4u);
+  CHECK_EQ(talk.service().stores->listings().size(), 4u);
   CHECK_STARTS(talk.Say("1 LIST 1 " + cursors[1]), "1 ERROR ESTALE ");
   for (const std::string& cursor : {cursors[0], cursors[2], cursors[3], fifth}) {
     CHECK_EQ(SplitWords(talk.Say("1 LIST 1 " + cursor)).size(), 4u);
@@ -141,14 +142,14 @@ TEST(of_more_than_four_listings_the_one_used_longest_ago_ends) {
   TalkV2 other(&talk);  // has its own four
   other.Say("HELLO 2");
   other.Say("1 LIST 1 -");
-  CHECK_EQ(talk.service().directories->listings().size(), 5u);
+  CHECK_EQ(talk.service().stores->listings().size(), 5u);
 }
 
 TEST(a_listing_that_is_ended_gives_up_its_place) {
   TalkV2 talk;
   talk.Say("HELLO 2");
   Fill(talk.root, 100);
-  const lmshm::OpenListings& open = talk.service().directories->listings();
+  const lmshm::OpenListings& open = talk.service().stores->listings();
   const std::string kept = CursorOf(talk.Say("1 LIST 1 -"));
   for (int i = 0; i < 20; i++) {
     const std::string left = CursorOf(talk.Say("1 LIST 1 -"));
@@ -173,23 +174,23 @@ TEST(listings_take_the_descriptors_of_idle_ones_and_of_no_others) {
   TempDir dir;
   Fill(dir, 10);
   fd.Reset(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  const lmshm::KeyStore store(fd.get(), lmshm::StorageFacts());
+  lmshm::KeyStore store(fd.get(), lmshm::StorageFacts());
   for (const bool idle : {false, true}) {
     lmshm::OpenListings open(2, idle ? std::chrono::milliseconds(0) : std::chrono::hours(1));
-    lmshm::KeyListings one(store, &open);
+    lmshm::KeyListings one(&store, &open);
     lmshm::ListRequest request;
     request.limit = 3;
     request.max_bytes = 60000;
     lmshm::ListPage first, second, page;
     {
-      lmshm::KeyListings gone(store, &open);
+      lmshm::KeyListings gone(&store, &open);
       CHECK_OK(gone.List(request, nullptr, &page));
       CHECK_EQ(open.size(), 1u);
     }
     CHECK_EQ(open.size(), 0u);
     CHECK_OK(one.List(request, nullptr, &first));
     CHECK_OK(one.List(request, nullptr, &second));
-    lmshm::KeyListings two(store, &open);
+    lmshm::KeyListings two(&store, &open);
     CHECK_EQ(two.List(request, nullptr, &page).number(), idle ? 0 : EMFILE);
     CHECK_EQ(open.size(), 2u);
     request.limit = 10;  // one page needs none
@@ -289,7 +290,7 @@ TEST(all_pages_together_read_the_directory_once) {
 TEST(a_prefix_that_few_keys_have_costs_pages_of_bounded_work) {
   TalkV2 talk = InMemory();
   talk.Say("HELLO 2");
-  const size_t count = 2 * lmshm::KeyListings::kPageNames + 1000;
+  const size_t count = 2 * lmshm::DirectoryListing::kPageNames + 1000;
   Fill(talk.root, count);
   WriteFile(talk.root / "needle.data", "x");
   std::string cursor = "-";
@@ -299,7 +300,7 @@ TEST(a_prefix_that_few_keys_have_costs_pages_of_bounded_work) {
     names_read = 0;
     const std::vector<std::string> words = SplitWords(talk.Say("1 LIST 1000 " + cursor + " need"));
     REQUIRE(words.size() >= 3 && words[1] == "OK");
-    CHECK(names_read <= lmshm::KeyListings::kPageNames);
+    CHECK(names_read <= lmshm::DirectoryListing::kPageNames);
     keys.insert(keys.end(), words.begin() + 3, words.end());
     cursor = words[2];
     pages++;

@@ -304,7 +304,7 @@ TEST(concurrent_writers_and_readers_see_whole_objects) {
   const std::unique_ptr<lmshm::Directories> directories = OpenDirectories(*objects);
   lmshm::Service service;
   service.objects = objects.get();
-  service.directories = directories.get();
+  service.stores = directories.get();
   TestSegment segment(4 << 16);
   const std::string key(300, 'k');  // with a sidecar
   std::string wrong[4];

@@ -153,7 +153,7 @@ TEST(an_ending_worker_breaks_off) {
   WriteFile(root / "there.data", "x");
   lmshm::Service service;
   service.objects = objects.get();
-  service.directories = directories.get();
+  service.stores = directories.get();
   service.cancel = &stop;
   lmshm::Session session(service, "test");
   std::string answer;

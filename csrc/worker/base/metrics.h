@@ -39,7 +39,10 @@ class Metrics {
   using Clock = std::chrono::steady_clock;
   static constexpr size_t kVerbs = 16;
 
-  // Objects that were stored or loaded in version 2, by the way their greater part went.
+  // Objects that were stored or loaded in version 2, and of those of directories, by the way that
+  // their greater part went.
+  std::atomic<uint64_t> puts{0};
+  std::atomic<uint64_t> gets{0};
   std::atomic<uint64_t> puts_direct{0};
   std::atomic<uint64_t> puts_cached{0};
   std::atomic<uint64_t> gets_direct{0};
@@ -58,14 +61,16 @@ class Metrics {
   std::atomic<uint64_t> cancelled{0};  // of these, because a client or the worker's end said so
   const Clock::time_point started = Clock::now();
 
-  void CountPut(uint64_t bytes, bool direct) {
-    Add(direct ? &puts_direct : &puts_cached, 1);
+  void CountPut(uint64_t bytes) {
+    Add(&puts, 1);
     Add(&put_bytes, bytes);
   }
-  void CountGet(uint64_t bytes, bool direct) {
-    Add(direct ? &gets_direct : &gets_cached, 1);
+  void CountGet(uint64_t bytes) {
+    Add(&gets, 1);
     Add(&get_bytes, bytes);
   }
+  void CountPutWay(bool direct) { Add(direct ? &puts_direct : &puts_cached, 1); }
+  void CountGetWay(bool direct) { Add(direct ? &gets_direct : &gets_cached, 1); }
   static void Add(std::atomic<uint64_t>* counter, uint64_t number) {
     counter->fetch_add(number, std::memory_order_relaxed);
   }

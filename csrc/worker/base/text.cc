@@ -98,4 +98,12 @@ std::string Printable(std::string_view text) {
   return result;
 }
 
+std::string ActionOn(std::string_view verb, std::string_view what) {
+  constexpr size_t kShownBytes = 200;
+  std::string action(verb);
+  action.push_back(' ');
+  AppendPrintable(what, kShownBytes, &action);
+  return action;
+}
+
 }  // namespace lmshm

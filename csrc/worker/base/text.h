@@ -29,6 +29,9 @@ void AppendPrintable(std::string_view text, size_t max_bytes, std::string* out);
 // AppendPrintable() into a new string of at most 1,024 bytes: for names in messages.
 std::string Printable(std::string_view text);
 
+// "put <key>" and so on, for messages: printable, and cut where it is long.
+std::string ActionOn(std::string_view verb, std::string_view what);
+
 }  // namespace lmshm
 
 #endif  // LMSHM_WORKER_BASE_TEXT_H_

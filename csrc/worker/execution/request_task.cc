@@ -13,16 +13,12 @@
 #include "worker/base/percent.h"
 #include "worker/base/text.h"
 #include "worker/protocol/answer.h"
-#include "worker/storage/object_transfer.h"
 
 namespace lmshm {
 
 namespace {
 
-// What opening, describing and closing a file costs, as bytes that could be moved in the same time;
-// what making one does; a disk's flush; reading a page of a directory.
-constexpr uint64_t kObjectCost = 16 * 1024;
-constexpr uint64_t kNewObjectCost = 128 * 1024;
+// What a disk's flush costs, and reading a page of a directory: see kObjectCost.
 constexpr uint64_t kSyncCost = 16 << 20;
 constexpr uint64_t kListCost = 4 << 20;
 // From here on a task goes to the engine by itself.
@@ -34,9 +30,8 @@ constexpr size_t kMapBytes = 128;
 constexpr size_t kMaxItemTextBytes = 512;
 constexpr size_t kLeastItemBytes = 24;
 constexpr char kOverflow[] = " -EOVERFLOW";
-// A part of a batch for one thread: it must be worth the while of waking one.
-constexpr uint64_t kPartBytes = 256 * 1024;
-constexpr size_t kPartObjects = 8;
+// Keys that are asked for in one call where that is a round trip.
+constexpr size_t kRemoteKeys = 256;
 constexpr size_t kMaxCursorBytes = 42;  // a space, two numbers and a point
 
 void AppendNamed(std::string_view name, std::string_view value, std::string* result) {
@@ -65,20 +60,22 @@ void AppendFailure(Verb verb, const Status& status, size_t room, std::string* re
   AppendPercent(text, result);
 }
 
-// Where parts of a batch begin: each is small enough to be done in one go by one thread.
-std::vector<size_t> Parts(const std::vector<TransferItem>& items) {
-  std::vector<size_t> begins;
-  uint64_t bytes = 0;
-  for (size_t i = 0; i < items.size(); i++) {
-    const bool full = begins.empty() || bytes >= kPartBytes || i - begins.back() >= kPartObjects ||
-                      items[i].size >= kPartBytes;
-    if (full) {
-      begins.push_back(i);
-      bytes = 0;
-    }
-    bytes += std::min(items[i].size, kPartBytes);
+// What only some stores heed.
+Status CheckOptions(const TransferItem& object, const StoreFacts& facts) {
+  const auto refused = [&](std::string_view option) {
+    return Status::Error(ENOTSUP, std::string(option) + " is for directories, and this worker's " +
+                                      "engine is " + facts.engine + "; leave the option out");
+  };
+  if (!facts.io_modes && object.io.has_value() && *object.io != IoMode::kAuto) {
+    return refused("io=" + std::string(IoModeName(*object.io)));
   }
-  return begins;
+  if (!facts.durability && object.sync.has_value() && *object.sync != Durability::kNone) {
+    return refused("sync=" + std::string(DurabilityName(*object.sync)));
+  }
+  // A store of files heeds both.
+  if (!facts.io_modes && object.lmcache_header) return refused("head=lmcache");
+  if (!facts.io_modes && object.pad_log2 != 0) return refused("pad=");
+  return Status::OK();
 }
 
 uint64_t ObjectCost(Verb verb) { return verb == Verb::kPut ? kNewObjectCost : kObjectCost; }
@@ -125,36 +122,60 @@ uint64_t TurnBytes(const RequestV2& request, const RequestContext& context) {
 
 }  // namespace
 
-// One object of a PUT or a GET.
-struct RequestTask::Item {
-  bool done = false;
-  // While it is under way; neither: it has not been begun.
-  std::unique_ptr<ObjectPut> put;
-  std::unique_ptr<ObjectGet> get;
-  // When it is done.
+// Of one object of a PUT or a GET, once it is done.
+struct RequestTask::Outcome {
   Status status;
   std::string result;
 };
 
+// Objects of a batch for one thread in one go: it must be worth the while of waking one.
+struct RequestTask::Part {
+  size_t begin = 0;  // in the batch
+  size_t end = 0;
+  size_t told = 0;  // of its objects, from `begin` on
+  bool begun = false;
+  // While it is under way, one of the two.
+  std::vector<PutItem> puts;
+  std::vector<GetItem> gets;
+};
+
 struct RequestTask::Batch {
-  std::vector<Item> items;
-  std::vector<size_t> begins;         // of the parts
-  std::vector<size_t> left;           // parts that are not done
-  std::atomic<size_t> item_bytes{0};  // of all results of items, told or not
-  size_t told = 0;                    // items that are in `result`
+  // Divides `items` as the store wants them.
+  Batch(const std::vector<TransferItem>& items, const StoreFacts& facts) : outcomes(items.size()) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < items.size(); i++) {
+      const bool full = parts.empty() || bytes >= facts.part_bytes ||
+                        i - parts.back().begin >= facts.part_objects ||
+                        items[i].size >= facts.part_bytes;
+      if (full) {
+        parts.emplace_back().begin = i;
+        left.push_back(parts.size() - 1);
+        bytes = 0;
+      }
+      parts.back().end = i + 1;
+      bytes += std::min(items[i].size, facts.part_bytes);
+    }
+  }
+
+  std::vector<Part> parts;
+  std::vector<size_t> left;  // parts that are not done
+  std::vector<Outcome> outcomes;
+  std::atomic<size_t> outcome_bytes{0};  // of all results, told or not
+  size_t told = 0;                       // objects that are in `result`
   std::string result;
 };
 
 RequestTask::RequestTask(RequestV2 request, RequestContext context, const std::string& peer,
                          Metrics::Clock::time_point read)
-    : Task(request.priority, CostOf(request, context) <= kSmallCost),
+    : Task(request.priority,
+           !context.store->facts().remote && CostOf(request, context) <= kSmallCost),
       request_(std::move(request)),
       context_(std::move(context)),
       held_bytes_(sizeof(RequestTask) + kMapBytes + request_.held_bytes()),
       cost_(CostOf(request_, context_)),
       peer_(peer),
       read_(read),
-      metrics_(context_.store->share().metrics),
+      metrics_(*context_.metrics),
       keys_left_(request_.keys) {
   set_bytes(TurnBytes(request_, context_));
 }
@@ -235,16 +256,8 @@ bool RequestTask::Carry(Status* status, std::string* result) {
   Turn turn(context_.parallel);
   if (request_.items.size() > 1) return GoBatch(&turn, result);
   if (request_.items.size() == 1) {
-    Item fresh;
-    Item* const item = item_ != nullptr ? item_.get() : &fresh;
-    if (!GoObject(0, item, &turn)) {
-      if (item_ == nullptr) item_ = std::make_unique<Item>(std::move(fresh));
-      return false;
-    }
-    *status = std::move(item->status);
-    *result = std::move(item->result);
-    item_.reset();
-    return true;
+    return request_.verb == Verb::kPut ? GoLone(&put_, &turn, status, result)
+                                       : GoLone(&get_, &turn, status, result);
   }
   if (request_.verb == Verb::kStat) {
     *status = Stat(result);
@@ -257,152 +270,189 @@ bool RequestTask::Carry(Status* status, std::string* result) {
   return true;
 }
 
-bool RequestTask::GoPut(const TransferItem& object, Item* item, Turn* turn) {
-  SharedBytes bytes;
-  if (item->put == nullptr) {
-    item->status = Resolve(object, &bytes);
-    if (!item->status.ok()) return true;
-    item->put = std::make_unique<ObjectPut>(*context_.store, CheckedKey(object.key), bytes,
-                                            Attributes(object), Options(object));
+// An item that is done after these was refused.
+
+void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
+  const StoreFacts& facts = context_.store->facts();
+  item->key = object.key;
+  item->options = Options(object);
+  item->status = Resolve(object, &item->data);
+  if (item->status.ok()) item->status = CheckOptions(object, facts);
+  if (item->status.ok() && object.size > facts.max_object_bytes) {
+    item->status = Status::Error(
+        EFBIG, ActionOn("put", object.key) + ": it has " + std::to_string(object.size) +
+                   " bytes, and an object in " + facts.engine + " may have at most " +
+                   std::to_string(facts.max_object_bytes));
   }
-  bool done;
-  item->status = item->put->Go(turn, &done);
-  if (!done) return false;
-  if (item->status.ok()) {
-    item->result = " " + std::to_string(object.size);
-    if (object.checksum) AppendNamed("crc32c", Crc32cHex(item->put->crc32c()), &item->result);
-  }
-  item->put.reset();
-  return true;
+  item->done = !item->status.ok();
+  if (!item->done && facts.attributes) item->attributes = Attributes(object);
 }
 
-bool RequestTask::GoGet(const TransferItem& object, Item* item, Turn* turn) {
-  ObjectInfo info;
-  if (item->get != nullptr) {
-    bool done;
-    item->status = item->get->Go(turn, &done, &info);
-    if (!done) return false;
-    item->get.reset();
-  } else {
-    SharedBytes bytes;
-    item->status = Resolve(object, &bytes);
-    if (item->status.ok()) {
-      item->status = context_.store->BeginGet(CheckedKey(object.key), bytes, Options(object), turn,
-                                              &info, &item->get);
-    }
-    if (item->get != nullptr) return false;
-  }
-  if (item->status.ok()) {
-    item->result = " " + std::to_string(info.length);
-    AppendStored(info, &item->result);
-  }
-  return true;
+void RequestTask::Prepare(const TransferItem& object, GetItem* item) {
+  item->key = object.key;
+  item->options = Options(object);
+  item->status = Resolve(object, &item->space);
+  if (item->status.ok()) item->status = CheckOptions(object, context_.store->facts());
+  item->done = !item->status.ok();
 }
 
-bool RequestTask::GoObject(size_t index, Item* item, Turn* turn) {
-  const TransferItem& object = request_.items[index];
-  const bool put = request_.verb == Verb::kPut;
-  const bool begins = item->put == nullptr && item->get == nullptr;
-  if (begins) turn->Spend(ObjectCost(request_.verb));
-  if (begins && Cancelled()) {
-    item->status = CancelledAt(put ? "put" : "get", object.key);
-  } else if (!(put ? GoPut(object, item, turn) : GoGet(object, item, turn))) {
+void RequestTask::Tell(const TransferItem& object, PutItem* item, Outcome* outcome) const {
+  if (!item->status.ok()) {
+    outcome->status = Failed(std::move(item->status), "put", object.key);
+    return;
+  }
+  metrics_.CountPut(object.size);
+  outcome->result = " " + std::to_string(object.size);
+  if (object.checksum) AppendNamed("crc32c", Crc32cHex(item->crc32c), &outcome->result);
+}
+
+void RequestTask::Tell(const TransferItem& object, GetItem* item, Outcome* outcome) const {
+  if (!item->status.ok()) {
+    if (item->status.number() == ENOENT) Metrics::Add(&metrics_.misses, 1);
+    outcome->status = Failed(std::move(item->status), "get", object.key);
+    return;
+  }
+  Metrics::Add(&metrics_.hits, 1);
+  metrics_.CountGet(item->info.length);
+  outcome->result = " " + std::to_string(item->info.length);
+  AppendStored(item->info, &outcome->result);
+}
+
+// `*kept` is the object while it waits for its next turn. One that needs a single turn stays on the
+// stack.
+template <typename Item>
+bool RequestTask::GoLone(std::unique_ptr<Item>* kept, Turn* turn, Status* status,
+                         std::string* result) {
+  const TransferItem& object = request_.items.front();
+  Item fresh;
+  Item* const item = *kept != nullptr ? kept->get() : &fresh;
+  if (*kept == nullptr) Prepare(object, item);
+  if (!item->done) Go(item, 1, turn);
+  if (!item->done) {
+    if (*kept == nullptr) *kept = std::make_unique<Item>(std::move(fresh));
     return false;
   }
-  if (!put && (item->status.ok() || item->status.number() == ENOENT)) {
-    Metrics::Add(item->status.ok() ? &metrics_.hits : &metrics_.misses, 1);
-  }
-  if (!item->status.ok()) {
-    item->status = Failed(std::move(item->status), put ? "put" : "get", object.key);
-  }
-  return item->done = true;
+  Outcome outcome;
+  Tell(object, item, &outcome);
+  *status = std::move(outcome.status);
+  *result = std::move(outcome.result);
+  kept->reset();
+  return true;
 }
 
-// What there is time for of one part of a batch.
-void RequestTask::GoPart(size_t part, Turn* turn) {
-  const std::vector<size_t>& begins = batch_->begins;
-  const size_t end = part + 1 < begins.size() ? begins[part + 1] : request_.items.size();
-  for (size_t i = begins[part]; i < end; i++) {
-    if (batch_->items[i].done) continue;
-    Item& item = batch_->items[i];
-    if (turn->Over() || !GoObject(i, &item, turn)) return;
+// What there is time for of one part of a batch; `items` is its.
+template <typename Item>
+void RequestTask::GoItems(Part* part, std::vector<Item>* items, Turn* turn) {
+  const size_t count = part->end - part->begin;
+  if (!part->begun) {
+    if (turn->Over()) return;
+    part->begun = true;
+    items->resize(count);
+    for (size_t i = 0; i < count; i++) Prepare(request_.items[part->begin + i], &(*items)[i]);
+  }
+  Go(items->data(), count, turn);
+  for (; part->told < count && (*items)[part->told].done; part->told++) {
+    const size_t at = part->begin + part->told;
+    Outcome& outcome = batch_->outcomes[at];
+    Tell(request_.items[at], &(*items)[part->told], &outcome);
     // What cannot be told any more is not kept until it could be.
-    const size_t bytes = item.result.size();
-    if (batch_->item_bytes.fetch_add(bytes, std::memory_order_relaxed) + bytes > kMaxResultBytes) {
-      item.result = kOverflow;
-      item.result.shrink_to_fit();
+    const size_t bytes = outcome.result.size();
+    if (batch_->outcome_bytes.fetch_add(bytes, std::memory_order_relaxed) + bytes >
+        kMaxResultBytes) {
+      outcome.result = kOverflow;
+      outcome.result.shrink_to_fit();
     }
   }
+  if (part->told == count) std::vector<Item>().swap(*items);
 }
 
 bool RequestTask::GoBatch(Turn* turn, std::string* result) {
   const size_t count = request_.items.size();
-  if (batch_ == nullptr) {
-    batch_ = std::make_unique<Batch>();
-    batch_->items.resize(count);
-    batch_->begins = Parts(request_.items);
-    for (size_t part = 0; part < batch_->begins.size(); part++) batch_->left.push_back(part);
-  }
+  const StoreFacts& facts = context_.store->facts();
+  if (batch_ == nullptr) batch_ = std::make_unique<Batch>(request_.items, facts);
   std::vector<size_t>& left = batch_->left;
-  const auto go = [&](size_t i) { GoPart(left[i], turn); };
+  const auto go = [&](size_t i) {
+    Part& part = batch_->parts[left[i]];
+    if (request_.verb == Verb::kPut) {
+      GoItems(&part, &part.puts, turn);
+    } else {
+      GoItems(&part, &part.gets, turn);
+    }
+  };
   if (context_.parallel != nullptr) {
-    context_.parallel->Run(left.size(), context_.open_objects, Parallel::Pace::kUnknown, go);
+    const Parallel::Pace pace = facts.remote ? Parallel::Pace::kSlow : Parallel::Pace::kUnknown;
+    context_.parallel->Run(left.size(), context_.open_objects, pace, go);
   } else {
     for (size_t i = 0; i < left.size(); i++) go(i);
   }
-  const auto is_done = [&](size_t part) {
-    const size_t end = part + 1 < batch_->begins.size() ? batch_->begins[part + 1] : count;
-    return batch_->items[end - 1].done;
-  };
-  left.erase(std::remove_if(left.begin(), left.end(), is_done), left.end());
 
-  for (; batch_->told < count && batch_->items[batch_->told].done; batch_->told++) {
-    const size_t i = batch_->told;
-    Item& item = batch_->items[i];
-    if (i > 0) batch_->result.append(" ;");
-    const size_t room = kMaxResultBytes - batch_->result.size() - kLeastItemBytes * (count - 1 - i);
-    if (!item.status.ok()) {
-      AppendFailure(request_.verb, item.status, room, &batch_->result);
-    } else {
-      batch_->result.append(item.result.size() <= room ? item.result : kOverflow);
-    }
-    item.status = Status::OK();
-    std::string().swap(item.result);
+  const auto is_done = [&](size_t at) {
+    const Part& part = batch_->parts[at];
+    return part.told == part.end - part.begin;
+  };
+  for (const Part& part : batch_->parts) {
+    // In the order of the request: not beyond one that is not done.
+    while (batch_->told >= part.begin && batch_->told < part.begin + part.told) TellNext(count);
   }
+  left.erase(std::remove_if(left.begin(), left.end(), is_done), left.end());
   if (!left.empty()) return false;
   *result = std::move(batch_->result);
   batch_.reset();
   return true;
 }
 
+// The next object of the batch, in the order of the request.
+void RequestTask::TellNext(size_t count) {
+  const size_t i = batch_->told++;
+  Outcome& outcome = batch_->outcomes[i];
+  if (i > 0) batch_->result.append(" ;");
+  const size_t room = kMaxResultBytes - batch_->result.size() - kLeastItemBytes * (count - 1 - i);
+  if (!outcome.status.ok()) {
+    AppendFailure(request_.verb, outcome.status, room, &batch_->result);
+  } else {
+    batch_->result.append(outcome.result.size() <= room ? outcome.result : kOverflow);
+  }
+  outcome.status = Status::OK();
+  std::string().swap(outcome.result);
+}
+
 // EXISTS and REMOVE: one digit a key. CONTAINS: how many there are before the first miss.
 bool RequestTask::GoKeys(Turn* turn, Status* status, std::string* result) {
   const Verb verb = request_.verb;
+  const size_t most = context_.store->facts().remote ? kRemoteKeys : 1;
+  std::vector<std::string> keys;
+  std::vector<bool> yes;
   while (!keys_left_.empty()) {
     if (turn->Over()) return false;
-    const std::string key = TakeKey(&keys_left_);
-    turn->Spend(kObjectCost);
-    bool yes = false;
+    keys.clear();
+    while (!keys_left_.empty() && keys.size() < most) keys.push_back(TakeKey(&keys_left_));
+    yes.assign(keys.size(), false);
+    turn->Spend(kObjectCost * keys.size());
     if (Cancelled()) {
-      *status = CancelledAt(VerbName(verb), key);
+      *status = CancelledAt(VerbName(verb), keys.front());
     } else if (verb == Verb::kRemove) {
-      *status = context_.store->Remove(CheckedKey(key), &yes);
+      *status = context_.store->Remove(keys, this, &yes);
     } else {
-      *status = context_.store->Exists(CheckedKey(key), &yes);
+      *status = context_.store->Exists(keys, this, &yes);
     }
     if (!status->ok()) return true;
-    if (!yes && verb == Verb::kContains) break;
-    digits_.push_back(yes ? '1' : '0');
+    for (size_t i = 0; i < yes.size(); i++) {
+      if (!yes[i] && verb == Verb::kContains) {
+        keys_left_ = {};
+        break;
+      }
+      digits_.push_back(yes[i] ? '1' : '0');
+    }
   }
   *result = " " + (verb == Verb::kContains ? std::to_string(digits_.size()) : digits_);
   return true;
 }
 
-Status RequestTask::Stat(std::string* result) const {
+Status RequestTask::Stat(std::string* result) {
   std::string_view keys = request_.keys;
   const std::string key = TakeKey(&keys);
   ObjectInfo info;
-  Status status = context_.store->Stat(CheckedKey(key), &info);
+  Status status = context_.store->Stat(key, this, &info);
   if (!status.ok()) return status;
   *result = " " + std::to_string(info.length);
   AppendNamed("mtime_ms", std::to_string(info.mtime_ms), result);

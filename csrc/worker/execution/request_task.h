@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "worker/base/metrics.h"
 #include "worker/base/status.h"
@@ -22,13 +23,14 @@
 #include "worker/memory/attachment.h"
 #include "worker/protocol/request_v2.h"
 #include "worker/storage/key_listing.h"
-#include "worker/storage/key_store.h"
+#include "worker/storage/object_store.h"
 
 namespace lmshm {
 
 struct RequestContext {
-  const KeyStore* store = nullptr;           // must outlive the request, and so must the others
+  ObjectStore* store = nullptr;              // must outlive the request, and so must the others
   KeyListings* listings = nullptr;           //
+  Metrics* metrics = nullptr;                //
   std::shared_ptr<const Attachment> memory;  // null: nothing is attached
   const CancelCheck* cancel = nullptr;       // may be null
   Parallel* parallel = nullptr;              // may be null: nobody helps
@@ -68,7 +70,8 @@ class RequestTask : public Task, private CancelCheck {
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
-  struct Item;
+  struct Outcome;
+  struct Part;
   struct Batch;
 
   bool Cancelled() const override;
@@ -76,14 +79,22 @@ class RequestTask : public Task, private CancelCheck {
 
   // These return true once that part of the request is over.
   bool Carry(Status* status, std::string* result);
-  bool GoObject(size_t index, Item* item, Turn* turn);
-  bool GoPut(const TransferItem& object, Item* item, Turn* turn);
-  bool GoGet(const TransferItem& object, Item* item, Turn* turn);
+  template <typename Item>
+  bool GoLone(std::unique_ptr<Item>* kept, Turn* turn, Status* status, std::string* result);
+  template <typename Item>
+  void GoItems(Part* part, std::vector<Item>* items, Turn* turn);
   bool GoBatch(Turn* turn, std::string* result);
-  void GoPart(size_t part, Turn* turn);
+  void TellNext(size_t count);
   bool GoKeys(Turn* turn, Status* status, std::string* result);
-  Status Stat(std::string* result) const;
+  Status Stat(std::string* result);
   Status List(std::string* result);
+
+  void Prepare(const TransferItem& object, PutItem* item);
+  void Prepare(const TransferItem& object, GetItem* item);
+  void Go(PutItem* items, size_t count, Turn* turn) { context_.store->Put(items, count, turn); }
+  void Go(GetItem* items, size_t count, Turn* turn) { context_.store->Get(items, count, turn); }
+  void Tell(const TransferItem& object, PutItem* item, Outcome* outcome) const;
+  void Tell(const TransferItem& object, GetItem* item, Outcome* outcome) const;
 
   Status Resolve(const TransferItem& object, SharedBytes* bytes) const;
   TransferOptions Options(const TransferItem& object);
@@ -100,7 +111,8 @@ class RequestTask : public Task, private CancelCheck {
   Metrics& metrics_;
   bool answered_ = false;
   std::atomic<bool> cancelled_{false};
-  std::unique_ptr<Item> item_;    // a lone one that is under way
+  std::unique_ptr<PutItem> put_;  // a lone object that is under way
+  std::unique_ptr<GetItem> get_;  // likewise
   std::unique_ptr<Batch> batch_;  // once it is begun
   std::string_view keys_left_;    // that are not looked at yet
   std::string digits_;            // of the others

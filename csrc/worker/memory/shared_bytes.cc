@@ -52,9 +52,9 @@ bool Install() {
   return sigaction(SIGBUS, &action, &previous_action) == 0;
 }
 
-}  // namespace
-
-int SharedCrc32c(SharedBytes data, uint32_t* crc) {
+// Has `*result` = look(data), unless some of the memory is gone. `look` must own nothing.
+template <typename Result>
+int Guarded(SharedBytes data, Result (*look)(SharedBytes data, Result before), Result* result) {
   static const bool installed = Install();
   if (!installed) return ENOSYS;
   Guard guard;
@@ -67,11 +67,29 @@ int SharedCrc32c(SharedBytes data, uint32_t* crc) {
   }
   current_guard = &guard;
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  const uint32_t result = Crc32c(*crc, data.address, data.size);
+  const Result after = look(data, *result);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   current_guard = nullptr;
-  *crc = result;
+  *result = after;
   return 0;
+}
+
+}  // namespace
+
+int SharedCrc32c(SharedBytes data, uint32_t* crc) {
+  return Guarded<uint32_t>(
+      data,
+      [](SharedBytes bytes, uint32_t before) { return Crc32c(before, bytes.address, bytes.size); },
+      crc);
+}
+
+int SharedSha256(SharedBytes data, Sha256Digest* digest) {
+  return Guarded<Sha256Digest>(
+      data,
+      [](SharedBytes bytes, Sha256Digest) {
+        return Sha256({static_cast<const char*>(bytes.address), static_cast<size_t>(bytes.size)});
+      },
+      digest);
 }
 
 }  // namespace lmshm

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "worker/base/sha256.h"
+
 namespace lmshm {
 
 // Does not own the memory.
@@ -16,12 +18,15 @@ struct SharedBytes {
   uint64_t size = 0;  // bytes
 };
 
-// Continues the CRC-32C `*crc` over `data`: the one thing for which this process looks at such
+// Continues the CRC-32C `*crc` over `data`: with the next, all for which this process looks at such
 // memory. Beyond the segment's new end that is SIGBUS, which is turned into EFAULT, for the one
 // range and the one thread that asked; any other SIGBUS does what it did before. Returns 0, or
 // EFAULT when some of the memory is gone (`*crc` is then as it was). Thread safe; blocks no signal
 // while it works. The handler for SIGBUS is installed on the first call, for good.
 [[nodiscard]] int SharedCrc32c(SharedBytes data, uint32_t* crc);
+
+// The SHA-256 of `data` in the same way; some fifty times slower.
+[[nodiscard]] int SharedSha256(SharedBytes data, Sha256Digest* digest);
 
 }  // namespace lmshm
 

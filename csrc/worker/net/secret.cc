@@ -1,63 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/net/secret.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 
+#include "worker/base/private_file.h"
 #include "worker/base/sha256.h"
 #include "worker/base/text.h"
-#include "worker/base/unique_fd.h"
 
 namespace lmshm {
 
 namespace {
 
 // volatile: the compiler must not leave out what nobody reads.
-void Wipe(char* bytes, size_t size) {
+void WipeBytes(char* bytes, size_t size) {
   volatile char* p = bytes;
   for (size_t i = 0; i < size; i++) p[i] = 0;
 }
 
 }  // namespace
 
-Secret::~Secret() { Wipe(bytes_.data(), bytes_.size()); }
+Secret::~Secret() { WipeBytes(bytes_.data(), bytes_.size()); }
 
 Status Secret::FromFile(const std::string& path, std::unique_ptr<Secret>* result) {
   const std::string source = "secret file " + Printable(path);
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  if (!fd.valid()) return Status::System(errno, "open " + source);
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return Status::System(errno, source);
-  if (!S_ISREG(st.st_mode)) return Status::Error(EINVAL, source + ": not a regular file");
-  if (st.st_uid != geteuid() && st.st_uid != 0) {
-    return Status::Error(EACCES, source + ": it belongs to user " + std::to_string(st.st_uid) +
-                                     ", and this worker is user " + std::to_string(geteuid()));
-  }
-  if ((st.st_mode & 077) != 0) {
-    char mode[8];
-    snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(st.st_mode & 07777));
-    return Status::Error(
-        EACCES, source + ": mode " + mode + " lets others read or change it; run chmod 600 on it");
-  }
-  char text[kMaxBytes + 3];  // room for a line ending and one byte too many
-  size_t size = 0;
-  while (size < sizeof text) {
-    const ssize_t n = read(fd.get(), text + size, sizeof text - size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Status::System(errno, "read " + source);
-    if (n == 0) break;
-    size += static_cast<size_t>(n);
-  }
-  std::string_view view(text, size);
+  std::string text;
+  Status status = ReadPrivateFile(path, source, kMaxBytes + 2, &text);  // with a line ending
+  if (!status.ok()) return status;
+  std::string_view view(text);
   if (!view.empty() && view.back() == '\n') view.remove_suffix(1);
   if (!view.empty() && view.back() == '\r') view.remove_suffix(1);
-  Status status = FromText(view, source, result);
-  Wipe(text, sizeof text);
+  status = FromText(view, source, result);
+  Wipe(&text);
   return status;
 }
 

@@ -86,6 +86,9 @@ Status ShareDescriptors(const DescriptorNeeds& needs, DescriptorShares* shares) 
     shares->listings += more_listings;
     left -= more_listings;
   }
+  if (needs.listings) {
+    shares->listings = std::min<uint64_t>(kMaxListings, shares->clients * KeyListings::kMost);
+  }
   if (needs.quota) {
     // All that clients may have open, and others that only have something in them.
     shares->counted = std::min<uint64_t>(kMaxQuotaDirectories, 1 + left / 4);

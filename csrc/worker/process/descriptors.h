@@ -29,6 +29,7 @@ struct DescriptorNeeds {
   uint64_t usual_clients = 1;       // if nobody asks
   uint64_t threads = 1;             // that carry out requests
   bool directories = false;         // clients may have some below the root
+  bool listings = false;            // without them: of a store that needs no descriptors for these
   bool quota = false;               // which are counted
 };
 

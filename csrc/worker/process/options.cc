@@ -13,16 +13,24 @@ namespace lmshm {
 
 const char kHelpText[] =
     R"(Usage: lmshm-worker [OPTION]...
-Moves data between a shared memory segment and files, as told on stdin or on a
-socket. Without --listen it serves one client on stdin and stdout.
+Moves data between a shared memory segment and files, a Redis or Valkey server, or
+an S3 bucket, as told on stdin or on a socket. Without --listen it serves one client on stdin and stdout.
 
   --listen ADDRESS      serve any number of clients on a socket; may be repeated.
                         ADDRESS is HOST:PORT (no HOST: 127.0.0.1; PORT 0: any
                         free port), [IPV6]:PORT, unix:PATH, or a path. Once it
                         listens, it prints "LISTENING ADDRESS" on stdout.
-                        Needs --root.
+                        Needs --root or --store.
   --root DIR            serve only files below DIR. Without it, pipe mode serves
                         every path that its user may use.
+  --store URL           keep objects there: redis://[USER@]HOST[:PORT][/DB],
+                        redis+unix:///PATH, redis+cluster://HOST[:PORT],...,
+                        s3://BUCKET[/PREFIX]?endpoint=http://HOST:PORT, all with
+                        parameters (docs/engines.md); /DIR and file:///DIR are
+                        --root DIR. For protocol version 2.
+  --store-secret-file FILE
+                        what the store is logged in to with, mode 0600: Redis's
+                        password, or for S3 lines as in ~/.aws/credentials
   --segment-fd N        clients may ATTACH the inherited descriptor N as "fd:N";
                         may be repeated
   --secret-file FILE    TCP clients must prove that they know this file's content:
@@ -40,8 +48,9 @@ socket. Without --listen it serves one client on stdin and stdout.
   --idle-timeout S      drop a socket client that sends nothing for S seconds
                         (default 0: never)
   --io-threads N        threads that carry out the requests of all clients of
-                        version 2 (default 4, at most 256); small ones are also
-                        carried out by a client's own thread
+                        version 2 (default 4, with a --store that is no directory
+                        16; at most 256); small ones are also carried out by a
+                        client's own thread
   --nice N              nice value of these threads, 0 to 19 (default 0): all other
                         programs of the machine go first
   --max-bytes-in-flight N
@@ -68,7 +77,8 @@ socket. Without --listen it serves one client on stdin and stdout.
   -V, --version         print the version and exit
 
 Environment: LMSHM_SECRET is used where --secret-file is not given; LMSHM_LOG
-where --log-level is not.
+where --log-level is not; LMSHM_STORE_SECRET (Redis) or AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (S3) where --store-secret-file is not.
 Exit status: 0 after QUIT, end of input, SIGTERM, SIGINT or SIGHUP; 1 failed
 while serving; 2 wrong usage; 3 could not start.
 )";
@@ -113,6 +123,21 @@ constexpr OptionRule kRules[] = {
      [](const std::string&, const std::string& value, Options* o) {
        if (value.empty()) return Wrong("--root: the directory's name is empty");
        o->root = value;
+       return Status::OK();
+     }},
+    {"--store", true,
+     [](const std::string&, const std::string& value, Options* o) {
+       StoreUrl url;
+       Status status = ParseStoreUrl(value, &url);
+       if (!status.ok()) return Wrong("--store: " + status.text());
+       o->store = std::move(url);
+       o->store_text = value;
+       return status;
+     }},
+    {"--store-secret-file", true,
+     [](const std::string&, const std::string& value, Options* o) {
+       if (value.empty()) return Wrong("--store-secret-file: the file's name is empty");
+       o->store_secret_file = value;
        return Status::OK();
      }},
     {"--segment-fd", true,
@@ -203,7 +228,10 @@ constexpr OptionRule kRules[] = {
      }},
     {"--keep-open", true,
      [](const std::string& option, const std::string& value, Options* o) {
-       return ParseBounded(option, value, 0, kMaxKeptFiles, &o->keep_open);
+       uint64_t files;
+       Status status = ParseBounded(option, value, 0, kMaxKeptFiles, &files);
+       if (status.ok()) o->keep_open = files;
+       return status;
      }},
     {"--file-mode", true,
      [](const std::string& option, const std::string& value, Options* o) {
@@ -284,6 +312,16 @@ Status UnknownOption(const std::string& argument, const std::string& name) {
   return Wrong(text);
 }
 
+// A --store that is a directory is a --root.
+Status TakeRootFromStore(Options* o) {
+  if (!o->store.has_value()) return Status::OK();
+  if (!o->root.empty()) return Wrong("--store and --root exclude each other");
+  if (!o->store->directory()) return Status::OK();
+  o->root = o->store->path;
+  o->store.reset();
+  return Status::OK();
+}
+
 // The rules of trust, and what would silently have no effect.
 Status CheckTogether(const Options& o) {
   bool tcp = false;
@@ -297,8 +335,24 @@ Status CheckTogether(const Options& o) {
           "clients that cannot authenticate, --no-auth-on with the address of one network");
     }
   }
-  if (!o.listen.empty() && o.root.empty()) {
-    return Wrong("a listening worker needs --root DIR, the directory that clients may use");
+  if (!o.listen.empty() && o.root.empty() && !o.store.has_value()) {
+    return Wrong(
+        "a listening worker needs --root DIR, the directory that clients may use, or --store URL");
+  }
+  if (o.store.has_value()) {
+    const char* const surplus = o.max_bytes.has_value()             ? "--max-bytes"
+                                : o.keep_open.has_value()           ? "--keep-open"
+                                : o.io != IoMode::kAuto             ? "--io"
+                                : o.durability != Durability::kNone ? "--sync"
+                                : o.file_mode != 0600               ? "--file-mode"
+                                : !o.group.empty()                  ? "--group"
+                                                                    : nullptr;
+    if (surplus != nullptr) {
+      return Wrong(std::string(surplus) + " is for directories, and --store " + o.store->scheme +
+                   ":// is none");
+    }
+  } else if (!o.store_secret_file.empty()) {
+    return Wrong("--store-secret-file is for a --store that is no directory");
   }
   if (o.max_bytes.has_value() && o.root.empty()) {
     return Wrong("--max-bytes needs --root DIR, the directory whose objects are counted");
@@ -369,7 +423,8 @@ Status ParseOptions(const std::vector<std::string>& arguments, const Environment
   if (environment.secret != nullptr && parsed.secret_file.empty() && !parsed.no_auth) {
     parsed.secret_text = environment.secret;
   }
-  Status status = CheckTogether(parsed);
+  Status status = TakeRootFromStore(&parsed);
+  if (status.ok()) status = CheckTogether(parsed);
   if (status.ok()) *options = parsed;
   return status;
 }

@@ -17,17 +17,22 @@
 #include "worker/base/status.h"
 #include "worker/net/listen_address.h"
 #include "worker/storage/io_mode.h"
+#include "worker/storage/store_url.h"
 
 namespace lmshm {
 
 inline constexpr uint64_t kDefaultClients = 64;
+inline constexpr uint64_t kDefaultKeptFiles = 8192;
 
 struct Options {
   enum class Action { kServe, kHelp, kVersion };
 
   Action action = Action::kServe;
   std::vector<ListenAddress> listen;  // empty: pipe mode
-  std::string root;                   // empty: none given
+  std::string root;                   // empty: none given; also of a --store that is a directory
+  std::optional<StoreUrl> store;      // of --store that is none
+  std::string store_text;             // as it was given
+  std::string store_secret_file;
   std::vector<int> segment_fds;
   std::string secret_file;
   std::string secret_text;  // from LMSHM_SECRET
@@ -35,10 +40,10 @@ struct Options {
   bool plain_auth = false;
   std::optional<uint64_t> max_clients;  // none: kDefaultClients, or as many as can be served
   uint64_t idle_timeout_s = 0;          // 0: none
-  uint64_t io_threads = 4;
+  uint64_t io_threads = 0;              // 0: none given, see threads()
   uint64_t max_bytes_in_flight = 1 << 30;
   std::optional<uint64_t> max_bytes;  // none: objects are not counted; 0: there is no limit
-  uint64_t keep_open = 8192;
+  std::optional<uint64_t> keep_open;  // none: kDefaultKeptFiles
   mode_t file_mode = 0600;
   std::string group;  // a name or a number; empty: none given
   uint64_t nice = 0;
@@ -46,6 +51,9 @@ struct Options {
   IoMode io = IoMode::kAuto;                  // where a request says nothing
   Durability durability = Durability::kNone;  // as well
   LogLevel log_level = LogLevel::kWarn;
+
+  // That carry out requests: more where they wait for another machine.
+  uint64_t threads() const { return io_threads != 0 ? io_threads : store.has_value() ? 16 : 4; }
 };
 
 // Values of the environment variables, nullptr for one that is not set.
@@ -55,7 +63,7 @@ struct Environment {
 };
 
 // Parses `arguments` (without the program's name) and checks that they make sense together,
-// including the rules of trust: no listening without a root, no TCP without a secret, no
+// including the rules of trust: no listening without a root or a store, no TCP without a secret, no
 // --no-auth beyond loopback. EINVAL with a text for the user on failure.
 Status ParseOptions(const std::vector<std::string>& arguments, const Environment& environment,
                     Options* options);

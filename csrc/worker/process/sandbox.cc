@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 
 #include "worker/base/unique_fd.h"
 
@@ -50,11 +52,22 @@ struct PathBeneathAttributes {
   int32_t parent_fd;
 } __attribute__((packed));
 
+struct NetPortAttributes {
+  uint64_t allowed;
+  uint64_t port;
+};
+
 constexpr long kCreateRuleset = 444;  // the same numbers on every architecture
 constexpr long kAddRule = 445;
 constexpr long kRestrictSelf = 446;
 constexpr unsigned kGetVersion = 1;
 constexpr int kPathBeneath = 1;
+constexpr int kNetPort = 2;
+
+constexpr uint16_t kDnsPort = 53;
+// That say how names are looked up. (The C library reads them anew when they change.)
+constexpr const char* kNameFiles[] = {"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf",
+                                      "/etc/host.conf", "/etc/gai.conf"};
 
 uint64_t FilesystemRights(long abi) {
   uint64_t rights = kExecute | kWriteFile | kReadFile | kReadDir | kRemoveDir | kRemoveFile |
@@ -69,6 +82,29 @@ Status Allow(int ruleset_fd, int parent_fd, uint64_t rights, const char* what) {
   PathBeneathAttributes rule = {rights, parent_fd};
   if (syscall(kAddRule, ruleset_fd, kPathBeneath, &rule, 0) == 0) return Status::OK();
   return Status::System(errno, std::string("landlock: allow ") + what);
+}
+
+Status AllowConnecting(int ruleset_fd, uint16_t port) {
+  NetPortAttributes rule = {kConnectTcp, port};
+  if (syscall(kAddRule, ruleset_fd, kNetPort, &rule, 0) == 0) return Status::OK();
+  return Status::System(errno, "landlock: allow connecting to port " + std::to_string(port));
+}
+
+// The directories of those files, because whoever changes one puts a new file in its place. They
+// may be links to others.
+Status AllowNameFiles(int ruleset_fd) {
+  Status status;
+  for (const char* name : kNameFiles) {
+    char* const real = realpath(name, nullptr);
+    if (real == nullptr) continue;
+    *strrchr(real, '/') = '\0';
+    const UniqueFd directory(open(*real == '\0' ? "/" : real, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    free(real);
+    if (!directory.valid()) continue;
+    status = Allow(ruleset_fd, directory.get(), kReadFile, name);
+    if (!status.ok()) break;
+  }
+  return status;
 }
 
 }  // namespace
@@ -97,15 +133,26 @@ Status EnterSandbox(const SandboxRules& rules, std::string* fences) {
 
   UniqueFd slash;
   int root_fd = rules.root_fd;
-  if (root_fd < 0) {
+  if (rules.files && root_fd < 0) {
     slash.Reset(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     root_fd = slash.get();
   }
   // Clients name directories below the root, and those that are missing are made.
   const uint64_t files = kReadFile | kReadDir | kWriteFile | kRemoveFile | kMakeReg |
                          (rules.root_fd >= 0 ? kMakeDir : 0) | (kTruncate & FilesystemRights(abi));
-  Status status = Allow(ruleset.get(), root_fd, files, "the root");
+  Status status;
+  if (rules.files) status = Allow(ruleset.get(), root_fd, files, "the root");
+  if (status.ok() && rules.looks_up_names) status = AllowNameFiles(ruleset.get());
   if (!status.ok()) return status;
+  std::vector<uint16_t> ports = rules.ports;
+  if (rules.looks_up_names) ports.push_back(kDnsPort);
+  std::string allowed;
+  for (const uint16_t port : ports) {
+    if (abi < 4) break;
+    status = AllowConnecting(ruleset.get(), port);
+    if (!status.ok()) return status;
+    allowed += (allowed.empty() ? " but to port " : ", ") + std::to_string(port);
+  }
   UniqueFd shm(open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (shm.valid()) {  // without it there is no segment to attach by name either
     status = Allow(ruleset.get(), shm.get(), kReadFile | kWriteFile, "/dev/shm");
@@ -119,7 +166,7 @@ Status EnterSandbox(const SandboxRules& rules, std::string* fences) {
     return Status::System(errno, "landlock: enter");
   }
   *fences += ", landlock ABI " + std::to_string(abi) + ": files, exec";
-  if (abi >= 4) *fences += ", TCP";
+  if (abi >= 4) *fences += ", TCP" + allowed;
   if (abi >= 6) *fences += ", abstract sockets, signals";
   return Status::OK();
 }

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <chrono>
 #include <string_view>
-#include <utility>
 
 #include "worker/base/percent.h"
+#include "worker/base/words.h"
 #include "worker/execution/pipeline.h"
 #include "worker/protocol/request_v2.h"
 
@@ -18,40 +18,23 @@ namespace {
 constexpr size_t kMostDirectoryUses = 32;
 constexpr size_t kMostUseBytes = 16384;
 
-// Appends words.
-class Words {
- public:
-  void Add(std::string_view name, std::string_view value) {
-    text_.append(" ").append(name).append("=");
-    AppendPercent(value, &text_);
+void AddStore(const Service& service, const ObjectStore& store, Words* words) {
+  const StoreFacts& facts = store.facts();
+  words->Add("engine", facts.engine);
+  words->Add("attributes", facts.attributes ? 1 : 0);
+  words->Add("io_modes", facts.io_modes ? 1 : 0);
+  words->Add("durability", facts.durability ? 1 : 0);
+  if (facts.max_object_bytes != UINT64_MAX) {
+    words->Add("max_object_bytes", facts.max_object_bytes);
   }
-  void Add(std::string_view name, uint64_t value) { Add(name, std::to_string(value)); }
-  std::string Take() { return std::move(text_); }
-
- private:
-  std::string text_;
-};
-
-void AddStorage(const Service& service, const KeyStore& store, Words* words) {
-  const StorageFacts& facts = store.facts();
-  words->Add("io", IoModeName(service.io));
-  words->Add("sync", DurabilityName(service.sync));
-  if (facts.direct()) {
-    words->Add("direct",
-               std::to_string(facts.direct_offset) + "/" + std::to_string(facts.direct_memory));
-  } else {
-    words->Add("direct", "no");
-    words->Add("direct_reason", facts.direct_reason);
-  }
-  words->Add("fs", facts.file_system);
-  words->Add("directories", service.directories->size());
-  words->Add("kept_open", store.share().kept_files.size());
-  words->Add("gets_kept", store.share().kept_files.found());
+  if (facts.io_modes) words->Add("io", IoModeName(service.io));
+  if (facts.durability) words->Add("sync", DurabilityName(service.sync));
+  words->Append(store.Describe());
+  words->Append(service.stores->Describe());
 }
 
 void AddEngine(const Engine& engine, Words* words) {
   const Engine::Counts counts = engine.counts();
-  words->Add("engine", "threads");
   words->Add("threads", counts.threads);
   words->Add("nice", static_cast<uint64_t>(counts.nice));
   words->Add("window", kWindow);
@@ -62,19 +45,14 @@ void AddEngine(const Engine& engine, Words* words) {
 }
 
 void AddObjects(const Metrics& metrics, Words* words) {
-  words->Add("puts_direct", metrics.puts_direct);
-  words->Add("puts_cached", metrics.puts_cached);
-  words->Add("gets_direct", metrics.gets_direct);
-  words->Add("gets_cached", metrics.gets_cached);
+  words->Add("puts", metrics.puts);
+  words->Add("gets", metrics.gets);
   words->Add("put_bytes", metrics.put_bytes);
   words->Add("get_bytes", metrics.get_bytes);
   words->Add("write_bytes", metrics.write_bytes);
   words->Add("read_bytes", metrics.read_bytes);
   words->Add("hits", metrics.hits);
   words->Add("misses", metrics.misses);
-  words->Add("fallbacks", metrics.fallbacks());
-  const std::string reason = metrics.fallback_reason();
-  if (!reason.empty()) words->Add("fallback_reason", reason);
 }
 
 // As a histogram of OpenMetrics: cumulative.
@@ -123,7 +101,7 @@ std::string DescribeUse(const Quota& quota) {
   return list;
 }
 
-void AddQuota(const Quota& quota, const KeyStore& store, Words* words) {
+void AddQuota(const Quota& quota, Words* words) {
   const Quota::Stats stats = quota.stats();
   words->Add("max_bytes", quota.max_bytes() == UINT64_MAX ? 0 : quota.max_bytes());
   words->Add("used_bytes", stats.used_bytes);
@@ -135,8 +113,6 @@ void AddQuota(const Quota& quota, const KeyStore& store, Words* words) {
   words->Add("evicted_bytes", stats.evicted_bytes);
   words->Add("stale_temporaries", stats.stale_temporaries);
   words->Add("stale_keys", stats.stale_keys);
-  words->Add("dir_used_bytes", store.quota()->bytes());
-  words->Add("dir_objects", store.quota()->objects());
   words->Add("directory_use", DescribeUse(quota));
 }
 
@@ -151,14 +127,14 @@ void AddClients(const Metrics& metrics, Words* words) {
 
 }  // namespace
 
-std::string DescribeService(const Service& service, const KeyStore& store) {
+std::string DescribeService(const Service& service, const ObjectStore& store) {
   Words words;
-  AddStorage(service, store, &words);
+  AddStore(service, store, &words);
   if (service.engine != nullptr) AddEngine(*service.engine, &words);
-  const Metrics& metrics = store.share().metrics;
+  const Metrics& metrics = service.stores->share().metrics;
   AddObjects(metrics, &words);
   AddClients(metrics, &words);
-  if (service.quota != nullptr) AddQuota(*service.quota, store, &words);
+  if (service.quota != nullptr) AddQuota(*service.quota, &words);
   AddVerbs(metrics, &words);
   return words.Take();
 }

@@ -15,9 +15,10 @@
 #include "worker/execution/engine.h"
 #include "worker/memory/attachment.h"
 #include "worker/memory/parent_maps.h"
-#include "worker/storage/directories.h"
 #include "worker/storage/io_mode.h"
 #include "worker/storage/object_dir.h"
+#include "worker/storage/quota.h"
+#include "worker/storage/stores.h"
 
 namespace lmshm {
 
@@ -33,29 +34,27 @@ inline constexpr size_t kReadMetrics = Metrics::kVerbs - 1;
 
 // Must outlive all sessions; not changed while they live.
 struct Service {
-  const ObjectDir* objects = nullptr;
+  const ObjectDir* objects = nullptr;   // for version 1; null: it is not served
   std::vector<int> segment_fds;         // granted by --segment-fd
   std::string kernel_boot = "-";        // see KernelBoot()
   const ParentMaps* parent = nullptr;   // null: the client is not the parent, or it is not known
   const CancelCheck* cancel = nullptr;  // may be null
   // For version 2 of the protocol.
-  Directories* directories = nullptr;  // null: version 2 is not served
-  std::string boot_id;                 // 16 random digits
-  Quota* quota = nullptr;              // null: there is none
-  Engine* engine = nullptr;            // null: requests are carried out where they are read
-  IoMode io = IoMode::kAuto;           // where a request does not say
+  Stores* stores = nullptr;   // null: version 2 is not served
+  std::string boot_id;        // 16 random digits
+  Quota* quota = nullptr;     // null: there is none
+  Engine* engine = nullptr;   // null: requests are carried out where they are read
+  IoMode io = IoMode::kAuto;  // where a request does not say
   Durability sync = Durability::kNone;
   size_t open_objects = 1;  // see RequestContext
 
-  // Where there are no directories nothing is counted, and null is returned.
-  Metrics* metrics() const {
-    return directories == nullptr ? nullptr : &directories->share().metrics;
-  }
+  // Where there are no stores nothing is counted, and null is returned.
+  Metrics* metrics() const { return stores == nullptr ? nullptr : &stores->share().metrics; }
 
   // See StoresShare.
   template <typename Step>
   Status WithSpareRoom(const Step& step, bool wait = true) const {
-    return directories == nullptr ? step() : directories->share().WithSpareRoom(step, wait);
+    return stores == nullptr ? step() : stores->share().WithSpareRoom(step, wait);
   }
 
   // Maps a segment for the client `peer` (for the log): see Attachment::Open(). On failure

@@ -67,22 +67,22 @@ Status Session::Hello(std::string_view words, std::string* result) {
                              ": this worker speaks version 2, and 1 without HELLO");
   }
   std::string directory;
-  Directories::Store store;
+  std::shared_ptr<ObjectStore> store;
   Status status = space == std::string_view::npos
                       ? Status::OK()
                       : ParseDirectory(words.substr(space + 1), &directory);
-  if (status.ok() && service_.directories == nullptr) {
+  if (status.ok() && service_.stores == nullptr) {
     status = Status::Error(
         EINVAL, "keys need a directory, and this worker has none; start it with --root DIR");
   }
-  if (status.ok()) status = service_.directories->Open(directory, &store);
+  if (status.ok()) status = service_.stores->Open(directory, &store);
   if (!status.ok()) return Status::Error(status.number(), "HELLO 2: " + status.text());
   if (pipeline_ != nullptr) {
     status = pipeline_->Open();
     if (!status.ok()) return status;
   }
   *result = " 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
-            (store->has_attributes() ? " xattr=1" : " xattr=0") +
+            (store->facts().attributes ? " xattr=1" : " xattr=0") +
             " window=" + std::to_string(kWindow);
   v1_.Detach();
   v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), std::move(store), pipeline_);

@@ -69,6 +69,11 @@ Status SessionV1::Attach(const Request& request) {
 }
 
 Status SessionV1::Transfer(const Request& request, std::string* result) {
+  if (service_.objects == nullptr) {
+    return Status::Error(ENOTSUP,
+                         "version 1 of the protocol is for paths of files, and this worker's store "
+                         "has none; say HELLO 2 first, and use keys");
+  }
   if (attachment_ == nullptr) {
     return Status::Error(ENOTCONN, "no segment is attached: send ATTACH first");
   }

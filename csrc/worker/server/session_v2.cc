@@ -29,13 +29,13 @@ bool IsImmediate(Verb verb) {
 
 }  // namespace
 
-SessionV2::SessionV2(const Service& service, std::string peer, Directories::Store store,
+SessionV2::SessionV2(const Service& service, std::string peer, std::shared_ptr<ObjectStore> store,
                      Pipeline* pipeline)
     : service_(service),
       peer_(std::move(peer)),
       store_(std::move(store)),
       pipeline_(pipeline),
-      listings_(*store_, &service.directories->listings()) {}
+      listings_(store_.get(), &service.stores->listings()) {}
 
 AfterAnswer SessionV2::Handle(std::string_view line, std::string* answer) {
   const Metrics::Clock::time_point read = Metrics::Clock::now();
@@ -76,6 +76,7 @@ void SessionV2::Begin(RequestV2 request, Metrics::Clock::time_point read, std::s
   RequestContext context;
   context.store = store_.get();
   context.listings = &listings_;
+  context.metrics = service_.metrics();
   context.memory = attachment_;
   context.cancel = service_.cancel;
   context.parallel = service_.engine;

@@ -24,9 +24,10 @@ namespace lmshm {
 // Not thread safe: one thread a session.
 class SessionV2 {
  public:
-  // `store` is the client's directory. `pipeline` (may be null) is open; nothing of this session
+  // `store` is the client's. `pipeline` (may be null) is open; nothing of this session
   // may be in flight in it when the session goes.
-  SessionV2(const Service& service, std::string peer, Directories::Store store, Pipeline* pipeline);
+  SessionV2(const Service& service, std::string peer, std::shared_ptr<ObjectStore> store,
+            Pipeline* pipeline);
 
   // Takes the request `line` (without its ending). Either carries it out and appends the answer,
   // one line with '\n', and blocks for as long as that takes; or leaves it and its answer to the
@@ -41,7 +42,7 @@ class SessionV2 {
 
   const Service& service_;
   const std::string peer_;
-  const Directories::Store store_;
+  const std::shared_ptr<ObjectStore> store_;
   std::shared_ptr<const Attachment> attachment_;  // null before ATTACH
   Pipeline* const pipeline_;
   KeyListings listings_;

@@ -9,6 +9,7 @@
 
 #include "worker/base/log.h"
 #include "worker/base/text.h"
+#include "worker/base/words.h"
 #include "worker/storage/leftovers.h"
 #include "worker/storage/storage_facts.h"
 
@@ -129,6 +130,28 @@ Status Directories::Open(std::string_view path, Store* store) {
   to_collect_.push_back(std::move(directory));
   collector_wake_.SignalAll();
   return status;
+}
+
+Status Directories::Open(std::string_view path, std::shared_ptr<ObjectStore>* store) {
+  Store opened;
+  Status status = Open(path, &opened);
+  if (status.ok()) *store = std::move(opened);
+  return status;
+}
+
+std::string Directories::Describe() const {
+  Words words;
+  words.Add("directories", size());
+  words.Add("kept_open", share_->kept_files.size());
+  words.Add("gets_kept", share_->kept_files.found());
+  words.Add("puts_direct", share_->metrics.puts_direct);
+  words.Add("puts_cached", share_->metrics.puts_cached);
+  words.Add("gets_direct", share_->metrics.gets_direct);
+  words.Add("gets_cached", share_->metrics.gets_cached);
+  words.Add("fallbacks", share_->metrics.fallbacks());
+  const std::string reason = share_->metrics.fallback_reason();
+  if (!reason.empty()) words.Add("fallback_reason", reason);
+  return words.Take();
 }
 
 void Directories::CollectorMain() {

@@ -27,6 +27,7 @@
 #include "worker/storage/key_store.h"
 #include "worker/storage/object_dir.h"
 #include "worker/storage/quota.h"
+#include "worker/storage/stores.h"
 
 namespace lmshm {
 
@@ -34,9 +35,9 @@ namespace lmshm {
 inline constexpr size_t kMaxDirectories = 256;
 
 // Thread safe.
-class Directories : private CancelCheck {
+class Directories : public Stores, private CancelCheck {
  public:
-  using Store = std::shared_ptr<const KeyStore>;
+  using Store = std::shared_ptr<KeyStore>;
 
   // Finds out what a directory's file system can do.
   using Probe = int (*)(int dir_fd, StorageFacts* facts);
@@ -64,10 +65,12 @@ class Directories : private CancelCheck {
   // calls when it is not open yet, and no other client meanwhile.
   //   EMFILE  clients use as many as may be open
   Status Open(std::string_view path, Store* store);
+  Status Open(std::string_view path, std::shared_ptr<ObjectStore>* store) override;
 
   const KeyStore& root() const { return *root_store_; }
-  StoresShare& share() const { return *share_; }
-  OpenListings& listings() { return listings_; }
+  StoresShare& share() const override { return *share_; }
+  OpenListings& listings() override { return listings_; }
+  std::string Describe() const override;
   // How many are open.
   size_t size() const;
 
@@ -77,7 +80,7 @@ class Directories : private CancelCheck {
               Quota::Directory quota)
         : fd(std::move(opened)), store(fd.get(), facts, std::move(share), std::move(quota)) {}
     const UniqueFd fd;
-    const KeyStore store;
+    KeyStore store;
     dev_t device = 0;
     ino_t inode = 0;
   };

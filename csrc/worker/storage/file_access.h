@@ -23,7 +23,9 @@ struct FileAccess {
 
 // Whether files may have it: its owner can read and write them, nobody can execute them, and not
 // everybody can write them.
-constexpr bool IsFileMode(mode_t mode) { return (mode & 0600) == 0600 && (mode & ~mode_t{0664}) == 0; }
+constexpr bool IsFileMode(mode_t mode) {
+  return (mode & 0600) == 0600 && (mode & ~mode_t{0664}) == 0;
+}
 
 // For all of the process. To be called before there are threads.
 void SetFileAccess(const FileAccess& access);

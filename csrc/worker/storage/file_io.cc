@@ -93,14 +93,6 @@ int SyncNames(int dir_fd) {
   return dir.valid() ? SyncData(dir.get()) : errno;
 }
 
-std::string ActionOn(std::string_view verb, std::string_view what) {
-  constexpr size_t kShownBytes = 200;
-  std::string action(verb);
-  action.push_back(' ');
-  AppendPrintable(what, kShownBytes, &action);
-  return action;
-}
-
 Status ExplainStorage(int error, const std::string& action) {
   switch (error) {
     case EFAULT:

@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "worker/base/status.h"
 #include "worker/base/work.h"
@@ -48,9 +47,6 @@ struct RangeIo {
 
 // The same for the names in the directory `dir_fd` (may be O_PATH).
 [[nodiscard]] int SyncNames(int dir_fd);
-
-// "put <key>" and so on, for messages: printable, and cut where it is long.
-std::string ActionOn(std::string_view verb, std::string_view what);
 
 // The errno value `error` with what usually is behind it, for whoever asked for something to be
 // done with a file. `action`: what was tried, on what.

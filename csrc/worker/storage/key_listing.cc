@@ -1,53 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/key_listing.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
-#include <string_view>
 #include <utility>
 
 #include "worker/base/percent.h"
 #include "worker/base/text.h"
-#include "worker/storage/object_key.h"
 
 namespace lmshm {
-
-namespace {
-
-// Names that are read before somebody may have cancelled.
-constexpr size_t kCancelNames = 256;
-
-struct CloseDirectory {
-  void operator()(DIR* dir) const { closedir(dir); }
-};
-
-bool IsRegular(int dir_fd, const struct dirent& entry) {
-  if (entry.d_type != DT_UNKNOWN) return entry.d_type == DT_REG;
-  struct stat st;
-  return fstatat(dir_fd, entry.d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
-}
-
-bool StartsWith(std::string_view text, std::string_view start) {
-  return text.substr(0, start.size()) == start;
-}
-
-}  // namespace
 
 // One listing. It is in the hand of one thread, or waits in OpenListings.
 struct KeyListings::Listing {
   const KeyListings* owner = nullptr;
   uint64_t number = 0;
   uint64_t page = 0;  // the next
-  std::string prefix;
-  std::string name_prefix;  // of files whose names say their keys
-  std::unique_ptr<DIR, CloseDirectory> dir;
-  bool ended = false;              // `dir` has
-  std::string again;               // a name that could not be looked at
+  std::unique_ptr<ObjectListing> keys;
+  bool ended = false;              // `keys` has
   std::vector<std::string> found;  // keys that are on no page yet
   bool has_place = false;
   std::chrono::steady_clock::time_point used;
@@ -58,20 +28,11 @@ struct KeyListings::Listing {
 KeyListings::~KeyListings() { open_->CloseAll(this); }
 
 Status KeyListings::Begin(const std::string& prefix, Owned* listing) {
-  UniqueFd fd;
-  Status status = store_.share().WithSpareRoom([&] {
-    fd.Reset(openat(store_.dir_fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    return fd.valid() ? Status::OK() : Status::System(errno, "list: open the directory");
-  });
-  if (!status.ok()) return status;
   auto begun = std::make_unique<Listing>();
-  begun->dir.reset(fdopendir(fd.get()));
-  if (begun->dir == nullptr) return Status::System(errno, "list: open the directory");
-  fd.Release();  // the stream's now
+  Status status = store_->BeginListing(prefix, &begun->keys);
+  if (!status.ok()) return status;
   begun->owner = this;
   begun->number = begun_.fetch_add(1) + 1;
-  begun->prefix = prefix;
-  begun->name_prefix = PlainNameOf(prefix);
   *listing = std::move(begun);
   return status;
 }
@@ -85,71 +46,19 @@ Status KeyListings::Continue(const std::string& cursor, Owned* listing) {
                                    "again with -");
 }
 
-Status KeyListings::Look(const std::string& name, Listing* listing) const {
-  std::string key;
-  switch (ClassifyFile(name, &key)) {
-    case FileKind::kOther:
-      return Status::OK();
-    case FileKind::kPlain:
-      break;
-    case FileKind::kHashed:
-      Status status = store_.share().WithSpareRoom([&] { return store_.KeyOfHashed(name, &key); });
-      if (status.number() == ENOENT) return Status::OK();  // nobody knows its key
-      // Incomplete, a page would say that objects are not there.
-      if (!status.ok()) return status;
-      break;
-  }
-  if (StartsWith(key, listing->prefix)) listing->found.push_back(std::move(key));
-  return Status::OK();
-}
-
-// Finds more keys than fit on the page, if it can: else that would not be known to be the last.
-Status KeyListings::Read(const ListRequest& request, const CancelCheck* cancel,
-                         Listing* listing) const {
-  size_t bytes = 0;
-  for (const std::string& key : listing->found) bytes += 1 + PercentSize(key);
-  const auto full = [&] {
-    return listing->found.size() > request.limit || bytes > request.max_bytes;
-  };
-  size_t looked = 0;
-  for (size_t count = 0; !full() && looked < kPageNames; count++) {
-    if (count % kCancelNames == 0 && cancel != nullptr && cancel->Cancelled()) {
-      return Status::System(ECANCELED, "list", "the worker is ending");
-    }
-    std::string name = std::exchange(listing->again, std::string());
-    if (name.empty()) {
-      if (listing->ended) break;
-      errno = 0;
-      const struct dirent* const entry = readdir(listing->dir.get());
-      if (entry == nullptr) {
-        if (errno != 0) return Status::System(errno, "list: read the directory");
-        listing->ended = true;
-        break;
-      }
-      looked++;
-      const std::string_view text = entry->d_name;
-      if (!StartsWith(text, listing->name_prefix) && !IsHashedName(text)) continue;
-      if (!IsRegular(dirfd(listing->dir.get()), *entry)) continue;
-      name = text;
-    }
-    if (IsHashedName(name)) looked += kHashedNames - 1;
-    const size_t before = listing->found.size();
-    const Status status = Look(name, listing);
-    if (!status.ok()) {
-      listing->again = std::move(name);
-      return status;
-    }
-    if (listing->found.size() > before) bytes += 1 + PercentSize(listing->found.back());
-  }
-  return Status::OK();
-}
-
 Status KeyListings::List(const ListRequest& request, const CancelCheck* cancel, ListPage* page) {
   Owned listing;
   Status status =
       request.cursor.empty() ? Begin(request.prefix, &listing) : Continue(request.cursor, &listing);
   if (!status.ok()) return status;
-  status = Read(request, cancel, listing.get());
+  std::vector<std::string>& found = listing->found;
+  size_t before = 0;
+  for (const std::string& key : found) before += 1 + PercentSize(key);
+  // One key more than fit on the page: else that would not be known to be the last.
+  if (found.size() <= request.limit && before <= request.max_bytes && !listing->ended) {
+    const PageLimits limits = {request.limit + 1 - found.size(), request.max_bytes - before};
+    status = listing->keys->Read(limits, cancel, &found, &listing->ended);
+  }
   if (!status.ok()) {
     if (listing->has_place) {
       (void)open_->Put(std::move(listing)).ok();  // it has its place
@@ -158,7 +67,6 @@ Status KeyListings::List(const ListRequest& request, const CancelCheck* cancel, 
   }
 
   page->keys.clear();
-  std::vector<std::string>& found = listing->found;
   size_t count = 0;
   for (size_t bytes = 0; count < std::min(found.size(), request.limit); count++) {
     bytes += 1 + PercentSize(found[count]);
@@ -220,9 +128,9 @@ Status OpenListings::Put(Owned listing) {
     }
     if (places_ >= most_) {
       return Status::Error(EMFILE, "list: " + std::to_string(places_) +
-                                       " listings are open, as many as this worker has "
-                                       "descriptors for; try again later, or raise its limit "
-                                       "(ulimit -n)");
+                                       " listings are open, as many as this worker has room "
+                                       "for; try again later, or raise its limit of "
+                                       "descriptors (ulimit -n)");
     }
     listing->has_place = true;
     places_++;

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyListings: the keys of a KeyStore, page by page, for one connection.
+// KeyListings: the keys of a store, page by page, for one connection.
 //
-// A listing is a directory that stays open between its pages: each page goes on reading where the
-// one before it stopped, so all pages together read the directory once. (Positions of readdir()
-// could be had without an open directory, but on some file systems they move when it changes.) A
-// cursor is the number of a listing and of its next page, and means nothing to anybody else.
-//
-// An object that is there during all of a listing is listed exactly once, because readdir()
-// promises that of a name. One that is stored, replaced or removed meanwhile may be listed or not,
-// and where a file system gives a replaced name another place, twice.
+// A listing stays open between its pages (ObjectListing): each page goes on reading where the one
+// before it stopped. A cursor is the number of a listing and of its next page, and means nothing to
+// anybody else.
 #ifndef LMSHM_WORKER_STORAGE_KEY_LISTING_H_
 #define LMSHM_WORKER_STORAGE_KEY_LISTING_H_
 
@@ -25,11 +20,12 @@
 #include "worker/base/mutex.h"
 #include "worker/base/status.h"
 #include "worker/base/work.h"
-#include "worker/storage/key_store.h"
+#include "worker/storage/object_store.h"
 
 namespace lmshm {
 
-// That wait for their next page, of all clients: each has a buffer of 32 KiB.
+// That wait for their next page, of all clients: each has a buffer of 32 KiB, and of a directory a
+// descriptor.
 inline constexpr size_t kMaxListings = 1024;
 
 struct ListRequest {
@@ -46,17 +42,14 @@ struct ListPage {
 
 class OpenListings;
 
-// Thread safe; nobody waits while another thread reads a directory.
+// Thread safe; nobody waits while another thread reads a listing.
 class KeyListings {
  public:
   // Of a connection, that wait for their next page. The one that was used longest ago ends.
   static constexpr size_t kMost = 4;
-  // Names that are looked at for one page. One whose key is in a sidecar counts for several.
-  static constexpr size_t kPageNames = 8192;
-  static constexpr size_t kHashedNames = 16;
 
   // Both must outlive this.
-  KeyListings(const KeyStore& store, OpenListings* open) : store_(store), open_(open) {}
+  KeyListings(ObjectStore* store, OpenListings* open) : store_(store), open_(open) {}
   KeyListings(const KeyListings&) = delete;
   KeyListings& operator=(const KeyListings&) = delete;
   ~KeyListings();
@@ -64,7 +57,7 @@ class KeyListings {
   // A page may have few keys, or none, although `next` is not empty. `cancel` may be null. After
   // another failure than ESTALE or EMFILE the same cursor can be tried again.
   //   ESTALE  the cursor is not known, or not any more
-  //   EMFILE  there is more than a page, and no descriptor for a directory to stay open
+  //   EMFILE  there is more than a page, and no place for a listing to stay open
   Status List(const ListRequest& request, const CancelCheck* cancel, ListPage* page);
   // Ends the listing that waits for its next page with this cursor; another cursor ends nothing.
   void End(const std::string& cursor);
@@ -76,25 +69,23 @@ class KeyListings {
 
   Status Begin(const std::string& prefix, Owned* listing);
   Status Continue(const std::string& cursor, Owned* listing);
-  Status Read(const ListRequest& request, const CancelCheck* cancel, Listing* listing) const;
-  Status Look(const std::string& name, Listing* listing) const;
 
-  const KeyStore& store_;
+  ObjectStore* const store_;
   OpenListings* const open_;
   std::atomic<uint64_t> begun_{0};  // listings
 };
 
-// All listings of a worker that wait for their next page, and the descriptors that these may have.
-// Thread safe.
+// All listings of a worker that wait for their next page, and the places that there are for them:
+// of directories each takes a descriptor. Thread safe.
 class OpenListings {
  public:
-  // A listing gives its descriptor to another one once nobody has asked for a page of it in `idle`.
+  // A listing gives its place to another one once nobody has asked for a page of it in `idle`.
   explicit OpenListings(size_t most, std::chrono::milliseconds idle = std::chrono::seconds(60));
   OpenListings(const OpenListings&) = delete;
   OpenListings& operator=(const OpenListings&) = delete;
   ~OpenListings();
 
-  // How many descriptors they have.
+  // How many places are taken.
   size_t size() const;
 
  private:

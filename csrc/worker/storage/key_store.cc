@@ -6,12 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <thread>
 #include <utility>
 
 #include "worker/base/crc32c.h"
 #include "worker/base/text.h"
+#include "worker/base/words.h"
+#include "worker/storage/directory_listing.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/lmcache_header.h"
 #include "worker/storage/object_record.h"
@@ -23,7 +23,6 @@ namespace lmshm {
 
 namespace {
 
-constexpr std::chrono::milliseconds kDescriptorWait(10);
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
 Status Mismatch(const std::string& action, const std::string& what) {
@@ -49,6 +48,14 @@ std::string LengthMismatch(uint64_t now, const std::string& stored) {
   return "the file has " + std::to_string(now) + " bytes, and was stored with " + stored;
 }
 
+// Whether somebody wants no more of this.
+bool Stopped(const TransferOptions& options, const char* verb, std::string_view key,
+             Status* status) {
+  if (options.cancel == nullptr || !options.cancel->Cancelled()) return false;
+  *status = Status::System(ECANCELED, ActionOn(verb, key), options.cancel->Reason());
+  return true;
+}
+
 }  // namespace
 
 KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<StoresShare> share,
@@ -59,6 +66,10 @@ KeyStore::KeyStore(int dir_fd, const StorageFacts& facts, std::shared_ptr<Stores
       quota_(std::move(quota)),
       keeps_files_(facts.tells_changes && facts.attributes),
       io_(facts_, &share_->metrics) {
+  store_facts_.engine = "directory";
+  store_facts_.attributes = facts.attributes;
+  store_facts_.durability = true;
+  store_facts_.io_modes = true;
   struct stat st;
   if (fstat(dir_fd, &st) == 0) device_ = st.st_dev;
   if (quota_ == nullptr) return;
@@ -81,6 +92,98 @@ uint64_t KeyStore::MtimeMs(const struct stat& st) {
   return static_cast<uint64_t>(std::max<int64_t>(ms, 0));
 }
 
+void KeyStore::Put(PutItem* items, size_t count, Turn* turn) {
+  for (size_t i = 0; i < count; i++) {
+    PutItem& item = items[i];
+    if (item.done) continue;
+    if (turn != nullptr && turn->Over()) return;
+    if (item.rest == nullptr) {
+      if (Stopped(item.options, "put", item.key, &item.status)) {
+        item.done = true;
+        continue;
+      }
+      if (turn != nullptr) turn->Spend(kNewObjectCost);
+      item.rest = std::make_unique<ObjectPut>(*this, CheckedKey(item.key), item.data,
+                                              std::move(item.attributes), item.options);
+    }
+    auto* const put = static_cast<ObjectPut*>(item.rest.get());
+    item.status = put->Go(turn, &item.done);
+    if (!item.done) return;
+    if (item.options.checksum && item.status.ok()) item.crc32c = put->crc32c();
+    item.rest.reset();
+  }
+}
+
+void KeyStore::Get(GetItem* items, size_t count, Turn* turn) {
+  for (size_t i = 0; i < count; i++) {
+    GetItem& item = items[i];
+    if (item.done) continue;
+    if (turn != nullptr && turn->Over()) return;
+    if (item.rest != nullptr) {
+      item.status = static_cast<ObjectGet*>(item.rest.get())->Go(turn, &item.done, &item.info);
+      if (!item.done) return;
+      item.rest.reset();
+      continue;
+    }
+    if (!Stopped(item.options, "get", item.key, &item.status)) {
+      if (turn != nullptr) turn->Spend(kObjectCost);
+      std::unique_ptr<ObjectGet> rest;
+      item.status =
+          BeginGet(CheckedKey(item.key), item.space, item.options, turn, &item.info, &rest);
+      item.rest = std::move(rest);
+      if (item.rest != nullptr) return;
+    }
+    item.done = true;
+  }
+}
+
+Status KeyStore::Stat(std::string_view key, const CancelCheck*, ObjectInfo* info) {
+  return Stat(CheckedKey(key), info);
+}
+
+Status KeyStore::Exists(const std::vector<std::string>& keys, const CancelCheck*,
+                        std::vector<bool>* yes) {
+  for (size_t i = 0; i < keys.size(); i++) {
+    bool exists;
+    Status status = Exists(CheckedKey(keys[i]), &exists);
+    if (!status.ok()) return status;
+    (*yes)[i] = exists;
+  }
+  return Status::OK();
+}
+
+Status KeyStore::Remove(const std::vector<std::string>& keys, const CancelCheck*,
+                        std::vector<bool>* removed) {
+  for (size_t i = 0; i < keys.size(); i++) {
+    bool was_there;
+    Status status = Remove(CheckedKey(keys[i]), &was_there);
+    if (!status.ok()) return status;
+    (*removed)[i] = was_there;
+  }
+  return Status::OK();
+}
+
+Status KeyStore::BeginListing(const std::string& prefix, std::unique_ptr<ObjectListing>* listing) {
+  return DirectoryListing::Begin(*this, prefix, listing);
+}
+
+std::string KeyStore::Describe() const {
+  Words words;
+  if (facts_.direct()) {
+    words.Add("direct",
+              std::to_string(facts_.direct_offset) + "/" + std::to_string(facts_.direct_memory));
+  } else {
+    words.Add("direct", "no");
+    words.Add("direct_reason", facts_.direct_reason);
+  }
+  words.Add("fs", facts_.file_system);
+  if (quota_ != nullptr) {
+    words.Add("dir_used_bytes", quota_->bytes());
+    words.Add("dir_objects", quota_->objects());
+  }
+  return words.Take();
+}
+
 Status KeyStore::Put(const ObjectKey& key, SharedBytes data,
                      const std::vector<Attribute>& attributes, const TransferOptions& options,
                      uint32_t* crc) const {
@@ -89,26 +192,6 @@ Status KeyStore::Put(const ObjectKey& key, SharedBytes data,
   Status status = put.Go(nullptr, &done);
   if (status.ok() && options.checksum && crc != nullptr) *crc = put.crc32c();
   return status;
-}
-
-bool Patience::TryAgain(const Status& status) {
-  const int error = status.number();
-  // This process has none left, or the whole system has.
-  const bool no_descriptor = error == EMFILE || error == ENFILE;
-  bool again = false;
-  if (left_ > 1) {
-    again = no_descriptor ? files_.DropAll(before_)
-                          : (error == ENOSPC || error == EDQUOT) && files_.DropGone(before_);
-  }
-  before_ = files_.let_go();
-  if (again) {
-    left_--;
-  } else if (no_descriptor && waits_ > 0) {
-    waits_--;
-    std::this_thread::sleep_for(kDescriptorWait);
-    again = true;
-  }
-  return again;
 }
 
 // What is opened may be no regular file: a directory, or a FIFO. The flags keep all of these from
@@ -281,7 +364,7 @@ Status KeyStore::GetSmall(int fd, std::string_view key, SharedBytes target,
     return Mismatch(ActionOn("get", key), LengthMismatch(now, std::to_string(target.size)));
   }
   Status status = CheckSum(key, options, moved.crc32c, stored_crc);
-  if (status.ok()) share_->metrics.CountGet(target.size, moved.direct);
+  if (status.ok()) share_->metrics.CountGetWay(moved.direct);
   return status;
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyStore: objects by key, as protocol version 2 sees them: one regular file each directly in a
-// directory, with a record (object_record.h) and, for keys that are no file name, a sidecar
-// (sidecar.h).
+// KeyStore: the ObjectStore of a directory. Each object is one regular file directly in there, with
+// a record (object_record.h) and, for keys that are no file name, a sidecar (sidecar.h).
 //
 // There is one for each directory that clients name (directories.h). It knows nothing of clients,
 // lines or segments. Each function is complete in itself: any number of them may run at a time.
@@ -20,7 +19,6 @@
 #include <string_view>
 #include <vector>
 
-#include "worker/base/metrics.h"
 #include "worker/base/status.h"
 #include "worker/base/unique_fd.h"
 #include "worker/base/work.h"
@@ -30,63 +28,17 @@
 #include "worker/storage/kept_files.h"
 #include "worker/storage/object_io.h"
 #include "worker/storage/object_key.h"
+#include "worker/storage/object_store.h"
 #include "worker/storage/quota.h"
 #include "worker/storage/storage_facts.h"
+#include "worker/storage/stores.h"
 
 namespace lmshm {
 
 class ObjectGet;
-class Turn;
-
-struct ObjectInfo {
-  uint64_t length = 0;                // bytes
-  uint64_t mtime_ms = 0;              // since 1970
-  uint64_t disk_bytes = 0;            // what it occupies
-  std::optional<uint32_t> crc32c;     // where it was stored
-  std::vector<Attribute> attributes;  // the client's, by name
-};
-
-// What all key stores of a worker share. Thread safe.
-struct StoresShare {
-  explicit StoresShare(const KeptFilesRules& rules = KeptFilesRules()) : kept_files(rules) {}
-
-  // Carries out `step`, which returns a Status, with patience: see Patience.
-  template <typename Step>
-  Status WithSpareRoom(const Step& step, bool wait = true);
-
-  KeptFiles kept_files;
-  Metrics metrics;
-};
-
-// For one thing that can be repeated: whether to, if it failed for want of something that files
-// take which stay open without need: descriptors, or the disk space of objects that others
-// removed. For descriptors of other requests, which are finished soon, it also waits, if it may.
-class Patience {
- public:
-  Patience(StoresShare* share, bool wait)
-      : files_(share->kept_files), before_(files_.let_go()), waits_(wait ? kWaits : 0) {}
-  // Lets go of such files, or waits for a moment. False if that is of no use.
-  bool TryAgain(const Status& status);
-
- private:
-  static constexpr int kWaits = 200;  // of 10 ms
-  KeptFiles& files_;
-  uint64_t before_;
-  int left_ = 4;
-  int waits_;
-};
-
-template <typename Step>
-Status StoresShare::WithSpareRoom(const Step& step, bool wait) {
-  Patience patience(this, wait);
-  for (;;) {
-    Status status = step();
-    if (status.ok() || !patience.TryAgain(status)) return status;
-  }
-}
 
 // Thread safe: but for what it shares it does not change after it was made.
-class KeyStore {
+class KeyStore : public ObjectStore {
  public:
   // Serves the directory `dir_fd` (may be O_PATH), which stays the caller's and must live as long
   // as this. `facts`: of its file system, see ProbeStorage(). Small files stay open in `share`,
@@ -97,15 +49,26 @@ class KeyStore {
            Quota::Directory quota = nullptr);
   KeyStore(const KeyStore&) = delete;
   KeyStore& operator=(const KeyStore&) = delete;
-  ~KeyStore();
+  ~KeyStore() override;
 
-  const StorageFacts& facts() const { return facts_; }
+  // Of ObjectStore. Put() and Get() leave an object in the middle when the turn is over.
+  const StoreFacts& facts() const override { return store_facts_; }
+  void Put(PutItem* items, size_t count, Turn* turn) override;
+  void Get(GetItem* items, size_t count, Turn* turn) override;
+  Status Stat(std::string_view key, const CancelCheck* cancel, ObjectInfo* info) override;
+  Status Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                std::vector<bool>* yes) override;
+  Status Remove(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                std::vector<bool>* removed) override;
+  Status BeginListing(const std::string& prefix, std::unique_ptr<ObjectListing>* listing) override;
+  std::string Describe() const override;
+
+  const StorageFacts& storage() const { return facts_; }
   StoresShare& share() const { return *share_; }
   bool has_attributes() const { return facts_.attributes; }
   int dir_fd() const { return dir_fd_; }
-  const Quota::Directory& quota() const { return quota_; }  // null: there is no limit
 
-  // The errors of all of these, all of which take a key that was checked:
+  // One object. The errors of all of these, all of which take a key that was checked:
   //   ENOENT     no such object         EISDIR, ELOOP, EINVAL  what has its name is no object
   //   EFAULT     the shared memory is gone        ENOSPC  noticed before data is moved
   //   ECANCELED  the transfer's `cancel` said so  others  of the system call that failed
@@ -175,6 +138,7 @@ class KeyStore {
 
   const int dir_fd_;
   const StorageFacts facts_;
+  StoreFacts store_facts_;
   const std::shared_ptr<StoresShare> share_;
   const Quota::Directory quota_;
   const bool keeps_files_;

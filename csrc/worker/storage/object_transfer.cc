@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "worker/base/text.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/lmcache_header.h"
 #include "worker/storage/object_record.h"
@@ -123,7 +124,7 @@ Status ObjectPut::Finish() {
     status = store_.share().WithSpareRoom(
         [&] { return explain(SyncNames(store_.dir_fd_), "wait for the disk to have its name"); });
   }
-  if (status.ok()) store_.share().metrics.CountPut(data_.size, moved.direct);
+  if (status.ok()) store_.share().metrics.CountPutWay(moved.direct);
   return status;
 }
 
@@ -167,7 +168,7 @@ Status ObjectGet::Finish(ObjectInfo* info) {
   }
   Status status = store_.CheckSum(key_, options_, moved.crc32c, stored_.crc32c);
   if (!status.ok()) return status;
-  store_.share().metrics.CountGet(length, moved.direct);
+  store_.share().metrics.CountGetWay(moved.direct);
   info->length = length;
   info->crc32c = stored_.crc32c;
   info->attributes = std::move(stored_.attributes);

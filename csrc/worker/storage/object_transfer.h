@@ -25,7 +25,7 @@
 namespace lmshm {
 
 // Not thread safe: one thread at a time. What is given must live as long as this.
-class ObjectPut {
+class ObjectPut : public Unfinished {
  public:
   ObjectPut(const KeyStore& store, ObjectKey key, SharedBytes data,
             std::vector<Attribute> attributes, const TransferOptions& options);
@@ -57,7 +57,7 @@ class ObjectPut {
 };
 
 // Of an object that is not small: see KeyStore::BeginGet(). As above.
-class ObjectGet {
+class ObjectGet : public Unfinished {
  public:
   // `fd` was opened for `key`, and has `space` for its bytes; `before` is what fstat() says.
   ObjectGet(const KeyStore& store, std::string_view key, UniqueFd fd, SharedBytes space,

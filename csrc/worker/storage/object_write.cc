@@ -9,6 +9,7 @@
 #include <chrono>
 #include <utility>
 
+#include "worker/base/text.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_record.h"
 

@@ -3,9 +3,11 @@
 import { type CommandDescription, JSON_OPTION, type OptionDescription } from "../description.ts";
 
 const STORE =
-  "STORE is a directory, for which a worker is started, or DIR@ADDRESS: a directory of a running " +
+  "STORE is a directory, for which a worker is started; DIR@ADDRESS: a directory of a running " +
   "worker, as that one sees it (relative: below its root; empty: the root), whose address is " +
-  "host:port, unix:/path or /path.";
+  "host:port, unix:/path or /path; or a URL: redis://host:6379, redis+unix:///path, " +
+  "redis+cluster://host:7000, s3://bucket/prefix?endpoint=http://host:9000, tcp://host:port of a " +
+  "running worker.";
 const PATTERNS =
   "A KEY with *, ? or [...] is a pattern: * stands for any characters, / included, ? for one, and " +
   "a backslash takes the meaning of what follows away.";
@@ -15,6 +17,13 @@ const SECRET = {
   value: "FILE",
   completes: "file",
   text: "the secret of TCP workers (default $LMSHM_SECRET)",
+} as const satisfies OptionDescription;
+const STORE_SECRET = {
+  name: "store-secret-file",
+  value: "FILE",
+  completes: "file",
+  text: "what an engine is logged in to with (default $LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID " +
+    "and $AWS_SECRET_ACCESS_KEY)",
 } as const satisfies OptionDescription;
 const LITERAL = {
   name: "literal",
@@ -67,6 +76,7 @@ export const PUT = {
     IN_FLIGHT,
     MEMORY,
     SECRET,
+    STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [
@@ -118,6 +128,7 @@ export const GET = {
     IN_FLIGHT,
     MEMORY,
     SECRET,
+    STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [
@@ -156,6 +167,7 @@ export const LS = {
     { name: "long", short: "l", text: "with the size, and when each was stored (UTC)" },
     LITERAL,
     SECRET,
+    STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [
@@ -188,7 +200,7 @@ export const STAT = {
     STORE,
     PATTERNS,
   ],
-  options: [LITERAL, SECRET, JSON_OPTION],
+  options: [LITERAL, SECRET, STORE_SECRET, JSON_OPTION],
   examples: [{ run: "lmshm stat /data/kv chunk.bin", does: "What is this?" }],
   status: { 0: "all are there", 1: "one is missing, or could not be looked at" },
   json: {
@@ -217,6 +229,7 @@ export const RM = {
     LITERAL,
     IN_FLIGHT,
     SECRET,
+    STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [
@@ -254,6 +267,7 @@ export const CP = {
     IN_FLIGHT,
     MEMORY,
     SECRET,
+    STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [

@@ -69,6 +69,7 @@ export const cp: Command = {
       await mustExist(stores[0]);
       await using session = await StoreSession.open(stores, {
         secretFile: values["secret-file"],
+        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });

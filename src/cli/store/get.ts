@@ -149,6 +149,7 @@ export const get: Command = {
       await mustExist(store);
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
+        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });

@@ -39,6 +39,7 @@ export const ls: Command = {
       await mustExist(store);
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
+        storeSecretFile: values["store-secret-file"],
         signal,
       });
       const [ask] = session.ask;

@@ -172,6 +172,7 @@ export const put: Command = {
     return reportedCommand(json, "stored", async (report, signal) => {
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
+        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });

@@ -23,6 +23,8 @@ const MAX_MEMORY_BYTES = 2 ** 30;
 
 export interface SessionOptions {
   readonly secretFile: string | undefined;
+  /** Of stores that are engines. */
+  readonly storeSecretFile?: string | undefined;
   /** The most that the segment may have. */
   readonly memoryBytes?: number;
   /** Attempts to reach a worker that is away; default: as many as usual. */
@@ -40,7 +42,7 @@ let serial = 0;
 async function open(
   stores: readonly StoreAddress[],
   sizeBytes: number,
-  { secretFile, attempts, signal }: SessionOptions,
+  { secretFile, storeSecretFile, attempts, signal }: SessionOptions,
 ): Promise<Opened> {
   const named = stores.some(({ workerAddress }) => workerAddress !== undefined);
   const segment = await ShmSegment.create({
@@ -51,13 +53,15 @@ async function open(
   });
   const connectors: ShmFileConnector[] = [];
   try {
-    for (const { storageDir, workerAddress } of stores) {
+    for (const { storageDir, workerAddress, url } of stores) {
       const tcp = workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
       connectors.push(
         await ShmFileConnector.open({
           segment,
-          storageDir,
-          workerAddress,
+          ...(url === undefined ? { storageDir, workerAddress } : { store: url }),
+          storeSecretFile: url !== undefined && workerAddress === undefined
+            ? storeSecretFile
+            : undefined,
           secretFile: tcp ? secretFile : undefined,
           maxRestarts: attempts,
           signal,

@@ -136,6 +136,10 @@ export class ClientV2 implements ObjectClient {
   }
 
   put(transfer: PutTransfer): Promise<StoredObject> {
+    if (transfer.attributesRequired && !this.keepsMetadata) {
+      transfer.release();
+      return Promise.reject(noMetadata(transfer.key));
+    }
     return this.#transferOne(PUT, transfer, () => putPart(transfer, putOptions(transfer)));
   }
 
@@ -567,6 +571,16 @@ export class ClientV2 implements ObjectClient {
     const idle = () => this.#batches === 0 && this.#outstanding.size === 0;
     await this.#keeper.end(this.#outstanding, idle, timeoutMs);
   }
+}
+
+function noMetadata(key: string): ShmError {
+  return new ShmError(`put ${shownKey(key)}: this store has no place for metadata`, {
+    code: "ENOTSUP",
+    operation: "put",
+    hint:
+      "Put it without, or use a store that keeps it: a directory whose file system has extended " +
+      "attributes, or an engine with layout=lmshm (see keepsMetadata, and info().engine)",
+  });
 }
 
 type Batch<O> = RequestOptions & {

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RedisListing: the keys of all masters, by SCAN, one master after the other.
+//
+// SCAN promises every key that is there all the time, and may give one twice when the server's
+// table grows or shrinks; within a page duplicates are left out. When a master's slots go to
+// another node meanwhile, that node is read from its beginning, because its table is another one.
+#ifndef LMSHM_WORKER_REDIS_REDIS_LISTING_H_
+#define LMSHM_WORKER_REDIS_REDIS_LISTING_H_
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "worker/redis/client.h"
+#include "worker/storage/object_store.h"
+
+namespace lmshm {
+
+class RedisListing : public ObjectListing {
+ public:
+  // Keys that begin with `prefix`, whose names have `before` before them and `behind` behind.
+  RedisListing(RedisClient* client, std::string before, std::string prefix, std::string behind);
+
+  Status Read(const PageLimits& limits, const CancelCheck* cancel, std::vector<std::string>* keys,
+              bool* ended) override;
+
+ private:
+  struct Part {
+    uint16_t slot = 0;  // the first of a master's
+    Topology::Node node;
+    std::string cursor = "0";
+  };
+
+  Status Scan(const CancelCheck* cancel);
+  void Keep(const std::vector<Reply>& names);
+
+  RedisClient* const client_;
+  const std::string before_;
+  const std::string prefix_;
+  const std::string behind_;
+  std::deque<Part> parts_;       // that are not read to their end
+  std::deque<std::string> got_;  // that no page has had
+};
+
+// `text` as a pattern that matches it alone. For tests, too.
+std::string EscapeGlob(std::string_view text);
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_REDIS_REDIS_LISTING_H_

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ObjectStore: objects by key, whatever keeps them: a directory (key_store.h), a Redis or Valkey
+// server or cluster, an S3 bucket. What is above it (requests, batches, priorities, cancelling,
+// metrics, listings with cursors) knows nothing else of them.
+//
+// What a store cannot do its StoreFacts say, and RequestTask (execution/) does not ask for it.
+// The bytes of an object go between the client's memory and the store without another copy of ours:
+// only the kernel touches that memory (shared_bytes.h), but for checksums.
+#ifndef LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
+#define LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/base/status.h"
+#include "worker/base/work.h"
+#include "worker/memory/shared_bytes.h"
+#include "worker/storage/attributes.h"
+#include "worker/storage/io_mode.h"
+
+namespace lmshm {
+
+// What is known of an object. What a store does not know is 0 or absent.
+struct ObjectInfo {
+  uint64_t length = 0;                // bytes
+  uint64_t mtime_ms = 0;              // since 1970
+  uint64_t disk_bytes = 0;            // what it occupies
+  std::optional<uint32_t> crc32c;     // where it was stored
+  std::vector<Attribute> attributes;  // the client's, by name
+};
+
+// What a store can do. Does not change while it is there.
+struct StoreFacts {
+  std::string engine;       // "directory", "redis", "s3": a word of INFO
+  bool attributes = false;  // keeps a record: length, CRC-32C and the client's attributes
+  bool durability = false;  // heeds Durability; false: when data is safe is the engine's affair
+  bool io_modes = false;    // heeds IoMode
+  uint64_t max_object_bytes = UINT64_MAX;
+  // Each call waits for another machine, or may have to: callers ask for many keys at once, and
+  // never on a thread that others need.
+  bool remote = false;
+  // Of a batch, what it wants in one call: more than this is divided among threads.
+  uint64_t part_bytes = 256 * 1024;
+  size_t part_objects = 8;
+};
+
+// What an object costs beside its bytes, as bytes that could be moved in the same time: opening,
+// describing and closing one; making one.
+inline constexpr uint64_t kObjectCost = 16 * 1024;
+inline constexpr uint64_t kNewObjectCost = 128 * 1024;
+
+// Something that a store has begun and goes on with in the next turn. Only for the store that made
+// it.
+class Unfinished {
+ public:
+  virtual ~Unfinished() = default;
+};
+
+// One object that is to be put. What it refers to must live until it is done; the item itself may
+// be moved between turns.
+struct PutItem {
+  std::string_view key;  // was checked: see CheckKey()
+  SharedBytes data;
+  std::vector<Attribute> attributes;
+  TransferOptions options;
+  // Set by the store.
+  bool done = false;
+  Status status;        // when it is done
+  uint32_t crc32c = 0;  // of a success, if options.checksum
+  std::unique_ptr<Unfinished> rest;
+};
+
+// One object that is to be read into the beginning of `space`; as above.
+struct GetItem {
+  std::string_view key;
+  SharedBytes space;
+  TransferOptions options;
+  // Set by the store.
+  bool done = false;
+  Status status;
+  ObjectInfo info;  // of a success: length, checksum and attributes
+  std::unique_ptr<Unfinished> rest;
+};
+
+// What is wanted of a listing at a time: it stops when it has so much, and may have a little more.
+struct PageLimits {
+  size_t keys = 0;   // at least 1
+  size_t bytes = 0;  // of the keys, percent-encoded, with a space before each
+};
+
+// A listing in the middle. Not thread safe.
+class ObjectListing {
+ public:
+  virtual ~ObjectListing() = default;
+
+  // Appends the next keys to `keys`, perhaps none; `*ended` says that there are no more. After a
+  // failure it can be asked again, and goes on behind what it has appended. `cancel` may be null.
+  // Blocks.
+  virtual Status Read(const PageLimits& limits, const CancelCheck* cancel,
+                      std::vector<std::string>* keys, bool* ended) = 0;
+};
+
+// Thread safe: any number of calls at a time. Each blocks, and each wait in it has a limit: a store
+// that does not answer is ETIMEDOUT, one that cannot be reached ECONNREFUSED, EHOSTUNREACH or what
+// the system call said, one that refuses to let us in EACCES, one that is full ENOSPC, one that is
+// read-only or loading EAGAIN. The text says which server it is and what usually helps.
+class ObjectStore {
+ public:
+  virtual ~ObjectStore() = default;
+
+  virtual const StoreFacts& facts() const = 0;
+
+  // The errors of one object, beside these:
+  //   ENOENT     no such object (a miss)          EISDIR, ELOOP, EINVAL  what has its name is none
+  //   EFAULT     the shared memory is gone        EFBIG  larger than the store takes
+  //   ECANCELED  options.cancel said so           E2BIG  no room for its attributes
+  //   EMSGSIZE   larger than the space (GET); the text begins with its length in decimal
+  //   EBADMSG    what came back is not what was stored: checksum, length or key
+
+  // Goes on with all items that are not done, until they are or, where a store can leave work in
+  // the middle, until the turn is over; `turn` may be null. An object that is put is there whole,
+  // with its attributes, or not at all; when a put fails the old object or none is there, but
+  // after ETIMEDOUT and broken connections perhaps the new one. Of `space` beyond the object
+  // nothing is touched by a directory; other stores say where they do otherwise. After a failed
+  // get all of it is unspecified.
+  virtual void Put(PutItem* items, size_t count, Turn* turn) = 0;
+  virtual void Get(GetItem* items, size_t count, Turn* turn) = 0;
+
+  // Without reading the content. ENOENT: a miss.
+  virtual Status Stat(std::string_view key, const CancelCheck* cancel, ObjectInfo* info) = 0;
+
+  // Here `yes` and `removed` have one place for each key, at first false. On failure nothing is
+  // known.
+  virtual Status Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                        std::vector<bool>* yes) = 0;
+  // False for one that was not there. After a failure some may be removed.
+  virtual Status Remove(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                        std::vector<bool>* removed) = 0;
+
+  // A listing of all keys that begin with `prefix`. An object that is there all the time is listed,
+  // once (a store that can list it twice says so).
+  virtual Status BeginListing(const std::string& prefix,
+                              std::unique_ptr<ObjectListing>* listing) = 0;
+
+  // Words for INFO, ` name=value` each (percent-coded): what only this engine has to tell.
+  virtual std::string Describe() const { return ""; }
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_STORAGE_OBJECT_STORE_H_

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Redis engine with servers that answer what no server should: broken off, longer or shorter
+// than they say, out of step, of another type, never. What comes of it is an error or a miss, never
+// a part of a value or another key's, and the next request is answered.
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "redis_fixture.hh"
+#include "redis_liar.hh"
+
+using lmshm::ObjectInfo;
+using lmshm::Status;
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+constexpr size_t kMiB = 1 << 20;
+
+std::string Bulk(const std::string& text) {
+  return "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
+}
+
+// A server that does what it should.
+class Truth {
+ public:
+  std::string Answer(const Words& words) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (words.empty()) return "-ERR no command\r\n";
+    if (words[0] == "INFO") return Bulk("redis_version:0.0.0\r\ncluster_enabled:0\r\n");
+    if (words[0] == "CONFIG") return "*0\r\n";
+    if (words[0] == "SET") {
+      values_[words.at(1)] = words.at(2);
+      return "+OK\r\n";
+    }
+    if (words[0] == "GET") {
+      const auto at = values_.find(words.at(1));
+      return at == values_.end() ? "$-1\r\n" : Bulk(at->second);
+    }
+    if (words[0] == "UNLINK") return ":" + std::to_string(values_.erase(words.at(1))) + "\r\n";
+    if (words[0] == "EXISTS") return ":" + std::to_string(values_.count(words.at(1))) + "\r\n";
+    return "-ERR unknown command\r\n";
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::string> values_;
+};
+
+bool Is(const Words& words, const char* command, const char* key) {
+  return words.size() > 1 && words[0] == command && words[1] == key;
+}
+
+}  // namespace
+
+TEST(a_reply_that_is_cut_or_wrong_at_any_place_gives_no_part_of_a_value) {
+  TestSegment segment(64 * 1024);
+  segment.FillPattern(1);
+  constexpr size_t kSize = 300;
+  std::string whole;  // of the reply to GET
+  {
+    Truth truth;
+    RedisLiar server([&](const Words& words, int) { return truth.Answer(words); });
+    const auto store = Redis(server.url());
+    CHECK_OK(Put(*store, "k", Part(segment, 0, kSize), {{"dtype", "half"}}));
+    whole = truth.Answer({"GET", "k"});
+  }
+  const auto get = [&](const std::string& answer, size_t* connections) {
+    Truth truth;
+    std::atomic<int> lies{0};
+    RedisLiar server([&](const Words& words, int) {
+      if (Is(words, "GET", "k")) return answer;
+      return truth.Answer(words);
+    });
+    const auto store = Redis(server.url("?timeout=1"));
+    CHECK_OK(Put(*store, "other", Part(segment, 1000, kSize)));
+    lmshm::GetItem items[] = {Getting("k", Part(segment, 4096, kSize)),
+                              Getting("other", Part(segment, 8192, kSize))};
+    store->Get(items, 2, nullptr);
+    CHECK(items[0].done && items[1].done);
+    // What comes behind the lie is right, or an error; and then right.
+    const bool right = memcmp(segment.data() + 1000, segment.data() + 8192, kSize) == 0;
+    CHECK(!items[1].status.ok() || right);
+    CHECK_OK(Get(*store, "other", Part(segment, 8192, kSize)));
+    CHECK(memcmp(segment.data() + 1000, segment.data() + 8192, kSize) == 0);
+    *connections = static_cast<size_t>(server.connections());
+    return items[0].status;
+  };
+  size_t connections = 0;
+  CHECK_OK(get(whole, &connections));
+  CHECK_EQ(connections, 1u);
+  const size_t step = check::LongForm() ? 1 : 29;
+  for (size_t cut = 0; cut < whole.size(); cut += step) {
+    CHECK(!get(whole.substr(0, cut) + RedisLiar::kClose, &connections).ok());
+  }
+  // A byte is another one.
+  for (size_t at = 0; at < whole.size(); at += step) {
+    std::string changed = whole;
+    changed[at] = static_cast<char>(changed[at] ^ 0x11);
+    CHECK(!get(changed, &connections).ok());
+  }
+  // Longer and shorter than it says.
+  CHECK(!get(whole.substr(0, whole.size() - 2) + "x\r\n", &connections).ok());
+  CHECK(connections > 1);
+  CHECK(!get(whole.substr(0, whole.size() - 3) + "\r\n", &connections).ok());
+  CHECK(!get("$10" + whole.substr(1), &connections).ok());
+}
+
+TEST(replies_of_another_kind_are_errors) {
+  TestSegment segment(64 * 1024);
+  for (const std::string answer : {"+OK\r\n", ":1\r\n", "*1\r\n$1\r\na\r\n", "hello\r\n", "$-5\r\n",
+                                   "$99999999999999999999\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n",
+                                   "\r\n", "$9223372036854775807\r\nx"}) {
+    Truth truth;
+    std::atomic<bool> lie{true};
+    RedisLiar server([&](const Words& words, int) {
+      if (lie && (words[0] == "GET" || words[0] == "UNLINK")) return answer + RedisLiar::kClose;
+      return truth.Answer(words);
+    });
+    const auto store = Redis(server.url("?timeout=2"));
+    CHECK_OK(Put(*store, "k", Part(segment, 0, 100)));
+    const Status status = Get(*store, "k", Part(segment, 4096, 100));
+    CHECK(!status.ok() && status.number() != ENOENT);
+    std::vector<bool> removed;
+    const bool number = answer[0] == ':';
+    CHECK_EQ(store->Remove({"k"}, nullptr, &removed).ok(), number);
+    lie = false;
+    CHECK_OK(Get(*store, "k", Part(segment, 4096, 100)));
+  }
+}
+
+TEST(a_put_is_sent_again_when_its_answer_is_lost_and_a_removal_is_not) {
+  TestSegment segment(64 * 1024);
+  Truth truth;
+  std::atomic<int> sets{0};
+  std::atomic<int> unlinks{0};
+  RedisLiar server([&](const Words& words, int) {
+    const std::string answer = truth.Answer(words);
+    if (words[0] == "SET" && sets++ == 0) return std::string(RedisLiar::kClose);
+    if (words[0] == "UNLINK" && unlinks++ == 0) return std::string(RedisLiar::kClose);
+    return answer;
+  });
+  const auto store = Redis(server.url());
+  CHECK_OK(Put(*store, "k", Part(segment, 0, 1000)));
+  CHECK_EQ(sets.load(), 2);
+  std::vector<bool> removed;
+  const Status status = store->Remove({"k"}, nullptr, &removed);
+  CHECK_EQ(status.number(), ECONNRESET);
+  CHECK_CONTAINS(status.text(), "not known");
+  CHECK_EQ(unlinks.load(), 1);
+}
+
+TEST(a_server_that_always_breaks_off_is_given_up) {
+  TestSegment segment(64 * 1024);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) {
+    return words[0] == "SET" ? std::string(RedisLiar::kClose) : truth.Answer(words);
+  });
+  const auto store = Redis(server.url());
+  CHECK_EQ(Put(*store, "k", Part(segment, 0, 1000)).number(), ECONNRESET);
+  CHECK(server.connections() < 10);
+}
+
+TEST(a_server_that_trickles_or_hangs_is_given_up_after_its_limit) {
+  TestSegment segment(4 * kMiB);
+  Truth truth;
+  std::atomic<bool> lie{true};
+  RedisLiar server([&](const Words& words, int) {
+    if (lie && words[0] == "GET") return "$1000000\r\nLMSHM1\r\n" + std::string(RedisLiar::kHang);
+    return truth.Answer(words);
+  });
+  const auto store = Redis(server.url("?timeout=1"));
+  CHECK_OK(Put(*store, "k", Part(segment, 0, 1000)));
+  CHECK_EQ(Get(*store, "k", Part(segment, 0, 2 * kMiB)).number(), ETIMEDOUT);
+  lie = false;
+  CHECK_OK(Get(*store, "k", Part(segment, 0, 2 * kMiB)));
+}
+
+TEST(what_nobody_asked_for_closes_the_connection) {
+  TestSegment segment(64 * 1024);
+  segment.FillPattern(2);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) {
+    // Twice: the second would be the next command's.
+    const std::string answer = truth.Answer(words);
+    return Is(words, "GET", "a") ? answer + answer : answer;
+  });
+  const auto store = Redis(server.url());
+  CHECK_OK(Put(*store, "a", Part(segment, 0, 100)));
+  CHECK_OK(Put(*store, "b", Part(segment, 200, 100)));
+  for (int i = 0; i < 5; i++) {
+    (void)Get(*store, "a", Part(segment, 4096, 100));
+    const Status status = Get(*store, "b", Part(segment, 8192, 100));
+    CHECK_OK(status);
+    CHECK(segment.Bytes(200, 100) == segment.Bytes(8192, 100));
+  }
+  // In one pipeline the second answer to "a" is taken for that to "b", and the key shows it.
+  lmshm::GetItem items[] = {Getting("a", Part(segment, 4096, 100)),
+                            Getting("b", Part(segment, 8192, 100)),
+                            Getting("a", Part(segment, 12288, 100))};
+  store->Get(items, 3, nullptr);
+  CHECK(!items[1].status.ok() || segment.Bytes(200, 100) == segment.Bytes(8192, 100));
+  CHECK(!items[2].status.ok() || segment.Bytes(0, 100) == segment.Bytes(12288, 100));
+}
+
+TEST(a_refusal_in_the_middle_of_a_value_is_told_as_the_server_said_it) {
+  TestSegment segment(32 * kMiB);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) { return truth.Answer(words); },
+                   "-NOAUTH Authentication required.\r\n");
+  const auto store = Redis(server.url());
+  lmshm::PutItem items[] = {Putting("a", Part(segment, 0, 1000)),
+                            Putting("large", Part(segment, 0, 16 * kMiB))};
+  store->Put(items, 2, nullptr);
+  CHECK_EQ(items[1].status.number(), EACCES);
+  CHECK_CONTAINS(items[1].status.text(), "NOAUTH");
+  CHECK_OK(Put(*store, "a", Part(segment, 0, 1000)));
+}
+
+TEST(a_replys_line_that_never_ends_is_given_up) {
+  TestSegment segment(64 * 1024);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) {
+    return words[0] == "GET" ? "$" + std::string(1 << 20, '1') : truth.Answer(words);
+  });
+  const auto store = Redis(server.url());
+  const Status status = Get(*store, "k", Part(segment, 0, 100));
+  CHECK_EQ(status.number(), EPROTO);
+  CHECK(status.text().size() < 500);
+}
+
+TEST(neither_sides_buffers_can_be_full_for_ever) {
+  // A server that reads no further command while its reply does not go out: a batch that wrote all
+  // commands before it read would wait for ever, with long keys and large values.
+  TestSegment segment(64 * kMiB);
+  segment.FillPattern(3);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) { return truth.Answer(words); });
+  const auto store = Redis(server.url("?timeout=20"));
+  std::vector<std::string> keys;
+  constexpr size_t kCount = 1024;
+  for (size_t i = 0; i < kCount; i++) keys.push_back(std::string(15000, 'k') + std::to_string(i));
+  std::vector<lmshm::PutItem> puts;
+  std::vector<lmshm::GetItem> gets;
+  for (size_t i = 0; i < kCount; i++) {
+    puts.push_back(Putting(keys[i], Part(segment, i * 16384, 16384)));
+    gets.push_back(Getting(keys[i], Part(segment, 32 * kMiB + i * 16384, 16384)));
+  }
+  store->Put(puts.data(), kCount, nullptr);
+  for (const lmshm::PutItem& put : puts) CHECK_OK(put.status);
+  store->Get(gets.data(), kCount, nullptr);
+  for (const lmshm::GetItem& get : gets) CHECK_OK(get.status);
+  CHECK(memcmp(segment.data(), segment.data() + 32 * kMiB, kCount * 16384) == 0);
+}
+
+CHECK_MAIN

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The real worker on a real server: --store URL, behind its fence.
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "redis_server.hh"
+#include "worker_process.hh"
+
+namespace {
+
+WorkerSetup On(const std::string& url, std::vector<std::string> environment = {}) {
+  WorkerSetup setup;
+  setup.arguments = {"--store", url};
+  setup.environment = std::move(environment);
+  setup.keep_fence = !kAddressSanitizer;
+  return setup;
+}
+
+// Says HELLO and attaches the segment.
+void Begin(WorkerProcess& worker, const TestSegment& segment) {
+  CHECK_STARTS(worker.client().Call("HELLO 2"), "OK 2 ");
+  const std::string size = std::to_string(segment.size());
+  CHECK_EQ(worker.client().Call("1 ATTACH " + segment.name() + " " + size + " -"), "1 OK");
+}
+
+}  // namespace
+
+TEST(a_worker_puts_gets_and_lists_on_a_server) {
+  TestSegment segment(1 << 20);
+  segment.FillPattern(1);
+  for (const RedisKind kind : RedisKinds()) {
+    const RedisServer server(kind);
+    for (const std::string& url :
+         {"redis://" + server.address(), "valkey+unix://" + server.socket_path() + "?db=1"}) {
+      WorkerProcess worker(On(url));
+      LineClient& client = worker.client();
+      Begin(worker, segment);
+      CHECK_STARTS(client.Call("2 PUT a/b 0 100000 dtype=half"), "2 OK 100000 crc32c=");
+      CHECK_STARTS(client.Call("3 GET a/b 500000 200000"), "3 OK 100000 crc32c=");
+      CHECK(segment.Bytes(0, 100000) == segment.Bytes(500000, 100000));
+      CHECK_CONTAINS(client.Call("4 STAT a/b"), " dtype=half");
+      CHECK_EQ(client.Call("5 EXISTS a/b none"), "5 OK 10");
+      CHECK_EQ(client.Call("6 CONTAINS a/b none a/b"), "6 OK 1");
+      CHECK_EQ(client.Call("7 LIST 10 - a/"), "7 OK - a/b");
+      std::string line = "8 PUT k0 0 1000";
+      for (int i = 1; i < 300; i++) line += " ; k" + std::to_string(i) + " 0 1000";
+      CHECK_STARTS(client.Call(line), "8 OK 1000 ");
+      line = "9 GET none 0 1000";
+      for (int i = 0; i < 300; i++) line += " ; k" + std::to_string(i) + " 500000 1000";
+      const std::string answer = client.Call(line);
+      CHECK_STARTS(answer, "9 OK -ENOENT ; 1000 ");
+      CHECK_EQ(answer.find("-E", 10), std::string::npos);
+      CHECK_CONTAINS(client.Call("10 INFO"), " engine=redis ");
+      CHECK_EQ(client.Call("11 REMOVE a/b none"), "11 OK 10");
+      CHECK_CONTAINS(client.Call("12 STAT a/b"), "12 ERROR ENOENT");
+      CHECK_EQ(client.Call("13 QUIT"), "13 OK");
+      CHECK_EQ(worker.Wait(), 0);
+    }
+  }
+}
+
+TEST(a_worker_takes_the_password_from_its_environment_and_tells_it_nobody) {
+  TestSegment segment(1 << 16);
+  RedisServer::Setup setup;
+  setup.arguments = {"--requirepass", "my-own-secret"};
+  setup.password = "my-own-secret";
+  const RedisServer server(RedisKinds().back(), setup);
+  const std::string url = "redis://" + server.address();
+  WorkerProcess worker(On(url, {"LMSHM_STORE_SECRET=my-own-secret"}));
+  Begin(worker, segment);
+  CHECK_STARTS(worker.client().Call("2 PUT k 0 1000"), "2 OK ");
+  const std::string environment = ReadFile("/proc/" + std::to_string(worker.pid()) + "/environ");
+  CHECK_EQ(environment.find("my-own-secret"), std::string::npos);
+  for (const char* const secret : {"LMSHM_STORE_SECRET=wrong-one", "LMSHM_OTHER=1"}) {
+    WorkerProcess refused(On(url, {secret}));
+    CHECK_EQ(refused.Wait(), 3);
+    const std::string errors = refused.Errors();
+    CHECK_CONTAINS(errors, "EACCES");
+    CHECK_EQ(errors.find("wrong-one"), std::string::npos);
+  }
+}
+
+TEST(a_worker_lives_on_while_its_server_is_away) {
+  TestSegment segment(1 << 16);
+  RedisServer server(RedisKinds().back());
+  WorkerProcess worker(On("redis://" + server.address() + "?timeout=1"));
+  Begin(worker, segment);
+  CHECK_STARTS(worker.client().Call("2 PUT k 0 1000"), "2 OK ");
+  server.Signal(SIGSTOP);
+  CHECK_STARTS(worker.client().Call("3 GET k 0 1000"), "3 ERROR ETIMEDOUT");
+  server.Signal(SIGCONT);
+  server.Kill();
+  CHECK_STARTS(worker.client().Call("4 GET k 0 1000"), "4 ERROR ECONN");
+  server.Restart();
+  CHECK(Eventually(
+      [&] { return check::StartsWith(worker.client().Call("5 PUT k 0 1000"), "5 OK "); }));
+}
+
+// The fence leaves the ports of all nodes open that are known at the start.
+TEST(a_worker_reaches_every_node_of_a_cluster_behind_its_fence) {
+  TestSegment segment(1 << 16);
+  RedisCluster cluster(RedisKinds().back());
+  WorkerProcess worker(On(cluster.Url()));
+  Begin(worker, segment);
+  std::string line = "2 PUT k0 0 1000";
+  for (int i = 1; i < 60; i++) line += " ; k" + std::to_string(i) + " 0 1000";
+  const std::string answer = worker.client().Call(line);
+  CHECK_STARTS(answer, "2 OK 1000 ");
+  CHECK_EQ(answer.find("-E"), std::string::npos);
+  for (size_t i = 0; i < 3; i++) CHECK(cluster.node(i).Ask({"DBSIZE"}).number > 0);
+}
+
+CHECK_MAIN
