@@ -419,7 +419,7 @@ test("a value that is not accepted is an error with key, value, place and what i
 });
 
 test("all problems are reported at once", () => {
-  const load = () => fromText("chunk_sise: 1\nlocal_cpu: 7\nremote_url: redis://h:1\n");
+  const load = () => fromText("chunk_sise: 1\nlocal_cpu: 7\nremote_url: mooncake://h:1\n");
   assert.equal(problemsOf(load).length, 3);
   assert.match(failure(load).message, /3 problems:\n {2}configuration text:2: local_cpu/);
   assert.match(failure(load).message, /\n {2}configuration text:.* \(ECONFIG\)$/);
@@ -479,7 +479,7 @@ test("remote_url gives directory, segment, worker and address", () => {
 test("a remote_url that is not accepted says why, and what was probably meant", () => {
   const cases: [string, string][] = [
     ["/data", "is no URL"],
-    ["redis://h:1/", "the scheme redis://"],
+    ["mooncake://h:1/", "the scheme mooncake://"],
     ["shmfile://data", "shmfile:///data has three slashes"],
     ["shmfile://data/kv", "shmfile:///data/kv has three slashes"],
     ["shmfile://h:99999/x", 'has "h:99999"'],

@@ -259,7 +259,6 @@ test("optionsFromUrl() names what is wrong with a URL", () => {
   const wrong: [string, RegExp][] = [
     ["", /is no URL/],
     ["/data/kv", /is no URL/],
-    ["file:///data/kv", /scheme file:/],
     ["shmfile:/data", /is no URL/],
     ["shmfile://host/data", /has "host" where the host:port/],
     ["shmfile://127.0.0.1:9800", /names no directory/],

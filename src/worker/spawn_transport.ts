@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
-import { knownCode, ShmError } from "../errors.ts";
+import { type ErrorCode, knownCode, ShmError } from "../errors.ts";
 import { refusedFlag } from "../permission.ts";
 import { errnoNumber } from "./errno_text.ts";
 import { executableFault } from "./executable.ts";
@@ -33,6 +33,16 @@ interface SpawnOptions {
 const LAST_OUTPUT_MS = 250;
 /** How long a child that closed its stdout or stdin may take to exit before it is killed. */
 const HALF_DEAD_MS = 1_000;
+
+/** The exit status of a worker that could not begin to serve. */
+const CANNOT_START = 3;
+
+/** Why, in its own words: the log's last line. */
+function refusalOf(log: readonly string[]): { code: ErrorCode; text: string } | null {
+  const [, name, text] = /: cannot start: (E[A-Z0-9]+) (.*)$/s.exec(log.at(-1) ?? "") ?? [];
+  const code = knownCode(name);
+  return code === undefined ? null : { code, text: text! };
+}
 
 interface Unrefable {
   unref?: () => void;
@@ -234,6 +244,16 @@ export class SpawnTransport implements Transport {
     const { binary } = this.#options;
     const log = this.#log.lines;
     const how = signal ? `was killed by ${signal}` : `exited with status ${code}`;
+    const refusal = code === CANNOT_START && !this.#hasSpoken ? refusalOf(log) : null;
+    if (refusal !== null) {
+      const errno = errnoNumber(refusal.code);
+      return new ShmError(`${this.peer} cannot start: ${refusal.text}`, {
+        code: refusal.code,
+        operation: "start worker",
+        ...(errno === undefined ? {} : { errno }),
+        details: { binary, pid: this.pid, exitCode: code, signal, log },
+      });
+    }
     // Deno has a shell run what the kernel cannot.
     const fault = code !== 0 && !this.#hasSpoken ? executableFault(binary) : null;
     return new ShmError(`${this.peer} ${how}${fault ? `: ${fault}` : describeLog(log)}`, {
