@@ -285,7 +285,10 @@ void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
                    std::to_string(facts.max_object_bytes));
   }
   item->done = !item->status.ok();
-  if (!item->done && facts.attributes) item->attributes = Attributes(object);
+  // What is not stored may still be needed: for LMCache's header.
+  if (!item->done && (facts.attributes || object.lmcache_header)) {
+    item->attributes = Attributes(object);
+  }
 }
 
 void RequestTask::Prepare(const TransferItem& object, GetItem* item) {
