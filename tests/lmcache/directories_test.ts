@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Directories and configurations between the real LMCache and this library, both ways. Needs Python with
-// LMCache 0.5.x and torch: LMSHM_LMCACHE_PYTHON names it, and `npm run test:lmcache` provides it.
+// LMCache 0.5.x and torch, of the environment that LMSHM_LMCACHE_VENV names: `npm run test:lmcache`
+// installs one.
 // tests/lmcache_files_test.ts has the same from what was recorded.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -15,13 +17,14 @@ import { ObjectKey } from "../../src/keys/object_key.ts";
 import { connectorScene } from "../support/connector_scene.ts";
 import { getAll, putAll, type StoredItem } from "../support/lmcache_files.ts";
 
-const PYTHON = process.env["LMSHM_LMCACHE_PYTHON"] ?? "";
+const VENV = process.env["LMSHM_LMCACHE_VENV"] ?? "";
+const PYTHON = VENV === "" ? "" : join(VENV, "bin/python");
 const SCRIPT = fileURLToPath(new URL("lmcache_files.py", import.meta.url));
 const SEGMENT_BYTES = 1 << 20;
 
 if (PYTHON === "") {
   test("directories of the real LMCache", {
-    skip: "LMSHM_LMCACHE_PYTHON names no Python with LMCache; npm run test:lmcache installs one",
+    skip: "LMSHM_LMCACHE_VENV names no environment with LMCache; npm run test:lmcache installs one",
   }, () => {});
 }
 
