@@ -106,7 +106,7 @@ export class StoreServer {
     return this.url.replace("://", `://${login}@`);
   }
 
-  /** What the worker's environment needs for `url`. */
+  /** What the worker's environment needs for `url`. @returns {Record<string, string>} */
   get secrets() {
     return this.kind === "redis"
       ? { LMSHM_STORE_SECRET: "testsecret" }

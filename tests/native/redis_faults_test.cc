@@ -221,6 +221,22 @@ TEST(a_refusal_in_the_middle_of_a_value_is_told_as_the_server_said_it) {
   CHECK_OK(Put(*store, "a", Part(segment, 0, 1000)));
 }
 
+TEST(a_connection_that_is_cut_in_the_middle_of_a_put_costs_no_other_object) {
+  TestSegment segment(32 * kMiB);
+  Truth truth;
+  RedisLiar server([&](const Words& words, int) { return truth.Answer(words); }, RedisLiar::kClose);
+  const auto store = Redis(server.url());
+  lmshm::PutItem items[] = {Putting("a", Part(segment, 0, 1000)),
+                            Putting("large", Part(segment, 0, 16 * kMiB)),
+                            Putting("b", Part(segment, 0, 2000))};
+  store->Put(items, 3, nullptr);
+  CHECK_OK(items[0].status);
+  CHECK(items[1].status.number() == ECONNRESET || items[1].status.number() == EPIPE);
+  CHECK_OK(Put(*store, "c", Part(segment, 0, 1000)));
+  ObjectInfo info;
+  CHECK_EQ(Get(*store, "large", Part(segment, 0, 16 * kMiB)).number(), ENOENT);
+}
+
 TEST(a_replys_line_that_never_ends_is_given_up) {
   TestSegment segment(64 * 1024);
   Truth truth;

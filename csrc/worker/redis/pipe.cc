@@ -203,7 +203,7 @@ void Pipe::Done(Status status) {
 
 // The command fails, and so many bytes of its reply are still to come.
 void Pipe::SkipRest(uint64_t bytes, Status status) {
-  if (bytes > kMostSkipped + Buffered().size()) {
+  if (bytes > kMostSkipped) {
     Done(std::move(status));
     Break(ECONNABORTED);
     return;

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "worker/base/status.h"
@@ -25,6 +26,8 @@ namespace lmshm {
 class Stream {
  public:
   Stream() = default;
+  // Of a socket that is connected.
+  explicit Stream(UniqueFd fd) : fd_(std::move(fd)) {}
 
   // Tries `addresses` of `endpoint`, one after the other; each may take what is left divided by
   // those that are left. The text says what was tried. `*stream` is set on success only.

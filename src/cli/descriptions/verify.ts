@@ -39,6 +39,21 @@ export const VERIFY = {
       text: "directory for the files (default: a new one below /var/tmp)",
     },
     {
+      name: "store",
+      value: "URL",
+      text:
+        "an engine instead of files: redis://host:6379, s3://bucket?endpoint=http://host:9000 " +
+        "(256MiB are generated then)",
+    },
+    {
+      name: "store-secret-file",
+      value: "FILE",
+      completes: "file",
+      text:
+        "what it is logged in to with (default $LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID and " +
+        "$AWS_SECRET_ACCESS_KEY)",
+    },
+    {
       name: "worker-address",
       value: "A",
       text: "a running worker: host:port, unix:/path or /path (default: start one)",
@@ -76,6 +91,7 @@ export const VERIFY = {
       run: "lmshm verify --storage-dir /data/kv --size 20GiB --pool-size 4GiB",
       does: "More data than memory, onto the disk that is going to be used:",
     },
+    { run: "lmshm verify --store redis://10.0.0.7", does: "Through a Redis server:" },
     {
       run: "lmshm verify --worker-address unix:/run/lmshm.sock --storage-dir /data/kv",
       does: "From inside a container, through the worker of the host:",
@@ -96,7 +112,8 @@ export const VERIFY = {
       library: "path of liblmshm.so",
       segment: "name (null: anonymous), sizeBytes, pinnedBy and message of the segment",
       worker: "the address, or spawned",
-      storageDir: "where the files were",
+      storageDir: "where the files were; null: nowhere",
+      store: "the URL of an engine; null: none",
     },
   },
 } as const satisfies CommandDescription;

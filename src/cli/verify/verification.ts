@@ -60,6 +60,11 @@ export class Verification {
   #doneBytes = 0;
   readonly #run = randomBytes(6).toString("hex");
 
+  /** What the objects are there. */
+  get #place(): string {
+    return this.#options.connector.store === null ? "files" : "objects";
+  }
+
   constructor(options: VerificationOptions) {
     this.#options = options;
   }
@@ -92,11 +97,16 @@ export class Verification {
       hashes[index] = sha256(bytes(index));
     });
     try {
-      await this.#step("put: memory to files", chunks, this.#options.inFlight, async (_, index) => {
-        await this.#options.connector.put(keys[index]!, slots[index]!, {
-          signal: this.#options.signal,
-        });
-      });
+      await this.#step(
+        `put: memory to ${this.#place}`,
+        chunks,
+        this.#options.inFlight,
+        async (_, index) => {
+          await this.#options.connector.put(keys[index]!, slots[index]!, {
+            signal: this.#options.signal,
+          });
+        },
+      );
       const directory = this.#options.storageDir;
       if (directory !== null) {
         await this.#step("read and hash the files", chunks, 2, async ({ label }, index) => {
@@ -110,7 +120,7 @@ export class Verification {
         return Promise.resolve();
       });
       await this.#step(
-        "get: files to memory",
+        `get: ${this.#place} to memory`,
         chunks,
         this.#options.inFlight,
         async ({ label }, index) => {
@@ -139,7 +149,7 @@ export class Verification {
   async #removeAll(keys: readonly CacheEngineKey[]): Promise<void> {
     const started = performance.now();
     for (const key of keys) await this.#options.connector.remove(key);
-    this.#account("remove the files", performance.now() - started, 0);
+    this.#account(`remove the ${this.#place}`, performance.now() - started, 0);
   }
 
   async #step(

@@ -16,7 +16,7 @@ import { type Command, integerOption, interruptible, sizeOption, UsageError } fr
 import { VERIFY } from "../descriptions/verify.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "../format.ts";
 import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
-import { checkAddress } from "../store/address.ts";
+import { checkAddress, parseStore } from "../store/address.ts";
 import { complain, print, progress, tableRow } from "../terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
 
@@ -24,6 +24,8 @@ import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts"
 const CHUNK_BYTES = 2 * 32 * 256 * 1024 * 2;
 const TOTAL_BYTES = 2 * 2 ** 30;
 const POOL_BYTES = 2 * 2 ** 30;
+/** Through an engine, whose memory or disk is not ours to look at. */
+const ENGINE_BYTES = 2 ** 28;
 const WIDTHS = [34, 9, 9, 13];
 
 interface Settings {
@@ -31,6 +33,8 @@ interface Settings {
   totalBytes: number;
   chunkBytes: number;
   storageDir: string | undefined;
+  store: string | undefined;
+  storeSecretFile: string | undefined;
   workerAddress: string | undefined;
   workerBinary: string | undefined;
   secretFile: string | undefined;
@@ -63,14 +67,27 @@ function settings(args: readonly string[]): Settings {
       "--worker-address connects to a worker and --worker-binary starts one: choose",
     );
   }
+  const { store } = values;
+  if (store !== undefined) {
+    for (const name of ["storage-dir", "worker-address"] as const) {
+      if (values[name] !== undefined) {
+        throw new UsageError(`--store and --${name} exclude each other`);
+      }
+    }
+    if (parseStore(store, "--store").url === undefined) {
+      throw new UsageError(`--store ${store} is a directory: give it to --storage-dir`);
+    }
+  }
   if (values.input && values.size) {
     throw new UsageError("--size is for generated data; with --input the files decide");
   }
   return {
     input: values.input ?? [],
-    totalBytes: size("size", TOTAL_BYTES),
+    totalBytes: size("size", store === undefined ? TOTAL_BYTES : ENGINE_BYTES),
     chunkBytes: size("chunk-size", CHUNK_BYTES),
     storageDir: values["storage-dir"],
+    store,
+    storeSecretFile: values["store-secret-file"],
     workerAddress: values["worker-address"],
     workerBinary: values["worker-binary"],
     secretFile: values["secret-file"],
@@ -107,20 +124,27 @@ async function storageDirectory(given: string | undefined, made: (() => Promise<
 }
 
 /** Makes the default sizes fit the machine; what the user asked for stays. */
-async function fit(given: Settings, directory: string, notes: string[]): Promise<Settings> {
+async function fit(given: Settings, directory: string | null, notes: string[]): Promise<Settings> {
   if (given.sizesGiven || given.input.length > 0) return given;
   const shm = await freeDiskBytes("/dev/shm").catch(() => Infinity);
   const memory = Math.min(shm, freemem()) / 2;
-  const disk = await freeDiskBytes(directory) / 2;
+  const disk = directory === null ? Infinity : await freeDiskBytes(directory) / 2;
   const most = Math.floor(Math.min(memory, disk) / given.chunkBytes) * given.chunkBytes;
   const totalBytes = Math.max(given.chunkBytes, Math.min(given.totalBytes, most));
   if (totalBytes < given.totalBytes) {
     notes.push(
       `${formatBytes(totalBytes)} instead of ${formatBytes(given.totalBytes)}: half of the free ` +
-        `memory is ${formatBytes(memory)}, half of the free disk ${formatBytes(disk)}`,
+        `memory is ${formatBytes(memory)}` +
+        (directory === null ? "" : `, half of the free disk ${formatBytes(disk)}`),
     );
   }
   return { ...given, totalBytes, poolBytes: Math.min(given.poolBytes, totalBytes) };
+}
+
+/** "redis, redis-7.0.15": what keeps the objects. */
+async function engineOf(connector: ShmFileConnector): Promise<string> {
+  const { engine, server } = await connector.info();
+  return [engine, server].filter((fact) => fact !== undefined).join(", ");
 }
 
 function stepRow({ name, bytes, milliseconds }: Step): string {
@@ -134,7 +158,9 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
   const cleanup: (() => Promise<void>)[] = [];
   const report: Report = { ok: false, chunks: 0, bytes: 0, mismatches: [], steps: [], notes };
   try {
-    const directory = await storageDirectory(given.storageDir, cleanup);
+    const directory = given.store === undefined
+      ? await storageDirectory(given.storageDir, cleanup)
+      : null;
     const { totalBytes, chunkBytes, ...wanted } = await fit(given, directory, notes);
     const chunks = wanted.input.length > 0
       ? await fileChunks(wanted.input, chunkBytes)
@@ -145,9 +171,10 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       alignedChunk,
       Math.min(wanted.poolBytes, chunks.length * alignedChunk),
     );
-    await mustFitDisk(bytes, directory);
+    if (directory !== null) await mustFitDisk(bytes, directory);
     mustFitMemory(sizeBytes);
-    const name = wanted.shmName ?? (wanted.workerAddress ? `lmshm-verify-${process.pid}` : null);
+    const runs = /^(?:tcp|unix):/i.test(wanted.store ?? "") || wanted.workerAddress !== undefined;
+    const name = wanted.shmName ?? (runs ? `lmshm-verify-${process.pid}` : null);
 
     const started = performance.now();
     const allocating = progress(sizeBytes);
@@ -163,8 +190,9 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
 
     const connector = await ShmFileConnector.open({
       segment,
-      storageDir: directory,
-      workerAddress: wanted.workerAddress,
+      ...(directory === null
+        ? { store: wanted.store, storeSecretFile: wanted.storeSecretFile }
+        : { storageDir: directory, workerAddress: wanted.workerAddress }),
       workerBinary: wanted.workerBinary,
       secretFile: wanted.secretFile,
     });
@@ -176,7 +204,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
     say(`segment  ${where}, ${formatBytes(sizeBytes)}, ${formatPinning(facts.pinnedBy)}`);
     if (facts.message) notes.push(facts.message);
     say(`worker   ${wanted.workerAddress ?? "started, over pipes"}`);
-    say(`storage  ${directory}`);
+    say(`storage  ${directory ?? `${wanted.store} (${await engineOf(connector)})`}`);
     say(
       `data     ${chunks.length} chunks, ${formatBytes(bytes)}, ${
         wanted.input.length > 0
@@ -232,6 +260,7 @@ async function verifyWith(given: Settings, signal: AbortSignal): Promise<Report>
       segment: { name: segment.name, sizeBytes, pinnedBy: facts.pinnedBy, message: facts.message },
       worker: wanted.workerAddress ?? "spawned",
       storageDir: directory,
+      store: wanted.store ?? null,
     });
     say("");
     for (const mismatch of report.mismatches) say(`MISMATCH ${mismatch}`);
