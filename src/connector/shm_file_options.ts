@@ -374,8 +374,10 @@ function checkForEngine(options: ShmFileConnectorOptions, url: string): void {
     ? "ioMode"
     : durability !== undefined && durability !== "none"
     ? "durability"
-    : null;
-  if (name === null) return;
+    : options.saveChunkMeta
+    ? "saveChunkMeta"
+    : (["padBytes", "fileMode", "fileGroup"] as const).find((one) => options[one] !== undefined);
+  if (name === undefined) return;
   throw new ShmError(`${name} is for directories, and the store is ${url}`, {
     code: "ENOTSUP",
     operation: "open connector",

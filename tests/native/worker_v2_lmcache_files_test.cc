@@ -247,6 +247,31 @@ TEST(a_file_that_does_not_fit_its_record_is_said_with_header_and_padding) {
   CHECK_STARTS(talk.Say("6 STAT k"), "6 OK 513 ");
 }
 
+TEST(a_header_says_the_length_of_what_is_padded) {
+  for (const Attributes mode : {Attributes::kDetect, Attributes::kNone}) {
+    TalkV2 talk(mode);
+    TestSegment segment(8192);
+    segment.FillPattern(5);
+    talk.Begin(segment);
+    const std::string payload = segment.Bytes(0, kBytes);
+    WriteFile(talk.root / "plain.data", kHeader + payload);
+    CHECK_EQ(talk.Say("2 GET plain 4096 4096 pad=512"), "2 OK 384" + kAttributes);
+    CHECK(segment.Bytes(4096, kBytes) == payload);
+    CHECK_STARTS(
+        talk.Say("3 PUT k 0 384 head=lmcache pad=512 shape=2,3,4,8 dtype=bfloat16 format=KV_2LTD"),
+        "3 OK 384 ");
+    CHECK_EQ(ReadFile(talk.root / "k.data").size(), 512u);
+    CHECK_STARTS(talk.Say("4 GET k 4096 4096 pad=512"), "4 OK 384 ");
+    CHECK(segment.Bytes(4096, kBytes) == payload);
+    CHECK_STARTS(talk.Say("5 STAT k"), "5 OK 384 ");
+    if (talk.has_attributes && mode == Attributes::kDetect) {
+      CHECK_STARTS(talk.Say("6 GET k 4096 4096"), "6 OK 384 ");
+    } else {
+      CHECK_STARTS(talk.Say("6 GET k 4096 4096"), "6 ERROR EBADMSG ");
+    }
+  }
+}
+
 TEST(padding_is_cut_off_and_put_on) {
   for (const Attributes mode : {Attributes::kDetect, Attributes::kNone}) {
     TalkV2 talk(mode);

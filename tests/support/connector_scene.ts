@@ -33,8 +33,9 @@ export function connectorScene(
   name: string,
   body: (scene: ConnectorScene) => Promise<void>,
   sizeBytes: number,
+  timeout = 120_000,
 ): void {
-  test(name, { timeout: 120_000 }, () =>
+  test(name, { timeout }, () =>
     withoutWorkers(async () => {
       await using stack = new AsyncDisposableStack();
       const dir = stack.use(new TempDir());

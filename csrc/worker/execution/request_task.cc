@@ -72,6 +72,9 @@ Status CheckOptions(const TransferItem& object, const StoreFacts& facts) {
   if (!facts.durability && object.sync.has_value() && *object.sync != Durability::kNone) {
     return refused("sync=" + std::string(DurabilityName(*object.sync)));
   }
+  // A store of files heeds both.
+  if (!facts.io_modes && object.lmcache_header) return refused("head=lmcache");
+  if (!facts.io_modes && object.pad_log2 != 0) return refused("pad=");
   return Status::OK();
 }
 
@@ -282,7 +285,10 @@ void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
                    std::to_string(facts.max_object_bytes));
   }
   item->done = !item->status.ok();
-  if (!item->done && facts.attributes) item->attributes = Attributes(object);
+  // What is not stored may still be needed: for LMCache's header.
+  if (!item->done && (facts.attributes || object.lmcache_header)) {
+    item->attributes = Attributes(object);
+  }
 }
 
 void RequestTask::Prepare(const TransferItem& object, GetItem* item) {

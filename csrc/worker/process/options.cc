@@ -344,6 +344,8 @@ Status CheckTogether(const Options& o) {
                                 : o.keep_open.has_value()           ? "--keep-open"
                                 : o.io != IoMode::kAuto             ? "--io"
                                 : o.durability != Durability::kNone ? "--sync"
+                                : o.file_mode != 0600               ? "--file-mode"
+                                : !o.group.empty()                  ? "--group"
                                                                     : nullptr;
     if (surplus != nullptr) {
       return Wrong(std::string(surplus) + " is for directories, and --store " + o.store->scheme +

@@ -23,6 +23,7 @@ namespace lmshm {
 
 namespace {
 
+constexpr uint64_t kMostPadBytes = 1 << 20;
 constexpr int kOpenFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 
 Status Mismatch(const std::string& action, const std::string& what) {
@@ -238,7 +239,7 @@ Status KeyStore::ReadStored(int fd, std::string_view key, const char* verb, Stor
 }
 
 Status KeyStore::ReadForeign(int fd, std::string_view key, const char* verb, uint64_t file_bytes,
-                             Stored* stored) const {
+                             uint64_t pad, Stored* stored) const {
   stored->length = file_bytes;
   if (file_bytes < kLeastHeaderBytes) return Status::OK();
   char begin[kMaxHeaderBytes];
@@ -252,7 +253,8 @@ Status KeyStore::ReadForeign(int fd, std::string_view key, const char* verb, uin
     return Mismatch(ActionOn(verb, key),
                     "LMCache's header says other things of shape and dtype than of the length");
   }
-  if (header.bytes + header.length != file_bytes) {
+  const uint64_t told = header.bytes + header.length;
+  if (told != file_bytes && RoundedUp(told, pad) != file_bytes) {
     return Mismatch(ActionOn(verb, key),
                     "LMCache's header says that " + std::to_string(header.length) +
                         " bytes follow it, and they are " +
@@ -317,8 +319,10 @@ Status KeyStore::BeginGet(ObjectKey key, SharedBytes space, const TransferOption
     info->length = file_bytes;
     if (!stored.mismatch.empty()) return Mismatch(action, stored.mismatch);
     if (!stored.has_length) {
-      status = ReadForeign(fd.get(), key.text, "get", file_bytes, &stored);
-      if (status.ok()) status = CutPadding(action, options.pad_bytes, space.size, &stored.length);
+      status = ReadForeign(fd.get(), key.text, "get", file_bytes, options.pad_bytes, &stored);
+      if (status.ok() && stored.head == 0) {
+        status = CutPadding(action, options.pad_bytes, space.size, &stored.length);
+      }
       if (!status.ok()) return status;
     } else if (stored.file_bytes != file_bytes) {
       return Mismatch(action, LengthMismatch(file_bytes, std::to_string(stored.file_bytes)));
@@ -389,7 +393,10 @@ Status KeyStore::Stat(const ObjectKey& key, ObjectInfo* info) const {
   if (!status.ok()) return status;
   const auto file_bytes = static_cast<uint64_t>(st.st_size);
   if (!stored.has_length) {
-    status = ReadForeign(fd.get(), key.text, "stat", file_bytes, &stored);
+    // Nobody says what it may have been padded to: the largest power of two that its length allows.
+    const uint64_t pad = file_bytes & (~file_bytes + 1);
+    status =
+        ReadForeign(fd.get(), key.text, "stat", file_bytes, std::min(pad, kMostPadBytes), &stored);
     if (!status.ok()) return status;
   }
   // Of a file that is not what its record says: what it has now.

@@ -126,9 +126,10 @@ class KeyStore : public ObjectStore {
 
   Status Open(const ObjectKey& key, const char* verb, UniqueFd* fd) const;
   Status ReadStored(int fd, std::string_view key, const char* verb, Stored* stored) const;
-  // Of a file of others that has `file_bytes`: LMCache's header, or that it is padded.
+  // Of a file of others that has `file_bytes`: whether it begins with LMCache's header. It may have
+  // been filled up to a multiple of `pad`.
   Status ReadForeign(int fd, std::string_view key, const char* verb, uint64_t file_bytes,
-                     Stored* stored) const;
+                     uint64_t pad, Stored* stored) const;
   Status GetSmall(int fd, std::string_view key, SharedBytes target, const TransferOptions& options,
                   std::optional<uint32_t> stored_crc) const;
   Status GetKept(const KeptFile& file, std::string_view key, SharedBytes space,
