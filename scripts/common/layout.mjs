@@ -59,7 +59,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   cli: [
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
     ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
-    "worker/address.ts",
+    ...["worker/address.ts", "config/store_url.ts"],
   ],
 });
 

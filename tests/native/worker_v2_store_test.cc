@@ -207,7 +207,9 @@ TEST(hello_names_no_directory_and_version_1_is_refused) {
   const std::string refused = talk.Say("HELLO 2 dir=models/a");
   CHECK_STARTS(refused, "ERROR ENOTSUP HELLO 2: dir=models/a: ");
   CHECK_CONTAINS(refused, "prefix=");
-  CHECK_STARTS(talk.Say("HELLO 2 dir="), "OK 2 ");
+  CHECK_STARTS(talk.Say("HELLO 2 dir=."), "OK 2 ");
+  Talk another;
+  CHECK_STARTS(another.Say("HELLO 2 dir="), "OK 2 ");
 }
 
 TEST(hello_says_whether_there_are_attributes) {

@@ -36,7 +36,8 @@ bool Patience::TryAgain(const Status& status) {
 }
 
 Status OneStore::Open(std::string_view directory, std::shared_ptr<ObjectStore>* store) {
-  if (!directory.empty()) {
+  // A client that has to name one names the root.
+  if (!directory.empty() && directory != ".") {
     return Status::Error(ENOTSUP,
                          "dir=" + Printable(directory.substr(0, 200)) + ": a worker in front of " +
                              store_->facts().engine +

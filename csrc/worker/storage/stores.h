@@ -83,7 +83,7 @@ class OneStore : public Stores {
   OneStore(std::unique_ptr<ObjectStore> store, size_t listings)
       : store_(std::move(store)), listings_(listings) {}
 
-  // ENOTSUP: the client names a directory.
+  // ENOTSUP: the client names another directory than ".".
   Status Open(std::string_view directory, std::shared_ptr<ObjectStore>* store) override;
   StoresShare& share() const override { return share_; }
   OpenListings& listings() override { return listings_; }
