@@ -504,6 +504,7 @@ TEST(what_cannot_be_stored_is_refused_before_anybody_is_asked) {
   store = StoreAt(liar.port());
   CHECK_EQ(NameOf(Put(*store, "k", "x", {{"a", std::string(3000, 'x')}})), "E2BIG");
   CHECK_EQ(NameOf(Put(*store, std::string(2000, 'k'), "x")), "ENAMETOOLONG");
+  CHECK_EQ(Exists(*store, std::string(2000, 'k')), "no");
   CHECK_EQ(liar.requests(), 1);
 }
 

@@ -252,19 +252,28 @@ Status S3Store::AskForAll(std::string_view method, const std::vector<std::string
 
 Status S3Store::Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
                        std::vector<bool>* yes) {
+  yes->assign(keys.size(), false);
+  // What can have no name in the bucket is not there.
+  std::vector<std::string> asked;
+  std::vector<size_t> places;
+  std::string name;
+  for (size_t i = 0; i < keys.size(); i++) {
+    if (!ObjectNameOf(client_.options(), keys[i], &name).ok()) continue;
+    asked.push_back(keys[i]);
+    places.push_back(i);
+  }
   std::vector<S3Answer> answers;
   std::vector<Status> outcomes;
-  Status status = AskForAll("HEAD", keys, cancel, &answers, &outcomes);
+  Status status = AskForAll("HEAD", asked, cancel, &answers, &outcomes);
   if (!status.ok()) return status;
-  yes->assign(keys.size(), false);
-  for (size_t i = 0; i < keys.size(); i++) {
+  for (size_t i = 0; i < asked.size(); i++) {
     if (outcomes[i].ok()) {
-      (*yes)[i] = true;
+      (*yes)[places[i]] = true;
       SawBucket();
       continue;
     }
     status = ExplainHead(answers[i], outcomes[i], cancel);
-    if (status.number() != ENOENT) return On("look for", keys[i], status);
+    if (status.number() != ENOENT) return On("look for", asked[i], status);
   }
   return Status::OK();
 }
