@@ -280,7 +280,9 @@ void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
                    std::to_string(facts.max_object_bytes));
   }
   item->done = !item->status.ok();
-  if (!item->done && facts.attributes) item->attributes = Attributes(object);
+  if (!item->done && (facts.attributes || facts.tensor_layout)) {
+    item->attributes = Attributes(object);
+  }
 }
 
 void RequestTask::Prepare(const TransferItem& object, GetItem* item) {
