@@ -16,8 +16,8 @@ import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
 import { shmError } from "./support/assertions.ts";
 import { inShell } from "./support/command_line.ts";
-import { withoutLeaks } from "./support/leaks.ts";
-import { sleep, TempDir, withoutWorkers } from "./support/worker.ts";
+import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import { sleep, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
 
 interface Server extends AsyncDisposable {
   readonly url: string;
@@ -297,3 +297,71 @@ onEngines("the command takes its URL as a store", async ({ server }, kind) => {
   assert.equal(code, 0, `${kind}: ${stdout}\n${stderr}`);
   assert.match(stdout, /d\/one[^]*d\/two[^]*"note":"x"/);
 });
+
+const NO_REDIS = serverProgram("redis") === null && INSTALL["redis"];
+
+test(
+  "redis: a layout that keeps no metadata says so",
+  { timeout: 120_000, skip: NO_REDIS },
+  () =>
+    withoutWorkers(async () => {
+      await using server = await startServer("redis");
+      using segment = ShmSegment.createSync({ sizeBytes: MIB, name: null, pin: "none" });
+      const url = `${server.urlWithPassword}?layout=payload&chunk_bytes=100`;
+      await using connector = await connect(url, { segment });
+      assert.equal(connector.keepsMetadata, false);
+      assert.equal((await connector.info()).attributes, 0);
+      await assert.rejects(
+        connector.put("a", segment.range(0, 100), { metadata: { note: "x" } }),
+        shmError("ENOTSUP", /no place for metadata/),
+      );
+      await assert.rejects(connector.put("a", segment.range(0, 99)), ShmError);
+      assert.equal(await connector.exists("a"), false);
+      await connector.put("a", segment.range(0, 100));
+      const found = await connector.stat("a");
+      assert.deepEqual([found?.byteLength, found?.crc32c], [100, null]);
+      assert.deepEqual({ ...found?.metadata }, {});
+    }),
+);
+
+test(
+  "redis: a running worker serves it to many",
+  { timeout: 120_000, skip: NO_REDIS },
+  () =>
+    withoutWorkers(async () => {
+      await using server = await startServer("redis");
+      using dir = new TempDir();
+      await using worker = await startWorker(
+        `unix:${dir.file("w")}`,
+        null,
+        ["--store", server.url],
+        server.secrets,
+      );
+      using segment = ShmSegment.createSync({
+        sizeBytes: MIB,
+        name: uniqueName("engine"),
+        pin: "none",
+      });
+      await using one = await connect(worker.address, { segment });
+      await using other = await connect(`${worker.address}?dir=.`, { segment });
+      assert.equal(one.store, null);
+      fill(segment, 0, 1000, 1);
+      await one.put("a", segment.range(0, 1000));
+      assert.equal((await other.get("a", segment.range(4096, 1000)))?.byteLength, 1000);
+      assert.ok(isFilled(segment, 4096, 1000, 1));
+      assert.equal((await other.info()).clients, 2);
+      await assert.rejects(
+        connect(`${worker.address}?dir=models`, { segment }),
+        shmError("ENOTSUP", /has no directories.*prefix=/),
+      );
+      await assert.rejects(
+        one.put("a", segment.range(0, 10), { durability: "full" } as never),
+        /durability/,
+      );
+      await using asked = await connect(worker.address, { segment, durability: "full" });
+      await assert.rejects(
+        asked.put("a", segment.range(0, 10)),
+        shmError("ENOTSUP", /sync=full is for directories/),
+      );
+    }),
+);

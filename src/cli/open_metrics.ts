@@ -87,7 +87,8 @@ export const FAMILIES = {
   transfers: {
     name: "lmshm_worker_transfers",
     kind: "counter",
-    help: "Objects that were moved, by operation and the way they took: direct or cached.",
+    help: "Objects that were moved, by operation and the way they took: direct or cached, or the " +
+      "engine that keeps them.",
   },
   fallbacks: {
     name: "lmshm_worker_direct_fallbacks",
@@ -257,6 +258,10 @@ export function openMetrics(
       ...one(info.putsCached, { operation: "put", way: "cached" }),
       ...one(info.getsDirect, { operation: "get", way: "direct" }),
       ...one(info.getsCached, { operation: "get", way: "cached" }),
+      ...(info.putsCached !== undefined || info.engine === undefined ? [] : [
+        ...one(info.puts, { operation: "put", way: info.engine }),
+        ...one(info.gets, { operation: "get", way: info.engine }),
+      ]),
     ],
     fallbacks: one(info.fallbacks),
     lookups: [...one(info.hits, { result: "hit" }), ...one(info.misses, { result: "miss" })],

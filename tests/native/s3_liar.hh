@@ -72,6 +72,13 @@ class LiarPeer {
     while (More()) rest_.clear();
   }
 
+  // The same without reading anything.
+  void HoldUntilClosed() {
+    pollfd p = {fd_, POLLRDHUP, 0};
+    while (!*ending_ && poll(&p, 1, 20) == 0) {
+    }
+  }
+
   // The next head; false when there is none.
   bool Next() {
     size_t end;

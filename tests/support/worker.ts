@@ -88,11 +88,12 @@ export interface ListeningWorker extends AsyncDisposable {
 /** lmshm-worker --listen, ready. Ended by `await using`. */
 export async function startWorker(
   listen: string,
-  root: string,
+  root: string | null,
   args: readonly string[] = [],
   env: Readonly<Record<string, string>> = {},
 ): Promise<ListeningWorker> {
-  const child = spawn(locateWorker(), ["--listen", listen, "--root", root, ...args], {
+  const place = root === null ? [] : ["--root", root];
+  const child = spawn(locateWorker(), ["--listen", listen, ...place, ...args], {
     stdio: ["ignore", "pipe", "inherit"],
     env: { ...process.env, ...env },
   });

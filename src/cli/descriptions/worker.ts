@@ -22,13 +22,26 @@ export const WORKER = {
       repeat: true,
       text:
         "HOST:PORT (no HOST: 127.0.0.1; PORT 0: any), [IPV6]:PORT, unix:PATH, or a path; may be " +
-        "repeated. Needs --root",
+        "repeated. Needs --root or --store",
     },
     {
       name: "root",
       value: "DIR",
       completes: "directory",
       text: "serve only files below DIR; without --listen the default is all that its user may use",
+    },
+    {
+      name: "store",
+      value: "URL",
+      text: "keep objects there: redis://[USER@]HOST[:PORT][/DB], redis+unix:///PATH, " +
+        "redis+cluster://HOST[:PORT],..., s3://BUCKET[/PREFIX]?endpoint=http://HOST:PORT",
+    },
+    {
+      name: "store-secret-file",
+      value: "FILE",
+      completes: "file",
+      text: "what it is logged in to with, mode 0600 (default $LMSHM_STORE_SECRET, or " +
+        "$AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY)",
     },
     {
       name: "segment-fd",

@@ -9,7 +9,7 @@ import { type LmshmConfig, loadConfig } from "../../config/mod.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, interruptible, sizeOption, UsageError } from "../command.ts";
 import { CHECK } from "../descriptions/check.ts";
-import { type CheckStep, ConfigurationCheck } from "./configuration_check.ts";
+import { type CheckStep, ConfigurationCheck, storeOf } from "./configuration_check.ts";
 import { formatBytes, formatRate, formatTime } from "../format.ts";
 import { print, tableRow } from "../terminal.ts";
 
@@ -58,11 +58,11 @@ function describe(config: LmshmConfig): string[] {
     `pool     ${config.shmName ?? "private"}, ${formatBytes(config.poolSizeBytes)}, ` +
     `${config.hotTier ? config.cachePolicy : "keeps nothing"}`,
     `worker   ${
-      config.storageDir === null
+      storeOf(config) === null
         ? "none"
         : (config.workerAddress ?? "started, over pipes") + requests(config)
     }`,
-    `storage  ${config.storageDir ?? "none"}${
+    `storage  ${storeOf(config) ?? "none"}${
       config.maxBytes === null ? "" : `, at most ${formatBytes(config.maxBytes)}`
     }`,
   ];

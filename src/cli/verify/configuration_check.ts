@@ -23,6 +23,7 @@ import {
   type WorkerInfo,
 } from "../../mod.ts";
 import { type LmshmConfig } from "../../config/mod.ts";
+import { isStoreUrl, withoutSecret } from "../../config/store_url.ts";
 import { generatedChunks } from "./chunk_source.ts";
 import { formatPinning } from "../format.ts";
 
@@ -108,9 +109,15 @@ function effectiveMode(
   return facts.filter((fact) => fact !== "").join(", ");
 }
 
+/** What the configuration names as the store, as it may be shown; null: nothing. */
+export function storeOf({ storageDir, remoteUrl }: LmshmConfig): string | null {
+  if (storageDir !== null || remoteUrl === null) return storageDir;
+  return isStoreUrl(remoteUrl) ? withoutSecret(remoteUrl) : null;
+}
+
 /** Which way the objects went between two times; null where the worker does not tell. */
 function waysTaken(before: WorkerInfo | null, after: WorkerInfo | null): string | null {
-  if (before === null || after === null) return null;
+  if (before === null || after === null || after.putsCached === undefined) return null;
   const names = ["putsDirect", "putsCached", "getsDirect", "getsCached"] as const;
   const [putsDirect, putsCached, getsDirect, getsCached] = names.map((name) =>
     (after[name] ?? 0) - (before[name] ?? 0)
@@ -165,12 +172,13 @@ export class ConfigurationCheck {
   async #runSteps(): Promise<void> {
     const hot = await this.#openPool();
     await this.#prepareData();
-    if (this.#config.storageDir === null) {
+    const place = storeOf(this.#config);
+    if (place === null) {
       this.notes.push("the configuration names no store: only the pool was checked");
       await this.#checkPool(hot, null);
       return;
     }
-    const cold = await this.#openStore(hot.segment, this.#config.storageDir);
+    const cold = await this.#openStore(hot.segment, place);
     await this.#checkStore(hot, cold);
   }
 
@@ -196,10 +204,13 @@ export class ConfigurationCheck {
     return made!;
   }
 
-  async #openStore(segment: ShmSegment, storageDir: string): Promise<ShmFileConnector> {
+  async #openStore(segment: ShmSegment, place: string): Promise<ShmFileConnector> {
     const config = this.#config;
-    const existed = await stat(storageDir).then(() => true, () => false);
-    if (!existed && config.workerAddress === null) {
+    const { storageDir } = config;
+    if (
+      storageDir !== null && config.workerAddress === null &&
+      !await stat(storageDir).then(() => true, () => false)
+    ) {
       this.#cleanup.push(() => rmdir(storageDir).catch(() => {}));
     }
     let opened: ShmFileConnector | undefined;
@@ -212,7 +223,7 @@ export class ConfigurationCheck {
       this.#info = await infoOf(cold, limit);
       const mode = effectiveMode(cold, this.#info, config);
       this.notes.push(`the worker: ${mode}`);
-      return { detail: `${config.workerAddress ?? "started, over pipes"}; ${storageDir}; ${mode}` };
+      return { detail: `${config.workerAddress ?? "started, over pipes"}; ${place}; ${mode}` };
     });
     return opened!;
   }
