@@ -95,6 +95,25 @@ TEST(a_worker_puts_gets_and_lists_on_a_server) {
   }
 }
 
+TEST(a_worker_writes_lmcaches_metadata_from_the_attributes_that_a_client_gives) {
+  TestSegment segment(1 << 16);
+  segment.FillPattern(3);
+  const RedisServer server(RedisKinds().back());
+  WorkerProcess worker(On("redis://" + server.address() + "?layout=lmcache-redis"));
+  Begin(worker, segment);
+  CHECK_STARTS(
+      worker.client().Call("2 PUT m@1@0@a@half 0 1024 dtype=half format=KV_2LTD shape=2,1,8,32"),
+      "2 OK 1024");
+  CHECK(server.Ask({"GET", "m@1@0@a@halfkv_bytes"}).text == segment.Bytes(0, 1024));
+  std::string wanted;
+  for (const unsigned number : {1024u, 1u, 1u, 2u, 1u, 8u, 32u}) {
+    for (int i = 0; i < 4; i++) wanted.push_back(static_cast<char>(number >> (8 * i)));
+  }
+  CHECK(server.Ask({"GET", "m@1@0@a@halfmetadata"}).text == wanted);
+  CHECK_EQ(worker.client().Call("3 GET m@1@0@a@half 4096 2000"),
+           "3 OK 1024 dtype=half format=KV_2LTD shape=2,1,8,32");
+}
+
 TEST(a_worker_takes_the_password_from_its_environment_and_tells_it_nobody) {
   TestSegment segment(1 << 16);
   RedisServer::Setup setup;

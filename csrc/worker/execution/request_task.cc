@@ -285,8 +285,9 @@ void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
                    std::to_string(facts.max_object_bytes));
   }
   item->done = !item->status.ok();
-  // What is not stored may still be needed: for LMCache's header.
-  if (!item->done && (facts.attributes || object.lmcache_header)) {
+  // What is not stored may still be needed: for LMCache's header, or its string of metadata.
+  const bool layout = facts.tensor_layout || object.lmcache_header;
+  if (!item->done && (facts.attributes || layout)) {
     item->attributes = Attributes(object);
   }
 }

@@ -108,6 +108,7 @@ RedisStore::RedisStore(RedisOptions options)
   facts_.engine = "redis";
   facts_.remote = true;
   facts_.attributes = options_.layout == RedisLayout::kLmshm;
+  facts_.tensor_layout = options_.layout == RedisLayout::kLmcacheRedis;
   facts_.part_bytes = kPartBytes;
   facts_.part_objects = kPartObjects;
   SetMaxValue(options_.max_value_bytes != 0 ? options_.max_value_bytes : kUsualMaxValue);

@@ -39,6 +39,8 @@ struct ObjectInfo {
 struct StoreFacts {
   std::string engine;       // "directory", "redis", "s3": a word of INFO
   bool attributes = false;  // keeps a record: length, CRC-32C and the client's attributes
+  // Without `attributes`: whether it keeps these of them nevertheless: shape, dtype and format.
+  bool tensor_layout = false;
   bool durability = false;  // heeds Durability; false: when data is safe is the engine's affair
   bool io_modes = false;    // heeds IoMode
   uint64_t max_object_bytes = UINT64_MAX;
