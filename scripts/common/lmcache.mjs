@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // LMCache in a virtual environment outside the repository, with torch, whose processors are not used:
-// about 6 GB, once. A wheel of the next version lies beside it, unpacked, for a test that it is refused.
+// about 6 GB, once. Beside it lie the next version, for a test that it is refused, and the source
+// distribution, which has LMCache's configurations and its own worker.
 
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -77,4 +78,42 @@ export async function installNewerLmcache(venv) {
   if (status === 0) return folder;
   say(`LMCache ${NEWER} cannot be installed, and that it is refused is not tested; see ${log}`);
   return null;
+}
+
+/**
+ * The source distribution, unpacked: what LMSHM_LMCACHE_SOURCE names, or fetched.
+ * @param {string} venv to ask pip in: it runs the distribution's own set-up for its name
+ * @returns {Promise<string | null>} null, said aloud, where it cannot be had
+ */
+export async function fetchLmcacheSource(venv) {
+  if (process.env.LMSHM_LMCACHE_SOURCE) return process.env.LMSHM_LMCACHE_SOURCE;
+  const folder = join(cacheFolder(), `lmcache-${VERSION}-source`);
+  if (existsSync(folder)) return folder;
+  const log = join(root, "build", "logs", "lmcache.log");
+  const unfinished = `${folder}.unfinished`;
+  rmSync(unfinished, { recursive: true, force: true });
+  mkdirSync(unfinished, { recursive: true });
+  const pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"];
+  const options = { log, quiet: true, timeoutMs: 10 * 60_000 };
+  try {
+    await must("pip install setuptools", python(venv), [
+      ...[...pip, "install", "setuptools", "setuptools_scm", "ninja", "wheel"],
+    ], options);
+    await must("pip download", python(venv), [
+      ...[...pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"],
+      ...["--dest", unfinished, `lmcache==${VERSION}`],
+    ], { ...options, env: { NO_CUDA_EXT: "1" } });
+    const [archive] = readdirSync(unfinished);
+    await must("tar", "tar", [
+      ...["-xzf", join(unfinished, archive), "-C", unfinished, "--strip-components=1"],
+    ], options);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    say(
+      `the source distribution of LMCache cannot be had, and its tests are skipped: ${error.message}`,
+    );
+    return null;
+  }
+  renameSync(unfinished, folder);
+  return folder;
 }
