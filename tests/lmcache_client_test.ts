@@ -23,7 +23,7 @@ import {
   prompt,
   TOKENS_A_CHUNK,
 } from "./support/lmcache_suite.ts";
-import { runScript } from "./support/process.ts";
+import { runFixture, runScript } from "./support/process.ts";
 import { eventually, TempDir } from "./support/worker.ts";
 
 const timeout = 60_000;
@@ -550,4 +550,18 @@ test("without its libraries the client says what to install", { timeout }, async
     /^ENOTSUP Install them: bun add @bufbuild\/protobuf@2 .*; in Deno: deno add npm:@bufbuild/,
     ended.stderr,
   );
+});
+
+test("Deno: looking up needs one permission, which is named", {
+  skip: "Deno" in globalThis ? false : "Bun has no permissions",
+  timeout,
+}, async () => {
+  const run = (...denoPermissions: string[]) =>
+    runFixture("lmcache_connect.ts", [], { denoPermissions: ["--no-prompt", ...denoPermissions] });
+  // Without any, node:child_process gives all.
+  assert.match(
+    (await run("--allow-env")).stdout,
+    /^EPERM Run it with --allow-net=127\.0\.0\.1:1$/m,
+  );
+  assert.match((await run("--allow-net=127.0.0.1:1")).stdout, /^ECONNREFUSED /m);
 });

@@ -51,7 +51,7 @@ export async function fillAll(fill: FillChunk, ending: Ending): Promise<void> {
   const fills = borrowed.chunks.map(async (chunk) => await fill(chunk));
   const ended = Promise.allSettled(fills).then(() => quiet(borrowed));
   try {
-    const limitMs = endsAtMs - performance.now();
+    const limitMs = Math.max(1, endsAtMs - performance.now());
     await within(Promise.all(fills), { limitMs, signal, expired: late });
     if (borrowed.over !== null) throw late();
     if (borrowed.holds.length > 0) throw inFlight(borrowed.holds);
