@@ -336,7 +336,7 @@ export function openGrpc(authority: string): LmcacheRpc {
 
 function hintFor(code: ErrorCode, grpc: Code): string | undefined {
   if (grpc === Code.Unimplemented) return `The server does not serve that. ${START}`;
-  if (code === "ECONNREFUSED") return `Nobody listens there. ${START} --port PORT`;
+  if (code === "ECONNREFUSED") return `Nobody listens there. ${START}, and with --port PORT`;
   if (code === "EPROTO" || code === "EPIPE") {
     return "Something else listens there, or the server speaks ZeroMQ: it must be started with " +
       "--transport grpc";
