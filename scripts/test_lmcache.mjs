@@ -3,9 +3,10 @@
 // `npm run test:lmcache`: the tests of tests/lmcache/, against LMCache itself. The last line is the sum:
 // "N passed, N failed, N skipped".
 
+import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { installLmcache, installLmcacheSources, installNewerLmcache } from "./common/lmcache.mjs";
+import { fetchLmcacheSource, installLmcache, installNewerLmcache } from "./common/lmcache.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
 import { Failure, runMain } from "./common/system.mjs";
@@ -45,10 +46,11 @@ await runMain(async () => {
   await setUp();
   const venv = await installLmcache();
   const newer = await installNewerLmcache(venv);
+  const source = await fetchLmcacheSource(venv);
   process.env.LMSHM_LMCACHE_VENV = venv;
+  process.env.LMSHM_LMCACHE_PYTHON = join(venv, "bin", "python");
+  if (source !== null) process.env.LMSHM_LMCACHE_SOURCE = source;
   if (newer !== null) process.env.LMSHM_LMCACHE_NEWER = newer;
-  const sources = await installLmcacheSources(venv);
-  if (sources !== null) process.env.LMSHM_LMCACHE_SOURCES = sources;
   const chosen = LMCACHE_SUITES.filter((suite) => only.length === 0 || only.includes(suite));
   const results = await runLmcacheSuites(chosen, { files, name, folder: "tests/lmcache" });
   console.log("\n=== summary");

@@ -23,7 +23,7 @@ import {
   prompt,
   TOKENS_A_CHUNK,
 } from "./support/lmcache_suite.ts";
-import { runScript } from "./support/process.ts";
+import { runFixture, runScript } from "./support/process.ts";
 import { eventually, TempDir } from "./support/worker.ts";
 
 const timeout = 60_000;
@@ -89,7 +89,7 @@ test("a lease renews its locks while it lasts", { timeout }, async () => {
 
 test("a lease whose chunks are gone by force is lost, and says so", { timeout }, async () => {
   await using server = await start();
-  await using client = await connect(server, { leaseMs: 4_000 });
+  await using client = await connect(server, { leaseMs: 12_000 });
   await fill(client, prompt(1));
   const lease = await client.retrieve(prompt(1));
   const { bytes } = lease!.chunks[0]!;
@@ -102,14 +102,14 @@ test("a lease whose chunks are gone by force is lost, and says so", { timeout },
 
 test("a lease that cannot be renewed ends", { timeout }, async () => {
   await using server = await start();
-  await using client = await connect(server, { leaseMs: 500 });
+  await using client = await connect(server, { leaseMs: 3_000 });
   await fill(client, prompt(1));
   const lease = await client.retrieve(prompt(1));
   const { bytes } = lease!.chunks[0]!;
   await server.kill();
   await eventually("the lease is lost", () => bytes.length === 0);
   assert.ok(!lease!.valid);
-  assert.throws(() => lease![Symbol.dispose](), shmError("ESTALE", /renewed for 500 ms/));
+  assert.throws(() => lease![Symbol.dispose](), shmError("ESTALE", /renewed for 3000 ms/));
 });
 
 test("a program that is busy for too long does not read what is another's", {
@@ -156,7 +156,7 @@ test("a client that was idle for long registers before it asks", { timeout }, as
 
 test("a fill that never ends is given up, and cannot write any more", { timeout }, async () => {
   await using server = await start();
-  await using client = await connect(server, { storeMs: 100 });
+  await using client = await connect(server, { storeMs: 2_000 });
   let slot: Uint8Array | undefined;
   const store = client.store(prompt(1), ({ bytes }) => {
     slot = bytes;
@@ -165,6 +165,17 @@ test("a fill that never ends is given up, and cannot write any more", { timeout 
   await assert.rejects(store, shmError("ETIMEDOUT", /Raise storeMs/));
   await eventually("its view is taken back", () => slot!.length === 0);
   assert.equal(await client.lookup(prompt(1)), 0);
+});
+
+test("a fill that looks at its chunk too late is told so", { timeout }, async () => {
+  await using server = await start();
+  await using client = await connect(server, { storeMs: 1 });
+  const store = client.store(prompt(1), (chunk) => {
+    const end = performance.now() + 20;
+    while (performance.now() < end);
+    chunk.bytes.fill(1);
+  });
+  await assert.rejects(store, shmError("ETIMEDOUT", /Raise storeMs/));
 });
 
 test("a store whose chunks are still held when fill has ended is given up", {
@@ -539,4 +550,18 @@ test("without its libraries the client says what to install", { timeout }, async
     /^ENOTSUP Install them: bun add @bufbuild\/protobuf@2 .*; in Deno: deno add npm:@bufbuild/,
     ended.stderr,
   );
+});
+
+test("Deno: looking up needs one permission, which is named", {
+  skip: "Deno" in globalThis ? false : "Bun has no permissions",
+  timeout,
+}, async () => {
+  const run = (...denoPermissions: string[]) =>
+    runFixture("lmcache_connect.ts", [], { denoPermissions: ["--no-prompt", ...denoPermissions] });
+  // Without any, node:child_process gives all.
+  assert.match(
+    (await run("--allow-env")).stdout,
+    /^EPERM Run it with --allow-net=127\.0\.0\.1:1$/m,
+  );
+  assert.match((await run("--allow-net=127.0.0.1:1")).stdout, /^ECONNREFUSED /m);
 });

@@ -53,7 +53,8 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   // A client of other people's servers: nothing of our worker is in it.
   lmcache: [
-    ...["errors.ts", "arguments.ts", "wait.ts", "at_exit.ts", "internal.ts", "memory"],
+    ...["errors.ts", "arguments.ts", "wait.ts", "at_exit.ts", "internal.ts", "permission.ts"],
+    "memory",
   ],
   "mod.ts": [
     ...["errors.ts", "version.ts", "at_exit.ts", "wait.ts", "telemetry.ts"],

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // LMCache in a virtual environment outside the repository, with torch, whose processors are not used:
-// about 6 GB, once. A wheel of the next version lies beside it, unpacked, for a test that it is refused.
+// about 6 GB, once. Beside it lie the next version, for a test that it is refused, and the source
+// distribution, which has LMCache's configurations and its own worker.
 
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -80,36 +81,39 @@ export async function installNewerLmcache(venv) {
 }
 
 /**
- * Its sources, whose tests are run with our adapter. LMSHM_LMCACHE_SOURCES names those that are there.
- * @param {string} venv has that version
- * @returns {Promise<string | null>} null, said aloud, where they cannot be had
+ * The source distribution, unpacked: what LMSHM_LMCACHE_SOURCE names, or fetched.
+ * @param {string} venv to ask pip in: it runs the distribution's own set-up for its name
+ * @returns {Promise<string | null>} null, said aloud, where it cannot be had
  */
-export async function installLmcacheSources(venv) {
-  const given = process.env.LMSHM_LMCACHE_SOURCES;
-  if (given) return given;
-  const folder = join(cacheFolder(), `lmcache-${VERSION}-sources`);
-  const sources = join(folder, `lmcache-${VERSION}`);
-  if (existsSync(join(sources, "tests"))) return sources;
+export async function fetchLmcacheSource(venv) {
+  if (process.env.LMSHM_LMCACHE_SOURCE) return process.env.LMSHM_LMCACHE_SOURCE;
+  const folder = join(cacheFolder(), `lmcache-${VERSION}-source`);
+  if (existsSync(folder)) return folder;
   const log = join(root, "build", "logs", "lmcache.log");
+  const unfinished = `${folder}.unfinished`;
+  rmSync(unfinished, { recursive: true, force: true });
+  mkdirSync(unfinished, { recursive: true });
   const pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"];
-  // pip asks a source distribution what it is by its own build script, which needs these.
-  const steps = [
-    [python(venv), [...pip, "install", "setuptools", "setuptools_scm", "ninja", "wheel", "pytest"]],
-    [python(venv), [
+  const options = { log, quiet: true, timeoutMs: 10 * 60_000 };
+  try {
+    await must("pip install setuptools", python(venv), [
+      ...[...pip, "install", "setuptools", "setuptools_scm", "ninja", "wheel", "pytest"],
+    ], options);
+    await must("pip download", python(venv), [
       ...[...pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"],
-      ...["--dest", folder, `lmcache==${VERSION}`],
-    ]],
-    ["tar", ["-xzf", join(folder, `lmcache-${VERSION}.tar.gz`), "-C", folder]],
-  ];
-  mkdirSync(folder, { recursive: true });
-  const env = { NO_CUDA_EXT: "1" };
-  for (const [program, words] of steps) {
-    const status = await run(String(program), [...words], {
-      ...{ log, env, quiet: true, timeoutMs: 10 * 60_000 },
-    });
-    if (status === 0) continue;
-    say(`LMCache's sources cannot be fetched, and its own tests are not run; see ${log}`);
+      ...["--dest", unfinished, `lmcache==${VERSION}`],
+    ], { ...options, env: { NO_CUDA_EXT: "1" } });
+    const [archive] = readdirSync(unfinished);
+    await must("tar", "tar", [
+      ...["-xzf", join(unfinished, archive), "-C", unfinished, "--strip-components=1"],
+    ], options);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    say(
+      `the source distribution of LMCache cannot be had, and its tests are skipped: ${error.message}`,
+    );
     return null;
   }
-  return sources;
+  renameSync(unfinished, folder);
+  return folder;
 }

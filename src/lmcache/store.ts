@@ -51,7 +51,7 @@ export async function fillAll(fill: FillChunk, ending: Ending): Promise<void> {
   const fills = borrowed.chunks.map(async (chunk) => await fill(chunk));
   const ended = Promise.allSettled(fills).then(() => quiet(borrowed));
   try {
-    const limitMs = endsAtMs - performance.now();
+    const limitMs = Math.max(1, endsAtMs - performance.now());
     await within(Promise.all(fills), { limitMs, signal, expired: late });
     if (borrowed.over !== null) throw late();
     if (borrowed.holds.length > 0) throw inFlight(borrowed.holds);
@@ -62,7 +62,8 @@ export async function fillAll(fill: FillChunk, ending: Ending): Promise<void> {
       borrowed.end("the store was given up");
       giveUp();
     });
-    throw error;
+    // A fill that looked at its chunk too late says that it was taken back.
+    throw performance.now() >= endsAtMs && isFreed(error) ? late() : error;
   }
   borrowed.end("it was stored");
 }
@@ -72,6 +73,10 @@ const LOOK_MS = 20;
 /** When nothing is held any more. */
 async function quiet(borrowed: Borrowed): Promise<void> {
   while (borrowed.holds.length > 0) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+}
+
+function isFreed(error: unknown): boolean {
+  return error instanceof ShmError && error.code === "EFREED";
 }
 
 function late(): ShmError {

@@ -17,7 +17,7 @@ import { PYTHON, RealLmcache, skip } from "./real_lmcache.ts";
 
 const timeout = 300_000;
 const FOLDER = fileURLToPath(new URL("../../integrations/lmcache", import.meta.url));
-const SOURCES = process.env.LMSHM_LMCACHE_SOURCES;
+const SOURCES = process.env.LMSHM_LMCACHE_SOURCE;
 
 /** Runs a Python program in the tests' folder. Fails with what it has printed. */
 function python(...words: string[]): Promise<string> {
@@ -69,7 +69,7 @@ test("the L2 adapter's own tests pass", { skip, timeout }, async () => {
 });
 
 test("LMCache's tests of an L2 adapter pass with ours", {
-  skip: skip || (SOURCES === undefined ? "LMSHM_LMCACHE_SOURCES names no source tree" : false),
+  skip: skip || (SOURCES === undefined ? "LMSHM_LMCACHE_SOURCE names no source tree" : false),
   timeout,
 }, async () => {
   const output = await python("conformance.py", SOURCES!);

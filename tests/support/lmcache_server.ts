@@ -7,8 +7,8 @@
 
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { createServer, type Http2Server, type ServerHttp2Session } from "node:http2";
-import type { AddressInfo } from "node:net";
+import { createServer, type Http2Server } from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
 import process from "node:process";
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -92,7 +92,7 @@ export class StandIn implements AsyncDisposable {
   readonly holdUp = new Map<string, Promise<unknown>>();
   #pool: ShmSegment | null = null;
   #server: Http2Server | null = null;
-  #sessions = new Set<ServerHttp2Session>();
+  #sockets = new Set<Socket>();
   #port = 0;
   #stored = new Map<string, StoredChunk>();
   #staged = new Map<string, StagedChunk>();
@@ -169,9 +169,9 @@ export class StandIn implements AsyncDisposable {
     this.#pendingWrites = new Map();
     [this.#free, this.#nextOffset, this.#log, this.#lastSeq] = [[], 0, [], 0n];
     const server = createServer(connectNodeAdapter({ routes: (router) => this.#routes(router) }));
-    server.on("session", (session) => {
-      this.#sessions.add(session);
-      session.on("close", () => this.#sessions.delete(session));
+    server.on("connection", (socket: Socket) => {
+      this.#sockets.add(socket);
+      socket.on("close", () => this.#sockets.delete(socket));
     });
     server.listen(this.#port, "127.0.0.1");
     await once(server, "listening");
@@ -184,7 +184,8 @@ export class StandIn implements AsyncDisposable {
     const server = this.#server;
     this.#server = null;
     if (server === null) return;
-    for (const session of this.#sessions) session.destroy();
+    // The sockets: Deno 2.9.5 crashes when a server destroys its sessions of HTTP/2.
+    for (const socket of this.#sockets) socket.destroy();
     await new Promise((resolve) => server.close(resolve));
     await this.#pool!.free();
   }

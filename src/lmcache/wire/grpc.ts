@@ -9,6 +9,7 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { decode } from "@msgpack/msgpack";
 import { type ErrorCode, knownCode, ShmError } from "../../errors.ts";
+import { refusedFlag } from "../../permission.ts";
 import { Deadline, within } from "../../wait.ts";
 import type {
   CallLimit,
@@ -108,6 +109,16 @@ export function openGrpc(authority: string): LmcacheRpc {
     if (signal?.aborted) return signal.reason;
     if (error instanceof ShmError) return error;
     const failed = ConnectError.from(error);
+    const flag = refusedFlag(failed.cause);
+    if (flag !== null) {
+      return new ShmError(`Deno does not allow a connection to ${authority}`, {
+        code: "EPERM",
+        operation,
+        hint: `Run it with ${flag}=${authority}`,
+        details: { flag },
+        cause: failed,
+      });
+    }
     const cause = failed.cause as { code?: unknown } | undefined;
     // An answer that has begun and does not end.
     const broken = /missing status/.test(failed.rawMessage);
@@ -325,7 +336,7 @@ export function openGrpc(authority: string): LmcacheRpc {
 
 function hintFor(code: ErrorCode, grpc: Code): string | undefined {
   if (grpc === Code.Unimplemented) return `The server does not serve that. ${START}`;
-  if (code === "ECONNREFUSED") return `Nobody listens there. ${START} --port PORT`;
+  if (code === "ECONNREFUSED") return `Nobody listens there. ${START}, and with --port PORT`;
   if (code === "EPROTO" || code === "EPIPE") {
     return "Something else listens there, or the server speaks ZeroMQ: it must be started with " +
       "--transport grpc";
