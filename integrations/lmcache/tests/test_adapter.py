@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -181,6 +182,35 @@ class Directories(Scene):
         self.assertGreater(usage.total_bytes_used, limit // 2)
         self.assertLessEqual(usage.total_bytes_used, limit)
         self.assertEqual(self.lookup(second, [key(0), key(39)]), [False, True])
+
+
+@unittest.skipUnless(shutil.which("redis-server"), "redis-server is not installed")
+class Engines(Scene):
+    def test_a_redis_server_keeps_the_objects(self) -> None:
+        path = os.path.join(self.directory, "redis.sock")
+        server = subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", path, "--save", ""]
+            + ["--dir", self.directory],
+            stdout=subprocess.DEVNULL,
+        )
+        self.addCleanup(server.wait)
+        self.addCleanup(server.terminate)
+        until(lambda: os.path.exists(path))
+        for layout in ("lmshm", "payload"):
+            with self.subTest(layout):
+                url = f"redis+unix://{path}?layout={layout}&prefix={layout}:"
+                adapter = self.adapter(store=url)
+                keys = [key(at, "salt") for at in range(3)]
+                self.assertEqual(self.store(adapter, keys, self.filled(3, 70_000)), 210_000)
+                self.assertEqual(self.lookup(adapter, [*keys, key(9)]), [True] * 3 + [False])
+                places = self.objects(3, 70_000)
+                self.assertEqual(self.load(adapter, keys, places), [True] * 3)
+                for at, obj in enumerate(places):
+                    self.assertEqual(bytes(obj.byte_array), pattern(at, 70_000))
+                self.assertEqual(len(adapter.list_l2_keys().entries), 3)
+                adapter.delete(keys[:1])
+                adapter.submit_unlock(keys)
+                until(lambda adapter=adapter: len(adapter.list_l2_keys().entries) == 2)
 
 
 class Failures(Scene):
