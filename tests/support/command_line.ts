@@ -64,8 +64,11 @@ export async function atTerminal(columns: number, script: string): Promise<Ended
   const ended = await inShell(
     `script -qec ${quoted(`bash -c ${quoted(inside)}`)} /dev/null </dev/null`,
   );
+  // Another place of the screen, or another screen, begins another line.
   // deno-lint-ignore no-control-regex
-  return { ...ended, stdout: ended.stdout.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "") };
+  const lines = ended.stdout.replaceAll(/\x1b\[(?:[0-9;]*H|\?1049[hl])/g, "\n");
+  // deno-lint-ignore no-control-regex
+  return { ...ended, stdout: lines.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "") };
 }
 
 /** A command at a terminal, with somebody before it who types and changes its size. */
