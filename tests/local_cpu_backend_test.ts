@@ -125,7 +125,7 @@ test("a CacheEngineKey and its text are the same key", TIMEOUT, () =>
     assert.deepEqual(tier.getKeys(), [key.toString()]);
     assert.throws(
       () => tier.exists(3 as unknown as string),
-      /a key is a string or a CacheEngineK/,
+      /a key must be a string, a CacheEngineKey or an ObjectKey, got 3/,
     );
   }));
 

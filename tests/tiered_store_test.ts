@@ -713,7 +713,10 @@ test("tiered store: a wrong option is refused by name", { timeout: 60_000 }, asy
   await assert.rejects(store.get("a", { shape: [0], dtype: "half" }), /shape/);
   await assert.rejects(store.get("a", null as unknown as number), /a layout is/);
   for (const key of [1, {}, null] as unknown as string[]) {
-    await assert.rejects(store.get(key, 5), /a key must be a string or a CacheEngineKey, got/);
+    await assert.rejects(
+      store.get(key, 5),
+      /a key must be a string, a CacheEngineKey or an ObjectKey, got/,
+    );
   }
 });
 
