@@ -154,6 +154,30 @@ TEST(a_listing_has_all_keys_where_a_slot_moves_meanwhile) {
   CHECK(keys == Words({early, late, moved, other}));
 }
 
+// ASK counts once: where nobody is to be reached, the master that said it is asked again.
+TEST(a_node_that_is_named_by_ask_and_cannot_be_reached_is_not_insisted_on) {
+  std::atomic<int> port{0};
+  std::atomic<int> gets{0};
+  uint16_t closed = 0;
+  {
+    const RedisLiar gone([](const Words&, int) { return ""; });
+    closed = gone.port();
+  }
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "CLUSTER") return SlotsOf({{0, 16383, port}});
+    if (words[0] != "GET") return "-ERR unknown command\r\n";
+    const std::string slot = std::to_string(lmshm::SlotOf("k"));
+    return gets++ == 0 ? "-ASK " + slot + " 127.0.0.1:" + std::to_string(closed) + "\r\n"
+                       : "$-1\r\n";
+  });
+  port = server.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(server.port()) + "?timeout=3");
+  TestSegment segment(4096);
+  CHECK_EQ(Get(*store, "k", Part(segment, 0, 100)).number(), ENOENT);
+  CHECK_EQ(gets.load(), 2);
+}
+
 TEST(a_reply_that_is_cut_or_wrong_at_any_place_gives_no_part_of_a_value) {
   TestSegment segment(64 * 1024);
   segment.FillPattern(1);
