@@ -178,6 +178,19 @@ TEST(a_node_that_is_named_by_ask_and_cannot_be_reached_is_not_insisted_on) {
   CHECK_EQ(gets.load(), 2);
 }
 
+// What does not know AUTH repeats the beginning of what it was given.
+TEST(a_password_is_in_no_error) {
+  const std::string password = "s3cret" + std::string(200, 'x');
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    return "-ERR unknown command '" + words[0] + "', with args beginning with: '" +
+           password.substr(0, 128) + "' \r\n";
+  });
+  std::unique_ptr<lmshm::RedisStore> store;
+  const Status status = OpenRedis(server.url(), &store, password);
+  CHECK_EQ(status.number(), EACCES);
+  CHECK(status.text().find("s3cret") == std::string::npos);
+}
+
 TEST(a_reply_that_is_cut_or_wrong_at_any_place_gives_no_part_of_a_value) {
   TestSegment segment(64 * 1024);
   segment.FillPattern(1);
