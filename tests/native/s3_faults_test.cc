@@ -402,6 +402,16 @@ TEST(a_large_put_that_is_refused_stops_and_the_next_one_asks_first) {
   CHECK_EQ(asked.load(), 2);
 }
 
+TEST(a_put_that_is_confirmed_before_it_was_sent_is_an_error) {
+  Liar liar([](LiarPeer& peer) {
+    peer.Answer("200 OK");
+    peer.HoldUntilClosed();
+    return false;
+  });
+  const auto store = StoreAt(liar.port());
+  CHECK_EQ(NameOf(Put(*store, "k", std::string(64 << 20, 'x'))), "EPROTO");
+}
+
 TEST(a_server_that_does_not_know_the_question_gets_the_body_after_a_while) {
   std::atomic<int> count{0};
   Liar liar([&](LiarPeer& peer) {

@@ -178,6 +178,11 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
     if (status.ok()) {
       const bool success = IsSuccess(answer->head.status);
       if (request.body.size > 0) refused_.store(!success, std::memory_order_relaxed);
+      if (success && request.body.size > 0 && !attempt->exchange->sent()) {
+        return Status::Error(EPROTO, "the server at " + options_.host + " answers " +
+                                         std::to_string(answer->head.status) +
+                                         " before it has got the object");
+      }
       if (success) return status;
       const S3Error error = ParseS3Error(answer->head, answer->text);
       status = S3Failure(answer->head, error, options_, has_secrets(), ::time(nullptr));
