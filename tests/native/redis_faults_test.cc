@@ -3,6 +3,8 @@
 // The Redis engine with servers that answer what no server should: broken off, longer or shorter
 // than they say, out of step, of another type, never. What comes of it is an error or a miss, never
 // a part of a value or another key's, and the next request is answered.
+#include <algorithm>
+#include <array>
 #include <map>
 #include <mutex>
 #include <string>
@@ -11,6 +13,7 @@
 
 #include "redis_fixture.hh"
 #include "redis_liar.hh"
+#include "worker/redis/slots.h"
 
 using lmshm::ObjectInfo;
 using lmshm::Status;
@@ -55,7 +58,138 @@ bool Is(const Words& words, const char* command, const char* key) {
   return words.size() > 1 && words[0] == command && words[1] == key;
 }
 
+// CLUSTER SLOTS of these ranges: first, last, port.
+std::string SlotsOf(const std::vector<std::array<int, 3>>& ranges) {
+  std::string text = "*" + std::to_string(ranges.size()) + "\r\n";
+  for (const auto& [first, last, port] : ranges) {
+    text += "*3\r\n:" + std::to_string(first) + "\r\n:" + std::to_string(last) + "\r\n*2\r\n" +
+            Bulk("127.0.0.1") + ":" + std::to_string(port) + "\r\n";
+  }
+  return text;
+}
+
+std::string Scanned(const std::string& cursor, const Words& names) {
+  std::string text = "*2\r\n" + Bulk(cursor) + "*" + std::to_string(names.size()) + "\r\n";
+  for (const std::string& name : names) text += Bulk(name);
+  return text;
+}
+
+// The first of these names whose slot is in this range.
+std::string NameIn(const std::string& stem, int first, int last) {
+  for (int i = 0;; i++) {
+    const std::string name = stem + std::to_string(i);
+    const int slot = lmshm::SlotOf(name);
+    if (slot >= first && slot <= last) return name;
+  }
+}
+
 }  // namespace
+
+// Before anybody has told who has which slots there is no telling that there are no keys.
+TEST(a_listing_of_a_cluster_that_does_not_answer_is_an_error_and_not_empty) {
+  std::atomic<bool> up{false};
+  std::atomic<int> port{0};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "CLUSTER") return up ? SlotsOf({{0, 16383, port}}) : "*0\r\n";
+    if (words[0] == "SCAN") return Scanned("0", {"k1", "k2"});
+    return "-ERR unknown command\r\n";
+  });
+  port = server.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(server.port()) + "?timeout=1");
+  std::unique_ptr<lmshm::ObjectListing> listing;
+  CHECK_OK(store->BeginListing("", &listing));
+  Words keys;
+  bool ended = false;
+  CHECK_EQ(listing->Read({10, 1000}, nullptr, &keys, &ended).number(), EAGAIN);
+  CHECK(!ended);
+  up = true;
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  while (!ended && keys.size() < 10)
+    REQUIRE(listing->Read({10, 1000}, nullptr, &keys, &ended).ok());
+  CHECK(keys == Words({"k1", "k2"}));
+}
+
+TEST(a_listing_has_all_keys_where_a_slot_moves_meanwhile) {
+  const std::string early = NameIn("a", 1, 8191);
+  const std::string late = NameIn("b", 1, 8191);
+  const std::string moved = NameIn("c", 0, 0);
+  const std::string other = NameIn("d", 8192, 16383);
+  std::atomic<bool> moving{false};
+  std::atomic<int> ports[2] = {};
+  const auto slots = [&] {
+    return moving ? SlotsOf({{0, 0, ports[1]}, {1, 8191, ports[0]}, {8192, 16383, ports[1]}})
+                  : SlotsOf({{0, 8191, ports[0]}, {8192, 16383, ports[1]}});
+  };
+  RedisLiar first([&](const Words& words, int) -> std::string {
+    if (words[0] == "CLUSTER") return slots();
+    if (words[0] == "SCAN") {
+      return words[1] == "0" ? Scanned("7", {early}) : Scanned("0", {late});
+    }
+    if (words[0] == "GET") return "-MOVED 0 127.0.0.1:" + std::to_string(ports[1]) + "\r\n";
+    return "-ERR unknown command\r\n";
+  });
+  RedisLiar second([&](const Words& words, int) -> std::string {
+    if (words[0] == "CLUSTER") return slots();
+    if (words[0] == "SCAN") return Scanned("0", moving ? Words{other, moved} : Words{other});
+    if (words[0] == "GET") return "$-1\r\n";
+    return "-ERR unknown command\r\n";
+  });
+  ports[0] = first.port();
+  ports[1] = second.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(first.port()) + "?timeout=5");
+  std::unique_ptr<lmshm::ObjectListing> listing;
+  CHECK_OK(store->BeginListing("", &listing));
+  Words keys;
+  bool ended = false;
+  CHECK_OK(listing->Read({1, 1000}, nullptr, &keys, &ended));
+  CHECK(keys == Words({early}));
+  moving = true;
+  TestSegment segment(4096);
+  CHECK_EQ(Get(*store, moved, Part(segment, 0, 100)).number(), ENOENT);  // it was told: MOVED
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  while (!ended && keys.size() < 10) REQUIRE(listing->Read({1, 1000}, nullptr, &keys, &ended).ok());
+  std::sort(keys.begin(), keys.end());
+  CHECK(keys == Words({early, late, moved, other}));
+}
+
+// ASK counts once: where nobody is to be reached, the master that said it is asked again.
+TEST(a_node_that_is_named_by_ask_and_cannot_be_reached_is_not_insisted_on) {
+  std::atomic<int> port{0};
+  std::atomic<int> gets{0};
+  uint16_t closed = 0;
+  {
+    const RedisLiar gone([](const Words&, int) { return ""; });
+    closed = gone.port();
+  }
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "CLUSTER") return SlotsOf({{0, 16383, port}});
+    if (words[0] != "GET") return "-ERR unknown command\r\n";
+    const std::string slot = std::to_string(lmshm::SlotOf("k"));
+    return gets++ == 0 ? "-ASK " + slot + " 127.0.0.1:" + std::to_string(closed) + "\r\n"
+                       : "$-1\r\n";
+  });
+  port = server.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(server.port()) + "?timeout=3");
+  TestSegment segment(4096);
+  CHECK_EQ(Get(*store, "k", Part(segment, 0, 100)).number(), ENOENT);
+  CHECK_EQ(gets.load(), 2);
+}
+
+// What does not know AUTH repeats the beginning of what it was given.
+TEST(a_password_is_in_no_error) {
+  const std::string password = "s3cret" + std::string(200, 'x');
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    return "-ERR unknown command '" + words[0] + "', with args beginning with: '" +
+           password.substr(0, 128) + "' \r\n";
+  });
+  std::unique_ptr<lmshm::RedisStore> store;
+  const Status status = OpenRedis(server.url(), &store, password);
+  CHECK_EQ(status.number(), EACCES);
+  CHECK(status.text().find("s3cret") == std::string::npos);
+}
 
 TEST(a_reply_that_is_cut_or_wrong_at_any_place_gives_no_part_of_a_value) {
   TestSegment segment(64 * 1024);

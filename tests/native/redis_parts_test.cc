@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The Redis engine without a server: replies, slots, how values and metadata lie, parameters.
+#include <atomic>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "worker/redis/errors.h"
@@ -11,6 +13,7 @@
 #include "worker/redis/reply.h"
 #include "worker/redis/slots.h"
 #include "worker/redis/value_record.h"
+#include "worker/remote/endpoint.h"
 #include "worker_check.hh"
 
 using lmshm::Parsed;
@@ -49,6 +52,27 @@ void PutInt(uint32_t number, std::string* out) {
 }
 
 }  // namespace
+
+// More threads than may look up names at one time wait for their turn.
+TEST(many_threads_look_up_a_name_at_the_same_time) {
+  std::atomic<int> failures{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 100; i++) {
+    threads.emplace_back([&] {
+      while (!go) std::this_thread::yield();
+      for (int j = 0; j < 5; j++) {
+        lmshm::WaitLimit limit(std::chrono::seconds(60), nullptr);
+        std::vector<lmshm::SocketAddress> addresses;
+        const lmshm::Endpoint endpoint = {"localhost", 6379, ""};
+        if (!lmshm::Resolve(endpoint, &limit, &addresses).ok()) failures++;
+      }
+    });
+  }
+  go = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(failures.load(), 0);
+}
 
 TEST(a_reply_is_taken_apart) {
   CHECK_EQ(Parse("+OK\r\n").text, "OK");

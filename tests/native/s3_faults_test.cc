@@ -287,29 +287,40 @@ TEST(an_object_that_is_too_large_says_its_size) {
 }
 
 TEST(what_is_no_object_is_never_taken_for_one) {
-  std::string answer;
+  std::mutex mutex;
+  std::string said;
   Liar liar([&](LiarPeer& peer) {
-    peer.Send(answer);
+    std::string now;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      now = said;
+    }
+    peer.Send(now);
     return false;
   });
+  // A connection that was given up may still be sent to.
+  const auto answer = [&](std::string text) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    said = std::move(text);
+  };
   const auto store = StoreAt(liar.port());
-  answer = "SSH-2.0-OpenSSH_9.2\r\n\r\n";
+  answer("SSH-2.0-OpenSSH_9.2\r\n\r\n");
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc";
+  answer("HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc");
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 200 OK\r\n\r\nabc";
+  answer("HTTP/1.1 200 OK\r\n\r\nabc");
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+  answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+  answer("HTTP/1.1 101 Switching Protocols\r\n\r\n");
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 200 OK\r\nX: " + std::string(100000, 'x');
+  answer("HTTP/1.1 200 OK\r\nX: " + std::string(100000, 'x'));
   CHECK_EQ(Get(*store, "k"), "EPROTO");
-  answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found";
+  answer("HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found");
   CHECK_EQ(Get(*store, "k"), "ENXIO");
-  answer = "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n<";
+  answer("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n<");
   CHECK_EQ(List(*store)[0], "EPROTO");
-  answer = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>";
+  answer("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
   CHECK_EQ(List(*store)[0], "EPROTO");
 }
 
@@ -391,6 +402,16 @@ TEST(a_large_put_that_is_refused_stops_and_the_next_one_asks_first) {
   CHECK_EQ(asked.load(), 2);
 }
 
+TEST(a_put_that_is_confirmed_before_it_was_sent_is_an_error) {
+  Liar liar([](LiarPeer& peer) {
+    peer.Answer("200 OK");
+    peer.HoldUntilClosed();
+    return false;
+  });
+  const auto store = StoreAt(liar.port());
+  CHECK_EQ(NameOf(Put(*store, "k", std::string(64 << 20, 'x'))), "EPROTO");
+}
+
 TEST(a_server_that_does_not_know_the_question_gets_the_body_after_a_while) {
   std::atomic<int> count{0};
   Liar liar([&](LiarPeer& peer) {
@@ -421,6 +442,15 @@ TEST(interim_answers_are_passed_over) {
   const auto store = StoreAt(liar.port());
   CHECK_EQ(Get(*store, "k"), kValue);
   CHECK_OK(Put(*store, "k", std::string(kLarge, 'x')));
+}
+
+TEST(interim_answers_without_end_are_given_up) {
+  Liar liar([](LiarPeer& peer) {
+    for (int i = 0; i < 2000; i++) peer.Send("HTTP/1.1 103 Early Hints\r\n\r\n");
+    return AnswerValue(peer);
+  });
+  const auto store = StoreAt(liar.port());
+  CHECK_EQ(Get(*store, "k"), "EPROTO");
 }
 
 TEST(answers_in_chunks_are_understood) {

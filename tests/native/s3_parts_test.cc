@@ -241,6 +241,16 @@ TEST(options_that_cannot_be_are_refused_with_what_would_be_accepted) {
   CHECK_CONTAINS(Refusal(url), "AWS_ACCESS_KEY_ID");
 }
 
+TEST(a_secret_in_the_endpoint_is_refused_and_not_repeated) {
+  for (const char* endpoint :
+       {"http://AKIA:s3cret@127.0.0.1:8333", "https://AKIA:s3cret@s3.example", "s3cret@host"}) {
+    S3Options options;
+    const Status status = ParseS3Options(Url({{"endpoint", endpoint}}), &options);
+    CHECK_EQ(status.number(), EINVAL);
+    CHECK(status.text().find("s3cret") == std::string::npos);
+  }
+}
+
 TEST(heads_of_answers_are_read) {
   const std::string text =
       "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nX-Amz-Meta-LMSHM:  1 2  \r\nETag: \"x\"\r\n\r\n";

@@ -2,6 +2,8 @@
 //
 // The real worker with --store s3://...: on SeaweedFS, inside its fence, and through a tunnel that
 // speaks TLS for it, with the recipe of docs/engines.md. What is not there is skipped.
+#include <sys/resource.h>
+
 #include "s3_liar.hh"
 #include "weed.hh"
 #include "worker_process.hh"
@@ -147,6 +149,30 @@ class Tunnel {
 };
 
 }  // namespace
+
+// Many keys are asked for over several connections: over as many as there are descriptors for.
+TEST(few_descriptors_make_many_keys_slower_and_no_error) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  SKIP("a sanitizer needs descriptors of its own");
+#endif
+  Liar liar([](LiarPeer& peer) {
+    // All that come together are there before the first is answered.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    peer.Answer("200 OK", peer.Is("GET") ? "<ListBucketResult/>" : "");
+    return true;
+  });
+  WorkerSetup setup = Setup(UrlOf(liar.port()));
+  setup.arguments.insert(setup.arguments.end(), {"--io-threads", "1"});
+  setup.before_exec = [] {
+    const rlimit few = {20, 20};
+    if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(9);
+  };
+  Talk talk(setup);
+  CHECK_STARTS(talk.Say("HELLO 2"), "OK 2 ");
+  std::string line = "1 EXISTS";
+  for (int i = 0; i < 100; i++) line += " k" + std::to_string(i);
+  CHECK_EQ(talk.Say(line), "1 OK " + std::string(100, '1'));
+}
 
 TEST(the_worker_keeps_objects_in_a_bucket) {
   TestSegment segment(8 << 20);

@@ -111,6 +111,23 @@ TEST(files_and_directories_have_the_group_that_is_said) {
   CHECK(!std::filesystem::exists(dir / "root/access-test"));
 }
 
+// A directory whose set-group-ID bit hands its group down: people share directories so.
+TEST(directories_below_a_shared_one_hand_its_group_down) {
+  const gid_t group = OtherGroup();
+  if (group == static_cast<gid_t>(-1)) SKIP("this user is a member of one group only");
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "root");
+  REQUIRE_EQ(chown((dir / "root").c_str(), static_cast<uid_t>(-1), group), 0);
+  REQUIRE_EQ(chmod((dir / "root").c_str(), 02770), 0);
+  MakeFiles(dir, {"--file-mode=0640"}, 0022);
+  CHECK_EQ(ModeOf(dir / "root/a"), "2750");
+  CHECK_EQ(ModeOf(dir / "root/a/b"), "2750");
+  for (const std::string& file : FilesOf(dir)) {
+    CHECK_EQ(ModeOf(file), "0640");
+    CHECK_EQ(GroupOf(file), group);
+  }
+}
+
 TEST(a_group_that_cannot_be_given_ends_the_start) {
   const TempDir dir;
   std::filesystem::create_directories(dir / "root");

@@ -65,6 +65,8 @@ void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel)
   uint64_t bytes = 0;
   std::vector<Pipe*> pipes;
   for (Group& group : *groups) {
+    // What an earlier attempt was told (ASK, MOVED) is not told again by one that reaches nobody.
+    for (Command* const command : group.commands) command->Reset();
     if (group.node == nullptr) {
       group.status = Status::Error(EAGAIN, "nobody in the cluster serves the slot of this key");
       continue;
@@ -73,7 +75,6 @@ void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel)
     group.status = group.node->Take(&limit, &group.connection);
     if (!group.status.ok()) continue;
     for (Command* const command : group.commands) {
-      command->Reset();
       command->asking = group.asking;
       bytes += command->body.size + command->space.size;
     }

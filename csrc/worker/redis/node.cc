@@ -153,10 +153,12 @@ Status RedisNode::LogIn(WaitLimit* limit, Stream* stream) const {
       return Status::System(pipe.error() == 0 ? ECONNRESET : pipe.error(), action);
     }
     if (!command->reply.IsError()) continue;
-    // A server that does not know AUTH repeats what it was given.
+    // A server that does not know AUTH repeats what it was given, or the beginning of that.
     Reply said = command->reply;
-    const size_t at = command == &auth ? said.text.find(login_.password) : std::string::npos;
-    if (at != std::string::npos) said.text.resize(at);
+    for (const std::string& secret : {std::string(", with args"), login_.password}) {
+      const size_t at = command == &auth ? said.text.find(secret) : std::string::npos;
+      if (at != std::string::npos) said.text.resize(at);
+    }
     return ServerError(name_, said);
   }
   return Status::OK();

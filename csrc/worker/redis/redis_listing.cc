@@ -8,6 +8,7 @@
 
 #include "worker/base/percent.h"
 #include "worker/redis/errors.h"
+#include "worker/redis/slots.h"
 #include "worker/storage/object_key.h"
 
 namespace lmshm {
@@ -18,6 +19,8 @@ namespace {
 constexpr std::string_view kCount = "1000";
 // SCANs that find nothing, before a page is given back as it is.
 constexpr int kScans = 64;
+// Of a slot that has gone to another node each time.
+constexpr int kReads = 4;
 
 }  // namespace
 
@@ -35,13 +38,40 @@ RedisListing::RedisListing(RedisClient* client, std::string before, std::string 
     : client_(client),
       before_(std::move(before)),
       prefix_(std::move(prefix)),
-      behind_(std::move(behind)) {
-  for (auto& [slot, node] : client->topology().Masters()) {
-    Part part;
-    part.slot = slot;
-    part.node = std::move(node);
-    parts_.push_back(std::move(part));
+      behind_(std::move(behind)),
+      left_(client->topology().Owners().size(), kReads) {}
+
+// The next master: one that has slots that are not read.
+Status RedisListing::Choose(const CancelCheck* cancel) {
+  Topology& topology = client_->topology();
+  Status status = topology.Refresh(client_->timeout(), cancel);
+  const std::vector<Topology::Node> owners = topology.Owners();
+  Part part;
+  for (size_t slot = 0; slot < owners.size(); slot++) {
+    if (left_[slot] == 0) continue;
+    if (owners[slot] == nullptr) {
+      if (status.ok()) {
+        status = Status::Error(
+            EAGAIN, "nobody in the cluster serves slot " + std::to_string(slot) + " now");
+      }
+      return Status::Error(status.number(), "list: " + status.text());
+    }
+    if (part.node == nullptr) part.node = owners[slot];
+    if (part.node == owners[slot]) part.slots.push_back(slot);
   }
+  all_read_ = part.node == nullptr;
+  part_ = std::move(part);
+  return Status::OK();
+}
+
+// The master is read. What it does not have any more may have gone before its turn.
+void RedisListing::Finish(const CancelCheck* cancel) {
+  (void)client_->topology().Refresh(client_->timeout(), cancel);
+  const std::vector<Topology::Node> owners = client_->topology().Owners();
+  for (const size_t slot : part_.slots) {
+    left_[slot] = owners[slot] == part_.node ? 0 : left_[slot] - 1;
+  }
+  part_ = Part();
 }
 
 // What is no key of ours is left out.
@@ -54,41 +84,44 @@ void RedisListing::Keep(const std::vector<Reply>& names) {
     if (key.substr(0, prefix_.size()) != prefix_) continue;
     if (key.substr(key.size() - behind_.size()) != behind_) continue;
     key = key.substr(0, key.size() - behind_.size());
+    // Of a slot that was another's when that was read.
+    if (left_.size() > 1 && left_[SlotOf(name.text)] == 0) continue;
     if (CheckKey(key).ok()) got_.emplace_back(key);
   }
 }
 
-// One SCAN of the first part.
+// One SCAN.
 Status RedisListing::Scan(const CancelCheck* cancel) {
-  Part& part = parts_.front();
-  const Topology::Node now = client_->topology().OfSlot(part.slot);
-  if (now != nullptr && now != part.node) {
-    part.node = now;
-    part.cursor = "0";
+  if (part_.node == nullptr) {
+    Status status = Choose(cancel);
+    if (!status.ok() || all_read_) return status;
   }
   Command command;
   AppendCommand(
-      {"SCAN", part.cursor, "MATCH", EscapeGlob(before_ + prefix_) + "*" + EscapeGlob(behind_),
+      {"SCAN", part_.cursor, "MATCH", EscapeGlob(before_ + prefix_) + "*" + EscapeGlob(behind_),
        "COUNT", kCount, "TYPE", "string"},
       &command.head);
-  client_->RunAt(part.node, &command, cancel);
+  client_->RunAt(part_.node, &command, cancel);
   if (!command.status.ok()) {
     (void)client_->topology().Refresh(client_->timeout(), cancel);
+    // Has another taken its place?
+    const std::vector<Topology::Node> owners = client_->topology().Owners();
+    if (std::find(owners.begin(), owners.end(), part_.node) == owners.end()) part_ = Part();
     return Status::Error(command.status.number(), "list: " + command.status.text());
   }
   const std::vector<Reply>& items = command.reply.items;
   if (items.size() != 2 || items[0].text.empty()) {
-    return Status::Error(EPROTO, "list: " + part.node->name() + ": that is no answer to SCAN");
+    return Status::Error(EPROTO, "list: " + part_.node->name() + ": that is no answer to SCAN");
   }
   Keep(items[1].items);
-  part.cursor = items[0].text;
-  if (part.cursor == "0") parts_.pop_front();
+  part_.cursor = items[0].text;
+  if (part_.cursor == "0") Finish(cancel);
   return Status::OK();
 }
 
 Status RedisListing::Read(const PageLimits& limits, const CancelCheck* cancel,
                           std::vector<std::string>* keys, bool* ended) {
-  for (int i = 0; i < kScans && got_.size() < limits.keys && !parts_.empty(); i++) {
+  for (int i = 0; i < kScans && got_.size() < limits.keys && !all_read_; i++) {
     Status status = Scan(cancel);
     if (!status.ok()) return status;  // what was found is kept for the next call
   }
@@ -104,7 +137,7 @@ Status RedisListing::Read(const PageLimits& limits, const CancelCheck* cancel,
     keys->push_back(got_[taken]);
   }
   got_.erase(got_.begin(), got_.begin() + static_cast<ptrdiff_t>(taken));
-  *ended = got_.empty() && parts_.empty();
+  *ended = got_.empty() && all_read_;
   return Status::OK();
 }
 

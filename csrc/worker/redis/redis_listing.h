@@ -3,8 +3,10 @@
 // RedisListing: the keys of all masters, by SCAN, one master after the other.
 //
 // SCAN promises every key that is there all the time, and may give one twice when the server's
-// table grows or shrinks; within a page duplicates are left out. When a master's slots go to
-// another node meanwhile, that node is read from its beginning, because its table is another one.
+// table grows or shrinks; within a page duplicates are left out. A slot of a cluster counts as read
+// when one master had it from the beginning of its SCAN to the end. Where slots go to another node
+// meanwhile, that node is read from its beginning, because its table is another one, until all
+// slots are read; keys of those that are read already are left out then.
 #ifndef LMSHM_WORKER_REDIS_REDIS_LISTING_H_
 #define LMSHM_WORKER_REDIS_REDIS_LISTING_H_
 
@@ -26,12 +28,15 @@ class RedisListing : public ObjectListing {
               bool* ended) override;
 
  private:
+  // A master that is being read.
   struct Part {
-    uint16_t slot = 0;  // the first of a master's
-    Topology::Node node;
+    Topology::Node node;        // null: none
+    std::vector<size_t> slots;  // that it had at first, and that were not read
     std::string cursor = "0";
   };
 
+  Status Choose(const CancelCheck* cancel);
+  void Finish(const CancelCheck* cancel);
   Status Scan(const CancelCheck* cancel);
   void Keep(const std::vector<Reply>& names);
 
@@ -39,7 +44,10 @@ class RedisListing : public ObjectListing {
   const std::string before_;
   const std::string prefix_;
   const std::string behind_;
-  std::deque<Part> parts_;       // that are not read to their end
+  // Of each slot: how often it may be read before it counts as read in any case; 0: it is.
+  std::vector<int> left_;
+  Part part_;
+  bool all_read_ = false;
   std::deque<std::string> got_;  // that no page has had
 };
 

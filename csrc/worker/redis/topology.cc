@@ -90,6 +90,11 @@ Topology::Node Topology::Any() const {
   return nullptr;
 }
 
+std::vector<Topology::Node> Topology::Owners() const {
+  MutexLock lock(&mutex_);
+  return slots_;
+}
+
 std::vector<std::pair<uint16_t, Topology::Node>> Topology::Masters() const {
   std::vector<std::pair<uint16_t, Node>> masters;
   MutexLock lock(&mutex_);

@@ -42,6 +42,8 @@ class Topology {
   Node OfKey(std::string_view key) const { return OfSlot(cluster_ ? SlotOf(key) : 0); }
   // Any of the masters, for what concerns no key; null: none is known.
   Node Any() const;
+  // Of each slot; null: nobody's. A server that is alone has one slot.
+  std::vector<Node> Owners() const;
   // All masters, each with the first of its slots.
   std::vector<std::pair<uint16_t, Node>> Masters() const;
   // Masters, replicas and seeds.

@@ -23,8 +23,9 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kSlice(100);
-// That look up names and do not come back.
+// That look up names at one time, those that do not come back among them. Others wait.
 constexpr int kMostLookups = 16;
+constexpr milliseconds kTurn(5);
 
 std::atomic<int> lookups{0};
 
@@ -95,9 +96,11 @@ Status Resolve(const Endpoint& endpoint, WaitLimit* limit, std::vector<SocketAdd
     *addresses = std::move(found);
     return Status::OK();
   }
-  if (lookups.fetch_add(1) >= kMostLookups) {
+  while (lookups.fetch_add(1) >= kMostLookups) {
     lookups.fetch_sub(1);
-    return Unknown(endpoint, "nothing that looks up names answers here");
+    const int error = limit->Sleep(kTurn);
+    if (error == ECANCELED) return Status::Error(ECANCELED, limit->cancel()->Reason());
+    if (error != 0) return Unknown(endpoint, "nothing that looks up names answers here");
   }
   const auto lookup = std::make_shared<Lookup>();
   try {

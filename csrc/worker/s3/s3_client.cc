@@ -178,6 +178,11 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
     if (status.ok()) {
       const bool success = IsSuccess(answer->head.status);
       if (request.body.size > 0) refused_.store(!success, std::memory_order_relaxed);
+      if (success && request.body.size > 0 && !attempt->exchange->sent()) {
+        return Status::Error(EPROTO, "the server at " + options_.host + " answers " +
+                                         std::to_string(answer->head.status) +
+                                         " before it has got the object");
+      }
       if (success) return status;
       const S3Error error = ParseS3Error(answer->head, answer->text);
       status = S3Failure(answer->head, error, options_, has_secrets(), ::time(nullptr));
@@ -214,18 +219,30 @@ void S3Client::PerformAll(const std::vector<S3Request>& requests, const CancelCh
                           std::vector<S3Answer>* answers, std::vector<Status>* outcomes) {
   answers->resize(requests.size());
   outcomes->resize(requests.size());
-  for (size_t first = 0; first < requests.size(); first += kAtOnce) {
-    const size_t end = std::min(requests.size(), first + kAtOnce);
+  size_t at_once = kAtOnce;
+  for (size_t first = 0; first < requests.size();) {
+    const size_t end = std::min(requests.size(), first + at_once);
     std::vector<std::unique_ptr<Attempt>> attempts;
-    for (size_t i = first; i < end; i++) {
+    bool connected = true;
+    for (size_t i = first; connected && i < end; i++) {
       attempts.push_back(Begin(requests[i], false, cancel, nullptr));
-      if (!attempts.back()->exchange.has_value()) break;
+      connected = attempts.back()->exchange.has_value();
+    }
+    const int failure = connected ? 0 : attempts.back()->begun.number();
+    if ((failure == EMFILE || failure == ENFILE) && attempts.size() > 1) {
+      // With as many as there are descriptors for.
+      attempts.pop_back();
+      at_once = attempts.size();
+      connected = true;
     }
     for (size_t i = 0; i < attempts.size(); i++) {
       (*outcomes)[first + i] = Finish(requests[first + i], cancel, std::move(attempts[i]), nullptr,
                                       &(*answers)[first + i]);
     }
-    if (attempts.size() == end - first) continue;
+    if (connected) {
+      first += attempts.size();
+      continue;
+    }
     // There is no connection to be had: so it is for the rest, without waiting for each.
     for (size_t i = first + attempts.size(); i < requests.size(); i++) {
       (*outcomes)[i] = (*outcomes)[first + attempts.size() - 1];

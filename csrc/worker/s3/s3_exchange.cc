@@ -19,6 +19,8 @@ constexpr size_t kSendBytes = 4 << 20;
 // How long a server may take to ask for a body. One that does not know the question gets it then.
 constexpr milliseconds kContinueLimit(1000);
 constexpr size_t kPeekBytes = 4096;
+// Interim answers before the answer; nobody needs so many.
+constexpr int kMostInterim = 100;
 
 bool IsInterim(int status) { return status >= 100 && status < 200; }
 
@@ -210,7 +212,11 @@ Status S3Exchange::ReceiveText(const HttpResponseHead& head, WaitLimit* limit, s
 Status S3Exchange::Receive(const S3Outgoing& outgoing, WaitLimit* limit, S3Incoming* incoming,
                            S3Answer* answer) {
   reusable_ = false;
-  for (;;) {
+  if (incoming != nullptr) incoming->begun = false;
+  for (int interim = 0;; interim++) {
+    if (interim > kMostInterim) {
+      return Status::Error(EPROTO, "the server sends interim answers without end");
+    }
     const Status status = ReceiveHead(limit, &answer->head);
     if (!status.ok()) return status;
     if (!IsInterim(answer->head.status)) break;

@@ -63,6 +63,11 @@ Status ParseEndpoint(std::string_view text, StoreHost* host, bool* tls) {
     rest = {};
   }
   if (!rest.empty() && rest.back() == '/') rest.remove_suffix(1);
+  if (text.find('@') != std::string_view::npos) {  // not repeated: there may be a secret in it
+    return Refused(
+        "s3://: no user belongs into the endpoint; the access key is taken from AWS_ACCESS_KEY_ID "
+        "and AWS_SECRET_ACCESS_KEY, or from the file that --store-secret-file names");
+  }
   if (!ParseHost(rest, host)) {
     return Refused("s3://: endpoint=" + Printable(text) +
                    " is no http://HOST[:PORT] or https://HOST[:PORT], without a path");

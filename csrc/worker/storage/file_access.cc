@@ -23,6 +23,8 @@ int ApplyFileAccess(int fd, mode_t mode, bool* exact) {
   if (fstat(fd, &st) != 0) return errno;
   const std::optional<gid_t>& group = access_of_all.group;
   const bool right_group = !group.has_value() || st.st_gid == *group;
+  // A directory that hands its group down got that from the one above, and goes on doing so.
+  if (S_ISDIR(st.st_mode)) mode |= st.st_mode & S_ISGID;
   const bool right_mode = (st.st_mode & 07777) == mode;
   if (exact != nullptr) *exact = right_group && right_mode;
   // The group first: until it is the right one nobody else has been let in.
