@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inspect } from "node:util";
 import { configFromExtra, createConfig } from "../src/config/config.ts";
 import { loadConfig } from "../src/config/mod.ts";
 import { isStoreUrl, parseStoreUrl, withoutSecret } from "../src/config/store_url.ts";
@@ -210,6 +211,17 @@ test("remote_url takes what connect() takes", () => {
     environment: null,
   });
   assert.match(notices.join(), /remote_url wins over shmfs\.storage_dir = "\/d"/);
+});
+
+test("a configuration that is printed, or written as JSON, hides its password", () => {
+  const text = 'remote_url: "redis://u:hush@h:1/2"';
+  const { config } = loadConfig({ text, environment: null });
+  for (const all of [config, createConfig({ remoteUrl: config.remoteUrl })]) {
+    for (const shown of [inspect({ all }, { depth: 9 }), JSON.stringify({ all })]) {
+      assert.ok(shown.includes("redis://u:***@h:1/2") && !shown.includes("hush"), shown);
+    }
+    assert.equal(optionsFrom(all).options.store, "redis://u:hush@h:1/2");
+  }
 });
 
 test("connect() opens a directory by its path and its URL", { timeout: 60_000 }, async () => {
