@@ -13,11 +13,15 @@ import { setUp } from "./setup.mjs";
 /** @param {string[]} args @param {Record<string, string>} [env] */
 async function verify(args, env = {}) {
   Object.assign(process.env, env);
-  return await run(pinnedTool("bun"), ["src/cli/main.ts", "verify", ...args]);
+  const command = ["src/cli/main.ts", "verify", ...args];
+  return await run(pinnedTool("bun"), command, { cleansUp: true });
 }
 
 /** @param {"redis" | "s3"} kind @param {string[]} args */
 async function verifyOn(kind, args) {
+  // Whenever it is interrupted, the server and what it has kept are removed.
+  let interrupted = false;
+  for (const name of ["SIGINT", "SIGTERM"]) process.on(name, () => interrupted = true);
   const server = await startServer(kind);
   if (server === null) {
     throw new Failure(
@@ -28,6 +32,7 @@ async function verifyOn(kind, args) {
   }
   try {
     say(`started ${server.program} on ${server.url}`);
+    if (interrupted) return 130;
     return await verify([...args, "--store", server.url], server.secrets);
   } finally {
     await server.stop();

@@ -83,6 +83,8 @@ test(
       [[data, "--svg", dir.path], /is a directory/, 2],
       [[data, "--svg", dir.file("none/x.svg")], /cannot be written/, 1],
       [[data, "second"], /takes one DIR/, 2],
+      [["redis://127.0.0.1:1"], /a directory of this machine/, 2],
+      [["unix:/run/w"], /a directory of this machine/, 2],
     ];
     for (const [args, message, status] of cases) {
       const ended = await lmshm("bench", ...args);

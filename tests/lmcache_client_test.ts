@@ -547,7 +547,7 @@ test("without its libraries the client says what to install", { timeout }, async
   const ended = await runScript(dir.file("main.ts"), { cwd: dir.path });
   assert.match(
     ended.stdout,
-    /^ENOTSUP Install them: bun add @bufbuild\/protobuf@2 .*; in Deno: deno add npm:@bufbuild/,
+    /^ENOTSUP Install them: bun add @bufbuild\/protobuf@2.17 .*; in Deno: deno add npm:@bufbuild/,
     ended.stderr,
   );
 });

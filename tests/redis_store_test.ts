@@ -9,6 +9,7 @@ import process from "node:process";
 import { connect } from "../src/connector/connect.ts";
 import { ShmError } from "../src/errors.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
+import { lmshm } from "./support/command_line.ts";
 import { RedisServer, withoutRedis } from "./support/redis_server.ts";
 
 const MIB = 2 ** 20;
@@ -84,4 +85,13 @@ test("a server that goes away is an error with its name", options, async () => {
     assert.ok(error.message.includes(server.socketPath));
     return true;
   });
+});
+
+test("lmshm verify says what failed first, not that cleaning up failed, too", options, async () => {
+  await using server = await RedisServer.start();
+  await server.ask("ACL", "SETUSER", "default", "-set", "-unlink");
+  const store = `redis://127.0.0.1:${server.port}`;
+  const { code, stderr } = await lmshm("verify", "--store", store, "--size", "4MiB");
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /lmshm: put /);
 });

@@ -3,6 +3,8 @@
 // The scripts as a user sees them: help, and words instead of a stack where the tree is read-only.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { relative } from "node:path";
 import { test } from "node:test";
@@ -36,4 +38,27 @@ await runMain(() => run("true", [], { log: ${JSON.stringify(log)}, quiet: true }
     assert.equal(ended.code, 1, ended.stdout);
     assert.match(ended.stderr, /^lmshm: E(NOTDIR|EXIST|ISDIR).* must be writable .*\n$/);
   }
+});
+
+test("an interruption is passed on to a command that cleans up", { timeout: 60_000 }, async () => {
+  using dir = new TempDir();
+  const system = fileURLToPath(new URL("../scripts/common/system.mjs", import.meta.url));
+  const script = dir.file("script.mjs");
+  const command =
+    "trap 'echo cleaned; exit 7' TERM; echo up; for i in $(seq 600); do sleep 0.05; done";
+  writeFileSync(
+    script,
+    `import { run } from ${JSON.stringify(system)};
+const status = await run("sh", ["-c", ${JSON.stringify(command)}], { cleansUp: true });
+console.log("status", status);\n`,
+  );
+
+  const child = spawn("node", [script], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (data) => {
+    said += data;
+    if (said === "up\n") child.kill("SIGINT");
+  });
+  await once(child, "close");
+  assert.equal(said, "up\ncleaned\nstatus 7\n");
 });

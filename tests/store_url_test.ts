@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inspect } from "node:util";
 import { configFromExtra, createConfig } from "../src/config/config.ts";
 import { loadConfig } from "../src/config/mod.ts";
 import { isStoreUrl, parseStoreUrl, withoutSecret } from "../src/config/store_url.ts";
@@ -103,7 +104,29 @@ const WITH_PASSWORDS = [
   "rediss://u:hush@h",
   "s3://:hush@bucket",
   "tcp://u:hush@h:1",
+  "unix:u:hush@/x",
+  "http://u:hush@127.0.0.1:1",
+  "redis:/:hush@127.0.0.1:1",
+  "redis//:hush@127.0.0.1:1",
+  "redis::hush@127.0.0.1:1",
 ];
+
+test("the command takes what only looks like a URL for a mistake, not for a directory", () => {
+  for (const text of ["http://h", "s3:bucket", "redis:/:p@127.0.0.1:1", "redis+cluster//h:1"]) {
+    assert.throws(() => parseStore(text), { name: "UsageError", message: /is none; accepted are/ });
+  }
+  for (const text of ["./http://h", "redis", "s3/x", "a:b", "models:1@h:80"]) parseStore(text);
+});
+
+test("an engine that wants TLS is said to, and not taken for a worker of version 1", {
+  timeout: 60_000,
+}, async () => {
+  using segment = ShmSegment.createSync({ sizeBytes: 4096, name: null, pin: "none" });
+  await assert.rejects(
+    connect("s3://bucket?endpoint=https://127.0.0.1:1", { segment }),
+    shmError("EPROTONOSUPPORT", /cannot start.*needs TLS/),
+  );
+});
 
 test("a password is in no error of connect(), the configuration or the command", {
   timeout: 60_000,
@@ -188,6 +211,17 @@ test("remote_url takes what connect() takes", () => {
     environment: null,
   });
   assert.match(notices.join(), /remote_url wins over shmfs\.storage_dir = "\/d"/);
+});
+
+test("a configuration that is printed, or written as JSON, hides its password", () => {
+  const text = 'remote_url: "redis://u:hush@h:1/2"';
+  const { config } = loadConfig({ text, environment: null });
+  for (const all of [config, createConfig({ remoteUrl: config.remoteUrl })]) {
+    for (const shown of [inspect({ all }, { depth: 9 }), JSON.stringify({ all })]) {
+      assert.ok(shown.includes("redis://u:***@h:1/2") && !shown.includes("hush"), shown);
+    }
+    assert.equal(optionsFrom(all).options.store, "redis://u:hush@h:1/2");
+  }
 });
 
 test("connect() opens a directory by its path and its URL", { timeout: 60_000 }, async () => {

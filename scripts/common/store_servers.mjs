@@ -252,14 +252,17 @@ export async function startServer(kind) {
         mode: 0o600,
       });
     }
-    const server = new StoreServer(
-      kind,
-      program,
-      directory,
-      await freePorts(kind === "s3" ? 9 : 1),
-    );
-    await server.start();
-    return server;
+    // A port that was free may be another's by now.
+    for (let attempt = 1;; attempt++) {
+      const ports = await freePorts(kind === "s3" ? 9 : 1);
+      const server = new StoreServer(kind, program, directory, ports);
+      try {
+        await server.start();
+        return server;
+      } catch (error) {
+        if (attempt >= 3) throw error;
+      }
+    }
   } catch (error) {
     rmSync(directory, { recursive: true, force: true });
     throw error;

@@ -138,15 +138,17 @@ export function capture(command, args, options = {}) {
  * @param {boolean} [options.quiet] nothing to the terminal; needs a log
  * @param {string} [options.label] begins each line on the terminal; needs a log
  * @param {number} [options.timeoutMs] then the command and its children are killed; 30 minutes
+ * @param {boolean} [options.cleansUp] an interruption is passed on to the command, which ends by
+ *   itself; without, it is killed, and so is this process
  * @returns {Promise<number>} the exit status; 124 when it ran out of time, 128 + n on signal n
  */
 export async function run(command, args, options = {}) {
-  const { log, quiet = false, label, timeoutMs = 30 * 60_000 } = options;
+  const { log, quiet = false, label, timeoutMs = 30 * 60_000, cleansUp = false } = options;
   const env = /** @type {Record<string, string>} */ ({ ...process.env, ...options.env });
   const cwd = options.cwd ?? root;
   if (!log) {
     const child = spawn(command, args, { cwd, env, stdio: ["ignore", "inherit", "inherit"] });
-    return await ended(child, timeoutMs, false);
+    return await ended(child, timeoutMs, false, cleansUp);
   }
   mkdirSync(dirname(log), { recursive: true });
   const file = createWriteStream(log);
@@ -190,9 +192,10 @@ function labelled(label) {
  * @param {import("node:child_process").ChildProcess} child
  * @param {number} timeoutMs
  * @param {boolean} group the child leads a process group, which ends with it
+ * @param {boolean} [cleansUp] an interrupted child is waited for, and its status is the result
  * @returns {Promise<number>}
  */
-function ended(child, timeoutMs, group) {
+function ended(child, timeoutMs, group, cleansUp = false) {
   return new Promise((resolve, reject) => {
     let expired = false;
     const kill = () => {
@@ -207,8 +210,13 @@ function ended(child, timeoutMs, group) {
       expired = true;
       kill();
     }, timeoutMs);
-    // A group of its own does not hear the terminal's Ctrl-C.
+    // A group of its own does not hear the terminal's Ctrl-C. A child that does, and cleans up, takes
+    // a second SIGINT for impatience, but not a SIGTERM.
     const interrupted = () => {
+      if (cleansUp) {
+        child.kill("SIGTERM");
+        return;
+      }
       kill();
       process.exit(130);
     };

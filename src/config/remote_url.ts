@@ -30,6 +30,7 @@ const NO_PARTS = { storageDir: null, workerAddress: null, shmName: null, workerB
 const FORM = "shmfile://[host:port]/dir?shm_name=/NAME&worker_bin=/PATH";
 const EXTERNAL_FORM = "external://HOST:PORT/MODULE/?connector_name=ShmFileConnector";
 const FS_FORM = "fs://HOST:PORT/dir";
+const OTHERS = "what connect() takes (redis://, s3://, file://, tcp://, unix:)";
 const PARAMETERS = ["shm_name", "worker_bin", "worker_addr"];
 const CONNECTOR = "ShmFileConnector";
 
@@ -42,7 +43,7 @@ export function parseRemoteUrl(url: string): RemoteUrl | string {
     return { scheme: "store", ...NO_PARTS, storageDir };
   }
   const parts = /^([A-Za-z][A-Za-z0-9+.-]*):\/\/([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?$/s.exec(url);
-  if (!parts) return `is no URL; accepted is ${FORM}`;
+  if (!parts) return `is no URL; accepted are ${FORM} and ${OTHERS}`;
   const [, scheme, host, encoded, query = "", fragment] = parts;
   switch (scheme!.toLowerCase()) {
     case "external":
@@ -53,7 +54,7 @@ export function parseRemoteUrl(url: string): RemoteUrl | string {
       break;
     default:
       return `has the scheme ${scheme}://, which nothing here connects to; accepted are ${FORM}, ` +
-        `${EXTERNAL_FORM} and ${FS_FORM}`;
+        `${EXTERNAL_FORM}, ${FS_FORM} and ${OTHERS}`;
   }
   if (fragment !== undefined) {
     return `has a fragment (${fragment}); write "#" in a directory's name as %23`;

@@ -82,7 +82,18 @@ export function resolve(
   if (unknown.length > 0) notices.push(unknownNotice(unknown));
   const config = combine(values, plugins, problems, notices);
   problems.throwIfAny();
-  return { config, notices };
+  return { config: discreet(config), notices };
+}
+
+/** Who prints a configuration, or writes it as JSON, does not print a password. */
+function discreet(config: LmshmConfig): LmshmConfig {
+  const { remoteUrl } = config;
+  if (remoteUrl === null || withoutSecret(remoteUrl) === remoteUrl) return config;
+  const shown = () => ({ ...config, remoteUrl: withoutSecret(remoteUrl) });
+  return Object.freeze(Object.defineProperties({ ...config }, {
+    toJSON: { value: shown },
+    [Symbol.for("nodejs.util.inspect.custom")]: { value: shown },
+  }));
 }
 
 function readEntry(

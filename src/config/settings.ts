@@ -47,7 +47,8 @@ export interface LmshmConfig {
   readonly blockingTimeoutMs: number;
   /**
    * As configured. The parts of "shmfile://" are storageDir, shmName, workerBinary and workerAddress;
-   * others are what connect() takes, and may hold a password.
+   * others are what connect() takes, and may hold a password, which is hidden where the configuration is
+   * printed or written as JSON.
    */
   readonly remoteUrl: string | null;
   /** The directory of the store; null: there is none, only the pool. */

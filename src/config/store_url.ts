@@ -33,10 +33,17 @@ export function isStoreUrl(text: string): boolean {
   return ENGINE.test(text) || /^(?:file:\/\/|tcp:\/\/|unix:)/i.test(text);
 }
 
-/** A URL as it may be shown: without what might be a password. */
+/** Whether a text is no such URL, and hardly a directory either: another scheme, or a slip in one. */
+export function isMistakenUrl(text: string): boolean {
+  if (isStoreUrl(text)) return false;
+  return /^[A-Za-z][A-Za-z0-9+.-]*:\/\//.test(text) ||
+    /^(?:rediss?|valkeys?|s3)(?:\+[a-z]+)?(?::|\/\/)/i.test(text);
+}
+
+/** A URL as it may be shown, however it is misspelled: without what might be a password. */
 export function withoutSecret(text: string): string {
   return text
-    .replace(/^([A-Za-z][A-Za-z0-9+.-]*:\/\/[^:@]*):.*@/s, "$1:***@")
+    .replace(/^([A-Za-z0-9+.-]*:?\/{0,2}[^:@]*):.*@/s, "$1:***@")
     .replace(/([?&][^=&]*(?:password|secret)[^=&]*=)[^&]*/gi, "$1***")
     .slice(0, 500);
 }

@@ -5,12 +5,15 @@
 
 import { ShmError } from "../errors.ts";
 
-/** What to install, as package managers take it. */
+/**
+ * What to install, as package managers take it. With "@2" alone npm finds no two of Connect that go
+ * together: it prefers what is tagged "latest", and that is not the newest of both.
+ */
 export const PEERS = [
-  "@bufbuild/protobuf@2",
-  "@connectrpc/connect@2",
-  "@connectrpc/connect-node@2",
-  "@msgpack/msgpack@3",
+  "@bufbuild/protobuf@2.17",
+  "@connectrpc/connect@2.3",
+  "@connectrpc/connect-node@2.3",
+  "@msgpack/msgpack@3.1",
 ] as const;
 
 type Grpc = typeof import("./wire/grpc.ts");

@@ -50,7 +50,8 @@ export async function openClient(options: OpenClientOptions): Promise<ObjectClie
 /** False for an error that says that there is no version 2. */
 function ifUnknown(error: unknown): false {
   if (!(error instanceof ShmError)) throw error;
-  if (error.code === "EPROTONOSUPPORT") return false;
+  // A worker that does not start has the same code for an engine that wants TLS.
+  if (error.code === "EPROTONOSUPPORT" && error.operation === "say HELLO") return false;
   if (error.code !== "ECONNRESET") throw error;
   throw new ShmError(
     "the worker closed the connection when it was asked which protocol it speaks",

@@ -18,6 +18,7 @@ import { availableParallelism, cpus, release, tmpdir, totalmem } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { type PinnedBy, runtime, version } from "../../mod.ts";
+import { isMistakenUrl, isStoreUrl, withoutSecret } from "../../config/store_url.ts";
 import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, interruptible, sizeOption, UsageError } from "../command.ts";
@@ -60,6 +61,11 @@ interface Settings {
 function settings(args: readonly string[]): Settings {
   const { values, operands: [directory, ...more] } = readArguments(BENCH, args);
   if (more.length > 0) throw new UsageError(`bench takes one DIR, and got "${more[0]}" too`);
+  if (directory !== undefined && (isStoreUrl(directory) || isMistakenUrl(directory))) {
+    throw new UsageError(
+      `bench measures a directory of this machine, and ${withoutSecret(directory)} is none`,
+    );
+  }
   const chunkBytes = sizeOption("chunk-size", values["chunk-size"]) ?? CHUNK_BYTES;
   // As many small objects go through the same memory.
   const least = SMALL_OBJECTS * SMALL_BYTES / CHUNKS;

@@ -2,10 +2,11 @@
 //
 // How a store is named at the command line: DIR, DIR@ADDRESS for a directory of a running worker, or
 // a URL as connect() takes it. An "@" that no address follows is part of the directory's name
-// ("./models@1/" with its slash).
+// ("./models@1/" with its slash). What only looks like a URL is none of them ("./http://x" is a
+// directory).
 
 import { stat } from "node:fs/promises";
-import { isStoreUrl, parseStoreUrl, withoutSecret } from "../../config/store_url.ts";
+import { isMistakenUrl, isStoreUrl, parseStoreUrl, withoutSecret } from "../../config/store_url.ts";
 import { ShmError } from "../../errors.ts";
 import { parseWorkerAddress } from "../../worker/address.ts";
 import { UsageError } from "../command.ts";
@@ -30,7 +31,8 @@ export function parseStore(text: string | undefined, what = "STORE"): StoreAddre
       `${what} is missing: a directory, DIR@ADDRESS of a running worker, or a URL`,
     );
   }
-  if (isStoreUrl(text)) return parseUrl(text);
+  // Taken for DIR@ADDRESS, a slip in a URL would send its password to that address.
+  if (isStoreUrl(text) || isMistakenUrl(text)) return parseUrl(text);
   const [, directory, address] = MEANT.exec(text) ?? [];
   if (directory === undefined || address === undefined) {
     return { text, storageDir: text, workerAddress: undefined };

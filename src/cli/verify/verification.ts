@@ -139,16 +139,20 @@ export class Verification {
         }
         return Promise.resolve();
       });
-    } finally {
-      // A worker of version 1 cannot, where its directory is not here.
-      const { connector, storageDir } = this.#options;
-      if (connector.protocol === 2 || storageDir !== null) await this.#removeAll(keys);
+    } catch (error) {
+      // What failed first is what is wrong: a store that is gone refuses this, too.
+      await this.#removeAll(keys).catch(() => {});
+      throw error;
     }
+    await this.#removeAll(keys);
   }
 
   async #removeAll(keys: readonly CacheEngineKey[]): Promise<void> {
+    // A worker of version 1 cannot, where its directory is not here.
+    const { connector, storageDir } = this.#options;
+    if (connector.protocol !== 2 && storageDir === null) return;
     const started = performance.now();
-    for (const key of keys) await this.#options.connector.remove(key);
+    for (const key of keys) await connector.remove(key);
     this.#account(`remove the ${this.#place}`, performance.now() - started, 0);
   }
 
