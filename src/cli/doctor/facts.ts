@@ -226,7 +226,8 @@ function deadSegments(): { count: number; bytes: number } {
   return { count, bytes };
 }
 
-const TEMPORARY = /^\..*\.\d+\.[0-9a-f]{16}\.tmp$/;
+/** A file that becomes an object, or shows what a file system can do of a directory. */
+export const TEMPORARY = /^\..*\.\d+\.[0-9a-f]{16}\.tmp$/;
 
 /** What writers that were killed have left in a directory. */
 export function leftIn(directory: string): { temporaries: number; sidecars: number } {

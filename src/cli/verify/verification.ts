@@ -9,6 +9,7 @@ import { join } from "node:path";
 import {
   CacheEngineKey,
   keyToFileName,
+  ShmError,
   type ShmFileConnector,
   type ShmRange,
   type ShmSegment,
@@ -147,12 +148,25 @@ export class Verification {
     await this.#removeAll(keys);
   }
 
+  /** Once more where the worker died meanwhile: nobody else's object has such a key. */
+  async #remove(key: CacheEngineKey): Promise<void> {
+    for (let left = 2;; left--) {
+      try {
+        await this.#options.connector.remove(key);
+        return;
+      } catch (error) {
+        const died = error instanceof ShmError && error.code === "EWORKER";
+        if (!died || left === 0) throw error;
+      }
+    }
+  }
+
   async #removeAll(keys: readonly CacheEngineKey[]): Promise<void> {
     // A worker of version 1 cannot, where its directory is not here.
     const { connector, storageDir } = this.#options;
     if (connector.protocol !== 2 && storageDir === null) return;
     const started = performance.now();
-    for (const key of keys) await connector.remove(key);
+    for (const key of keys) await this.#remove(key);
     this.#account(`remove the ${this.#place}`, performance.now() - started, 0);
   }
 

@@ -5,7 +5,7 @@
 //
 // Data larger than the pool goes in rounds. Each step's time is the sum over the rounds.
 
-import { mkdir, mkdtemp, rm, rmdir, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -14,6 +14,7 @@ import { fileChunks, generatedChunks } from "./chunk_source.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, interruptible, sizeOption, UsageError } from "../command.ts";
 import { VERIFY } from "../descriptions/verify.ts";
+import { TEMPORARY } from "../doctor/facts.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "../format.ts";
 import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
 import { checkAddress, parseStore } from "../store/address.ts";
@@ -101,6 +102,14 @@ function settings(args: readonly string[]): Settings {
   };
 }
 
+/** What a worker that was killed has left in a directory of our own. */
+async function removeTemporaries(directory: string): Promise<void> {
+  const names = await readdir(directory).catch(() => []);
+  for (const name of names.filter((one) => TEMPORARY.test(one))) {
+    await unlink(join(directory, name)).catch(() => {});
+  }
+}
+
 /** A directory to write to, and what must be removed of it afterwards. */
 async function storageDirectory(given: string | undefined, made: (() => Promise<void>)[]) {
   if (given !== undefined) {
@@ -111,6 +120,7 @@ async function storageDirectory(given: string | undefined, made: (() => Promise<
     const missing = await missingOf(given);
     // What somebody else has put into one of them meanwhile stays, and so do those above it.
     made.push(async () => {
+      if (missing.length > 0) await removeTemporaries(given);
       for (const path of missing) await rmdir(path).catch(() => {});
     });
     await mkdir(given, { recursive: true, mode: 0o700 }).catch((error: Error) => {
