@@ -9,7 +9,7 @@ import { readArguments } from "./arguments.ts";
 import { type Command, interruptible, UsageError } from "./command.ts";
 import { METRICS } from "./descriptions/metrics.ts";
 import { CONTENT_TYPE, openMetrics } from "./open_metrics.ts";
-import { complain, print, printAndWait } from "./terminal.ts";
+import { complain, print, printAndWait, printed } from "./terminal.ts";
 import { parseWorker, WorkerSource } from "./worker_source.ts";
 
 const CLOSE_MS = 1_000;
@@ -60,7 +60,10 @@ async function serve(
   const bound = server.address() as { address: string; port: number };
   const shown = bound.address.includes(":") ? `[${bound.address}]` : bound.address;
   print(`LISTENING http://${shown}:${bound.port}/metrics`);
-  await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
+  // Where that cannot be written, nobody would know where it is.
+  if (await printed() === null && !signal.aborted) {
+    await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
+  }
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeAllConnections();
   await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);

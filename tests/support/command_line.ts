@@ -64,11 +64,10 @@ export async function atTerminal(columns: number, script: string): Promise<Ended
   const ended = await inShell(
     `script -qec ${quoted(`bash -c ${quoted(inside)}`)} /dev/null </dev/null`,
   );
-  // Another place of the screen, or another screen, begins another line.
+  // What begins again at the top of the screen is no part of the line before.
+  const stdout = ended.stdout.replaceAll("\x1b[H", "\n");
   // deno-lint-ignore no-control-regex
-  const lines = ended.stdout.replaceAll(/\x1b\[(?:[0-9;]*H|\?1049[hl])/g, "\n");
-  // deno-lint-ignore no-control-regex
-  return { ...ended, stdout: lines.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "") };
+  return { ...ended, stdout: stdout.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "") };
 }
 
 /** A command at a terminal, with somebody before it who types and changes its size. */

@@ -64,6 +64,8 @@ export const dashboard: Command = {
             const url = `http://${shownHost(address)}:${port}/`;
             if (values.json) print(JSON.stringify({ url, token: made ? token : null }));
             else print(`LISTENING ${url}${made ? `#token=${token}` : ""}`);
+            // Nobody would know where it is, or its token.
+            void printed().then((unwritten) => unwritten && ended.abort(unwritten));
           },
         }).catch((error) => {
           throw signal.aborted ? error : listenError(error as Error, listen.host, listen.port);
