@@ -2,8 +2,10 @@
 """LmshmL2Adapter beside LMCache's own file adapters, in one run on one disk, in turns.
 
     python compare.py DIRECTORY [--sizes 1,8,33.5] [--rounds 5] [--total 400] [--json FILE]
+    python compare.py --redis PORT [...]
 
-DIRECTORY is on the disk to be measured. For each size (MB) and round, each adapter in turn stores
+DIRECTORY is on the disk to be measured; PORT is that of an empty Redis or Valkey server on loopback, whose
+clients are then LMCache's own adapter for it and ours. For each size (MB) and round, each adapter in turn stores
 `--total` MB in tasks of one object, 4 in flight, as LMCache's controllers do, then loads them from the
 page cache, then again after the files were dropped from it. Bytes are compared after each load. CPU is
 that of this process (where the server would be), and of the worker. Medians over the rounds, and of the
@@ -19,6 +21,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
@@ -35,18 +38,22 @@ from lmcache.v1.distributed.memory_manager.l1_memory_manager import L1MemoryMana
 from lmcache.v1.platform.event_notifier import consume_fd
 
 IN_FLIGHT = 4
-NAMES = ("lmshm", "fs", "fs_native")
+FILES = ("lmshm", "fs", "fs_native")
+REDIS = ("lmshm", "resp")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def make(name: str, directory: str, manager: L1MemoryManager) -> Any:
+def make(name: str, directory: str, manager: L1MemoryManager, redis: int | None) -> Any:
     spec: dict[str, Any] = {"type": name, "base_path": directory}
-    if name == "lmshm":
+    place = {"root": directory} if redis is None else {"store": f"redis://127.0.0.1:{redis}"}
+    if name == "resp":
+        spec = {"type": name, "host": "127.0.0.1", "port": redis}
+    elif name == "lmshm":
         spec = {
             "type": "plugin",
             "module_path": "lmshm_lmcache",
             "class_name": "LmshmL2Adapter",
-            "adapter_params": {"root": directory},
+            "adapter_params": place,
         }
     config = get_l2_adapter_config_class(spec["type"]).from_dict(spec)
     return create_l2_adapter(config, l1_memory_desc=manager.get_l1_memory_desc())
@@ -81,9 +88,9 @@ def in_turns(count: int, submit: Callable[[int], int], done: Callable[[int], boo
 
 
 class Run:
-    def __init__(self, name: str, directory: str, manager: L1MemoryManager) -> None:
+    def __init__(self, name: str, directory: str, manager: L1MemoryManager, redis: int | None) -> None:
         self.directory = directory
-        self.adapter = make(name, directory, manager)
+        self.adapter = make(name, directory, manager, redis)
         self.stored: dict[int, int] = {}
 
     def store(self, keys: list[ObjectKey], objects: list[Any]) -> None:
@@ -139,7 +146,8 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="LmshmL2Adapter beside LMCache's file adapters")
-    parser.add_argument("directory")
+    parser.add_argument("directory", nargs="?", default=tempfile.gettempdir())
+    parser.add_argument("--redis", type=int, metavar="PORT")
     parser.add_argument("--sizes", default="1,8,33.5")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--total", type=float, default=400)
@@ -159,9 +167,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     try:
         for megabytes in options.sizes.split(","):
-            rows += measure(
-                base, manager, int(float(megabytes) * 1e6) // 4096 * 4096, total, options.rounds
-            )
+            size = int(float(megabytes) * 1e6) // 4096 * 4096
+            rows += measure(base, manager, size, total, options.rounds, options.redis)
     finally:
         manager.close()
         shutil.rmtree(base, ignore_errors=True)
@@ -171,7 +178,7 @@ def main() -> None:
 
 
 def measure(
-    base: str, manager: L1MemoryManager, size: int, total: int, rounds: int
+    base: str, manager: L1MemoryManager, size: int, total: int, rounds: int, redis: int | None
 ) -> list[dict[str, Any]]:
     count = max(IN_FLIGHT, total // size)
     layout = MemoryLayoutDesc(shapes=[torch.Size([size])], dtypes=[torch.uint8])
@@ -184,13 +191,15 @@ def measure(
             )
         )
     runs = {}
-    for name in NAMES:
+    names = FILES if redis is None else REDIS
+    kinds = ("load cached", "load cold") if redis is None else ("load",)
+    for name in names:
         directory = os.path.join(base, f"{name}-{size}")
         os.mkdir(directory)
-        runs[name] = Run(name, directory, manager)
+        runs[name] = Run(name, directory, manager, redis)
     samples: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for at in range(rounds + 1):
-        order = NAMES[at % len(NAMES) :] + NAMES[: at % len(NAMES)]
+        order = names[at % len(names) :] + names[: at % len(names)]
         for name in order:
             run = runs[name]
             keys = [
@@ -198,7 +207,7 @@ def measure(
                 for i in range(count)
             ]
             steps = {"store": run.measured(lambda: run.store(keys, sources))}
-            for kind in ("load cached", "load cold"):
+            for kind in kinds:
                 if kind == "load cold":
                     run.drop_cache()
                 for obj in targets:
@@ -208,7 +217,10 @@ def measure(
                     if not torch.equal(source.tensor, target.tensor):
                         raise SystemExit(f"{name}: wrong bytes after {kind}")
             run.empty()
-            os.sync()
+            if redis is None:
+                os.sync()
+            else:
+                flush(redis)
             if at > 0:  # the first round warms up
                 for kind, sample in steps.items():
                     samples.setdefault((kind, name), []).append(sample)
@@ -220,15 +232,23 @@ def measure(
     return report(samples, size, count)
 
 
+def flush(redis: int) -> None:
+    with socket.create_connection(("127.0.0.1", redis), 10) as server:
+        server.sendall(b"FLUSHALL\r\n")
+        if server.recv(100) != b"+OK\r\n":
+            raise SystemExit(f"the server at port {redis} cannot be emptied")
+
+
 def report(
     samples: dict[tuple[str, str], list[tuple[float, float, float]]], size: int, count: int
 ) -> list[dict[str, Any]]:
     gigabytes = size * count / 1e9
     rows = []
-    for kind in ("store", "load cached", "load cold"):
-        for name in NAMES:
+    names = list(dict.fromkeys(name for _, name in samples))
+    for kind in dict.fromkeys(kind for kind, _ in samples):
+        for name in names:
             mine = samples[kind, name]
-            others = [samples[kind, other] for other in NAMES if other != name]
+            others = [samples[kind, other] for other in names if other != name]
             ratios = [min(other[at][0] for other in others) / mine[at][0] for at in range(len(mine))]
             row = {
                 "bytes": size,

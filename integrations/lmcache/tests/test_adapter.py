@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import unittest
@@ -16,6 +17,7 @@ from lmcache.v1.distributed.l2_adapters.fs_l2_adapter import (
     FSL2AdapterConfig,
 )
 from lmcache.v1.distributed.l2_adapters.plugin_l2_adapter import PluginL2AdapterConfig
+from lmcache.v1.distributed.l2_adapters.resp_l2_adapter import RESPL2AdapterConfig
 from scene import Scene, key, pattern, until
 
 from lmshm_lmcache import LmshmL2Adapter, LmshmL2AdapterConfig
@@ -186,16 +188,24 @@ class Directories(Scene):
 
 @unittest.skipUnless(shutil.which("redis-server"), "redis-server is not installed")
 class Engines(Scene):
-    def test_a_redis_server_keeps_the_objects(self) -> None:
+    def redis(self) -> tuple[str, int]:
+        """A server's Unix socket and port, until the end of the test."""
         path = os.path.join(self.directory, "redis.sock")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         server = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", path, "--save", ""]
-            + ["--dir", self.directory],
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", path]
+            + ["--save", "", "--dir", self.directory],
             stdout=subprocess.DEVNULL,
         )
         self.addCleanup(server.wait)
         self.addCleanup(server.terminate)
         until(lambda: os.path.exists(path))
+        return path, port
+
+    def test_a_redis_server_keeps_the_objects(self) -> None:
+        path, _ = self.redis()
         for layout in ("lmshm", "payload"):
             with self.subTest(layout):
                 url = f"redis+unix://{path}?layout={layout}&prefix={layout}:"
@@ -211,6 +221,22 @@ class Engines(Scene):
                 adapter.delete(keys[:1])
                 adapter.submit_unlock(keys)
                 until(lambda adapter=adapter: len(adapter.list_l2_keys().entries) == 2)
+
+    def test_lmcaches_adapter_for_redis_reads_ours_and_we_read_its(self) -> None:
+        path, port = self.redis()
+        ours = self.adapter(store=f"redis+unix://{path}?layout=payload")
+        config = RESPL2AdapterConfig.from_dict({"host": "127.0.0.1", "port": port})
+        theirs = create_l2_adapter(config)
+        self.addCleanup(theirs.close)
+        keys = [key(at, salt) for at, salt in enumerate(("", "tenant", "", "tenant"))]
+        self.assertEqual(self.store(ours, keys[:2], self.filled(2, 33_000)), 66_000)
+        self.assertEqual(self.store(theirs, keys[2:], self.filled(2, 33_000, seed=2)), 66_000)  # type: ignore[arg-type]
+        for reader in (ours, theirs):
+            self.assertEqual(self.lookup(reader, [*keys, key(99)]), [True] * 4 + [False])  # type: ignore[arg-type]
+            places = self.objects(4, 33_000)
+            self.assertEqual(self.load(reader, keys, places), [True] * 4)  # type: ignore[arg-type]
+            for at, obj in enumerate(places):
+                self.assertEqual(bytes(obj.byte_array), pattern(at, 33_000))
 
 
 class Failures(Scene):
