@@ -57,7 +57,8 @@ console.log("status", status);\n`,
   let said = "";
   child.stdout.on("data", (data) => {
     said += data;
-    if (said === "up\n") child.kill("SIGINT");
+    // Not SIGINT, which a shell has its background jobs ignore.
+    if (said === "up\n") child.kill("SIGTERM");
   });
   await once(child, "close");
   assert.equal(said, "up\ncleaned\nstatus 7\n");

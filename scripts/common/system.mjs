@@ -146,6 +146,26 @@ export async function run(command, args, options = {}) {
   const { log, quiet = false, label, timeoutMs = 30 * 60_000, cleansUp = false } = options;
   const env = /** @type {Record<string, string>} */ ({ ...process.env, ...options.env });
   const cwd = options.cwd ?? root;
+  // A signal that comes while the command is being started is heard once ended() listens, and does
+  // not end this process alone.
+  const held = () => {};
+  process.on("SIGINT", held).on("SIGTERM", held);
+  try {
+    return await runTo(command, args, { log, quiet, label, timeoutMs, cleansUp, env, cwd });
+  } finally {
+    process.off("SIGINT", held).off("SIGTERM", held);
+  }
+}
+
+/**
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ log: string | undefined, quiet: boolean, label: string | undefined, timeoutMs: number,
+ *   cleansUp: boolean, env: Record<string, string>, cwd: string }} options
+ * @returns {Promise<number>}
+ */
+async function runTo(command, args, options) {
+  const { log, quiet, label, timeoutMs, cleansUp, env, cwd } = options;
   if (!log) {
     const child = spawn(command, args, { cwd, env, stdio: ["ignore", "inherit", "inherit"] });
     return await ended(child, timeoutMs, false, cleansUp);

@@ -8,13 +8,14 @@ import type { ErrorReply } from "./reply.ts";
 
 /** An engine's own error says what to do there; which of the two the worker has is not known here. */
 const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "Where the store is a directory, free space in its file system",
+  ENOSPC: "Free space in the store: in its engine, or in its directory's file system",
   EDQUOT: "The disk quota of the user that runs the worker is used up",
   EACCES: "Where the store is a directory, check its permissions, and that it is below the " +
     "worker's --root",
   EROFS: "The storage directory's file system is mounted read-only",
-  ENOENT: "Where the store is a directory, check that it exists where the worker runs. A worker " +
-    "keeps the directory that it found at its start: if that was removed and made again, open the " +
+  ENOENT:
+    "Where the store is a directory, check that the storage directory exists where the worker " +
+    "runs. A worker keeps the directory that it found at its start: if that was removed and made again, open the " +
     "connector again, or restart the worker if it runs by itself",
   ENOTDIR: "A part of the storage directory's path is not a directory",
   EMFILE: "Raise the limit of open files (ulimit -n) of the worker",
