@@ -82,7 +82,9 @@ TEST(a_worker_puts_gets_and_lists_on_a_server) {
       for (int i = 1; i < 300; i++) line += " ; k" + std::to_string(i) + " 0 1000";
       CHECK_STARTS(client.Call(line), "8 OK 1000 ");
       line = "9 GET none 0 1000";
-      for (int i = 0; i < 300; i++) line += " ; k" + std::to_string(i) + " 500000 1000";
+      for (int i = 0; i < 300; i++) {
+        line += " ; k" + std::to_string(i) + " " + std::to_string(500000 + 1000 * i) + " 1000";
+      }
       const std::string answer = client.Call(line);
       CHECK_STARTS(answer, "9 OK -ENOENT ; 1000 ");
       CHECK_EQ(answer.find("-E", 10), std::string::npos);
