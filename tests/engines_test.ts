@@ -25,7 +25,7 @@ interface Server extends AsyncDisposable {
   readonly secrets: Record<string, string>;
   start(): Promise<void>;
   kill(): Promise<void>;
-  signal(name: "SIGSTOP" | "SIGCONT"): void;
+  signal(name: "SIGSTOP" | "SIGCONT"): Promise<void>;
 }
 
 const { startServer, serverProgram, INSTALL }: {
@@ -175,7 +175,7 @@ onEngines("calls that are given up, and a server that does not answer", async (s
   await using connector = await open(server.urlWithPassword);
   fill(segment, 0, 8 * MIB, 1);
   await connector.put("a", segment.range(0, 8 * MIB));
-  server.signal("SIGSTOP");
+  await server.signal("SIGSTOP");
   try {
     const controller = new AbortController();
     const calls = [
@@ -191,7 +191,7 @@ onEngines("calls that are given up, and a server that does not answer", async (s
       shmError("ETIMEDOUT"),
     );
   } finally {
-    server.signal("SIGCONT");
+    await server.signal("SIGCONT");
   }
   fill(segment, 16 * MIB, 8 * MIB, 0);
   // The memory is free again when the worker has let go of it.

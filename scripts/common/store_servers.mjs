@@ -11,6 +11,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -153,9 +154,23 @@ export class StoreServer {
     this.#child = null;
   }
 
-  /** @param {"SIGSTOP" | "SIGCONT"} name */
-  signal(name) {
-    if (this.#child?.pid !== undefined) process.kill(this.#child.pid, name);
+  /**
+   * Returns once all of its threads have stopped.
+   * @param {"SIGSTOP" | "SIGCONT"} name
+   */
+  async signal(name) {
+    const pid = this.#child?.pid;
+    if (pid === undefined) return;
+    process.kill(pid, name);
+    const threads = `/proc/${pid}/task`;
+    const runs = (/** @type {string} */ thread) => {
+      try {
+        return !/\) T /.test(readFileSync(join(threads, thread, "stat"), "utf8"));
+      } catch {
+        return false; // It has ended.
+      }
+    };
+    while (name === "SIGSTOP" && readdirSync(threads).some(runs)) await pause(5);
   }
 
   async stop() {

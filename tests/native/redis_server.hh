@@ -136,7 +136,11 @@ class RedisServer {
     waitpid(pid_, nullptr, 0);
     pid_ = -1;
   }
-  void Signal(int number) const { kill(pid_, number); }
+  // SIGSTOP: returns once all of its threads have stopped.
+  void Signal(int number) const {
+    kill(pid_, number);
+    if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+  }
   // After Kill(): at the same port, empty.
   void Restart() {
     REQUIRE(Eventually([this] {

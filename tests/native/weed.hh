@@ -102,7 +102,11 @@ class Weed {
     waitpid(process_, nullptr, 0);
     process_ = -1;
   }
-  void Stop() { kill(process_, SIGSTOP); }
+  // Returns once all of its threads have stopped.
+  void Stop() {
+    kill(process_, SIGSTOP);
+    waitpid(process_, nullptr, WUNTRACED);
+  }
   void Continue() { kill(process_, SIGCONT); }
 
   void Start() {
