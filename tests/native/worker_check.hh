@@ -51,9 +51,18 @@ struct Registration {
   Registration(const char* name, void (*run)()) { Tests().push_back({name, run}); }
 };
 
+// Megabytes of an object are of no use to a reader.
+inline std::string Shortened(const std::string& text) {
+  constexpr size_t kMost = 4000;
+  if (text.size() <= kMost) return text;
+  const std::string left = std::to_string(text.size() - kMost);
+  return text.substr(0, kMost / 2) + " ... " + left + " bytes ... " +
+         text.substr(text.size() - kMost / 2);
+}
+
 inline void Fail(const char* file, int line, const std::string& what) {
   Failures()++;
-  std::cout << "# " << file << ":" << line << ": " << what << std::endl;
+  std::cout << "# " << file << ":" << line << ": " << Shortened(what) << std::endl;
 }
 
 template <typename A, typename B>
