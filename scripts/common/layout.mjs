@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The architecture as a check: which folder of src/ and of csrc/worker/ may import which,
-// that only src/native/ knows the runtime, that only named packages are used, and that every C and
-// C++ file is in the build.
+// that only src/native/ knows the runtime, that only named packages are used, that every C and
+// C++ file is in the build, and that no file lies around.
 // It reads text, not syntax trees: an import that hides from it would have to be written to hide.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { findFiles, root } from "./system.mjs";
+import { capture, findFiles, root } from "./system.mjs";
 
 /** Folder or file of src/ -> the folders and files that it may import, besides itself. */
 const ARROWS = /** @type {Record<string, string[]>} */ ({
@@ -168,6 +168,28 @@ function workerProblemsOf(path) {
     );
 }
 
+/** What stands at the top, beside folders. */
+const TOP_FILES = [
+  ...[".clang-format", ".gitignore", ".npmrc", "CHANGELOG.md", "CMakeLists.txt"],
+  ...["CMakePresets.json", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md"],
+  ...["bunfig.toml", "deno.json", "package-lock.json", "package.json", "tsconfig.json"],
+];
+const MAX_FILE_BYTES = 512 * 1024;
+
+/** @returns {string[]} what is in the repository and does not belong there */
+function strayFiles() {
+  const tracked = capture("git", ["ls-files"])?.split("\n").filter(Boolean) ?? [];
+  return tracked.flatMap((path) => {
+    if (!path.includes("/") && !TOP_FILES.includes(path)) {
+      return [`${path}: no file of the top level; it was made by hand, or belongs into a folder`];
+    }
+    const bytes = statSync(join(root, path), { throwIfNoEntry: false })?.size ?? 0;
+    return bytes > MAX_FILE_BYTES
+      ? [`${path}: ${bytes} bytes; what is that large is made, not kept`]
+      : [];
+  });
+}
+
 /**
  * Every breach of the architecture, one line each; empty when all is well.
  * @returns {string[]}
@@ -179,6 +201,7 @@ export function layoutProblems() {
     peers: Object.keys(manifest.peerDependencies ?? {}),
   };
   const problems = findFiles(["src"], /\.ts$/).flatMap((path) => problemsOf(path, packages));
+  problems.push(...strayFiles());
   if (manifest.devDependencies) {
     problems.push(
       "package.json: has devDependencies, which Bun installs into a project that adds a clone; " +
