@@ -23,7 +23,7 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   "arguments.ts": ["nearest.ts"],
   "wait.ts": ["errors.ts", "arguments.ts"],
   "telemetry.ts": [],
-  "probe.ts": ["errors.ts", "fence.ts", "telemetry.ts"],
+  "telemetry_probe.ts": ["errors.ts", "fence.ts", "telemetry.ts"],
   native: ["errors.ts", "at_exit.ts", "permission.ts", "version.ts", "wait.ts"],
   memory: [
     ...["errors.ts", "arguments.ts", "slot_set.ts", "fence.ts", "at_exit.ts", "internal.ts"],
@@ -43,12 +43,12 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   connector: [
     ...["errors.ts", "nearest.ts", "arguments.ts", "fence.ts", "at_exit.ts", "internal.ts"],
     ...["permission.ts", "wait.ts", "file_error.ts", "config", "memory", "worker", "keys"],
-    ...["native/locate.ts", "telemetry.ts", "probe.ts"],
+    ...["native/locate.ts", "telemetry.ts", "telemetry_probe.ts"],
     ...["native/users.ts"],
   ],
   cache: [
     ...["errors.ts", "arguments.ts", "wait.ts", "fence.ts", "at_exit.ts", "internal.ts"],
-    ...["config", "memory", "worker", "keys", "connector", "telemetry.ts", "probe.ts"],
+    ...["config", "memory", "worker", "keys", "connector", "telemetry.ts", "telemetry_probe.ts"],
   ],
   config: ["errors.ts", "nearest.ts", "wait.ts", "permission.ts"],
   // A client of other people's servers: nothing of our worker is in it.

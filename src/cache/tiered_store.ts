@@ -35,7 +35,7 @@ import { Failed, outcomesOf, valuesOf } from "../worker/outcome.ts";
 import { checkChunk, type Metadata } from "../connector/chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
-import { type ObservedCall, Probe } from "../probe.ts";
+import { type ObservedCall, Probe } from "../telemetry_probe.ts";
 import type { TelemetrySpan } from "../telemetry.ts";
 import { Deadline, MAX_TIMER_MS, openingSignal, settlesWithin, within } from "../wait.ts";
 import { GatheredCalls, SMALL_BYTES } from "./gathered_calls.ts";

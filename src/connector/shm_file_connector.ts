@@ -21,7 +21,7 @@ import type {
   WorkerInfo,
 } from "../worker/object_client.ts";
 import { Failed, type Outcome, outcomesOf, valuesOf } from "../worker/outcome.ts";
-import { type ObservedCall, Probe } from "../probe.ts";
+import { type ObservedCall, Probe } from "../telemetry_probe.ts";
 import { isLayout, metadataOf } from "./chunk_metadata.ts";
 import type { Key } from "../keys/key.ts";
 import { keyText } from "../keys/key_file.ts";
