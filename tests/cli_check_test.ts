@@ -220,6 +220,34 @@ test("lmshm check interrupted removes what it made", { timeout: 120_000 }, async
   assert.ok(!segmentExists(name));
 });
 
+test("lmshm check of a file that names no pool says what it takes, before it takes it", {
+  timeout: 120_000,
+}, async () => {
+  using dir = new TempDir();
+  const name = uniqueName("default");
+  const file = dir.file("config.yaml");
+  const extra_config = { shm_name: name, "shmfs.storage_dir": dir.file("kv") };
+  writeFileSync(file, JSON.stringify({ extra_config }));
+  const [command, line] = fixtureCommand(MAIN, "check", "--config", file);
+  const child = spawn(command, line, {
+    env: { ...process.env, ...ENV },
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  let said = "";
+  let interrupted = false;
+  child.stdout.setEncoding("utf8").on("data", (data) => {
+    said += data;
+    if (interrupted || !said.includes("notice")) return;
+    interrupted = true;
+    child.kill("SIGINT");
+  });
+  await once(child, "close");
+  const notice = said.search(/notice +the pool takes 5\.\d+ GB of memory and pins it/);
+  assert.ok(notice >= 0, said);
+  assert.ok(!/^step +result/m.test(said.slice(0, notice)), said);
+  assert.ok(!segmentExists(name));
+});
+
 function isObject(name: string): boolean {
   return name.endsWith(".data");
 }
