@@ -63,6 +63,8 @@ export async function atTerminal(columns: number, script: string): Promise<Ended
   const inside = `stty cols ${columns} rows 50; ${prelude}${script}`;
   const ended = await inShell(
     `script -qec ${quoted(`bash -c ${quoted(inside)}`)} /dev/null </dev/null`,
+    // It is one, whatever this process has: at a dumb one, top prints lines for programs.
+    { TERM: "xterm" },
   );
   // What begins again at the top of the screen is no part of the line before.
   const stdout = ended.stdout.replaceAll("\x1b[H", "\n");
