@@ -82,7 +82,8 @@ export class TerminalSession implements AsyncDisposable {
 
   constructor(command: readonly string[], columns: number, rows: number) {
     const inside = `tty; stty cols ${columns} rows ${rows}; exec ${command.map(quoted).join(" ")}`;
-    this.#child = spawn("script", ["-qec", `bash -c ${quoted(inside)}`, "/dev/null"], {
+    // script runs it by $SHELL, which stays in between unless it is told not to.
+    this.#child = spawn("script", ["-qec", `exec bash -c ${quoted(inside)}`, "/dev/null"], {
       stdio: ["pipe", "pipe", "inherit"],
       env: { ...process.env, TERM: "xterm" },
     });
