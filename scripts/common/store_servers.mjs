@@ -194,7 +194,7 @@ export class StoreServer {
     return [
       ...["server", "-dir", join(directory, "data"), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"],
       ...["-filer", "-s3", "-iam=false", "-master.telemetry=false"],
-      ...["-master.volumeSizeLimitMB", "64", "-volume.max", "40"],
+      ...["-master.volumeSizeLimitMB", "64", "-volume.max", "400"],
       ...["-s3.port.iceberg", "0", "-s3.port.lance", "0"],
       ...["-s3.config", join(directory, "s3.json"), "-s3.localSocket", join(directory, "s3.sock")],
       ...["-filer.localSocket", join(directory, "filer.sock")],

@@ -25,6 +25,8 @@ import { growthBenchmark } from "./data_plane/growth_bench.ts";
 import { tieredBenchmark } from "./data_plane/tiered_bench.ts";
 import { noCopyBenchmark } from "./data_plane/no_copy_bench.ts";
 import { listBenchmark, quotaBenchmark } from "./directory_bench.ts";
+import { redisBenchmark } from "./engines/redis_bench.ts";
+import { s3Benchmark } from "./engines/s3_bench.ts";
 import { hotTierBenchmark } from "./hot_tier_bench.ts";
 import { policyBenchmark } from "./policy_bench.ts";
 import { segmentBenchmark } from "./segment_bench.ts";
@@ -53,6 +55,8 @@ const BENCHMARKS: readonly Benchmark[] = [
   quotaBenchmark,
   listBenchmark,
   tieredBenchmark,
+  redisBenchmark,
+  s3Benchmark,
 ];
 
 /** Documents with measurements of their own; those that are there are named. */

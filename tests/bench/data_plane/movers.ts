@@ -43,7 +43,7 @@ export interface Mover {
 }
 
 /** Runs `work` on every item, so many at a time. */
-async function inLanes<T>(
+export async function inLanes<T>(
   items: readonly T[],
   lanes: number,
   work: (item: T) => Promise<void>,
@@ -64,7 +64,7 @@ function batchesOf(slots: readonly Slot[]): Slot[][] {
 }
 
 /** @param others processes whose CPU time counts, besides this one */
-async function timed(others: readonly number[], work: () => Promise<void>): Promise<Cost> {
+export async function timed(others: readonly number[], work: () => Promise<void>): Promise<Cost> {
   const otherTime = () => others.reduce((sum, pid) => sum + cpuTimeMs(pid), 0);
   const otherBefore = otherTime();
   const scriptBefore = cpuTimeMs(process.pid);
@@ -207,7 +207,7 @@ export class WayMover implements Mover {
   }
 }
 
-function numberOf(lanes: Lanes): number {
+export function numberOf(lanes: Lanes): number {
   if (typeof lanes !== "number") throw new Error("this way has no batches");
   return lanes;
 }

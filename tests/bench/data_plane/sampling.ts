@@ -31,7 +31,11 @@ export interface Entry {
 }
 
 /** MB/s, objects a second, CPU seconds a GB and CPU microseconds an object. */
-function measures({ wallMs, scriptMs, otherMs }: Cost, lanes: Lanes, slots: readonly Slot[]) {
+export function measures(
+  { wallMs, scriptMs, otherMs }: Cost,
+  lanes: Lanes,
+  slots: readonly Slot[],
+) {
   const bytes = totalBytes(slots);
   const perGb = (ms: number) => ms / 1e3 / (bytes / GB);
   const perObject = (ms: number) => ms * 1e3 / slots.length;
