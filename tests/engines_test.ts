@@ -17,37 +17,28 @@ import { ShmSegment } from "../src/memory/segment.ts";
 import { shmError } from "./support/assertions.ts";
 import { inShell } from "./support/command_line.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import {
+  type EngineKind,
+  startServer,
+  type StoreServer,
+  withoutServer,
+} from "./support/store_servers.ts";
 import { sleep, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
-
-interface Server extends AsyncDisposable {
-  readonly url: string;
-  readonly urlWithPassword: string;
-  readonly secrets: Record<string, string>;
-  start(): Promise<void>;
-  kill(): Promise<void>;
-  signal(name: "SIGSTOP" | "SIGCONT"): Promise<void>;
-}
-
-const { startServer, serverProgram, INSTALL }: {
-  startServer: (kind: string) => Promise<Server>;
-  serverProgram: (kind: string) => string | null;
-  INSTALL: Record<string, string>;
-} = await import(new URL("../scripts/common/store_servers.mjs", import.meta.url).href);
 
 const MIB = 2 ** 20;
 /** What may be said of a server that is away, or comes and goes. */
 const AWAY = ["ECONNREFUSED", "ECONNRESET", "EPIPE", "ETIMEDOUT", "EAGAIN", "EIO", "ENOTCONN"];
 
 interface Scene {
-  readonly server: Server;
+  readonly server: StoreServer;
   readonly segment: ShmSegment;
   open(url: string, options?: Partial<ConnectOptions>): Promise<ShmFileConnector>;
 }
 
 /** A test on a server of each kind, and a segment of 64 MiB. */
-function onEngines(name: string, body: (scene: Scene, kind: string) => Promise<void>): void {
-  for (const kind of ["redis", "s3"]) {
-    const skip = serverProgram(kind) === null && INSTALL[kind];
+function onEngines(name: string, body: (scene: Scene, kind: EngineKind) => Promise<void>): void {
+  for (const kind of ["redis", "s3"] as const) {
+    const skip = withoutServer(kind);
     test(
       `${kind}: ${name}`,
       { timeout: 240_000, skip },
@@ -300,7 +291,7 @@ onEngines("the command takes its URL as a store", async ({ server }, kind) => {
   assert.match(stdout, /"note":"x"/);
 });
 
-const NO_REDIS = serverProgram("redis") === null && INSTALL["redis"];
+const NO_REDIS = withoutServer("redis");
 
 test(
   "redis: a layout that keeps no metadata says so",
