@@ -5,8 +5,6 @@
 
 import assert from "node:assert/strict";
 import { chmodSync, readFileSync, writeFileSync } from "node:fs";
-import { connect, createServer, type Server, type Socket } from "node:net";
-import { once } from "node:events";
 import process from "node:process";
 import { test } from "node:test";
 import type { ObjectStat } from "../src/mod.ts";
@@ -16,7 +14,8 @@ import { withLogins } from "../src/cli/store/login.ts";
 import { lostNames, sameness } from "../src/cli/store/same.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { inShell, lmshm } from "./support/command_line.ts";
-import { askRedis, startServer, type StoreServer, withoutServer } from "./support/store_servers.ts";
+import { Recorder } from "./support/recorder.ts";
+import { askRedis, startServer, withoutServer } from "./support/store_servers.ts";
 import { type Peer, ScriptedWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 240_000 };
@@ -26,51 +25,6 @@ const ON_BOTH = { ...LONG, skip: withoutServer("redis") || withoutServer("s3") }
 /** Of --json. */
 function jsonLines(stdout: string): Record<string, unknown>[] {
   return stdout.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
-}
-
-/** In front of a server: records what that is sent. */
-class Recorder implements AsyncDisposable {
-  sent = "";
-  readonly #target: number;
-  readonly #sockets = new Set<Socket>();
-  readonly #server: Server;
-
-  private constructor(target: number) {
-    this.#target = target;
-    this.#server = createServer((client) => {
-      const server = connect({ host: "127.0.0.1", port: this.#target });
-      for (const [one, other] of [[client, server], [server, client]] as const) {
-        this.#sockets.add(one);
-        one.on("error", () => other.destroy());
-        one.on("close", () => {
-          this.#sockets.delete(one);
-          other.destroy();
-        });
-      }
-      client.on("data", (data) => {
-        this.sent += data.toString("latin1");
-        server.write(data);
-      });
-      server.pipe(client);
-    });
-  }
-
-  static async before(server: StoreServer): Promise<Recorder> {
-    const recorder = new Recorder(server.ports[0]!);
-    recorder.#server.listen(0, "127.0.0.1");
-    await once(recorder.#server, "listening");
-    return recorder;
-  }
-
-  get port(): number {
-    return (this.#server.address() as { port: number }).port;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
-    this.#server.close();
-    await once(this.#server, "close");
-  }
 }
 
 /** A file with a password, as it should be kept. */

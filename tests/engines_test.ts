@@ -5,6 +5,7 @@
 // started here (scripts/common/store_servers.mjs); where there is none the tests are skipped.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
@@ -14,9 +15,11 @@ import { connect, type ConnectOptions } from "../src/connector/connect.ts";
 import type { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
+import { locateWorker } from "../src/native/locate.ts";
 import { shmError } from "./support/assertions.ts";
 import { inShell } from "./support/command_line.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import { Recorder } from "./support/recorder.ts";
 import {
   type EngineKind,
   startServer,
@@ -36,9 +39,13 @@ interface Scene {
 }
 
 /** A test on a server of each kind, and a segment of 64 MiB. */
-function onEngines(name: string, body: (scene: Scene, kind: EngineKind) => Promise<void>): void {
+function onEngines(
+  name: string,
+  body: (scene: Scene, kind: EngineKind) => Promise<void>,
+  skipped: string | false = false,
+): void {
   for (const kind of ["redis", "s3"] as const) {
-    const skip = withoutServer(kind);
+    const skip = withoutServer(kind) || skipped;
     test(
       `${kind}: ${name}`,
       { timeout: 240_000, skip },
@@ -266,6 +273,57 @@ onEngines(
     await connector.put("a", segment.range(0, 100));
     assert.equal(await connector.exists("a"), true);
   },
+);
+
+/** In namespaces of its own a worker can have files in /etc of its own. */
+const OWN_ETC = spawnSync("unshare", ["-m", "mount", "--bind", "/etc/hosts", "/etc/hosts"]);
+
+onEngines(
+  "a name that nobody knows any more leads where it led",
+  async ({ server }) => {
+    using dir = new TempDir();
+    await using recorder = await Recorder.before(server);
+    const place = `engine.test:${recorder.port}`;
+    const url = server.urlWithPassword.replace(/127\.0\.0\.1:\d+/, place);
+    writeFileSync(dir.file("hosts"), "127.0.0.1 engine.test\n");
+    // Nobody answers there, which is seen at once.
+    writeFileSync(dir.file("resolv.conf"), "nameserver 127.0.0.1\n");
+    writeFileSync(
+      dir.file("worker"),
+      `#!/bin/sh
+       mount --bind ${dir.file("hosts")} /etc/hosts
+       mount --bind ${dir.file("resolv.conf")} /etc/resolv.conf
+       exec ${locateWorker()} "$@"
+      `,
+      { mode: 0o700 },
+    );
+    writeFileSync(
+      dir.file("in-namespace"),
+      `#!/bin/sh\nexec unshare -m --propagation private ${dir.file("worker")} "$@"\n`,
+      { mode: 0o700 },
+    );
+    using segment = ShmSegment.createSync({ sizeBytes: MIB, name: null, pin: "none" });
+    await using connector = await connect(url, {
+      segment,
+      workerBinary: dir.file("in-namespace"),
+    });
+    fill(segment, 0, 1000, 1);
+    await connector.put("a", segment.range(0, 1000));
+    writeFileSync(dir.file("hosts"), "");
+    recorder.drop();
+    await connector.put("b", segment.range(0, 1000));
+    assert.equal(await connector.exists("a"), true);
+    assert.equal(connector.stats.restarts, 0, "the same worker all the time");
+    // A worker that has never known it is told so.
+    await assert.rejects(async () => {
+      await using other = await connect(url, {
+        segment,
+        workerBinary: dir.file("in-namespace"),
+      });
+      await other.exists("a");
+    }, /look up engine\.test/);
+  },
+  OWN_ETC.status !== 0 && "mounting is not allowed here",
 );
 
 onEngines("the command takes its URL as a store", async ({ server }, kind) => {
