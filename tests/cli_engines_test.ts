@@ -4,7 +4,7 @@
 // of many objects.
 
 import assert from "node:assert/strict";
-import { chmodSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import type { ObjectStat } from "../src/mod.ts";
@@ -13,10 +13,10 @@ import { parseStore } from "../src/cli/store/address.ts";
 import { withLogins } from "../src/cli/store/login.ts";
 import { lostNames, sameness } from "../src/cli/store/same.ts";
 import { locateWorker } from "../src/native/locate.ts";
-import { inShell, lmshm } from "./support/command_line.ts";
+import { atTerminal, inShell, lmshm } from "./support/command_line.ts";
 import { Recorder } from "./support/recorder.ts";
 import { askRedis, startServer, withoutServer } from "./support/store_servers.ts";
-import { type Peer, ScriptedWorker, TempDir } from "./support/worker.ts";
+import { type Peer, ScriptedWorker, startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 240_000 };
 const ON_REDIS = { ...LONG, skip: withoutServer("redis") };
@@ -279,6 +279,30 @@ test(
   },
 );
 
+test(
+  "a copy between two workers proves to each that it knows that one's secret",
+  LONG,
+  async () => {
+    using dir = new TempDir();
+    const secrets = ["one", "other"].map((name) => secretFile(dir, name, name.repeat(8)));
+    for (const name of ["a", "b"]) mkdirSync(dir.file(name));
+    const listen = (root: string, secret: string) =>
+      startWorker("127.0.0.1:0", dir.file(root), ["--secret-file", secret]);
+    await using from = await listen("a", secrets[0]!);
+    await using to = await listen("b", secrets[1]!);
+    writeFileSync(dir.file("object"), "content");
+    const [source, target] = [`@${from.address}`, `@${to.address}`] as const;
+    const given = ["--secret-file", secrets[0]!];
+    const put = await lmshm("put", source, dir.file("object"), ...given);
+    assert.equal(put.code, 0, put.stderr);
+    const refused = await lmshm("cp", source, target, ...given);
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /^lmshm: TO: .*EACCES/);
+    const copied = await lmshm("cp", source, target, ...given, "--to-secret-file", secrets[1]!);
+    assert.match(copied.stdout, /^copied 1 object, /, copied.stderr);
+  },
+);
+
 test("a copy is taken for one by all that both stores tell", () => {
   const one: ObjectStat = {
     ...{ byteLength: 5, mtimeMs: 1000, diskBytes: 5, crc32c: 7 },
@@ -339,9 +363,12 @@ test("rm removes what a pattern finds with few requests", LONG, async () => {
   assert.equal(lines.length, 301);
   assert.ok(lines.every(({ ok, removed }) => ok === true && removed === true));
   assert.deepEqual(removals(worker).sort((a, b) => a - b), [1, 44, 128, 128]);
+  // At a terminal it says how far it is.
+  const shown = await atTerminal(80, `lmshm rm kv@unix:${worker.path} 'obj/*'`);
+  assert.match(shown.stdout, /\b(128|256|300) objects.*\bremoved 300 objects/s);
   const dry = await lmshm("rm", "-n", `kv@unix:${worker.path}`, "obj/*");
   assert.match(dry.stdout, /^obj\/299\nwould remove 300 objects\n$/m);
-  assert.equal(removals(worker).length, 4, "nothing is removed, and nobody is asked again");
+  assert.equal(removals(worker).length, 4 + 3, "nothing is removed, and nobody is asked again");
 });
 
 test("of objects that are removed together the one at fault is named", LONG, async () => {

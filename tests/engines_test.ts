@@ -124,6 +124,10 @@ onEngines("objects with metadata, batches, listings", async ({ server, segment, 
   assert.equal(await connector.remove("batch/0"), false);
   assert.equal(await connector.exists("batch/0"), false);
   assert.equal(await connector.exists("batch/1"), true);
+  const several = ["batch/2", "nothing", "batch/3", "batch/2"];
+  assert.deepEqual(await connector.batchedRemove(several), [true, false, true, false]);
+  assert.deepEqual(await connector.batchedRemove(several), [false, false, false, false]);
+  assert.equal(connector.engine, kind);
 
   // 20 MiB in one piece.
   fill(segment, 0, 20 * MIB, 3);

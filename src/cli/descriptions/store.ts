@@ -25,6 +25,11 @@ const STORE_SECRET = {
   text: "what an engine is logged in to with (default $LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID " +
     "and $AWS_SECRET_ACCESS_KEY); none: without a login",
 } as const satisfies OptionDescription;
+const TO_SECRET = {
+  ...SECRET,
+  name: "to-secret-file",
+  text: "that of TO, where it is another than FROM's",
+} as const satisfies OptionDescription;
 const FROM_STORE_SECRET = {
   ...STORE_SECRET,
   text: "what FROM is logged in to with where it is an engine, or else TO (default " +
@@ -192,7 +197,7 @@ export const LS = {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
       byteLength: "with --long, as the next three",
-      mtimeMs: "when it was stored, in milliseconds since 1970",
+      mtimeMs: "when it was stored, in milliseconds since 1970; 0: not known",
       diskBytes: "what it takes of the disk",
       crc32c: "of its bytes; null: none is kept",
       metadata: "what is kept with it",
@@ -220,7 +225,7 @@ export const STAT = {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
       byteLength: "of the object",
-      mtimeMs: "when it was stored, in milliseconds since 1970",
+      mtimeMs: "when it was stored, in milliseconds since 1970; 0: not known",
       diskBytes: "what it takes of the disk",
       crc32c: "of its bytes; null: none is kept",
       metadata: "what is kept with it",
@@ -289,6 +294,7 @@ export const CP = {
     IN_FLIGHT,
     MEMORY,
     SECRET,
+    TO_SECRET,
     FROM_STORE_SECRET,
     TO_STORE_SECRET,
     JSON_OPTION,

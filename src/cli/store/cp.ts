@@ -68,8 +68,9 @@ async function copyObject(
 export const cp: Command = {
   run(args) {
     const { values, operands: [first, second, ...keys] } = readArguments(CP, args);
+    const to = { ...parseStore(second, "TO"), secretFile: values["to-secret-file"] };
     const stores = withLogins(
-      [parseStore(first, "FROM"), parseStore(second, "TO")],
+      [parseStore(first, "FROM"), to],
       values["store-secret-file"],
       values["to-store-secret-file"],
     );

@@ -18,8 +18,9 @@ import { outputHasFailed, printAndWait, shortened, terminalColumns } from "../te
 const PAGE_KEYS = 256;
 const LANES = 16;
 
-/** "2026-11-30 12:00", UTC. */
+/** "2026-11-30 12:00", UTC; 0: the store does not know. */
 function timeText(ms: number): string {
+  if (ms === 0) return "-".padEnd("2026-11-30 12:00".length);
   return new Date(ms).toISOString().slice(0, 16).replace("T", " ");
 }
 

@@ -66,9 +66,9 @@ async function open(
 }
 
 function openStore(
-  { storageDir, workerAddress, url, storeSecretFile }: StoreAddress,
+  { storageDir, workerAddress, url, storeSecretFile, secretFile }: StoreAddress,
   segment: ShmSegment,
-  { secretFile, attempts, signal }: SessionOptions,
+  options: SessionOptions,
 ): Promise<ShmFileConnector> {
   const tcp = workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
   const engine = url !== undefined && workerAddress === undefined;
@@ -76,9 +76,9 @@ function openStore(
     segment,
     ...(url === undefined ? { storageDir, workerAddress } : { store: url }),
     storeSecretFile: engine ? storeSecretFile : undefined,
-    secretFile: tcp ? secretFile : undefined,
-    maxRestarts: attempts,
-    signal,
+    secretFile: tcp ? secretFile ?? options.secretFile : undefined,
+    maxRestarts: options.attempts,
+    signal: options.signal,
   });
 }
 

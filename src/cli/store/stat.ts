@@ -26,7 +26,7 @@ function lines(key: string, found: ObjectStat): string[] {
     `size      ${byteLength} bytes (${formatBytes(byteLength)}), ${
       formatBytes(diskBytes)
     } on the disk`,
-    `stored    ${new Date(mtimeMs).toISOString()}`,
+    `stored    ${mtimeMs === 0 ? "not known" : new Date(mtimeMs).toISOString()}`,
     `crc32c    ${crc32c === null ? "none is kept" : crc32c.toString(16).padStart(8, "0")}`,
     ...kept.map((text, index) => `${index === 0 ? "metadata" : ""}`.padEnd(10) + text),
   ];
