@@ -138,6 +138,11 @@ test("a copy between two servers tells each its own password alone", ON_REDIS, a
   assert.match(back.stdout, /^copied 1 object, /, back.stderr);
   const plain = await run(`lmshm ls ${third} --store-secret-file none`, variable);
   assert.equal(plain.stdout, "object\n", plain.stderr);
+  const verified = await run(
+    `lmshm verify --store ${third} --size 1MiB --chunk-size 256KiB --store-secret-file none`,
+    variable,
+  );
+  assert.equal(verified.code, 0, verified.stderr);
 
   // What was forgotten or is not clear is refused, and the password goes nowhere.
   const forgotten = await run(`lmshm cp ${source} ${target} --store-secret-file ${alpha}`);
