@@ -7,9 +7,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { fetchLmcacheSource, installLmcache, installNewerLmcache } from "./common/lmcache.mjs";
-import { failuresOf, recap } from "./common/recap.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
+import { failuresOf, recap } from "./common/recap.mjs";
 import { Failure, runMain } from "./common/system.mjs";
 import { setUp } from "./setup.mjs";
 

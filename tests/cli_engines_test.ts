@@ -15,7 +15,8 @@ import { lostNames, sameness } from "../src/cli/store/same.ts";
 import { locateWorker } from "../src/native/locate.ts";
 import { atTerminal, inShell, lmshm } from "./support/command_line.ts";
 import { Recorder } from "./support/recorder.ts";
-import { askRedis, startServer, withoutServer } from "./support/store_servers.ts";
+import { RedisServer } from "./support/redis_server.ts";
+import { startServer, withoutServer } from "./support/store_servers.ts";
 import { type Peer, ScriptedWorker, startWorker, TempDir } from "./support/worker.ts";
 
 const LONG = { timeout: 240_000 };
@@ -103,12 +104,12 @@ test("whose login a password is: FROM's, TO's, or that of the server of both", (
 
 test("a copy between two servers tells each its own password alone", ON_REDIS, async () => {
   using dir = new TempDir();
-  await using from = await startServer("redis", "alphapassword");
-  await using to = await startServer("redis", "betapassword");
-  await using open = await startServer("redis", "");
-  await using before = await Recorder.before(from);
-  await using beforeTo = await Recorder.before(to);
-  await using beforeOpen = await Recorder.before(open);
+  await using from = await RedisServer.start("alphapassword");
+  await using to = await RedisServer.start("betapassword");
+  await using open = await RedisServer.start("");
+  await using before = await Recorder.before(from.port);
+  await using beforeTo = await Recorder.before(to.port);
+  await using beforeOpen = await Recorder.before(open.port);
   const [source, target, third] = [before, beforeTo, beforeOpen]
     .map(({ port }) => `redis://127.0.0.1:${port}`);
   const alpha = secretFile(dir, "alpha", "alphapassword");
@@ -127,7 +128,7 @@ test("a copy between two servers tells each its own password alone", ON_REDIS, a
   const files = `--store-secret-file ${alpha} --to-store-secret-file ${beta}`;
   const copied = await run(`lmshm cp ${source} ${target} ${files}`);
   assert.match(copied.stdout, /^copied 1 object, /, copied.stderr);
-  assert.match(await askRedis(to, "EXISTS", "object"), /^:1/);
+  assert.match(await to.ask("EXISTS", "object"), /^:1/);
   // One of them from the environment, and of a server without a password.
   const variable = { LMSHM_STORE_SECRET: "alphapassword" };
   const again = await run(`lmshm cp ${source} ${target} --to-store-secret-file ${beta}`, variable);
@@ -167,7 +168,7 @@ test("a copy between two servers tells each its own password alone", ON_REDIS, a
 
 test("two keys of one server need one login", ON_REDIS, async () => {
   using dir = new TempDir();
-  await using server = await startServer("redis");
+  await using server = await RedisServer.start("testsecret");
   writeFileSync(dir.file("object"), "content");
   const ended = await inShell(
     `lmshm put ${server.url} ${
@@ -180,15 +181,15 @@ test("two keys of one server need one login", ON_REDIS, async () => {
   const more = ["--store-secret-file", file];
   const again = await lmshm("cp", server.url, `${server.url}?prefix=y:`, "object", ...more);
   assert.match(again.stdout, /^copied 1 object, /, again.stderr);
-  assert.match(await askRedis(server, "EXISTS", "x:object", "y:object"), /^:2/);
+  assert.match(await server.ask("EXISTS", "x:object", "y:object"), /^:2/);
 });
 
 test("a copy from Redis to S3 logs in to both", ON_BOTH, async () => {
   using dir = new TempDir();
-  await using from = await startServer("redis", "alphapassword");
+  await using from = await RedisServer.start("alphapassword");
   await using to = await startServer("s3", "secretkey");
-  await using before = await Recorder.before(from);
-  await using beforeTo = await Recorder.before(to);
+  await using before = await Recorder.before(from.port);
+  await using beforeTo = await Recorder.before(to.ports[0]!);
   const source = `redis://127.0.0.1:${before.port}`;
   const target = to.url.replace(/127\.0\.0\.1:\d+/, `127.0.0.1:${beforeTo.port}`);
   writeFileSync(dir.file("object"), "content");
@@ -221,7 +222,7 @@ test(
   ON_REDIS,
   async () => {
     using dir = new TempDir();
-    await using server = await startServer("redis");
+    await using server = await RedisServer.start("testsecret");
     const payload = `${server.url}?layout=payload`;
     const run = async (...args: string[]) => {
       const quoted = args.map((word) => `'${word}'`).join(" ");
@@ -245,7 +246,7 @@ test(
       ["b", false, undefined, ["note"]],
       ["c", false, undefined, undefined],
     ]);
-    assert.match(await askRedis(server, "GET", "to:a"), /\r\na{100}\r\n/);
+    assert.match(await server.ask("GET", "to:a"), /\r\na{100}\r\n/);
 
     const second = await run("cp", source, `${payload}&prefix=to:`, "--json");
     assert.deepEqual(told(second.stdout), [
@@ -411,10 +412,10 @@ test("where the server is gone a removal is told once, and not repeated", LONG, 
 });
 
 test("rm of many objects in an engine removes them all", ON_REDIS, async () => {
-  await using server = await startServer("redis");
+  await using server = await RedisServer.start("testsecret");
   const names = Array.from({ length: 1500 }, (_, i) => [`obj/${i}`, "x"]).flat();
-  await askRedis(server, "MSET", ...names, "other", "x");
+  await server.ask("MSET", ...names, "other", "x");
   const ended = await inShell(`lmshm rm ${server.url} 'obj/*'`, server.secrets);
   assert.equal(ended.stdout, "removed 1500 objects\n", ended.stderr);
-  assert.match(await askRedis(server, "DBSIZE"), /^:1\r/);
+  assert.match(await server.ask("DBSIZE"), /^:1\r/);
 });

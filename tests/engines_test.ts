@@ -286,7 +286,7 @@ onEngines(
   "a name that nobody knows any more leads where it led",
   async ({ server }) => {
     using dir = new TempDir();
-    await using recorder = await Recorder.before(server);
+    await using recorder = await Recorder.before(server.ports[0]!);
     const place = `engine.test:${recorder.port}`;
     const url = server.urlWithPassword.replace(/127\.0\.0\.1:\d+/, place);
     writeFileSync(dir.file("hosts"), "127.0.0.1 engine.test\n");

@@ -10,10 +10,10 @@ import { connect } from "../src/connector/connect.ts";
 import { ShmError } from "../src/errors.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { lmshm } from "./support/command_line.ts";
-import { askRedis, startServer, withoutServer } from "./support/store_servers.ts";
+import { RedisServer, withoutRedis } from "./support/redis_server.ts";
 
 const MIB = 2 ** 20;
-const options = { skip: withoutServer("redis"), timeout: 100_000 };
+const options = { skip: withoutRedis, timeout: 100_000 };
 let names = 0;
 
 async function newSegment(bytes: number): Promise<ShmSegment> {
@@ -25,9 +25,9 @@ async function newSegment(bytes: number): Promise<ShmSegment> {
 }
 
 test("connect() to a server stores, gets, lists and removes objects", options, async () => {
-  await using server = await startServer("redis", "");
+  await using server = await RedisServer.start();
   using segment = await newSegment(8 * MIB);
-  const url = `redis://127.0.0.1:${server.ports[0]}?prefix=kv:&ttl=1000`;
+  const url = `redis://127.0.0.1:${server.port}?prefix=kv:&ttl=1000`;
   await using store = await connect(url, { segment });
   const data = segment.range(0, 3 * MIB);
   const bytes = (one: ShmRange) => segment.view(one.offset, one.byteLength).bytes;
@@ -40,7 +40,7 @@ test("connect() to a server stores, gets, lists and removes objects", options, a
   assert.equal(await store.get("none", space), null);
   const stat = await store.stat("model@1@0@abc@half");
   assert.deepEqual([stat?.byteLength, stat?.metadata["tenant"]], [3 * MIB, "a"]);
-  assert.match(await askRedis(server, "TTL", "kv:model@1@0@abc@half"), /^:(1000|9\d\d)\r\n$/);
+  assert.match(await server.ask("TTL", "kv:model@1@0@abc@half"), /^:(1000|9\d\d)\r\n$/);
 
   const keys = Array.from({ length: 100 }, (_, i) => `k${i}`);
   const parts = keys.map((_, i) => segment.range(i * 4096, 4096));
@@ -59,9 +59,9 @@ test("connect() to a server stores, gets, lists and removes objects", options, a
 });
 
 test("a password goes to the worker and nowhere else", options, async () => {
-  await using server = await startServer("redis", "my-own-secret");
+  await using server = await RedisServer.start("my-own-secret");
   using segment = await newSegment(MIB);
-  const url = (password: string) => `redis://default:${password}@127.0.0.1:${server.ports[0]}`;
+  const url = (password: string) => `redis://default:${password}@127.0.0.1:${server.port}`;
   await using store = await connect(url("my-own-secret"), { segment });
   await store.put("k", segment.range(0, 1000));
   assert.ok(!readFileSync(`/proc/${store.workerPid}/cmdline`, "utf8").includes("secret"));
@@ -74,7 +74,7 @@ test("a password goes to the worker and nowhere else", options, async () => {
 });
 
 test("a server that goes away is an error with its name", options, async () => {
-  await using server = await startServer("redis", "");
+  await using server = await RedisServer.start();
   using segment = await newSegment(MIB);
   await using store = await connect(`redis+unix://${server.socketPath}`, { segment });
   await store.put("k", segment.range(0, 1000));
@@ -88,9 +88,9 @@ test("a server that goes away is an error with its name", options, async () => {
 });
 
 test("lmshm verify says what failed first, not that cleaning up failed, too", options, async () => {
-  await using server = await startServer("redis", "");
-  await askRedis(server, "ACL", "SETUSER", "default", "-set", "-unlink");
-  const store = `redis://127.0.0.1:${server.ports[0]}`;
+  await using server = await RedisServer.start();
+  await server.ask("ACL", "SETUSER", "default", "-set", "-unlink");
+  const store = `redis://127.0.0.1:${server.port}`;
   const { code, stderr } = await lmshm("verify", "--store", store, "--size", "4MiB");
   assert.equal(code, 1, stderr);
   assert.match(stderr, /lmshm: put /);

@@ -87,13 +87,15 @@ export class StoreServer {
    * @param {string} directory
    * @param {number[]} ports
    * @param {string} password
+   * @param {readonly string[]} args
    */
-  constructor(kind, program, directory, ports, password) {
+  constructor(kind, program, directory, ports, password, args) {
     this.kind = kind;
     this.program = program;
     this.directory = directory;
     this.ports = ports;
     this.password = password;
+    this.args = args;
     /** Of Redis. */
     this.socketPath = join(directory, "socket");
   }
@@ -194,6 +196,7 @@ export class StoreServer {
       return [
         ...[join(directory, "redis.conf"), "--dir", directory, "--port", `${ports[0]}`],
         ...["--unixsocket", this.socketPath],
+        ...this.args,
       ];
     }
     const names = [
@@ -250,10 +253,11 @@ export class StoreServer {
 /**
  * Starts a server. Null: there is no program.
  * @param {"redis" | "s3"} kind
- * @param {string} [password] letters and digits; "": Redis without one
+ * @param {string} [password] without spaces; "": Redis without one
+ * @param {readonly string[]} [args] more of Redis's options
  * @returns {Promise<StoreServer | null>}
  */
-export async function startServer(kind, password = "testsecret") {
+export async function startServer(kind, password = "testsecret", args = []) {
   const program = serverProgram(kind);
   if (program === null) return null;
   const directory = mkdtempSync(join(tmpdir(), `lmshm-${kind}-`));
@@ -280,7 +284,7 @@ export async function startServer(kind, password = "testsecret") {
     // A port that was free may be another's by now.
     for (let attempt = 1;; attempt++) {
       const ports = await freePorts(kind === "s3" ? 9 : 1);
-      const server = new StoreServer(kind, program, directory, ports, password);
+      const server = new StoreServer(kind, program, directory, ports, password, args);
       try {
         await server.start();
         return server;

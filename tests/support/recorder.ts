@@ -4,7 +4,6 @@
 
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
-import type { StoreServer } from "./store_servers.ts";
 
 export class Recorder implements AsyncDisposable {
   sent = "";
@@ -32,8 +31,8 @@ export class Recorder implements AsyncDisposable {
     });
   }
 
-  static async before(server: StoreServer): Promise<Recorder> {
-    const recorder = new Recorder(server.ports[0]!);
+  static async before(port: number): Promise<Recorder> {
+    const recorder = new Recorder(port);
     recorder.#server.listen(0, "127.0.0.1");
     await once(recorder.#server, "listening");
     return recorder;

@@ -24,7 +24,6 @@ import {
 } from "../../mod.ts";
 import { type LmshmConfig } from "../../config/mod.ts";
 import { isStoreUrl, withoutSecret } from "../../config/store_url.ts";
-import { whatKeepsMetadata } from "../../worker/metadata_place.ts";
 import { generatedChunks } from "./chunk_source.ts";
 import { formatPinning } from "../format.ts";
 
@@ -350,7 +349,12 @@ export class ConfigurationCheck {
     limit: CallOptions,
   ): Promise<void> {
     if (!cold.keepsMetadata) {
-      this.#untried("metadata", whatKeepsMetadata(cold.protocol, cold.engine));
+      this.#untried(
+        "metadata",
+        cold.protocol === 1
+          ? "a worker of protocol version 1 keeps none"
+          : "the storage directory's file system has no extended attributes",
+      );
       return;
     }
     await this.#step("metadata", async () => {
