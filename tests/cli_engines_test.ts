@@ -371,7 +371,7 @@ test("rm removes what a pattern finds with few requests", LONG, async () => {
   assert.deepEqual(removals(worker).sort((a, b) => a - b), [1, 44, 128, 128]);
   // At a terminal it says how far it is.
   const shown = await atTerminal(80, `lmshm rm kv@unix:${worker.path} 'obj/*'`);
-  assert.match(shown.stdout, /\b(128|256|300) objects.*\bremoved 300 objects/s);
+  assert.match(shown.stdout, /\b\d+ objects.*\bremoved 300 objects/s);
   const dry = await lmshm("rm", "-n", `kv@unix:${worker.path}`, "obj/*");
   assert.match(dry.stdout, /^obj\/299\nwould remove 300 objects\n$/m);
   assert.equal(removals(worker).length, 4 + 3, "nothing is removed, and nobody is asked again");
