@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `npm run check`: the gate. Every step runs alone too: `npm run check -- lint types`. A step that
-// lacks a tool is skipped aloud. It ends with a table and the line "N passed, N failed, N skipped",
-// in which a step that runs tests counts with its tests.
+// lacks a tool is skipped aloud. It ends with a table, what failed, and the line "N passed, N failed, N
+// skipped", in which a step that runs tests counts with its tests.
 
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { installDependencies } from "./common/dependencies.mjs";
+import { recap } from "./common/recap.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { STEPS } from "./common/steps.mjs";
 import { Failure, runMain, Skipped } from "./common/system.mjs";
 
 /** @typedef {import("./common/results.mjs").Counts} Counts */
+/** @typedef {import("./common/recap.mjs").Failed} Failed */
 
 const USAGE = `Usage: npm run check -- [--skip STEP]... [STEP...]
 
@@ -39,12 +41,20 @@ function options() {
   }
 }
 
+/** @param {unknown} error */
+function failureText(error) {
+  if (!(error instanceof Failure)) return error instanceof Error ? `${error.stack}` : `${error}`;
+  return error.said === "" ? error.message : `${error.message.split("\n")[0]}\n${error.said}`;
+}
+
 await runMain(async () => {
   const { chosen, help } = options();
   if (help) return console.log(USAGE);
   await installDependencies();
   /** @type {{ name: string, result: string, counts: Counts, seconds: string }[]} */
   const table = [];
+  /** @type {Failed[]} */
+  const failures = [];
   for (const name of chosen) {
     console.log(`\n=== ${name}`);
     const start = performance.now();
@@ -55,6 +65,9 @@ await runMain(async () => {
       if (tests) {
         counts = { passed: tests.passed, failed: tests.failed, skipped: tests.skipped };
         result = tests.failed > 0 ? "FAILED" : "ok";
+        for (const { name: test, text } of tests.failures ?? []) {
+          failures.push({ name: `${name}: ${test}`, text });
+        }
       }
     } catch (error) {
       if (error instanceof Skipped) {
@@ -64,6 +77,7 @@ await runMain(async () => {
         result = "FAILED";
         counts = { passed: 0, failed: 1, skipped: 0 };
         console.error(error instanceof Failure ? error.message : error);
+        failures.push({ name, text: failureText(error) });
       }
     }
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
@@ -75,6 +89,7 @@ await runMain(async () => {
     console.log(row.join("  "));
   }
   const total = sum(table.map(({ counts }) => counts));
+  for (const line of recap(failures)) console.log(line);
   console.log(countsLine(total));
   return total.failed > 0 ? 1 : 0;
 });

@@ -182,8 +182,14 @@ await runMain(async () => {
     const result = await work(share);
     results.push({ job, seconds: (performance.now() - start) / 1000, ...result });
   }
-  const { suite, note: _, ...leaks } = leakResult(before);
-  results.push({ job: suite, seconds: 0, runs: 1, ...leaks });
+  const { suite, note: _, failures, ...leaks } = leakResult(before);
+  results.push({
+    job: suite,
+    seconds: 0,
+    runs: 1,
+    ...leaks,
+    failures: failures.map(({ name }) => name),
+  });
   printTable(results);
   const total = sum(results);
   console.log(countsLine(total));

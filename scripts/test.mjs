@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `npm test`: set-up, then every suite. The last line is the sum: "N passed, N failed, N skipped".
+// `npm test`: set-up, then every suite. The last line is the sum: "N passed, N failed, N skipped"; before
+// it is what failed, once more.
 
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { countsLine, sum } from "./common/results.mjs";
+import { failuresOf, recap } from "./common/recap.mjs";
 import { runSuites, SUITES } from "./common/suites.mjs";
 import { Failure, runMain } from "./common/system.mjs";
 import { setUp } from "./setup.mjs";
@@ -43,6 +45,8 @@ await runMain(async () => {
     await setUp();
   } catch (error) {
     console.error(error instanceof Failure ? `lmshm: ${error.message}` : error);
+    const failure = { name: "set-up", text: error instanceof Error ? error.message : `${error}` };
+    for (const line of recap([failure])) console.log(line);
     console.log(countsLine({ passed: 0, failed: 1, skipped: 0 }));
     return 1;
   }
@@ -50,14 +54,14 @@ await runMain(async () => {
   const results = await runSuites(chosen, { files, name });
 
   console.log("\n=== summary");
-  for (const { suite, note, failures, ...counts } of results) {
+  for (const { suite, note, failures: _, ...counts } of results) {
     console.log(`${suite.padEnd(8)} ${countsLine(counts)}${note ? `  (${note})` : ""}`);
-    for (const failure of failures) console.log(`  failed: ${failure}`);
   }
   const total = sum(results);
   if (total.passed + total.failed + total.skipped === 1) {
     throw new Failure(`no test matches ${[...files, name ?? ""].join(" ").trim()}`);
   }
+  for (const line of recap(failuresOf(results))) console.log(line);
   console.log(countsLine(total));
   return total.failed > 0 ? 1 : 0;
 });

@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import { fetchLmcacheSource, installLmcache, installNewerLmcache } from "./common/lmcache.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
+import { failuresOf, recap } from "./common/recap.mjs";
 import { Failure, runMain } from "./common/system.mjs";
 import { setUp } from "./setup.mjs";
 
@@ -54,11 +55,11 @@ await runMain(async () => {
   const chosen = LMCACHE_SUITES.filter((suite) => only.length === 0 || only.includes(suite));
   const results = await runLmcacheSuites(chosen, { files, name, folder: "tests/lmcache" });
   console.log("\n=== summary");
-  for (const { suite, note, failures, ...counts } of results) {
+  for (const { suite, note, failures: _, ...counts } of results) {
     console.log(`${suite.padEnd(8)} ${countsLine(counts)}${note ? `  (${note})` : ""}`);
-    for (const failure of failures) console.log(`  failed: ${failure}`);
   }
   const total = sum(results);
+  for (const line of recap(failuresOf(results))) console.log(line);
   console.log(countsLine(total));
   return total.failed > 0 ? 1 : 0;
 });

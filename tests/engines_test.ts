@@ -5,6 +5,7 @@
 // started here (scripts/common/store_servers.mjs); where there is none the tests are skipped.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
@@ -14,40 +15,37 @@ import { connect, type ConnectOptions } from "../src/connector/connect.ts";
 import type { ShmFileConnector } from "../src/connector/shm_file_connector.ts";
 import { ShmError } from "../src/errors.ts";
 import { ShmSegment } from "../src/memory/segment.ts";
+import { locateWorker } from "../src/native/locate.ts";
 import { shmError } from "./support/assertions.ts";
 import { inShell } from "./support/command_line.ts";
 import { uniqueName, withoutLeaks } from "./support/leaks.ts";
+import { Recorder } from "./support/recorder.ts";
+import {
+  type EngineKind,
+  startServer,
+  type StoreServer,
+  withoutServer,
+} from "./support/store_servers.ts";
 import { sleep, startWorker, TempDir, withoutWorkers } from "./support/worker.ts";
-
-interface Server extends AsyncDisposable {
-  readonly url: string;
-  readonly urlWithPassword: string;
-  readonly secrets: Record<string, string>;
-  start(): Promise<void>;
-  kill(): Promise<void>;
-  signal(name: "SIGSTOP" | "SIGCONT"): Promise<void>;
-}
-
-const { startServer, serverProgram, INSTALL }: {
-  startServer: (kind: string) => Promise<Server>;
-  serverProgram: (kind: string) => string | null;
-  INSTALL: Record<string, string>;
-} = await import(new URL("../scripts/common/store_servers.mjs", import.meta.url).href);
 
 const MIB = 2 ** 20;
 /** What may be said of a server that is away, or comes and goes. */
 const AWAY = ["ECONNREFUSED", "ECONNRESET", "EPIPE", "ETIMEDOUT", "EAGAIN", "EIO", "ENOTCONN"];
 
 interface Scene {
-  readonly server: Server;
+  readonly server: StoreServer;
   readonly segment: ShmSegment;
   open(url: string, options?: Partial<ConnectOptions>): Promise<ShmFileConnector>;
 }
 
 /** A test on a server of each kind, and a segment of 64 MiB. */
-function onEngines(name: string, body: (scene: Scene, kind: string) => Promise<void>): void {
-  for (const kind of ["redis", "s3"]) {
-    const skip = serverProgram(kind) === null && INSTALL[kind];
+function onEngines(
+  name: string,
+  body: (scene: Scene, kind: EngineKind) => Promise<void>,
+  skipped: string | false = false,
+): void {
+  for (const kind of ["redis", "s3"] as const) {
+    const skip = withoutServer(kind) || skipped;
     test(
       `${kind}: ${name}`,
       { timeout: 240_000, skip },
@@ -126,6 +124,10 @@ onEngines("objects with metadata, batches, listings", async ({ server, segment, 
   assert.equal(await connector.remove("batch/0"), false);
   assert.equal(await connector.exists("batch/0"), false);
   assert.equal(await connector.exists("batch/1"), true);
+  const several = ["batch/2", "nothing", "batch/3", "batch/2"];
+  assert.deepEqual(await connector.batchedRemove(several), [true, false, true, false]);
+  assert.deepEqual(await connector.batchedRemove(several), [false, false, false, false]);
+  assert.equal(connector.engine, kind);
 
   // 20 MiB in one piece.
   fill(segment, 0, 20 * MIB, 3);
@@ -277,6 +279,57 @@ onEngines(
   },
 );
 
+/** In namespaces of its own a worker can have files in /etc of its own. */
+const OWN_ETC = spawnSync("unshare", ["-m", "mount", "--bind", "/etc/hosts", "/etc/hosts"]);
+
+onEngines(
+  "a name that nobody knows any more leads where it led",
+  async ({ server }) => {
+    using dir = new TempDir();
+    await using recorder = await Recorder.before(server.ports[0]!);
+    const place = `engine.test:${recorder.port}`;
+    const url = server.urlWithPassword.replace(/127\.0\.0\.1:\d+/, place);
+    writeFileSync(dir.file("hosts"), "127.0.0.1 engine.test\n");
+    // Nobody answers there, which is seen at once.
+    writeFileSync(dir.file("resolv.conf"), "nameserver 127.0.0.1\n");
+    writeFileSync(
+      dir.file("worker"),
+      `#!/bin/sh
+       mount --bind ${dir.file("hosts")} /etc/hosts
+       mount --bind ${dir.file("resolv.conf")} /etc/resolv.conf
+       exec ${locateWorker()} "$@"
+      `,
+      { mode: 0o700 },
+    );
+    writeFileSync(
+      dir.file("in-namespace"),
+      `#!/bin/sh\nexec unshare -m --propagation private ${dir.file("worker")} "$@"\n`,
+      { mode: 0o700 },
+    );
+    using segment = ShmSegment.createSync({ sizeBytes: MIB, name: null, pin: "none" });
+    await using connector = await connect(url, {
+      segment,
+      workerBinary: dir.file("in-namespace"),
+    });
+    fill(segment, 0, 1000, 1);
+    await connector.put("a", segment.range(0, 1000));
+    writeFileSync(dir.file("hosts"), "");
+    recorder.drop();
+    await connector.put("b", segment.range(0, 1000));
+    assert.equal(await connector.exists("a"), true);
+    assert.equal(connector.stats.restarts, 0, "the same worker all the time");
+    // A worker that has never known it is told so.
+    await assert.rejects(async () => {
+      await using other = await connect(url, {
+        segment,
+        workerBinary: dir.file("in-namespace"),
+      });
+      await other.exists("a");
+    }, /look up engine\.test/);
+  },
+  OWN_ETC.status !== 0 && "mounting is not allowed here",
+);
+
 onEngines("the command takes its URL as a store", async ({ server }, kind) => {
   using dir = new TempDir();
   writeFileSync(dir.file("one"), "one");
@@ -300,7 +353,7 @@ onEngines("the command takes its URL as a store", async ({ server }, kind) => {
   assert.match(stdout, /"note":"x"/);
 });
 
-const NO_REDIS = serverProgram("redis") === null && INSTALL["redis"];
+const NO_REDIS = withoutServer("redis");
 
 test(
   "redis: a layout that keeps no metadata says so",

@@ -63,12 +63,13 @@ const ARROWS = /** @type {Record<string, string[]>} */ ({
   // What a bundle carries is looked for in native/.
   "embed.ts": ["native/embedded.ts"],
   // What the package does not show: where parts are, dead names one by one, becoming the worker, and
-  // the pools that other programs publish, and the plain system calls that bench compares with.
+  // the pools that other programs publish, the plain system calls that bench compares with, and what is
+  // said where a store keeps no metadata.
   cli: [
     ...["mod.ts", "gpu/mod.ts", "config/mod.ts", "version.ts", "nearest.ts", "errors.ts"],
     ...["embed.ts", "native/locate.ts", "native/exec.ts", "native/lmshm.ts", "native/probe.ts"],
     ...["native/plain_calls.ts", "worker/address.ts", "memory/published_pools.ts"],
-    "config/store_url.ts",
+    ...["config/store_url.ts", "worker/metadata_place.ts"],
   ],
 });
 

@@ -23,6 +23,7 @@ import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { checkProto } from "./proto.mjs";
+import { failuresOf } from "./recap.mjs";
 import { sum, zero } from "./results.mjs";
 import { smokeTest } from "./smoke.mjs";
 import { runCtest, runSuites, SUITES } from "./suites.mjs";
@@ -36,6 +37,7 @@ import {
   say,
   selfCommand,
   Skipped,
+  tail,
   which,
 } from "./system.mjs";
 import {
@@ -49,14 +51,35 @@ import {
 } from "./targets.mjs";
 import { findCMake, systemCompiler } from "./toolchain.mjs";
 
-/** @typedef {import("./results.mjs").Counts} Counts */
+/** @typedef {import("./recap.mjs").Failed} Failed */
+/** @typedef {import("./results.mjs").Counts & { failures?: Failed[] }} Counts */
 
 const ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12";
 
 const platforms = /** @type {import("./targets.mjs").Platform[]} */ (Object.keys(TARGETS));
 
+/**
+ * What several suites came to.
+ * @param {import("./suites.mjs").SuiteResult[]} results
+ * @returns {Counts}
+ */
+function together(results) {
+  return { ...sum(results), failures: failuresOf(results) };
+}
+
 /** Everything, for the suites that a step runs. */
 const all = { files: [] };
+
+/**
+ * must(), with a log, so that what the tool says can be told again at the end.
+ * @param {string} what its first word names the log
+ * @param {string} command
+ * @param {string[]} args
+ */
+async function tool(what, command, args) {
+  const log = join(root, "build", "logs", `${what.replace(/ \(.*/, "").replaceAll(" ", "-")}.log`);
+  await must(what, command, args, { log });
+}
 
 /** clang-format 14: other versions format differently. */
 function clangFormat() {
@@ -67,33 +90,37 @@ function clangFormat() {
 }
 
 async function format() {
-  await must("deno fmt (repair: npx deno fmt)", pinnedTool("deno"), ["fmt", "--check"]);
-  const tool = clangFormat();
-  if (!tool) throw new Skipped("clang-format 14 is missing; TypeScript is formatted well");
+  await tool("deno fmt (repair: npx deno fmt)", pinnedTool("deno"), ["fmt", "--check"]);
+  const formatter = clangFormat();
+  if (!formatter) throw new Skipped("clang-format 14 is missing; TypeScript is formatted well");
   const sources = findFiles(["csrc", "tests/native", "tests/fuzz"], /\.(c|cc|h|hh)$/);
-  await must("clang-format (repair: clang-format -i)", tool, ["--dry-run", "-Werror", ...sources]);
+  await tool("clang-format (repair: clang-format -i)", formatter, [
+    "--dry-run",
+    "-Werror",
+    ...sources,
+  ]);
 }
 
 async function lint() {
-  await must("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
+  await tool("deno lint", pinnedTool("deno"), ["lint", "--quiet"]);
   // Every public name has a description, and names nothing that is not public.
   const { exports: entries } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const paths = /** @type {string[]} */ (Object.values(entries))
     .filter((path) => path.endsWith(".ts"));
-  await must("deno doc --lint", pinnedTool("deno"), ["doc", "--quiet", "--lint", ...paths]);
+  await tool("deno doc --lint", pinnedTool("deno"), ["doc", "--quiet", "--lint", ...paths]);
   const shellcheck = which("shellcheck");
   if (!shellcheck) throw new Skipped("shellcheck is missing; TypeScript is linted well");
   const shellScripts = [join(root, ".ci", "run"), join(root, "scripts", "gpu_check.sh")];
-  await must("shellcheck", shellcheck, shellScripts);
+  await tool("shellcheck", shellcheck, shellScripts);
 }
 
 async function types() {
   const page = "src/cli/dashboard/page/tsconfig.json";
   for (const config of ["tsconfig.json", "scripts/tsconfig.json", page]) {
-    await must("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
+    await tool("tsc", pinnedTool("tsc"), ["--noEmit", "-p", config]);
   }
   const sources = findFiles(["src", "tests", "examples"], /\.ts$/);
-  await must("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
+  await tool("deno check", pinnedTool("deno"), ["check", "--quiet", ...sources]);
 }
 
 /** The workflows, by actionlint, which Go fetches and builds where it is missing. */
@@ -120,9 +147,11 @@ async function workflows() {
       rmSync(join(folder, name), { recursive: true, force: true });
     }
   }
-  const tool = find();
-  if (!tool) throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);
-  await must("actionlint", tool, findFiles([".github/workflows"], /\.ya?ml$/));
+  const actionlint = find();
+  if (!actionlint) {
+    throw new Skipped(`actionlint is missing, and ${go ? "Go got none" : "so is Go"}`);
+  }
+  await tool("actionlint", actionlint, findFiles([".github/workflows"], /\.ya?ml$/));
 }
 
 function layout() {
@@ -198,7 +227,7 @@ async function fuzz() {
   }
   const folder = await buildPreset(tools, "fuzz");
   const seconds = process.env.LMSHM_FUZZ_SECONDS ?? "20";
-  const counts = zero();
+  const counts = { ...zero(), failures: /** @type {Failed[]} */ ([]) };
   const targets = findFiles(["tests/fuzz"], /\.cc$/).map((path) => path.replace(/.*\/|\.cc$/g, ""));
   for (const target of targets) {
     const found = join(folder, "corpus", target);
@@ -214,6 +243,7 @@ async function fuzz() {
     if (status === 0) counts.passed++;
     else {
       counts.failed++;
+      counts.failures.push({ name: target, text: tail(log, 20) });
       console.error(`${readFileSync(log, "utf8").slice(-4000)}\n${target} failed: ${log}`);
     }
   }
@@ -229,7 +259,7 @@ async function zig() {
   // Nothing of a page is native: the step "test" has looked at it.
   process.env.LMSHM_WITHOUT_BROWSER = "true";
   try {
-    return sum(await runSuites(["bun", "deno"], all));
+    return together(await runSuites(["bun", "deno"], all));
   } finally {
     delete process.env.LMSHM_WITHOUT_BROWSER;
   }
@@ -281,7 +311,7 @@ async function bench() {
 
 async function test() {
   await setUp();
-  return sum(await runSuites(SUITES, all));
+  return together(await runSuites(SUITES, all));
 }
 
 /** Every step by name, in the order of running: the quick ones first. */

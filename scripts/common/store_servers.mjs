@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Servers that keep objects, for tests and for `npm start -- --store redis|s3`: each on ports of its
-// own on loopback, with a password, and gone with its directory when it is stopped. Their programs
-// are found as the native tests find them: LMSHM_TEST_REDIS_SERVER, LMSHM_TEST_VALKEY_SERVER and
-// LMSHM_TEST_WEED name them, or redis-server, valkey-server and weed are in PATH.
+// own on loopback, with a password unless it is to have none, and gone with its directory when it is
+// stopped. Their programs are found as the native tests find them: LMSHM_TEST_REDIS_SERVER,
+// LMSHM_TEST_VALKEY_SERVER and LMSHM_TEST_WEED name them, or redis-server, valkey-server and weed are
+// in PATH.
 
 import { spawn } from "node:child_process";
 import {
@@ -85,12 +86,18 @@ export class StoreServer {
    * @param {string} program
    * @param {string} directory
    * @param {number[]} ports
+   * @param {string} password
+   * @param {readonly string[]} args
    */
-  constructor(kind, program, directory, ports) {
+  constructor(kind, program, directory, ports, password, args) {
     this.kind = kind;
     this.program = program;
     this.directory = directory;
     this.ports = ports;
+    this.password = password;
+    this.args = args;
+    /** Of Redis. */
+    this.socketPath = join(directory, "socket");
   }
 
   /** Where objects can be kept, without a password. */
@@ -103,15 +110,16 @@ export class StoreServer {
 
   /** The same with it. */
   get urlWithPassword() {
-    const login = this.kind === "redis" ? ":testsecret" : "testkey:testsecret";
+    if (this.password === "") return this.url;
+    const login = `${this.kind === "redis" ? "" : "testkey"}:${this.password}`;
     return this.url.replace("://", `://${login}@`);
   }
 
   /** What the worker's environment needs for `url`. @returns {Record<string, string>} */
   get secrets() {
     return this.kind === "redis"
-      ? { LMSHM_STORE_SECRET: "testsecret" }
-      : { AWS_ACCESS_KEY_ID: "testkey", AWS_SECRET_ACCESS_KEY: "testsecret" };
+      ? { LMSHM_STORE_SECRET: this.password }
+      : { AWS_ACCESS_KEY_ID: "testkey", AWS_SECRET_ACCESS_KEY: this.password };
   }
 
   get pid() {
@@ -185,7 +193,11 @@ export class StoreServer {
   #arguments() {
     const { directory, ports } = this;
     if (this.kind === "redis") {
-      return [join(directory, "redis.conf"), "--dir", directory, "--port", `${ports[0]}`];
+      return [
+        ...[join(directory, "redis.conf"), "--dir", directory, "--port", `${ports[0]}`],
+        ...["--unixsocket", this.socketPath],
+        ...this.args,
+      ];
     }
     const names = [
       ...["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port"],
@@ -241,9 +253,11 @@ export class StoreServer {
 /**
  * Starts a server. Null: there is no program.
  * @param {"redis" | "s3"} kind
+ * @param {string} [password] without spaces; "": Redis without one
+ * @param {readonly string[]} [args] more of Redis's options
  * @returns {Promise<StoreServer | null>}
  */
-export async function startServer(kind) {
+export async function startServer(kind, password = "testsecret", args = []) {
   const program = serverProgram(kind);
   if (program === null) return null;
   const directory = mkdtempSync(join(tmpdir(), `lmshm-${kind}-`));
@@ -252,15 +266,15 @@ export async function startServer(kind) {
       // In a file: the command line is public.
       writeFileSync(
         join(directory, "redis.conf"),
-        'requirepass testsecret\nbind 127.0.0.1\nsave ""\nappendonly yes\nappendfsync no\n' +
-          "repl-diskless-load disabled\n",
+        (password === "" ? "" : `requirepass ${password}\n`) + 'bind 127.0.0.1\nsave ""\n' +
+          "appendonly yes\nappendfsync no\nrepl-diskless-load disabled\n",
         { mode: 0o600 },
       );
     } else {
       mkdirSync(join(directory, "data"));
       const identity = {
         name: "all",
-        credentials: [{ accessKey: "testkey", secretKey: "testsecret" }],
+        credentials: [{ accessKey: "testkey", secretKey: password }],
         actions: ["Admin", "Read", "Write", "List"],
       };
       writeFileSync(join(directory, "s3.json"), JSON.stringify({ identities: [identity] }), {
@@ -270,7 +284,7 @@ export async function startServer(kind) {
     // A port that was free may be another's by now.
     for (let attempt = 1;; attempt++) {
       const ports = await freePorts(kind === "s3" ? 9 : 1);
-      const server = new StoreServer(kind, program, directory, ports);
+      const server = new StoreServer(kind, program, directory, ports, password, args);
       try {
         await server.start();
         return server;

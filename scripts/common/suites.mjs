@@ -14,11 +14,12 @@ import { installZig, pinnedTool } from "./dependencies.mjs";
 import { canHaveOwnShm, OwnShm } from "./own_shm.mjs";
 import { buildPreset, zigEnvironment } from "./native.mjs";
 import { readJunit, unittestCounts, zero } from "./results.mjs";
-import { Failure, findFiles, root, run, say, which } from "./system.mjs";
+import { Failure, findFiles, root, run, say, tail, which } from "./system.mjs";
 import { hostPlatform, TARGETS } from "./targets.mjs";
 import { findCMake, INSTALL_HINT, systemCompiler } from "./toolchain.mjs";
 
 /** @typedef {import("./results.mjs").Counts} Counts */
+/** @typedef {import("./recap.mjs").Failed} Failed */
 
 /**
  * @typedef {object} Selection which tests to run; everything when both are absent
@@ -28,7 +29,7 @@ import { findCMake, INSTALL_HINT, systemCompiler } from "./toolchain.mjs";
  */
 
 /**
- * @typedef {Counts & { suite: string, note: string, failures: string[] }} SuiteResult
+ * @typedef {Counts & { suite: string, note: string, failures: Failed[] }} SuiteResult
  */
 
 /**
@@ -49,16 +50,17 @@ function selective({ files, name }) {
  * Turns what a runner reported, and how it ended, into a result.
  * @param {string} suite
  * @param {number} status of the runner
- * @param {Counts & { failures?: string[] }} counts
+ * @param {Counts & { failures?: Failed[] }} counts
  * @param {Selection} selection
  * @returns {SuiteResult}
  */
 function conclude(suite, status, counts, selection) {
-  const result = { suite, note: "", failures: [], ...counts };
+  const result = { suite, note: "", failures: /** @type {Failed[]} */ ([]), ...counts };
   const ran = result.passed + result.failed + result.skipped;
   const failure = (/** @type {string} */ why) => {
     result.failed++;
-    result.failures.push(why);
+    const log = join(logs, `${suite}.log`);
+    result.failures.push({ name: why, text: existsSync(log) ? tail(log, 20) : "" });
   };
   if (status === 124) failure("the suite ran out of time and was killed; see build/logs");
   else if (status !== 0 && result.failed === 0) {
@@ -293,7 +295,8 @@ async function runSuite(suite, selection, place = {}) {
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     console.error(`lmshm: ${error.message}`);
-    const failures = [error.message.split("\n")[0]];
+    const [name, ...lines] = error.message.split("\n");
+    const failures = [{ name, text: lines.join("\n") }];
     return { ...zero(), failed: 1, suite, note: "", failures };
   }
 }
@@ -329,6 +332,6 @@ export function leakResult(before, left = []) {
     failed: leaked.length === 0 ? 0 : 1,
     skipped: 0,
     note: "",
-    failures: leaked.map((name) => `left behind in /dev/shm: ${name}`),
+    failures: leaked.map((name) => ({ name: `left behind in /dev/shm: ${name}`, text: "" })),
   };
 }

@@ -25,7 +25,16 @@ import { fileURLToPath } from "node:url";
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
 /** A failure whose message says everything: printed without a stack. */
-export class Failure extends Error {}
+export class Failure extends Error {
+  /**
+   * @param {string} message
+   * @param {string} [said] the end of what a command printed
+   */
+  constructor(message, said = "") {
+    super(message);
+    this.said = said;
+  }
+}
 
 /** Thrown by a step of the gate that lacks a tool. */
 export class Skipped extends Error {}
@@ -285,5 +294,6 @@ export async function must(what, command, args, options = {}) {
   throw new Failure(
     `${what} ${why}: ${[command, ...args].join(" ")}` +
       (options.quiet && options.log ? `\n${tail(options.log, 60)}` : ""),
+    options.log ? tail(options.log, 20) : "",
   );
 }

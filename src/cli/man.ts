@@ -72,6 +72,11 @@ export function manualPage(): string {
     ...term("LMSHM_LIBRARY", "liblmshm.so to use instead of the one that comes with this command"),
     ...term("LMSHM_WORKER", "lmshm-worker to use likewise"),
     ...term("LMSHM_SECRET", "the secret of TCP workers, where no file is given"),
+    ...term("LMSHM_STORE_SECRET", "the password of Redis or Valkey, where no file is given"),
+    ...term(
+      "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
+      "the login of S3, likewise",
+    ),
     ...term("LMSHM_GPU_LIBRARY", "the GPU runtime to use instead of the search"),
     ...term("LMSHM_GPU_DEVICE", "the GPU to use"),
     ...term("LMSHM_DEBUG", "if set, stacks of errors are shown"),

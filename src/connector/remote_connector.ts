@@ -187,6 +187,12 @@ export interface RemoteConnector extends AsyncDisposable {
   /** How many of the leading keys exist: the length of the prefix that can be loaded. */
   batchedContains(keys: readonly Key[], options?: CallOptions): Promise<number>;
 
+  /**
+   * remove() of each key, in few requests. After a failure some may have been removed.
+   * @returns whether there was one, for each key.
+   */
+  batchedRemove(keys: readonly Key[], options?: CallOptions): Promise<boolean[]>;
+
   /** Proves that the store answers. @returns milliseconds until it did. */
   ping(options?: CallOptions): Promise<number>;
 

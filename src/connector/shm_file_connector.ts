@@ -167,6 +167,14 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /**
+   * What keeps the objects, as the worker said when it was reached: "directory", "redis" or "s3";
+   * null: it did not say, such as one of version 1.
+   */
+  get engine(): string | null {
+    return this.#client.engine;
+  }
+
+  /**
    * What the worker says of itself and its directory, such as `io`: which way objects go.
    * @throws {ShmError} ENOTSUP with version 1.
    */
@@ -403,6 +411,18 @@ export class ShmFileConnector implements RemoteConnector {
       (call) => this.#client.contains(texts, limitsOf(call)),
       texts,
       "contains",
+    );
+  }
+
+  /** As RemoteConnector.batchedRemove(). */
+  async batchedRemove(keys: readonly Key[], options: CallOptions = {}): Promise<boolean[]> {
+    const texts = keys.map(keyText);
+    return await this.#call(
+      "batchedRemove",
+      options,
+      (call) => this.#client.remove(texts, limitsOf(call)),
+      texts,
+      "remove",
     );
   }
 

@@ -41,9 +41,9 @@ export interface ShmFileConnectorOptions extends OpeningLimits {
   /**
    * What an engine is logged in to with, instead of a password in `store` or LMSHM_STORE_SECRET
    * (Redis), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (S3): a file with mode 0600 that the worker
-   * reads (--store-secret-file).
+   * reads (--store-secret-file). Null: no login, whatever these variables say.
    */
-  storeSecretFile?: string | undefined;
+  storeSecretFile?: string | null | undefined;
   /**
    * The worker to start; default: lmshm-worker of this package, or LMSHM_WORKER. A relative path, of
    * this option or in workerArgs, means what it means when the connector is opened.
@@ -213,6 +213,17 @@ export interface EngineSettings {
   readonly secretFile: string | null;
 }
 
+/** What this process has in its environment is not the worker's then. */
+const NO_LOGIN = {
+  secrets: {
+    LMSHM_STORE_SECRET: "",
+    AWS_ACCESS_KEY_ID: "",
+    AWS_SECRET_ACCESS_KEY: "",
+    AWS_SESSION_TOKEN: "",
+  },
+  secretFile: null,
+} as const;
+
 /** The smallest object takes as much of the disk. */
 const MIN_QUOTA_BYTES = 4096;
 
@@ -352,6 +363,9 @@ function placeOf(options: ShmFileConnectorOptions): Place {
       const { url, secrets } = parts;
       if (storeSecretFile !== undefined && Object.keys(secrets).length > 0) {
         throw new TypeError("storeSecretFile and a password in store exclude each other");
+      }
+      if (storeSecretFile === null) {
+        return { storageDir: undefined, workerAddress: undefined, engine: { url, ...NO_LOGIN } };
       }
       const secretFile = storeSecretFile === undefined
         ? null

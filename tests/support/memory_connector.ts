@@ -143,6 +143,10 @@ export class MemoryConnector implements RemoteConnector {
     return Promise.resolve(missing < 0 ? keys.length : missing);
   }
 
+  batchedRemove(keys: readonly Key[]): Promise<boolean[]> {
+    return Promise.all(keys.map((key) => this.remove(key)));
+  }
+
   ping(): Promise<number> {
     return Promise.resolve(0);
   }

@@ -96,23 +96,9 @@ void RedisNode::CloseIdle() {
   old.swap(idle_);
 }
 
-// Names are looked up for each new connection, because that is how people move a server; where
-// that fails (behind the fence there may be no resolver), what was found before must do.
-Status RedisNode::Addresses(WaitLimit* limit, std::vector<SocketAddress>* addresses) {
-  const Status status = Resolve(endpoint_, limit, addresses);
-  MutexLock lock(&mutex_);
-  if (status.ok()) {
-    addresses_ = *addresses;
-    return status;
-  }
-  if (status.number() == ECANCELED || addresses_.empty()) return status;
-  *addresses = addresses_;
-  return Status::OK();
-}
-
 Status RedisNode::Connect(WaitLimit* limit, RedisConnection* connection) {
   std::vector<SocketAddress> addresses;
-  Status status = Addresses(limit, &addresses);
+  Status status = addresses_.Find(endpoint_, limit, &addresses);
   if (!status.ok()) return status;
   Stream stream;
   status = Stream::Connect(endpoint_, addresses, limit, &stream);

@@ -14,12 +14,12 @@
 #include <cstdint>
 #include <deque>
 #include <string>
-#include <vector>
 
 #include "worker/base/mutex.h"
 #include "worker/base/status.h"
 #include "worker/remote/backoff.h"
 #include "worker/remote/endpoint.h"
+#include "worker/remote/known_addresses.h"
 #include "worker/remote/stream.h"
 #include "worker/remote/wait_limit.h"
 
@@ -79,15 +79,14 @@ class RedisNode {
  private:
   Status Connect(WaitLimit* limit, RedisConnection* connection);
   Status LogIn(WaitLimit* limit, Stream* stream) const;
-  Status Addresses(WaitLimit* limit, std::vector<SocketAddress>* addresses);
 
   const Endpoint endpoint_;
   const std::string name_;
   const RedisLogin& login_;
   RedisCounts* const counts_;
+  KnownAddresses addresses_;
   Mutex mutex_;
   std::deque<RedisConnection> idle_ GUARDED_BY(mutex_);  // used last: at the end
-  std::vector<SocketAddress> addresses_ GUARDED_BY(mutex_);
   Backoff pause_ GUARDED_BY(mutex_);
   std::chrono::steady_clock::time_point next_try_ GUARDED_BY(mutex_);
   Status down_ GUARDED_BY(mutex_);

@@ -120,7 +120,7 @@ Status S3Client::OpenStream(bool fresh, WaitLimit* limit, Stream* stream, bool* 
     if (*used_before) return Status::OK();
   }
   std::vector<SocketAddress> addresses;
-  const Status status = Resolve(endpoint_, limit, &addresses);
+  const Status status = addresses_.Find(endpoint_, limit, &addresses);
   if (!status.ok()) return status;
   counts_.connects.fetch_add(1, std::memory_order_relaxed);
   return Stream::Connect(endpoint_, addresses, limit, stream);

@@ -26,6 +26,7 @@
 #include "worker/base/work.h"
 #include "worker/memory/shared_bytes.h"
 #include "worker/remote/endpoint.h"
+#include "worker/remote/known_addresses.h"
 #include "worker/remote/stream.h"
 #include "worker/s3/s3_exchange.h"
 #include "worker/s3/s3_options.h"
@@ -90,6 +91,7 @@ class S3Client {
   const S3Options options_;
   const StoreSecrets secrets_;
   const Endpoint endpoint_;
+  KnownAddresses addresses_;
   S3Counts counts_;
   // The last object that was put was refused: ask before sending the next large one.
   std::atomic<bool> refused_{false};

@@ -23,7 +23,23 @@ const STORE_SECRET = {
   value: "FILE",
   completes: "file",
   text: "what an engine is logged in to with (default $LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID " +
-    "and $AWS_SECRET_ACCESS_KEY)",
+    "and $AWS_SECRET_ACCESS_KEY); none: without a login",
+} as const satisfies OptionDescription;
+const TO_SECRET = {
+  ...SECRET,
+  name: "to-secret-file",
+  text: "that of TO, where it is another than FROM's",
+} as const satisfies OptionDescription;
+const FROM_STORE_SECRET = {
+  ...STORE_SECRET,
+  text: "what FROM is logged in to with where it is an engine, or else TO (default " +
+    "$LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY); none: without a login",
+} as const satisfies OptionDescription;
+const TO_STORE_SECRET = {
+  ...STORE_SECRET,
+  name: "to-store-secret-file",
+  text: "the same for TO, where both are engines (default: the variables, or what FROM has where " +
+    "both are on one server)",
 } as const satisfies OptionDescription;
 const LITERAL = {
   name: "literal",
@@ -181,7 +197,7 @@ export const LS = {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
       byteLength: "with --long, as the next three",
-      mtimeMs: "when it was stored, in milliseconds since 1970",
+      mtimeMs: "when it was stored, in milliseconds since 1970; 0: not known",
       diskBytes: "what it takes of the disk",
       crc32c: "of its bytes; null: none is kept",
       metadata: "what is kept with it",
@@ -209,7 +225,7 @@ export const STAT = {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
       byteLength: "of the object",
-      mtimeMs: "when it was stored, in milliseconds since 1970",
+      mtimeMs: "when it was stored, in milliseconds since 1970; 0: not known",
       diskBytes: "what it takes of the disk",
       crc32c: "of its bytes; null: none is kept",
       metadata: "what is kept with it",
@@ -223,11 +239,17 @@ export const RM = {
   summary: "remove objects",
   usage: "[OPTION]... STORE KEY...",
   operands: "any",
-  about: ["Removes objects.", STORE, PATTERNS],
+  about: [
+    "Removes objects; those that a pattern finds with a request for up to 128 of them. Where a request " +
+    "fails in the middle because the store went away, which of its objects are removed is not known; " +
+    "the same command again removes the rest.",
+    STORE,
+    PATTERNS,
+  ],
   options: [
     { name: "dry-run", short: "n", text: "only tell what would be removed" },
     LITERAL,
-    IN_FLIGHT,
+    { ...IN_FLIGHT, text: "requests at a time, 1 to 64 (default 4)" },
     SECRET,
     STORE_SECRET,
     JSON_OPTION,
@@ -242,8 +264,8 @@ export const RM = {
     members: {
       key: KEY_MEMBER,
       ...FAILED_MEMBERS,
-      removed: "false: it was only looked at (--dry-run)",
-      milliseconds: "that it took",
+      removed: "false: it was only looked at (--dry-run), or gone already",
+      milliseconds: "that the request took",
     },
   },
 } as const satisfies CommandDescription;
@@ -255,19 +277,26 @@ export const CP = {
   usage: "[OPTION]... FROM TO [KEY]...",
   operands: "any",
   about: [
-    "Copies all objects, or those that match, with their metadata, and checks every byte on the " +
-    "way. What TO has with the same length, checksum and metadata is skipped, so that a copy that was " +
-    "interrupted is taken up by giving the same command again.",
+    "Copies all objects, or those that match, with their metadata, and checks every byte on the way. " +
+    "What TO has is skipped, so that a copy that was interrupted is taken up by giving the same command " +
+    "again. Compared are the length, and the checksum and the metadata where both keep them; where one " +
+    "keeps no checksum, the copy must not be older, if both tell times.",
+    "Where TO has no place for metadata, the bytes are copied without, and it is said once what is lost.",
     "FROM and TO are stores. " + STORE + " A directory TO is made where it is missing.",
+    "A password goes to its own server alone: --store-secret-file is FROM's, --to-store-secret-file " +
+    "TO's. Keys of one server, and stores of which only one is an engine, need only the first. " +
+    "$LMSHM_STORE_SECRET is not taken for two Redis servers.",
     PATTERNS,
   ],
   options: [
-    { name: "force", short: "f", text: "copy also what is there with the same checksum" },
+    { name: "force", short: "f", text: "copy also what is there" },
     LITERAL,
     IN_FLIGHT,
     MEMORY,
     SECRET,
-    STORE_SECRET,
+    TO_SECRET,
+    FROM_STORE_SECRET,
+    TO_STORE_SECRET,
     JSON_OPTION,
   ],
   examples: [
@@ -275,6 +304,11 @@ export const CP = {
     {
       run: "lmshm cp /data/kv kv@127.0.0.1:9800 'llama/*' --secret-file /etc/lmshm.secret",
       does: "What is kept of one model, to another worker that shares this machine's memory:",
+    },
+    {
+      run: "lmshm cp redis://old redis://new --store-secret-file old.secret " +
+        "--to-store-secret-file new.secret",
+      does: "To another server, with a password of its own:",
     },
   ],
   status: { 0: "all are there", 1: "one was missing, or could not be copied" },
@@ -285,6 +319,8 @@ export const CP = {
       ...FAILED_MEMBERS,
       byteLength: "of the object",
       skipped: "it was there",
+      compared: "of what was skipped, what is equal: length, checksum, metadata, time",
+      lost: "names of its metadata that TO has no place for",
       milliseconds: "that it took",
     },
   },

@@ -51,7 +51,7 @@ export const VERIFY = {
       completes: "file",
       text:
         "what it is logged in to with (default $LMSHM_STORE_SECRET, or $AWS_ACCESS_KEY_ID and " +
-        "$AWS_SECRET_ACCESS_KEY)",
+        "$AWS_SECRET_ACCESS_KEY); none: without a login",
     },
     {
       name: "worker-address",

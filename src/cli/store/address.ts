@@ -19,6 +19,12 @@ export interface StoreAddress {
   readonly url?: string;
   /** Undefined: a worker is started. */
   readonly workerAddress: string | undefined;
+  /** What an engine is logged in to with, see login.ts; undefined: the environment's variables. */
+  readonly storeSecretFile?: string | null | undefined;
+  /** Of a worker at host:port, where it is not that of the command. */
+  readonly secretFile?: string | undefined;
+  /** Of a command with two stores: which of them it is. */
+  readonly role?: "FROM" | "TO";
 }
 
 /** What follows an "@" and is meant to be an address, right or wrong. */

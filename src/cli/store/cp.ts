@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // lmshm cp: objects of one store to another. They are loaded into memory, where the checksum is
-// verified, and stored from there; no file is copied, so that both may be anywhere.
+// verified, and stored from there; no file is copied, so that both may be anywhere. What is there
+// already is not copied again: same.ts says what is compared.
 
-import { isDeepStrictEqual } from "node:util";
-import type { ObjectStat } from "../../mod.ts";
+import type { ShmFileConnector } from "../../mod.ts";
+import { whatKeepsMetadata } from "../../worker/metadata_place.ts";
 import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
 import { type Command, integerOption, sizeOption, UsageError } from "../command.ts";
@@ -13,41 +14,49 @@ import { inLanes } from "../lanes.ts";
 import { keyPattern } from "./pattern.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";
-import { type Done, Missing, reportedCommand } from "./report.ts";
+import { type Done, Missing, reportedCommand, type StoreReport } from "./report.ts";
+import { withLogins } from "./login.ts";
+import { layoutOf, lostNames, NO_CHECKSUM, sameness } from "./same.ts";
 import { StoreSession } from "./session.ts";
 
 const ATTEMPTS = 3;
-
-/** Whether both are known to have the same bytes, and the same metadata. */
-function isSame(one: ObjectStat, other: ObjectStat | null): boolean {
-  return other !== null && one.byteLength === other.byteLength && one.crc32c !== null &&
-    one.crc32c === other.crc32c && isDeepStrictEqual({ ...one.metadata }, { ...other.metadata });
-}
 
 async function copyObject(
   session: StoreSession,
   key: string,
   force: boolean,
+  report: StoreReport,
   signal: AbortSignal,
 ): Promise<Done> {
-  const [from, to] = session.ask;
+  const [from, to] = session.ask as [ShmFileConnector, ShmFileConnector];
+  const noteLost = (lost: readonly string[]) => {
+    if (lost.length === 0) return {};
+    const kept = whatKeepsMetadata(to.protocol, to.engine);
+    report.note(`TO has no place for metadata (${lost.join(", ")}), the bytes go alone. ${kept}`);
+    return { lost };
+  };
   for (let attempt = 1;; attempt++) {
-    const found = await from!.stat(key, { signal });
+    const found = await from.stat(key, { signal });
     if (found === null) throw new Missing("there is no such object");
     const { byteLength } = found;
-    if (!force && isSame(found, await to!.stat(key, { signal }))) {
-      return { byteLength, skipped: true };
+    const there = force ? null : await to.stat(key, { signal });
+    const compared = there && sameness(found, there, to.keepsMetadata);
+    if (there && compared) {
+      if (!compared.includes("checksum")) report.note(NO_CHECKSUM);
+      const lost = noteLost(lostNames(found, there, to.keepsMetadata));
+      return { byteLength, skipped: true, compared, ...lost };
     }
     try {
       return await session.withRange(byteLength, async (range, [source, target]) => {
         const loaded = await source!.load(key, range, { signal });
         if (loaded === null) throw new Missing("it is gone, or is not what was stored");
-        const keeps = target!.keepsMetadata && Object.keys(loaded.metadata).length > 0;
-        await target!.put(key, loaded.range, {
-          signal,
-          ...(keeps ? { metadata: loaded.metadata } : {}),
-        });
-        return { byteLength: loaded.range.byteLength, skipped: false };
+        const metadata = to.keepsMetadata ? loaded.metadata : layoutOf(loaded.metadata);
+        const some = Object.keys(metadata).length > 0;
+        await target!.put(key, loaded.range, { signal, ...(some ? { metadata } : {}) });
+        const any = !to.keepsMetadata && Object.keys(loaded.metadata).length > 0;
+        const kept = any ? await to.stat(key, { signal }) : null;
+        const lost = any ? noteLost(lostNames(loaded, kept, false)) : {};
+        return { byteLength: loaded.range.byteLength, skipped: false, ...lost };
       });
     } catch (error) {
       const longer = error instanceof ShmError && error.code === "EMSGSIZE";
@@ -59,7 +68,12 @@ async function copyObject(
 export const cp: Command = {
   run(args) {
     const { values, operands: [first, second, ...keys] } = readArguments(CP, args);
-    const stores = [parseStore(first, "FROM"), parseStore(second, "TO")] as const;
+    const to = { ...parseStore(second, "TO"), secretFile: values["to-secret-file"] };
+    const stores = withLogins(
+      [parseStore(first, "FROM"), to],
+      values["store-secret-file"],
+      values["to-store-secret-file"],
+    );
     const { literal, json, force } = values;
     if (stores[0].text === stores[1].text) throw new UsageError("FROM and TO are the same store");
     const patterns = keys.length === 0 ? [keyPattern("*")] : patternsOf(keys, literal);
@@ -69,7 +83,6 @@ export const cp: Command = {
       await mustExist(stores[0]);
       await using session = await StoreSession.open(stores, {
         secretFile: values["secret-file"],
-        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });
@@ -78,7 +91,8 @@ export const cp: Command = {
       await inLanes(
         found,
         inFlight,
-        ({ key }) => report.object(key, signal, () => copyObject(session, key, force, signal)),
+        ({ key }) =>
+          report.object(key, signal, () => copyObject(session, key, force, report, signal)),
       );
       for (const text of keys.length === 0 ? [] : nothing) {
         await report.fail(text, new Missing("nothing matches"));

@@ -15,6 +15,7 @@ import { inLanes } from "../lanes.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";
 import { type Done, Missing, reportedCommand } from "./report.ts";
+import { withLogin } from "./login.ts";
 import { StoreSession } from "./session.ts";
 import { outputHasFailed, writeBytes } from "../terminal.ts";
 
@@ -136,7 +137,7 @@ async function getObject(
 export const get: Command = {
   run(args) {
     const { values, operands: [where, ...keys] } = readArguments(GET, args);
-    const store = parseStore(where);
+    const store = withLogin(parseStore(where), values["store-secret-file"]);
     const { output = ".", literal, json } = values;
     if (keys.length === 0) throw new UsageError("get needs a KEY, or a pattern such as '*'");
     if (output === "") throw new UsageError("--output is empty");
@@ -149,7 +150,6 @@ export const get: Command = {
       await mustExist(store);
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
-        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });

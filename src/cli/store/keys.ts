@@ -44,6 +44,25 @@ export async function* keysOf(
   }
 }
 
+/** Listed keys, so many together; each that was named for itself. */
+export async function* batchesOf(
+  found: AsyncIterable<Found>,
+  size: number,
+): AsyncGenerator<Found[], void, undefined> {
+  let batch: Found[] = [];
+  for await (const one of found) {
+    if (!one.listed) {
+      yield [one];
+      continue;
+    }
+    batch.push(one);
+    if (batch.length < size) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
+
 /** Pages of what a generator gives, each worked on by several lanes, in order. */
 export async function* pagesOf<T, R>(
   items: AsyncIterable<T>,

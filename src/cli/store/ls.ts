@@ -11,14 +11,16 @@ import { keyPattern } from "./pattern.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { type Found, keysOf, pagesOf, patternsOf } from "./keys.ts";
 import { Missing, reportedCommand } from "./report.ts";
+import { withLogin } from "./login.ts";
 import { StoreSession } from "./session.ts";
 import { outputHasFailed, printAndWait, shortened, terminalColumns } from "../terminal.ts";
 
 const PAGE_KEYS = 256;
 const LANES = 16;
 
-/** "2026-11-30 12:00", UTC. */
+/** "2026-11-30 12:00", UTC; 0: the store does not know. */
 function timeText(ms: number): string {
+  if (ms === 0) return "-".padEnd("2026-11-30 12:00".length);
   return new Date(ms).toISOString().slice(0, 16).replace("T", " ");
 }
 
@@ -31,7 +33,7 @@ function longLine(key: string, { byteLength, mtimeMs }: ObjectStat): string {
 export const ls: Command = {
   run(args) {
     const { values, operands: [where, ...keys] } = readArguments(LS, args);
-    const store = parseStore(where);
+    const store = withLogin(parseStore(where), values["store-secret-file"]);
     const { long, literal, json } = values;
     if (keys.includes("")) throw new UsageError("a KEY is empty; leave it out to list all");
     const patterns = keys.length === 0 ? [keyPattern("*")] : patternsOf(keys, literal);
@@ -39,7 +41,6 @@ export const ls: Command = {
       await mustExist(store);
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
-        storeSecretFile: values["store-secret-file"],
         signal,
       });
       const [ask] = session.ask;

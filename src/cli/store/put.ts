@@ -13,6 +13,7 @@ import { PUT } from "../descriptions/store.ts";
 import { inLanes } from "../lanes.ts";
 import { parseStore } from "./address.ts";
 import { type Done, reportedCommand } from "./report.ts";
+import { withLogin } from "./login.ts";
 import { StoreSession } from "./session.ts";
 
 const PIECE_BYTES = 16 * 2 ** 20;
@@ -157,7 +158,7 @@ async function putFile(session: StoreSession, path: string, put: PutRange): Prom
 export const put: Command = {
   run(args) {
     const { values, operands: [where, ...files] } = readArguments(PUT, args);
-    const store = parseStore(where);
+    const store = withLogin(parseStore(where), values["store-secret-file"]);
     const { key, prefix = "", recursive, json } = values;
     if (files.length === 0) throw new UsageError("put needs a FILE, or - for stdin");
     if (key !== undefined && (files.length > 1 || recursive)) {
@@ -172,7 +173,6 @@ export const put: Command = {
     return reportedCommand(json, "stored", async (report, signal) => {
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
-        storeSecretFile: values["store-secret-file"],
         ...(memoryBytes === undefined ? {} : { memoryBytes }),
         signal,
       });

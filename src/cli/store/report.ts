@@ -6,7 +6,7 @@
 import { type Command, complainAbout, interruptible } from "../command.ts";
 import { formatBytes, formatTime } from "../format.ts";
 import { fitted } from "../prose.ts";
-import { printAndWait, statusLine } from "../terminal.ts";
+import { complain, printAndWait, statusLine } from "../terminal.ts";
 
 /** After these nothing else will go better. */
 const ENDS_ALL: ReadonlySet<string> = new Set([
@@ -33,6 +33,7 @@ export class StoreReport {
   #bytes = 0;
   #skipped = 0;
   #failed = 0;
+  readonly #noted = new Set<string>();
 
   constructor(json: boolean) {
     this.#json = json;
@@ -65,13 +66,58 @@ export class StoreReport {
       if (typeof code === "string" && ENDS_ALL.has(code)) throw new Told(error as Error);
       return;
     }
-    if (done.skipped) this.#skipped++;
-    else this.#objects++;
-    this.#bytes += done.skipped ? 0 : done.byteLength ?? 0;
+    await this.#done([key], [done], started, facts);
+  }
+
+  /**
+   * object() for those that one request is about. Where the request fails for what may be the fault of
+   * one of them, each is done alone: the answer does not say which, nor what was done before.
+   */
+  async objects(
+    keys: readonly string[],
+    signal: AbortSignal,
+    together: () => Promise<readonly Done[]>,
+    alone: (key: string) => Promise<Done>,
+  ): Promise<void> {
+    signal.throwIfAborted();
+    const started = performance.now();
+    let done: readonly Done[];
+    try {
+      done = await together();
+    } catch (error) {
+      if (signal.aborted) throw error;
+      const { code } = error as { code?: unknown };
+      if (typeof code === "string" && ENDS_ALL.has(code)) {
+        await this.#failTogether(keys, error);
+        throw new Told(error as Error);
+      }
+      for (const key of keys) await this.object(key, signal, () => alone(key));
+      return;
+    }
+    await this.#done(keys, done, started, {});
+  }
+
+  async #done(
+    keys: readonly string[],
+    all: readonly Done[],
+    started: number,
+    facts: Readonly<Record<string, unknown>>,
+  ): Promise<void> {
+    for (const { skipped, byteLength = 0 } of all) {
+      if (skipped) this.#skipped++;
+      else {
+        this.#objects++;
+        this.#bytes += byteLength;
+      }
+    }
     this.#status.update(this.#figures());
     if (!this.#json) return;
     const milliseconds = Math.round((performance.now() - started) * 1000) / 1000;
-    await printAndWait([JSON.stringify({ key, ...facts, ok: true, ...done, milliseconds })]);
+    await printAndWait(
+      all.map((done, i) =>
+        JSON.stringify({ key: keys[i], ...facts, ok: true, ...done, milliseconds })
+      ),
+    );
   }
 
   /** Tells of an object that failed, or that is not there. */
@@ -80,14 +126,34 @@ export class StoreReport {
     error: unknown,
     facts: Readonly<Record<string, unknown>> = {},
   ): Promise<void> {
-    this.#failed++;
+    await this.#failTogether([key], error, facts);
+  }
+
+  /** At a terminal one line, whatever the number of objects. */
+  async #failTogether(
+    keys: readonly string[],
+    error: unknown,
+    facts: Readonly<Record<string, unknown>> = {},
+  ): Promise<void> {
+    this.#failed += keys.length;
     const message = error instanceof Error ? error.message : String(error);
     if (this.#json) {
       const code = (error as { code?: unknown }).code ?? "EIO";
-      await printAndWait([JSON.stringify({ key, ...facts, ok: false, code, error: message })]);
+      await printAndWait(
+        keys.map((key) => JSON.stringify({ key, ...facts, ok: false, code, error: message })),
+      );
     }
     this.#status.end();
-    complainAbout(key, message);
+    const [first = ""] = keys;
+    complainAbout(keys.length === 1 ? first : `${first} and ${keys.length - 1} more`, message);
+  }
+
+  /** Tells of something on stderr that is no failure, once for each text. */
+  note(text: string): void {
+    if (this.#noted.has(text)) return;
+    this.#noted.add(text);
+    this.#status.end();
+    complain(`lmshm: ${text}`);
   }
 
   /** "stored 3 objects, 101 MB in 120 ms, 840 MB/s", as a line. */

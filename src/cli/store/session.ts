@@ -23,8 +23,6 @@ const MAX_MEMORY_BYTES = 2 ** 30;
 
 export interface SessionOptions {
   readonly secretFile: string | undefined;
-  /** Of stores that are engines. */
-  readonly storeSecretFile?: string | undefined;
   /** The most that the segment may have. */
   readonly memoryBytes?: number;
   /** Attempts to reach a worker that is away; default: as many as usual. */
@@ -42,29 +40,21 @@ let serial = 0;
 async function open(
   stores: readonly StoreAddress[],
   sizeBytes: number,
-  { secretFile, storeSecretFile, attempts, signal }: SessionOptions,
+  options: SessionOptions,
 ): Promise<Opened> {
   const named = stores.some(({ workerAddress }) => workerAddress !== undefined);
   const segment = await ShmSegment.create({
     sizeBytes,
     name: named ? `lmshm-command-${process.pid}-${serial++}` : null,
     pin: "none",
-    signal,
+    signal: options.signal,
   });
   const connectors: ShmFileConnector[] = [];
   try {
-    for (const { storageDir, workerAddress, url } of stores) {
-      const tcp = workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
+    for (const store of stores) {
       connectors.push(
-        await ShmFileConnector.open({
-          segment,
-          ...(url === undefined ? { storageDir, workerAddress } : { store: url }),
-          storeSecretFile: url !== undefined && workerAddress === undefined
-            ? storeSecretFile
-            : undefined,
-          secretFile: tcp ? secretFile : undefined,
-          maxRestarts: attempts,
-          signal,
+        await openStore(store, segment, options).catch((error) => {
+          throw ofStore(store, error);
         }),
       );
     }
@@ -73,6 +63,34 @@ async function open(
     await close({ segment, connectors });
     throw error;
   }
+}
+
+function openStore(
+  { storageDir, workerAddress, url, storeSecretFile, secretFile }: StoreAddress,
+  segment: ShmSegment,
+  options: SessionOptions,
+): Promise<ShmFileConnector> {
+  const tcp = workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
+  const engine = url !== undefined && workerAddress === undefined;
+  return ShmFileConnector.open({
+    segment,
+    ...(url === undefined ? { storageDir, workerAddress } : { store: url }),
+    storeSecretFile: engine ? storeSecretFile : undefined,
+    secretFile: tcp ? secretFile ?? options.secretFile : undefined,
+    maxRestarts: options.attempts,
+    signal: options.signal,
+  });
+}
+
+/** The failure of one of two stores says which of them it is, and how it is logged in to. */
+function ofStore({ role, url, workerAddress }: StoreAddress, error: unknown): unknown {
+  if (role === undefined || !(error instanceof ShmError)) return error;
+  const engine = url !== undefined && workerAddress === undefined;
+  error.message = `${role}: ${error.message}` +
+    (engine && role === "TO" && error.code === "EACCES"
+      ? ". The login of TO is that of --to-store-secret-file"
+      : "");
+  return error;
 }
 
 async function close({ segment, connectors }: Opened): Promise<void> {

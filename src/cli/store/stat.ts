@@ -10,6 +10,7 @@ import { formatBytes } from "../format.ts";
 import { mustExist, parseStore } from "./address.ts";
 import { keysOf, pagesOf, patternsOf } from "./keys.ts";
 import { Missing, reportedCommand } from "./report.ts";
+import { withLogin } from "./login.ts";
 import { StoreSession } from "./session.ts";
 import { fitted } from "../prose.ts";
 import { outputHasFailed, printAndWait } from "../terminal.ts";
@@ -25,7 +26,7 @@ function lines(key: string, found: ObjectStat): string[] {
     `size      ${byteLength} bytes (${formatBytes(byteLength)}), ${
       formatBytes(diskBytes)
     } on the disk`,
-    `stored    ${new Date(mtimeMs).toISOString()}`,
+    `stored    ${mtimeMs === 0 ? "not known" : new Date(mtimeMs).toISOString()}`,
     `crc32c    ${crc32c === null ? "none is kept" : crc32c.toString(16).padStart(8, "0")}`,
     ...kept.map((text, index) => `${index === 0 ? "metadata" : ""}`.padEnd(10) + text),
   ];
@@ -34,7 +35,7 @@ function lines(key: string, found: ObjectStat): string[] {
 export const stat: Command = {
   run(args) {
     const { values, operands: [where, ...keys] } = readArguments(STAT, args);
-    const store = parseStore(where);
+    const store = withLogin(parseStore(where), values["store-secret-file"]);
     if (keys.length === 0) throw new UsageError("stat needs a KEY, or a pattern such as '*'");
     const { literal, json } = values;
     const patterns = patternsOf(keys, literal);
@@ -42,7 +43,6 @@ export const stat: Command = {
       await mustExist(store);
       await using session = await StoreSession.open([store], {
         secretFile: values["secret-file"],
-        storeSecretFile: values["store-secret-file"],
         signal,
       });
       const [ask] = session.ask;

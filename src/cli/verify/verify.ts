@@ -18,6 +18,7 @@ import { TEMPORARY } from "../doctor/facts.ts";
 import { formatBytes, formatPinning, formatRate, formatTime } from "../format.ts";
 import { freeDiskBytes, missingOf, mustFitDisk, mustFitMemory } from "./room.ts";
 import { checkAddress, parseStore } from "../store/address.ts";
+import { type SecretFile, secretFileOf } from "../store/login.ts";
 import { printFitted } from "../prose.ts";
 import { complain, print, progress, tableRow } from "../terminal.ts";
 import { ALIGN_BYTES, rounds, type Step, Verification } from "./verification.ts";
@@ -36,7 +37,7 @@ interface Settings {
   chunkBytes: number;
   storageDir: string | undefined;
   store: string | undefined;
-  storeSecretFile: string | undefined;
+  storeSecretFile: SecretFile;
   workerAddress: string | undefined;
   workerBinary: string | undefined;
   secretFile: string | undefined;
@@ -89,7 +90,7 @@ function settings(args: readonly string[]): Settings {
     chunkBytes: size("chunk-size", CHUNK_BYTES),
     storageDir: values["storage-dir"],
     store,
-    storeSecretFile: values["store-secret-file"],
+    storeSecretFile: secretFileOf(values["store-secret-file"]),
     workerAddress: values["worker-address"],
     workerBinary: values["worker-binary"],
     secretFile: values["secret-file"],

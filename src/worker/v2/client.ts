@@ -32,6 +32,7 @@ import { SharedRelease } from "../shared_release.ts";
 import { AGAIN, type Page, type WorkerHello } from "./answers.ts";
 import { ConnectionV2, type OwnerV2 } from "./connection.ts";
 import { attach, sayHello } from "./handshake.ts";
+import { whatKeepsMetadata } from "../metadata_place.ts";
 import { workerInfo } from "./info.ts";
 import { keyLines } from "./key_lines.ts";
 import { type ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
@@ -76,7 +77,7 @@ export class ClientV2 implements ObjectClient {
   readonly #room: Room;
   readonly #listings: ListingPlaces<Listing>;
   /** Of the worker that is connected, or was last. */
-  #hello: WorkerHello = { boot: "", worker: "", xattr: false, window: null };
+  #hello: WorkerHello = { boot: "", worker: "", xattr: false, engine: null, window: null };
   #pumpPlanned = false;
   #accepting = true;
   /** putAll() and getAll() that have not ended. */
@@ -120,6 +121,10 @@ export class ClientV2 implements ObjectClient {
     return this.#hello.xattr;
   }
 
+  get engine(): string | null {
+    return this.#hello.engine;
+  }
+
   /** Process id of the worker that was started here; null for others and while there is none. */
   get pid(): number | null {
     return this.#keeper.connection?.pid ?? null;
@@ -138,7 +143,7 @@ export class ClientV2 implements ObjectClient {
   put(transfer: PutTransfer): Promise<StoredObject> {
     if (transfer.attributesRequired && !this.keepsMetadata) {
       transfer.release();
-      return Promise.reject(noMetadata(transfer.key));
+      return Promise.reject(noMetadata(transfer.key, this.engine));
     }
     return this.#transferOne(PUT, transfer, () => putPart(transfer, putOptions(transfer)));
   }
@@ -577,13 +582,12 @@ export class ClientV2 implements ObjectClient {
   }
 }
 
-function noMetadata(key: string): ShmError {
+function noMetadata(key: string, engine: string | null): ShmError {
   return new ShmError(`put ${shownKey(key)}: this store has no place for metadata`, {
     code: "ENOTSUP",
     operation: "put",
-    hint:
-      "Put it without, or use a store that keeps it: a directory whose file system has extended " +
-      "attributes, or an engine with layout=lmshm (see keepsMetadata, and info().engine)",
+    hint: `${whatKeepsMetadata(2, engine)}; or put it without (see keepsMetadata)`,
+    details: { engine },
   });
 }
 

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What failed, said once more at the end: a record of a long run often shows no more than that.
+
+/**
+ * @typedef {object} Failed
+ * @property {string} name of a test or a step, with its suite before it: "bun: puts are atomic"
+ * @property {string} text what it said; empty: nothing
+ */
+
+/** Begins the block; .ci/run looks for it. */
+const TITLE = "=== failed";
+/** Of one failure: an assertion says it in its first lines, and where it was in its last. */
+const HEAD_LINES = 15;
+const TAIL_LINES = 5;
+/** That are told with their text; of the others the names must do. */
+const MOST_TEXTS = 20;
+
+/** @param {Failed} failure @returns {string[]} */
+function linesOf({ text }) {
+  // deno-lint-ignore no-control-regex
+  const lines = text.replace(/\x1b\[[0-9;]*m/g, "").trimEnd().split("\n")
+    .map((line) => line.trimEnd().slice(0, 400));
+  const cut = lines.length - HEAD_LINES - TAIL_LINES;
+  return cut <= 0
+    ? lines
+    : [...lines.slice(0, HEAD_LINES), `... ${cut} lines ...`, ...lines.slice(-TAIL_LINES)];
+}
+
+/**
+ * The block that goes before the last line; nothing where nothing failed.
+ * @param {Failed[]} failures
+ * @returns {string[]} lines
+ */
+export function recap(failures) {
+  if (failures.length === 0) return [];
+  return [
+    TITLE,
+    ...failures.flatMap((failure, index) => {
+      const told = index < MOST_TEXTS && failure.text.trim() !== "";
+      return [failure.name, ...(told ? linesOf(failure).map((line) => `    ${line}`) : [])];
+    }),
+  ];
+}
+
+/**
+ * The failures of suites, each with its suite's name.
+ * @param {{ suite: string, failures: Failed[] }[]} results
+ * @returns {Failed[]}
+ */
+export function failuresOf(results) {
+  return results.flatMap(({ suite, failures }) =>
+    failures.map(({ name, text }) => ({ name: `${suite}: ${name}`, text }))
+  );
+}
