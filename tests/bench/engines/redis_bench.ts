@@ -14,6 +14,7 @@ import type { Aim, Comparison, Metric, Row, Section, Table } from "../support/re
 import { BUN, C_CLIENT, CClient, IOREDIS, redisClients } from "./clients.ts";
 import { type Direction, exchange, type Group } from "./exchange.ts";
 import { RedisNodes } from "./redis_nodes.ts";
+import { withoutRedis } from "../../support/redis_server.ts";
 
 const OURS = "ours";
 const UNCHECKED = "ours, no checksum";
@@ -63,9 +64,9 @@ function tableOf(direction: Direction, rows: Row[], conditions: string): Table {
   };
 }
 
-function conditionsOf(groups: readonly Group[]): string {
+async function conditionsOf(server: RedisNodes, groups: readonly Group[]): Promise<string> {
   const how = groups.map(({ label, count, rounds }) => `${count} of ${label}, ${rounds} rounds`);
-  return `${RedisNodes.version()} on loopback, in memory alone. ${how.join("; ")}. Each sample ` +
+  return `${await server.version()} on loopback, in memory alone. ${how.join("; ")}. Each sample ` +
     "puts its objects, gets them into a cleared pool, and compares every byte.";
 }
 
@@ -110,7 +111,7 @@ async function oneServer(
   } finally {
     for (const client of clients) client.close();
   }
-  const conditions = conditionsOf(groups);
+  const conditions = await conditionsOf(server, groups);
   return [tableOf("put", rows.put, conditions), tableOf("get", rows.get, conditions)];
 }
 
@@ -136,9 +137,10 @@ async function threeMasters(
     rows.put.push(...taken.put);
     rows.get.push(...taken.get);
   }
+  const conditions = await conditionsOf(server, groups);
   return (["put", "get"] as const).map((direction) => ({
     title: `${direction}: three masters beside one server`,
-    conditions: conditionsOf(groups),
+    conditions,
     metrics: [...RATES, ...CPU],
     rows: rows[direction],
     compare: {
@@ -226,8 +228,9 @@ async function run(context: Context): Promise<Section> {
       "into ordinary memory and knows every reply in advance; where others have many under way, " +
       "it has four connections, or one that is pipelined for 64 KiB.",
   };
-  const missing = RedisNodes.whyNone();
-  if (missing !== null) return { ...about, tables: [], aims: [], notes: [missing] };
+  if (withoutRedis !== false) {
+    return { ...about, tables: [], aims: [], notes: [`Not measured. ${withoutRedis}.`] };
+  }
   const groups = context.quick ? GROUPS.map(quicker) : GROUPS;
   const poolBytes = Math.max(...groups.map(({ objectBytes, count }) => objectBytes * count));
   await using arena = await Arena.open(poolBytes, context.directory, false);

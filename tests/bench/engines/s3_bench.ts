@@ -6,6 +6,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "../../../src/mod.ts";
+import { startServer, withoutServer } from "../../support/store_servers.ts";
 import { Arena } from "../data_plane/arena.ts";
 import { ConnectorMover } from "../data_plane/movers.ts";
 import type { Entry } from "../data_plane/sampling.ts";
@@ -15,7 +16,6 @@ import type { Aim, Metric, Row, Section, Table } from "../support/results.ts";
 import { BUN, CURL, Curl, s3Clients } from "./clients.ts";
 import { type Direction, exchange, type Group } from "./exchange.ts";
 
-const SERVERS = new URL("../../../scripts/common/store_servers.mjs", import.meta.url);
 const OURS = "ours";
 const LANES = [1, 4] as const;
 const LARGE: Group = {
@@ -38,12 +38,6 @@ const METRICS: readonly Metric[] = [
   { key: "gap", label: "longest gap of the event loop, 4 in flight", unit: "ms" },
 ];
 
-interface Server extends AsyncDisposable {
-  readonly url: string;
-  readonly urlWithPassword: string;
-  readonly secrets: Readonly<Record<string, string>>;
-}
-
 function aimOf(direction: Direction, { rows }: Table): Aim[] {
   const large = rows.filter(({ group }) => group === LARGE.label);
   const keys = RATES.map(({ key }) => key);
@@ -63,21 +57,16 @@ function quicker(group: Group): Group {
 async function run(context: Context): Promise<Section> {
   const groups = context.quick ? GROUPS.map(quicker) : GROUPS;
   const poolBytes = Math.max(...groups.map(({ objectBytes, count }) => objectBytes * count));
-  // As it is called by the scripts: without types.
-  const { INSTALL, startServer } = await import(SERVERS.href) as {
-    readonly INSTALL: Readonly<Record<string, string>>;
-    startServer(kind: "s3"): Promise<Server | null>;
-  };
-  await using server = await startServer("s3");
   const about = {
     title: "S3",
     intro: "Client, worker and server share the CPUs of this machine. The server spends several " +
       "CPU seconds on a gigabyte that is put, so a put mostly measures the server.",
   };
-  if (server === null) {
-    const note = `Not measured: there is no S3 server. ${INSTALL.s3}.`;
-    return { ...about, tables: [], aims: [], notes: [note] };
+  const missing = withoutServer("s3");
+  if (missing !== false) {
+    return { ...about, tables: [], aims: [], notes: [`Not measured. ${missing}.`] };
   }
+  await using server = await startServer("s3");
   await using arena = await Arena.open(poolBytes, context.directory, false);
   await using store = await connect(server.urlWithPassword, { segment: arena.segment });
   const { hostname, searchParams } = new URL(server.url);
