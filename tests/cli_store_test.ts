@@ -25,7 +25,13 @@ import { keyPattern } from "../src/cli/store/pattern.ts";
 import { parseStore } from "../src/cli/store/address.ts";
 import { fileBelow } from "../src/cli/store/get.ts";
 import { StoreReport, Told } from "../src/cli/store/report.ts";
-import { inShell, lmshm, lmshmCommand } from "./support/command_line.ts";
+import {
+  hasProgram,
+  inShell,
+  lmshm,
+  lmshmCommand,
+  TerminalSession,
+} from "./support/command_line.ts";
 import { shmError } from "./support/assertions.ts";
 import { eventually, ScriptedWorker, startWorker, TempDir } from "./support/worker.ts";
 
@@ -481,4 +487,18 @@ test("an interrupted get leaves no half file", LONG, async () => {
     assert.match(name, /^o\d+$/, "no temporary is left");
     assert.equal(readFileSync(dir.file(`out/${name}`)).length, 4 * 2 ** 20);
   }
+});
+
+test("what takes long is named at a terminal, with its time", {
+  ...LONG,
+  skip: hasProgram("script") ? false : "script (bsdutils) is not installed",
+}, async () => {
+  using dir = new TempDir();
+  const [command, line] = lmshmCommand("put", dir.file("kv"), "-", "--key", "typed");
+  await using session = new TerminalSession([command, ...line], 80, 24);
+  await session.shows(/\r0 objects, typed for \d s/);
+  session.type("some text\n\x04");
+  assert.equal(await session.status, 0);
+  // It is wiped away before the summary comes.
+  assert.match(session.shown, /\r\x1b\[Kstored 1 object, 10 B in .*\r\n$/);
 });

@@ -4,7 +4,7 @@
 // been done so far at a terminal, and a summary at the end.
 
 import { type Command, complainAbout, interruptible } from "../command.ts";
-import { formatBytes, formatTime } from "../format.ts";
+import { formatAge, formatBytes, formatTime } from "../format.ts";
 import { fitted } from "../prose.ts";
 import { complain, printAndWait, statusLine } from "../terminal.ts";
 
@@ -13,6 +13,9 @@ const ENDS_ALL: ReadonlySet<string> = new Set([
   ...["EWORKER", "ECONNREFUSED", "ECONNRESET", "EPIPE", "ENOTCONN", "ENOTFOUND", "ENETUNREACH"],
   ...["EHOSTUNREACH", "EPROTO", "ESTALE", "ENOSPC", "EDQUOT", "EROFS", "ETIMEDOUT", "ECANCELED"],
 ]);
+
+/** What takes longer than this is named meanwhile. */
+const LONG_MS = 1000;
 
 /** There is no such object. */
 export class Missing extends Error {
@@ -34,9 +37,13 @@ export class StoreReport {
   #skipped = 0;
   #failed = 0;
   readonly #noted = new Set<string>();
+  /** What is being done: the key, and when it was begun. In this order. */
+  readonly #running = new Map<symbol, readonly [key: string, started: number]>();
+  readonly #ticker = setInterval(() => this.#draw(), LONG_MS);
 
   constructor(json: boolean) {
     this.#json = json;
+    this.#ticker.unref();
   }
 
   get failed(): number {
@@ -57,7 +64,7 @@ export class StoreReport {
     const started = performance.now();
     let done: Done;
     try {
-      done = await work();
+      done = await this.#watched(key, work);
     } catch (error) {
       if (signal.aborted) throw error;
       await this.fail(key, error, facts);
@@ -83,7 +90,7 @@ export class StoreReport {
     const started = performance.now();
     let done: readonly Done[];
     try {
-      done = await together();
+      done = await this.#watched(keys[0] ?? "", together);
     } catch (error) {
       if (signal.aborted) throw error;
       const { code } = error as { code?: unknown };
@@ -110,7 +117,7 @@ export class StoreReport {
         this.#bytes += byteLength;
       }
     }
-    this.#status.update(this.#figures());
+    this.#draw();
     if (!this.#json) return;
     const milliseconds = Math.round((performance.now() - started) * 1000) / 1000;
     await printAndWait(
@@ -156,8 +163,27 @@ export class StoreReport {
     complain(`lmshm: ${text}`);
   }
 
+  async #watched<T>(key: string, work: () => Promise<T>): Promise<T> {
+    const id = Symbol();
+    this.#running.set(id, [key, performance.now()]);
+    try {
+      return await work();
+    } finally {
+      this.#running.delete(id);
+    }
+  }
+
+  /** What was done so far; a large object alone may take minutes. */
+  #draw(): void {
+    const [first] = this.#running.values();
+    const ms = first === undefined ? 0 : performance.now() - first[1];
+    const waits = first !== undefined && ms >= LONG_MS ? `, ${first[0]} for ${formatAge(ms)}` : "";
+    this.#status.update(this.#figures() + waits);
+  }
+
   /** "stored 3 objects, 101 MB in 120 ms, 840 MB/s", as a line. */
   summary(verb: string): string {
+    clearInterval(this.#ticker);
     this.#status.end();
     return `${verb} ${this.#figures()}`;
   }
