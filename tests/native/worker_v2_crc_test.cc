@@ -5,12 +5,15 @@
 
 #include <chrono>
 #include <csignal>
+#include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "worker/base/crc32c.h"
 #include "worker/memory/shared_bytes.h"
+#include "worker/storage/bounce_buffer.h"
 #include "worker/storage/file_io.h"
 #include "worker_fixture.hh"
 
@@ -78,6 +81,37 @@ TEST(every_length_and_alignment_agrees_with_the_definition) {
   CheckAll(data, BitByBit(data));
 }
 
+// Long data is taken in blocks of eight pages, what is left of it in rows, lines and bytes.
+TEST(long_data_agree_whatever_their_length) {
+  constexpr size_t kBlock = 32768;
+  const std::string data = Noise(3 * kBlock + 1000);
+  for (const size_t blocks : {size_t{1}, size_t{2}, size_t{3}}) {
+    for (const size_t more : {0, 1, 63, 64, 65, 192, 255, 256, 257, 511, 512, 777}) {
+      for (const size_t less : {size_t{0}, size_t{1}, size_t{300}}) {
+        const size_t size = blocks * kBlock + more - less;
+        CHECK_EQ(Crc32c(7, data.data() + less, size), Crc32cPortable(7, data.data() + less, size));
+      }
+    }
+  }
+}
+
+TEST(a_copy_is_exact_and_has_the_checksum_of_the_same_bytes) {
+  constexpr size_t kMargin = 100;
+  const std::string data = Noise(70000);
+  const auto check = [&](size_t from, size_t to, size_t size) {
+    std::string target(size + 2 * kMargin, '~');
+    char* const place = target.data() + kMargin + to;
+    CHECK_EQ(lmshm::Crc32cCopy(9, place, data.data() + from, size),
+             Crc32cPortable(9, data.data() + from, size));
+    std::string expected(size + 2 * kMargin, '~');
+    expected.replace(kMargin + to, size, data, from, size);
+    CHECK(target == expected);
+  };
+  for (size_t size = 0; size < 700; size++) check(size % 7, size % 65, size);
+  for (size_t to = 0; to < 65; to++) check(to % 3, to, 65536 + 300);
+  for (const size_t size : {32767, 32768, 32769, 33023, 33024, 65536, 69990}) check(3, 5, size);
+}
+
 TEST(a_checksum_can_be_continued) {
   const std::string data = Noise(100000);
   const uint32_t whole = Crc32cPortable(0, data.data(), data.size());
@@ -114,6 +148,24 @@ TEST(a_segment_that_is_cut_is_an_error_and_not_a_signal) {
     crc = 0;
     CHECK_EQ(lmshm::SharedCrc32c({segment.data(), 100000}, &crc), 0);
     CHECK_EQ(crc, Crc32cPortable(0, segment.data(), 100000));
+    REQUIRE_EQ(ftruncate(segment.fd(), 1 << 20), 0);
+  }
+}
+
+TEST(so_is_copying_into_it) {
+  TestSegment segment(1 << 20);
+  const std::string data = Noise(1 << 20);
+  const SharedBytes bytes = {segment.data(), segment.size()};
+  const uint32_t expected = Crc32cPortable(0, data.data(), data.size());
+  for (int round = 0; round < 3; round++) {
+    uint32_t crc = 0;
+    REQUIRE_EQ(lmshm::SharedCopyCrc32c(data.data(), bytes, &crc), 0);
+    CHECK_EQ(crc, expected);
+    CHECK(segment.Bytes(0, data.size()) == data);
+    REQUIRE_EQ(ftruncate(segment.fd(), 100000), 0);
+    crc = 12345;
+    CHECK_EQ(lmshm::SharedCopyCrc32c(data.data(), bytes, &crc), EFAULT);
+    CHECK_EQ(crc, 12345u);
     REQUIRE_EQ(ftruncate(segment.fd(), 1 << 20), 0);
   }
 }
@@ -204,17 +256,20 @@ TEST(checked_transfers_move_and_sum) {
   CHECK_EQ(lmshm::WriteRange(fd, range, &crc), 0);
   CHECK_EQ(crc, expected);
   CHECK(ReadFile(dir / "f") == before);
-  segment.FillPattern(10);
   uint64_t done = 0;
-  crc = 0;
-  range.data = {segment.data(), 3 << 20};
-  CHECK_EQ(lmshm::ReadRange(fd, range, &done, &crc), 0);
-  CHECK_EQ(done, size);
-  CHECK_EQ(crc, expected);
-  CHECK(segment.Bytes(0, size) == before);
+  range.data = {segment.data() + 1, (3 << 20) - 1};
+  for (const bool bounce : {false, true}) {
+    segment.FillPattern(10);
+    crc = 0;
+    range.bounce = bounce;
+    CHECK_EQ(lmshm::ReadRange(fd, range, &done, &crc), 0);
+    CHECK_EQ(done, size);
+    CHECK_EQ(crc, expected);
+    CHECK(segment.Bytes(1, size) == before);
+  }
   // A range of it, without a checksum.
   segment.FillPattern(11);
-  range.data.size = 1000;
+  range.data = {segment.data(), 1000};
   range.offset = 4097;
   CHECK_EQ(lmshm::ReadRange(fd, range, &done, nullptr), 0);
   CHECK_EQ(done, 1000u);
@@ -223,10 +278,36 @@ TEST(checked_transfers_move_and_sum) {
   range.offset = 0;
   range.data.size = 3 << 20;
   for (uint32_t* const sum : {&crc, static_cast<uint32_t*>(nullptr)}) {
-    CHECK_EQ(lmshm::ReadRange(fd, range, &done, sum), EFAULT);
+    for (const bool bounce : {false, true}) {
+      range.bounce = bounce;
+      CHECK_EQ(lmshm::ReadRange(fd, range, &done, sum), EFAULT);
+      CHECK(done <= size_t{1} << 20);
+    }
     CHECK_EQ(lmshm::WriteRange(fd, range, sum), EFAULT);
   }
   close(fd);
+}
+
+TEST(bounce_buffers_are_few_and_used_again) {
+  void* last = nullptr;
+  for (int i = 0; i < 3; i++) {
+    const lmshm::BounceBuffer one(true);
+    const lmshm::BounceBuffer none(false);
+    REQUIRE(one.get() != nullptr);
+    CHECK(none.get() == nullptr);
+    CHECK(last == nullptr || last == one.get());
+    last = one.get();
+  }
+  std::vector<std::unique_ptr<lmshm::BounceBuffer>> all;
+  std::set<void*> places;
+  for (size_t i = 0; i < lmshm::BounceBuffer::kMost; i++) {
+    all.push_back(std::make_unique<lmshm::BounceBuffer>(true));
+    CHECK(all.back()->get() != nullptr && places.insert(all.back()->get()).second);
+  }
+  const lmshm::BounceBuffer too_many(true);
+  CHECK(too_many.get() == nullptr);
+  all.pop_back();
+  CHECK(lmshm::BounceBuffer(true).get() != nullptr);
 }
 
 // Not a test of speed: it says what this machine does.

@@ -2,6 +2,7 @@
 //
 // Many requests in flight, with the real worker: every one is answered once, nobody waits for a
 // client that does not listen, cancelling, and the end of a connection in all its forms.
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -181,6 +182,49 @@ TEST(a_small_request_overtakes_large_ones) {
   std::vector<uint64_t> order;
   for (int i = 0; i < 5; i++) order.push_back(std::stoull(client.Line()));
   CHECK(order.back() != 5 && order.back() != 6);
+}
+
+// Its thread would not read the next ones while it is at one of them.
+TEST(large_requests_of_a_client_that_has_several_in_flight_are_not_carried_out_on_its_thread) {
+  constexpr size_t kBytes = 1 << 20;
+  TempDir root;
+  WorkerSetup setup;
+  setup.arguments = {"--root", root.path(), "--io-threads", "2"};
+  WorkerProcess worker(setup);
+  LineClient& client = worker.client();
+  TestSegment segment(kBytes);
+  segment.FillPattern(3);
+  Begin(&client, segment);
+  CHECK_STARTS(client.Call("2 PUT a 0 " + std::to_string(kBytes)), "2 OK");
+  // The client of a pipe is served by the process's first thread.
+  const std::string pid = std::to_string(worker.pid());
+  const auto read_there = [&] {
+    std::ifstream file("/proc/" + pid + "/task/" + pid + "/io");
+    std::string word;
+    uint64_t bytes = 0;
+    REQUIRE(static_cast<bool>(file >> word >> bytes));
+    CHECK_EQ(word, "rchar:");
+    return bytes;
+  };
+  const std::string get = " GET a 0 " + std::to_string(kBytes) + "\n";
+  uint64_t id = 10;
+  // Whether a request that is alone is carried out there.
+  const auto lone_get_is_there = [&] {
+    const uint64_t before = read_there();
+    CHECK(client.Send(std::to_string(id++) + get));
+    CHECK_STARTS(Answers(&client, 1).begin()->second, "OK ");
+    return read_there() - before >= kBytes;
+  };
+  CHECK(lone_get_is_there());
+  std::string lines;
+  for (int i = 0; i < 4; i++) lines += std::to_string(id++) + get;
+  CHECK(client.Send(lines));
+  for (const auto& [answered, answer] : Answers(&client, 4)) CHECK_STARTS(answer, "OK ");
+  CHECK(!lone_get_is_there());
+  for (int i = 0; i < 20; i++) lone_get_is_there();
+  CHECK(lone_get_is_there());
+  CHECK_EQ(client.Call("5 QUIT"), "5 OK");
+  CHECK_EQ(worker.Wait(), 0);
 }
 
 TEST(a_request_that_waits_is_cancelled_at_once) {

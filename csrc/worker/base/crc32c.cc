@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/base/crc32c.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -209,6 +210,32 @@ uint32_t Crc32c(uint32_t crc, const void* data, size_t size) {
     return Crc32cByInstruction(begun, bytes + folded, size - folded);
   }
   return Crc32cByInstruction(crc, data, size);
+}
+
+bool CopiesCrc32c() { return CanFoldCrc32c(); }
+
+uint32_t Crc32cCopy(uint32_t crc, void* to, const void* data, size_t size) {
+  const auto* from = static_cast<const unsigned char*>(data);
+  auto* into = static_cast<unsigned char*>(to);
+  const auto copy = [&](size_t bytes) {
+    std::memcpy(into, from, bytes);
+    crc = Crc32c(crc, from, bytes);
+    from += bytes;
+    into += bytes;
+    size -= bytes;
+  };
+  if (CanFoldCrc32c()) {
+    const auto place = reinterpret_cast<uintptr_t>(into);
+    copy(std::min<size_t>(
+        size, (kCrc32cFoldUnitBytes - place % kCrc32cFoldUnitBytes) % kCrc32cFoldUnitBytes));
+    const size_t folded = size - size % kCrc32cFoldUnitBytes;
+    if (folded > 0) crc = ~Crc32cFoldCopy(~crc, from, folded, into);
+    from += folded;
+    into += folded;
+    size -= folded;
+  }
+  copy(size);
+  return crc;
 }
 
 uint32_t Crc32cByInstruction(uint32_t crc, const void* data, size_t size) {

@@ -19,7 +19,12 @@ namespace lmshm {
 // it must be memory that stays: see shared_bytes.h for memory that may not.
 uint32_t Crc32c(uint32_t crc, const void* data, size_t size);
 
-// The same without wide registers, and without the instruction either: for machines without and for
+// The same, and copies `data` to `to`, which does not overlap with it. Where CopiesCrc32c() says so
+// that takes little longer than either, and `to` is not in the processor's cache afterwards.
+uint32_t Crc32cCopy(uint32_t crc, void* to, const void* data, size_t size);
+bool CopiesCrc32c();
+
+// Crc32c() without wide registers, and without the instruction either: for machines without and for
 // tests.
 uint32_t Crc32cByInstruction(uint32_t crc, const void* data, size_t size);
 uint32_t Crc32cPortable(uint32_t crc, const void* data, size_t size);

@@ -26,6 +26,9 @@ bool CanFoldCrc32c();
 // The state (a checksum, inverted) after `data`. Only where CanFoldCrc32c().
 uint32_t Crc32cFold(uint32_t state, const unsigned char* data, size_t size);
 
+// The same, and copies `data` to `to`, a multiple of 64, without having that in the cache.
+uint32_t Crc32cFoldCopy(uint32_t state, const unsigned char* data, size_t size, unsigned char* to);
+
 }  // namespace lmshm
 
 #endif  // LMSHM_WORKER_BASE_CRC32C_FOLDING_H_

@@ -17,6 +17,9 @@ constexpr uint64_t kInlineCost = 320 * 1024;
 constexpr uint64_t kLoneCost = 2 << 20;
 // So many are handed to the engine while the lines behind them are still being read.
 constexpr size_t kAheadTasks = 64;
+// A client that had several requests in flight is taken for one that waits for each answer once it
+// has done so this many times.
+constexpr size_t kUntilPatient = 8;
 // Answers are sent at the latest after so long, or so many bytes.
 constexpr auto kAnswerDelay = std::chrono::microseconds(100);
 constexpr size_t kAnswerBytes = 32 * 1024;
@@ -51,6 +54,7 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
     in_flight_.emplace(task->id(), task.get());
   }
   unfinished_.fetch_add(1);
+  unanswered_.fetch_add(1);
   held_bytes_.fetch_add(task->held_bytes());
   engine_->Hold(task->held_bytes());
   accepted_cost_ += std::min(task->cost(), kLoneCost + 1);
@@ -61,8 +65,13 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
 
 void Pipeline::Go() {
   if (accepted_.empty()) return;
+  // While this thread is at a large request it reads no lines: what a client sends behind it would
+  // wait, and its requests would be carried out one after the other.
+  const bool lone = unanswered_.load() == 1;
+  until_patient_ = lone ? std::max<size_t>(until_patient_, 1) - 1 : kUntilPatient;
+  const uint64_t enough_for_lone = until_patient_ == 0 ? kLoneCost : kInlineCost;
   const uint64_t enough_for_small = engine_->HasSpareCpu() ? kInlineCost : kLoneCost;
-  const bool here = (unfinished() == 1 && accepted_cost_ <= kLoneCost) ||
+  const bool here = (lone && accepted_cost_ <= enough_for_lone) ||
                     (accepted_small_ && accepted_cost_ <= enough_for_small);
   accepted_cost_ = 0;
   accepted_small_ = true;
@@ -109,6 +118,8 @@ void Pipeline::Finish(const TaskLot& done, const std::string& answers) {
     const MutexLock lock(&mutex_);
     for (const Task& task : done) in_flight_.erase(AsRequest(task).id());
   }
+  // Likewise: who waits for each answer must not look as if two of its requests were in flight.
+  unanswered_.fetch_sub(done.size());
   if (outbox_->Add(answers)) engine_->Resume();
   if (!answers.empty()) {
     const auto now = Metrics::Clock::now();

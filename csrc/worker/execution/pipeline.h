@@ -7,7 +7,7 @@
 // Accept() until its answer is in there; only then is its id free again.
 //
 // A lone small request is carried out on the connection's thread at once: waking another would
-// take longer than the work.
+// take longer than the work. So is a larger one of a client that always waits for the answer.
 #ifndef LMSHM_WORKER_EXECUTION_PIPELINE_H_
 #define LMSHM_WORKER_EXECUTION_PIPELINE_H_
 
@@ -96,8 +96,10 @@ class Pipeline : private Engine::Client {
   TaskLot accepted_;
   uint64_t accepted_cost_ = 0;
   bool accepted_small_ = true;
+  size_t until_patient_ = 0;  // see kUntilPatient; 0: the client waits for each answer
   std::atomic<bool> abandoned_{false};
   std::atomic<size_t> unfinished_{0};
+  std::atomic<size_t> unanswered_{0};  // of these, whose answer is not on its way
   std::atomic<size_t> held_bytes_{0};  // of memory, by these
   // Wake when `unfinished_` is at most this much less 1; 0: do not.
   std::atomic<size_t> wake_at_{0};

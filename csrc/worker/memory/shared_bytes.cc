@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <csetjmp>
 #include <csignal>
+#include <type_traits>
 
 #include "worker/base/crc32c.h"
 
@@ -52,9 +53,10 @@ bool Install() {
   return sigaction(SIGBUS, &action, &previous_action) == 0;
 }
 
-// Has `*result` = look(data), unless some of the memory is gone. `look` must own nothing.
-template <typename Result>
-int Guarded(SharedBytes data, Result (*look)(SharedBytes data, Result before), Result* result) {
+// Has `*result` = look(data, *result), unless some of the memory is gone. `look` must own nothing.
+template <typename Result, typename Look>
+int Guarded(SharedBytes data, const Look& look, Result* result) {
+  static_assert(std::is_trivially_destructible_v<Look>);
   static const bool installed = Install();
   if (!installed) return ENOSYS;
   Guard guard;
@@ -80,6 +82,15 @@ int SharedCrc32c(SharedBytes data, uint32_t* crc) {
   return Guarded<uint32_t>(
       data,
       [](SharedBytes bytes, uint32_t before) { return Crc32c(before, bytes.address, bytes.size); },
+      crc);
+}
+
+int SharedCopyCrc32c(const void* from, SharedBytes data, uint32_t* crc) {
+  return Guarded<uint32_t>(
+      data,
+      [from](SharedBytes bytes, uint32_t before) {
+        return Crc32cCopy(before, bytes.address, from, bytes.size);
+      },
       crc);
 }
 

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "worker/base/crc32c.h"
 #include "worker/base/text.h"
 #include "worker/base/unique_fd.h"
 #include "worker/memory/shared_bytes.h"
+#include "worker/storage/bounce_buffer.h"
 
 namespace lmshm {
 
@@ -49,17 +51,25 @@ int WriteRange(int fd, const RangeIo& range, uint32_t* crc) {
 
 int ReadRange(int fd, const RangeIo& range, uint64_t* done, uint32_t* crc) {
   *done = 0;
+  const BounceBuffer bounce(range.bounce && crc != nullptr && CopiesCrc32c());
+  const uint64_t most = bounce.get() == nullptr
+                            ? range.piece_bytes
+                            : std::min<uint64_t>(range.piece_bytes, BounceBuffer::kBytes);
   while (*done < range.data.size) {
     if (range.cancel != nullptr && range.cancel->Cancelled()) return ECANCELED;
-    SharedBytes piece =
-        Part(range.data, *done, std::min(range.data.size - *done, range.piece_bytes));
-    const ssize_t n =
-        pread(fd, piece.address, piece.size, static_cast<off_t>(range.offset + *done));
+    SharedBytes piece = Part(range.data, *done, std::min(range.data.size - *done, most));
+    void* const into = bounce.get() == nullptr ? piece.address : bounce.get();
+    const ssize_t n = pread(fd, into, piece.size, static_cast<off_t>(range.offset + *done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno;
     if (n == 0) return 0;
     piece.size = static_cast<uint64_t>(n);
-    const int error = crc != nullptr ? SharedCrc32c(piece, crc) : 0;
+    int error = 0;
+    if (into != piece.address) {
+      error = SharedCopyCrc32c(into, piece, crc);
+    } else if (crc != nullptr) {
+      error = SharedCrc32c(piece, crc);
+    }
     if (error != 0) return error;
     *done += piece.size;
   }

@@ -25,6 +25,9 @@ struct RangeIo {
   // cancelling would take effect later on a slow file system.
   uint64_t piece_bytes = 512 * 1024;
   const CancelCheck* cancel = nullptr;  // asked before each piece; may be null
+  // Reading through the page cache, with a checksum: by way of a BounceBuffer, if there is one and
+  // this processor gains by it. The bytes are not in its cache afterwards.
+  bool bounce = false;
 };
 
 // Writes all of it. `*crc`, unless `crc` is null, is continued with what was written. The bytes
@@ -34,7 +37,7 @@ struct RangeIo {
 [[nodiscard]] int WriteRange(int fd, const RangeIo& range, uint32_t* crc);
 
 // Reads until it is full or the file ends. `*done` is the number of bytes, also upon failure, and
-// `*crc`, unless `crc` is null, is continued with them as they lie in memory. Returns as above.
+// `*crc`, unless `crc` is null, is continued with them. Returns as above.
 [[nodiscard]] int ReadRange(int fd, const RangeIo& range, uint64_t* done, uint32_t* crc);
 
 // From offset 0 on, without a checksum; as WriteRange() and ReadRange().

@@ -33,6 +33,8 @@ constexpr uint64_t kCachedStepBytes = kMiB;
 constexpr uint64_t kWriteBehindBytes = 16 * kMiB;
 // Below this a disk's latency costs more than the page cache does.
 constexpr uint64_t kLeastDirectBytes = kMiB;
+// Smaller objects are likely to be in the cache still when the client looks at them.
+constexpr uint64_t kLeastBounceBytes = kMiB / 2;
 
 // What some file systems and devices say only when it comes to it.
 bool IsRefusal(int error) { return error == EINVAL || error == EOPNOTSUPP; }
@@ -95,7 +97,9 @@ int ObjectMove::GoCached(Turn* turn) {
     const uint64_t begin = moved_.bytes;
     const uint64_t bytes = std::min(size() - begin, kCachedStepBytes);
     uint64_t moved = 0;
-    const int error = MoveRange(fd_, direction_, Next(bytes), &moved, crc());
+    RangeIo range = Next(bytes);
+    range.bounce = size() >= kLeastBounceBytes;
+    const int error = MoveRange(fd_, direction_, range, &moved, crc());
     moved_.bytes += moved;
     if (error != 0) return error;
     ended_ = moved < bytes;
