@@ -176,7 +176,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.exists(). */
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const keys = [keyText(key)];
+    const keys = [this.keyText(key)];
     const found = await this.#call(
       "exists",
       options,
@@ -186,9 +186,18 @@ export class ShmFileConnector implements RemoteConnector {
     return found[0]!;
   }
 
+  /**
+   * The text under which the store has a key: of an ObjectKey as LMCache's adapters for files have it, or
+   * those for Redis and S3 where an engine's URL was given. A worker that runs already does not say what is
+   * behind it: where that is an engine, give it `key.toString()`.
+   */
+  keyText(key: Key): string {
+    return keyText(key, this.store !== null);
+  }
+
   /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     return await this.#call("stat", options, (call) => this.#stat(text, call), [text]);
   }
 
@@ -204,7 +213,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As get(). */
   async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     if (into !== undefined) this.#checkRange("get", into);
     const call = this.#enter("get", options);
     this.#counts.gets++;
@@ -240,7 +249,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.put(). */
   async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     this.#checkRange("put", range);
     const { metadata } = options;
     const attributes = metadataOf(range, metadata);
@@ -299,7 +308,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.remove(). */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const keys = [keyText(key)];
+    const keys = [this.keyText(key)];
     const removed = await this.#call(
       "remove",
       options,
@@ -396,7 +405,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.batchedContains(). */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     return await this.#call(
       "batchedContains",
       options,
@@ -524,7 +533,7 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     call: Call,
   ): Promise<Outcome<LoadedObject | null>[]> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     for (const range of into) this.#checkRange(operation, range);
     this.#counts.gets += texts.length;
     const { ioMode: io, checksum: verify, padBytes } = this.#settings;
@@ -613,7 +622,7 @@ export class ShmFileConnector implements RemoteConnector {
     ranges: readonly ShmRange[],
     call: Call,
   ): Promise<Outcome<void>[]> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     for (const range of ranges) this.#checkRange(operation, range);
     const stored = await this.#client.putAll({
       objects: ranges.map((range, i) => ({
