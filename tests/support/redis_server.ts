@@ -39,7 +39,7 @@ export class RedisServer implements AsyncDisposable {
   readonly #directory: TempDir;
   readonly #child: ChildProcess;
 
-  private constructor(directory: TempDir, port: number, password: string) {
+  private constructor(directory: TempDir, port: number, password: string, args: string[]) {
     assert.ok(redisProgram !== undefined);
     this.#directory = directory;
     this.#password = password;
@@ -49,16 +49,17 @@ export class RedisServer implements AsyncDisposable {
       ...["--port", `${port}`, "--bind", "127.0.0.1", "--unixsocket", this.socketPath],
       ...["--save", "", "--appendonly", "no", "--dir", directory.path, "--daemonize", "no"],
       ...(password === "" ? [] : ["--requirepass", password]),
+      ...args,
     ], { stdio: "ignore" });
   }
 
-  /** With `password` it wants that. */
-  static async start(password = ""): Promise<RedisServer> {
+  /** With `password` it wants that; `args` are more of its options. */
+  static async start(password = "", args: string[] = []): Promise<RedisServer> {
     const directory = new TempDir();
     // Below the range that the kernel takes ports from; where one is taken the server ends.
     for (let attempt = 0; attempt < 20; attempt++) {
       const port = 20_600 + Math.floor(Math.random() * 10_000);
-      const server = new RedisServer(directory, port, password);
+      const server = new RedisServer(directory, port, password, args);
       if (await server.#answers()) return server;
       await server.kill();
     }
