@@ -73,6 +73,7 @@ export interface RealSettings {
   readonly adapter?: object;
   /** Before what the environment has: another version. */
   readonly pythonPath?: string;
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 async function freePort(): Promise<number> {
@@ -118,7 +119,7 @@ export class RealLmcache implements LmcacheServer {
 
   async restart(): Promise<void> {
     await this.kill();
-    const { pythonPath } = this.#settings;
+    const { pythonPath, env = {} } = this.#settings;
     const log = openSync(this.#dir.file("log"), "a");
     const child = spawn(PYTHON, [
       ...["-m", "lmcache.v1.multiprocess.http_server", ...this.#arguments()],
@@ -128,6 +129,7 @@ export class RealLmcache implements LmcacheServer {
         ...process.env,
         ...QUIET,
         ...(pythonPath === undefined ? {} : { PYTHONPATH: pythonPath }),
+        ...env,
       },
     });
     closeSync(log);
