@@ -3,7 +3,7 @@
 // A program that keeps its objects in Redis or Valkey: connect(url), and everything above it.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import process from "node:process";
 import { TieredStore } from "../src/cache/tiered_store.ts";
@@ -13,6 +13,7 @@ import { ObjectKey } from "../src/keys/object_key.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { lmshm } from "./support/command_line.ts";
 import { RedisServer, withoutRedis } from "./support/redis_server.ts";
+import { TempDir } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const options = { skip: withoutRedis, timeout: 100_000 };
@@ -122,4 +123,20 @@ test("an ObjectKey is spelled as LMCache's adapters for Redis spell it", options
   assert.equal(await store.cold.exists(text), true);
   assert.equal(await store.remove(key), true);
   assert.equal(await server.ask("DBSIZE"), ":0\r\n");
+});
+
+test("lmshm check tries a server that LMCache's configuration names", options, async () => {
+  await using server = await RedisServer.start();
+  using dir = new TempDir();
+  const text = (scheme: string) =>
+    `max_local_cpu_size: 0.01\nremote_url: "${scheme}://127.0.0.1:${server.port}"\n`;
+  for (const [scheme, layout] of [["redis", "lmcache-redis"], ["valkey", "payload"]] as const) {
+    writeFileSync(dir.file("lmcache.yaml"), text(scheme));
+    const { code, stdout, stderr } = await lmshm("check", "--config", dir.file("lmcache.yaml"));
+    assert.equal(code, 0, stdout + stderr);
+    assert.ok(stdout.includes(`redis://127.0.0.1:${server.port}?layout=${layout}\n`), stdout);
+    assert.match(stdout, /get from the store +ok/);
+    assert.match(stdout, /metadata +- *\n +the layout of its objects, which is LMCache's/);
+    assert.equal(await server.ask("DBSIZE"), ":0\r\n");
+  }
 });
