@@ -13,7 +13,7 @@ import { ObjectKey } from "../src/keys/object_key.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { lmshm } from "./support/command_line.ts";
 import { RedisServer, withoutRedis } from "./support/redis_server.ts";
-import { TempDir } from "./support/worker.ts";
+import { startWorker, TempDir } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const options = { skip: withoutRedis, timeout: 100_000 };
@@ -121,6 +121,12 @@ test("an ObjectKey is spelled as LMCache's adapters for Redis spell it", options
   assert.equal(await store.exists(key), true);
   assert.equal(await store.cold.exists(key), true);
   assert.equal(await store.cold.exists(text), true);
+  // A worker that runs already says what is behind it.
+  using dir = new TempDir();
+  await using worker = await startWorker(dir.file("w.sock"), null, ["--store", url]);
+  using segment = await newSegment(MIB);
+  await using other = await connect(`unix:${dir.file("w.sock")}`, { segment });
+  assert.equal(await other.exists(key), true, worker.address);
   assert.equal(await store.remove(key), true);
   assert.equal(await server.ask("DBSIZE"), ":0\r\n");
 });

@@ -396,8 +396,10 @@ test("parseHello() ignores what it does not know and wants a boot id", () => {
     boot: "3b0fd3e2ac1f9d77",
     worker: "lmshm-worker/0.1.0",
     xattr: true,
+    engine: "directory",
     window: 1024,
   });
+  assert.equal(parseHello("2 boot=3b0fd3e2ac1f9d77 xattr=0 engine=redis")?.engine, "redis");
   const little = parseHello("2 boot=0000000000000000 later=word");
   assert.equal(little?.xattr, false);
   assert.equal(little?.window, null);

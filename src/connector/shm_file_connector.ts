@@ -187,12 +187,11 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /**
-   * The text under which the store has a key: of an ObjectKey as LMCache's adapters for files have it, or
-   * those for Redis and S3 where an engine's URL was given. A worker that runs already does not say what is
-   * behind it: where that is an engine, give it `key.toString()`.
+   * The text under which the store has a key: of an ObjectKey as LMCache's adapters for files spell it, or
+   * those for Redis and S3 where the worker has such a store.
    */
   keyText(key: Key): string {
-    return keyText(key, this.store !== null);
+    return keyText(key, !this.#client.isDirectory);
   }
 
   /** As RemoteConnector.stat(). */

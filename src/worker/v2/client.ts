@@ -76,7 +76,9 @@ export class ClientV2 implements ObjectClient {
   readonly #room: Room;
   readonly #listings: ListingPlaces<Listing>;
   /** Of the worker that is connected, or was last. */
-  #hello: WorkerHello = { boot: "", worker: "", xattr: false, window: null };
+  #hello: WorkerHello = {
+    ...{ boot: "", worker: "", xattr: false, engine: "directory", window: null },
+  };
   #pumpPlanned = false;
   #accepting = true;
   /** putAll() and getAll() that have not ended. */
@@ -118,6 +120,10 @@ export class ClientV2 implements ObjectClient {
 
   get keepsMetadata(): boolean {
     return this.#hello.xattr;
+  }
+
+  get isDirectory(): boolean {
+    return this.#hello.engine === "directory";
   }
 
   /** Process id of the worker that was started here; null for others and while there is none. */
