@@ -40,8 +40,6 @@ function partsOf(url: string): Parts | null {
   const [, scheme, authority = "", path = "", query = ""] =
     /^([a-z][a-z0-9+-]*):\/\/([^/?]*)([^?]*)(?:\?(.*))?$/is.exec(url) ?? [];
   if (scheme === undefined) return null;
-  // Of a password that should have been coded, nothing may be shown: parseStoreUrl() refuses it.
-  if (`${path}?${query}`.includes("@")) return null;
   const at = authority.lastIndexOf("@");
   const login = authority.slice(0, Math.max(at, 0));
   return {
@@ -69,6 +67,11 @@ export function engineOfLmcache(
   if (parts === null || /[?&]layout=/.test(`?${parts.query}`)) return null;
   const read = READERS[parts.scheme];
   if (read === undefined) return null;
+  // Of a password that should have been coded, nothing may be shown.
+  if (`${parts.path}?${parts.query}`.includes("@")) {
+    return 'has an "@" behind the server: write it as %40 there; in a password write / as %2F, ? as ' +
+      "%3F, # as %23, @ as %40 and % as %25";
+  }
   if (/[<>{}$]/.test(parts.hosts)) {
     return "has a place-holder where the server's name belongs: write that, such as " +
       `${parts.scheme}://${parts.scheme === "s3" ? "bucket.s3.example.org" : "10.0.0.7:6379"}`;
