@@ -75,6 +75,7 @@ def whole_chunks():
 
 
 def connector_items(config):
+    """Of external://, which is its ShmFileConnector, as of the others: chunks of one size."""
     return any_shape() if config.remote_url.startswith("redis") else whole_chunks()
 
 
@@ -89,7 +90,9 @@ def connector(config):
         kv_shape=(LAYERS, 2, CHUNK_TOKENS, HEADS, HEAD_SIZE),
         chunk_size=CHUNK_TOKENS,
     )
-    backend = LocalCPUBackend(config, metadata, memory_allocator=allocator())
+    # ShmFileConnector wants the named segment that the configuration describes.
+    shared = config.remote_url.startswith("external:")
+    backend = LocalCPUBackend(config, metadata, memory_allocator=None if shared else allocator())
     loop = asyncio.new_event_loop()
     made = CreateConnector(config.remote_url, loop, backend, config, metadata)
     return loop, backend, made

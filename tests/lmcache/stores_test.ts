@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Redis, Valkey and S3 between the real LMCache and this library, both ways: what one side puts the
-// other gets, and in Redis the same bytes lie under the same keys. In the in-process mode both read one
+// Redis, Valkey and S3, and our worker behind LMCache's own connector, between the real LMCache and this
+// library, both ways: what one side puts the other gets, and the same bytes lie under the same keys. In the in-process mode both read one
 // configuration; LMCache makes its connector of it, and we a worker.
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { spawnSync } from "node:child_process";
-import { chmodSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { stringify } from "yaml";
@@ -15,6 +16,7 @@ import { loadConfig } from "../../src/config/mod.ts";
 import { connect } from "../../src/connector/connect.ts";
 import { ShmFileConnector } from "../../src/connector/shm_file_connector.ts";
 import { ObjectKey } from "../../src/keys/object_key.ts";
+import { ShmSegment } from "../../src/memory/segment.ts";
 import { locateWorker } from "../../src/native/locate.ts";
 import { type ConnectorScene, connectorScene } from "../support/connector_scene.ts";
 import { getAll, putAll, type StoredItem } from "../support/lmcache_files.ts";
@@ -82,6 +84,7 @@ async function contents(server: RedisServer, database = 0): Promise<Map<string, 
 }
 
 interface Configuration {
+  readonly max_local_cpu_size?: number;
   readonly remote_url?: string;
   readonly remote_storage_plugins?: readonly string[];
   readonly extra_config?: Record<string, unknown>;
@@ -190,6 +193,47 @@ for (const way of WAYS) {
     },
   );
 }
+
+// --- its ShmFileConnector, which its source distribution has among its tests, with our worker
+
+const SOURCE = process.env["LMSHM_LMCACHE_SOURCE"];
+
+/** The files of a directory. */
+function files(dir: string): Map<string, string> {
+  return new Map(readdirSync(dir).map((name) => [name, readFileSync(join(dir, name), "latin1")]));
+}
+
+scene(
+  "LMCache's ShmFileConnector, with our worker, and we keep the same files by one configuration",
+  SOURCE === undefined && "LMSHM_LMCACHE_SOURCE names no source tree",
+  async (s) => {
+    const shm_name = `/lmshm-external-${process.pid}`;
+    const file = configured(s, {
+      max_local_cpu_size: 0.02,
+      remote_url: "external://localhost:0/shmfile_connector/?connector_name=ShmFileConnector",
+      extra_config: {
+        shm_name,
+        "shmfs.storage_dir": s.store,
+        "shmfs.worker_binary": locateWorker(),
+      },
+    });
+    const where = { env: { PYTHONPATH: join(SOURCE!, "tests/v1/shm_allocator") } };
+    const items = await askLmcache(SCRIPT, ["write", file], null, where) as StoredItem[];
+    assert.equal(items.length, 54);
+    const theirs = files(s.store);
+    assert.equal(theirs.size, 54);
+    {
+      const { config } = loadConfig({ file, environment: null });
+      await using segment = await ShmSegment.create({ name: shm_name, sizeBytes: SEGMENT_BYTES });
+      await using store = await ShmFileConnector.fromConfig(config, { segment });
+      none(await getAll(store, items, { shapes: false }));
+      for (const { key } of items) assert.equal(await store.remove(key), true);
+      await putAll(store, items);
+    }
+    same(files(s.store), theirs);
+    none(await askLmcache(SCRIPT, ["read", file], items, where));
+  },
+);
 
 // --- multiprocess: keys are an ObjectKey, a value is the payload
 
