@@ -390,19 +390,19 @@ test("parseFlags(), parseNumber(), parsePage() and parseFacts() take what they k
 test("parseHello() ignores what it does not know and wants a boot id", () => {
   const hello = parseHello(
     "2 boot=3b0fd3e2ac1f9d77 worker=lmshm-worker/0.1.0 xattr=1 " +
-      "window=1024 weather=fine",
+      "window=1024 engine=redis weather=fine",
   );
   assert.deepEqual(hello, {
     boot: "3b0fd3e2ac1f9d77",
     worker: "lmshm-worker/0.1.0",
     xattr: true,
-    engine: "directory",
+    engine: "redis",
     window: 1024,
   });
-  assert.equal(parseHello("2 boot=3b0fd3e2ac1f9d77 xattr=0 engine=redis")?.engine, "redis");
   const little = parseHello("2 boot=0000000000000000 later=word");
   assert.equal(little?.xattr, false);
   assert.equal(little?.window, null);
+  assert.equal(little?.engine, null);
   for (
     const text of [
       ...[

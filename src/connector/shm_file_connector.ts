@@ -191,7 +191,8 @@ export class ShmFileConnector implements RemoteConnector {
    * those for Redis and S3 where the worker has such a store.
    */
   keyText(key: Key): string {
-    return keyText(key, !this.#client.isDirectory);
+    const { engine } = this.#client;
+    return keyText(key, engine !== null && engine !== "directory");
   }
 
   /** As RemoteConnector.stat(). */

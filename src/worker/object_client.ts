@@ -131,8 +131,8 @@ export interface ObjectClient extends AsyncDisposable {
   readonly protocol: 1 | 2;
   /** Whether attributes and checksums are stored. */
   readonly keepsMetadata: boolean;
-  /** Whether objects are files, and not an engine's. */
-  readonly isDirectory: boolean;
+  /** What keeps the objects: "directory", "redis" or "s3"; null: the worker did not say. */
+  readonly engine: string | null;
   /** Process id of the worker that was started here; null for others and while there is none. */
   readonly pid: number | null;
   /** Worker processes that replaced a lost one. */

@@ -186,7 +186,7 @@ TEST(without_attributes_everything_else_works) {
   TalkV2 talk(Attributes::kNone);
   TestSegment segment(8192);
   segment.FillPattern(6);
-  CHECK_CONTAINS(talk.Say("HELLO 2"), " xattr=0 window=1024");
+  CHECK_CONTAINS(talk.Say("HELLO 2"), " xattr=0 window=1024 engine=");
   CHECK_EQ(talk.Say("1 ATTACH " + segment.name() + " 8192 -"), "1 OK");
   const std::string before = segment.Bytes(0, 5000);
   CHECK_EQ(talk.Say("2 PUT k 0 5000 shape=1"), "2 OK 5000 crc32c=" + CrcOf(before));

@@ -24,8 +24,8 @@ TEST(hello_changes_the_version_and_nothing_before_it_does) {
   CHECK_STARTS(talk.Say("1 PING"), "ERROR EINVAL unknown command");
   CHECK_EQ(talk.Say("PING"), "OK");
   const std::string attributes = talk.has_attributes ? " xattr=1" : " xattr=0";
-  CHECK_EQ(talk.Say("HELLO 2"),
-           "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0" + attributes + " window=1024");
+  CHECK_EQ(talk.Say("HELLO 2"), "OK 2 boot=0123456789abcdef worker=lmshm-worker/0.1.0" +
+                                    attributes + " window=1024 engine=directory");
   CHECK_EQ(talk.Say("1 PING"), "1 OK boot=0123456789abcdef");
   CHECK_STARTS(talk.Say("PING"), "0 ERROR EINVAL ");
   CHECK_STARTS(talk.Say("HELLO 2"), "0 ERROR EINVAL ");

@@ -220,16 +220,6 @@ TEST(hello_says_whether_there_are_attributes) {
   }
 }
 
-TEST(hello_names_another_engine_than_a_directory) {
-  for (const std::string engine : {"directory", "redis", "s3"}) {
-    Talk talk;
-    talk.store->mutable_facts().engine = engine;
-    const std::string hello = talk.Say("HELLO 2");
-    CHECK_EQ(hello.find(" engine=") != std::string::npos, engine != "directory");
-    if (engine != "directory") CHECK_CONTAINS(hello, " engine=" + engine);
-  }
-}
-
 TEST(an_object_goes_in_and_out) {
   Talk talk;
   talk.Begin();

@@ -83,11 +83,7 @@ Status Session::Hello(std::string_view words, std::string* result) {
   }
   *result = " 2 boot=" + service_.boot_id + " worker=lmshm-worker/" LMSHM_VERSION +
             (store->facts().attributes ? " xattr=1" : " xattr=0") +
-            " window=" + std::to_string(kWindow);
-  // Clients spell some keys otherwise in a directory.
-  if (const std::string& engine = store->facts().engine; engine != "directory") {
-    *result += " engine=" + engine;
-  }
+            " window=" + std::to_string(kWindow) + " engine=" + store->facts().engine;
   v1_.Detach();
   v2_ = std::make_unique<SessionV2>(service_, v1_.peer(), std::move(store), pipeline_);
   return Status::OK();

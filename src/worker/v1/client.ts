@@ -46,7 +46,7 @@ const NO_ATTRIBUTES = Object.freeze({});
 export class ClientV1 implements ObjectClient {
   readonly protocol = 1;
   readonly keepsMetadata = false;
-  readonly isDirectory = true;
+  readonly engine = null;
   readonly #options: ClientOptions;
   readonly #directory: StorageDirectory;
   readonly #keeper: Keeper<Connection>;

@@ -27,10 +27,10 @@ export interface WorkerHello {
   readonly boot: string;
   /** "lmshm-worker/0.1.0". */
   readonly worker: string;
-  /** Whether the directory's file system keeps attributes. */
+  /** Whether the directory's file system, or the engine's layout, keeps attributes. */
   readonly xattr: boolean;
-  /** "directory", or another engine: "redis", "s3". */
-  readonly engine: string;
+  /** "directory", "redis" or "s3"; null: the worker does not say. */
+  readonly engine: string | null;
   /** Requests that may be unanswered at a time; null: the worker does not say. */
   readonly window: number | null;
 }
@@ -256,7 +256,7 @@ export function parseFacts(text: string): Readonly<Record<string, string>> | nul
 export function parseHello(text: string): WorkerHello | null {
   if (!text.startsWith(`${VERSION} `)) return null;
   const facts = parseFacts(text.slice(`${VERSION} `.length));
-  const { boot, worker = "", xattr, window, engine = "directory" } = facts ?? {};
+  const { boot, worker = "", xattr, window, engine } = facts ?? {};
   if (boot === undefined || !/^[0-9a-f]{16}$/.test(boot)) return null;
   const limit = window === undefined ? null : parseNumber(window);
   if (window !== undefined && (limit === null || limit < 1)) return null;
@@ -264,7 +264,7 @@ export function parseHello(text: string): WorkerHello | null {
     boot,
     worker,
     xattr: xattr === "1",
-    engine,
+    engine: engine ?? null,
     window: limit,
   };
 }

@@ -76,9 +76,7 @@ export class ClientV2 implements ObjectClient {
   readonly #room: Room;
   readonly #listings: ListingPlaces<Listing>;
   /** Of the worker that is connected, or was last. */
-  #hello: WorkerHello = {
-    ...{ boot: "", worker: "", xattr: false, engine: "directory", window: null },
-  };
+  #hello: WorkerHello = { boot: "", worker: "", xattr: false, engine: null, window: null };
   #pumpPlanned = false;
   #accepting = true;
   /** putAll() and getAll() that have not ended. */
@@ -122,8 +120,8 @@ export class ClientV2 implements ObjectClient {
     return this.#hello.xattr;
   }
 
-  get isDirectory(): boolean {
-    return this.#hello.engine === "directory";
+  get engine(): string | null {
+    return this.#hello.engine;
   }
 
   /** Process id of the worker that was started here; null for others and while there is none. */
