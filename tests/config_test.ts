@@ -367,7 +367,7 @@ test("fs:// is its directory, with LMCache's headers unless they are switched of
         "remote_storage_plugins: [fs.a, fs.b]\nextra_config:\n" +
           "  remote_storage_plugin.fs.a.base_path: /a\n  remote_storage_plugin.fs.b.base_path: /b\n",
       ),
-    "more than one directory",
+    "more than one place",
   );
 });
 

@@ -3,15 +3,13 @@
 // The programs of examples/ run in this runtime, as a user would start them, and say that all is well.
 
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
+import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import process from "node:process";
 import { test } from "node:test";
+import { ask, startExample, startGateway } from "./support/example_server.ts";
 import { StandIn } from "./support/lmcache_server.ts";
 import { connect, fill, prompt, TOKENS_A_CHUNK } from "./support/lmcache_suite.ts";
-import { fixtureCommand, runFixture } from "./support/process.ts";
+import { runFixture } from "./support/process.ts";
 import { TempDir } from "./support/worker.ts";
 
 const timeout = 120_000;
@@ -68,54 +66,13 @@ test("gpu_chunks.ts: chunks come back, with or without a GPU", { timeout }, asyn
   assert.match(await output("gpu_chunks.ts"), /^OK: /m);
 });
 
-interface Server extends AsyncDisposable {
-  readonly url: string;
-}
-
-/** Starts an example that says its address, which has `path` in it, and ends by SIGTERM. */
-async function startServer(path: string, example: string, ...words: string[]): Promise<Server> {
-  const [command, args] = fixtureCommand(`../../examples/${example}`, ...words);
-  const child = spawn(command, args, { stdio: ["ignore", "pipe", "inherit"], env: process.env });
-  const exited = once(child, "close");
-  let said = "";
-  const url = await new Promise<string>((resolve, reject) => {
-    child.stdout.on("data", (data) => {
-      said += data;
-      const found = said.match(/^http:\S+/m)?.[0].split(path);
-      if (found && found.length > 1) resolve(found[0]!);
-    });
-    void exited.then(([code]) => reject(new Error(`the server ended with status ${code}`)));
-  });
-  return {
-    url,
-    [Symbol.asyncDispose]: async () => {
-      child.kill("SIGTERM");
-      await exited;
-      // Its status is no proof: Deno reports the signal that was sent, however the child ended.
-      assert.match(said, /^closed$/m);
-    },
-  };
-}
-
-interface Answer {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly bytes: Uint8Array;
-}
-
-async function ask(url: string, request: RequestInit = {}): Promise<Answer> {
-  const response = await fetch(url, { ...request, signal: AbortSignal.timeout(30_000) });
-  const { status, headers } = response;
-  return { status, headers, bytes: new Uint8Array(await response.arrayBuffer()) };
-}
-
 test("http_server.ts: stores uploads, and serves them whole, in part and after a restart", {
   timeout,
 }, async () => {
   using dir = new TempDir();
   const bytes = new Uint8Array(3_000_001).map((_, at) => at % 251);
   {
-    await using server = await startServer("/chunks/KEY", "http_server.ts", dir.path, "0");
+    await using server = await startExample("/chunks/KEY", "http_server.ts", [dir.path, "0"]);
     const chunk = `${server.url}/chunks/a%20key`;
     assert.equal((await ask(chunk, { method: "PUT", body: bytes })).status, 201);
     assert.deepEqual((await ask(chunk)).bytes, bytes);
@@ -136,7 +93,7 @@ test("http_server.ts: stores uploads, and serves them whole, in part and after a
     const left = await fetch(chunk);
     await left.body!.cancel();
   }
-  await using server = await startServer("/chunks/KEY", "http_server.ts", dir.path, "0");
+  await using server = await startExample("/chunks/KEY", "http_server.ts", [dir.path, "0"]);
   const chunk = `${server.url}/chunks/a%20key`;
   assert.deepEqual((await ask(chunk)).bytes, bytes);
   const { hot, coldHits } = JSON.parse(
@@ -188,34 +145,11 @@ test("lmcache_gateway.ts: a request goes where most of its prompt is cached", {
   await fill(first, prompt(1));
   await fill(second, prompt(3));
   await fill(first, prompt(2, 7000));
-  const engines = ["one", "two"].map((name) =>
-    createServer((_, response) => {
-      response.writeHead(200, { "content-type": "application/json" });
-      response.end(JSON.stringify({ engine: name }));
-    }).listen(0, "127.0.0.1")
-  );
-  try {
-    const pairs = await Promise.all(engines.map(async (engine, at) => {
-      await once(engine, "listening");
-      const { port } = engine.address() as { port: number };
-      return `http://127.0.0.1:${port}=${[one, two][at]!.address}`;
-    }));
-    const path = "/v1/completions";
-    await using gateway = await startServer(path, "lmcache_gateway.ts", "0", MODEL, ...pairs);
-    const routed = async (tokens: unknown) => {
-      const body = JSON.stringify({ prompt: tokens });
-      const answer = await ask(`${gateway.url}${path}`, { method: "POST", body });
-      assert.equal(answer.status, 200);
-      const { engine } = JSON.parse(new TextDecoder().decode(answer.bytes));
-      return `${engine} ${answer.headers.get("x-cached-tokens")}`;
-    };
-    assert.equal(await routed(prompt(3)), `two ${3 * TOKENS_A_CHUNK}`);
-    assert.equal(await routed(prompt(2, 7000)), `one ${2 * TOKENS_A_CHUNK}`);
-    assert.match(await routed(prompt(2, 99_000)), /^(one|two) 0$/);
-    assert.match(await routed("a text"), /^(one|two) 0$/);
-    await two.kill();
-    assert.equal(await routed(prompt(3)), `one ${TOKENS_A_CHUNK}`);
-  } finally {
-    for (const engine of engines) engine.close();
-  }
+  await using gateway = await startGateway(MODEL, [one, two]);
+  assert.equal(await gateway.routed(prompt(3)), `1 ${3 * TOKENS_A_CHUNK}`);
+  assert.equal(await gateway.routed(prompt(2, 7000)), `0 ${2 * TOKENS_A_CHUNK}`);
+  assert.match(await gateway.routed(prompt(2, 99_000)), /^[01] 0$/);
+  assert.match(await gateway.routed("a text"), /^[01] 0$/);
+  await two.kill();
+  assert.equal(await gateway.routed(prompt(3)), `0 ${TOKENS_A_CHUNK}`);
 });

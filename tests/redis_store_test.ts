@@ -3,14 +3,17 @@
 // A program that keeps its objects in Redis or Valkey: connect(url), and everything above it.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import process from "node:process";
+import { TieredStore } from "../src/cache/tiered_store.ts";
 import { connect } from "../src/connector/connect.ts";
 import { ShmError } from "../src/errors.ts";
+import { ObjectKey } from "../src/keys/object_key.ts";
 import { type ShmRange, ShmSegment } from "../src/memory/segment.ts";
 import { lmshm } from "./support/command_line.ts";
 import { RedisServer, withoutRedis } from "./support/redis_server.ts";
+import { startWorker, TempDir } from "./support/worker.ts";
 
 const MIB = 2 ** 20;
 const options = { skip: withoutRedis, timeout: 100_000 };
@@ -94,4 +97,52 @@ test("lmshm verify says what failed first, not that cleaning up failed, too", op
   const { code, stderr } = await lmshm("verify", "--store", store, "--size", "4MiB");
   assert.equal(code, 1, stderr);
   assert.match(stderr, /lmshm: put /);
+});
+
+test("an ObjectKey is spelled as LMCache's adapters for Redis spell it", options, async () => {
+  await using server = await RedisServer.start();
+  const key = new ObjectKey({
+    ...{ model: "a/model", kvRank: ObjectKey.kvRank(2, 1), chunkHash: "1f3a", salt: "s" },
+  });
+  const text = "a/model@02010201@0@1f3a@s";
+  const url = `redis://127.0.0.1:${server.port}?layout=payload`;
+  await using store = await TieredStore.create({
+    hot: { sizeBytes: MIB, name: `/lmshm-redis-${process.pid}-${names++}`, pin: "none" },
+    cold: { store: url },
+  });
+  const chunk = { shape: [2, 1, 4, 64], dtype: "half" } as const;
+  {
+    using obj = await store.allocate(chunk);
+    await store.put(key, obj);
+  }
+  await store.flush();
+  assert.equal(await server.ask("STRLEN", text), ":1024\r\n");
+  assert.equal(await server.ask("DBSIZE"), ":1\r\n");
+  assert.equal(await store.exists(key), true);
+  assert.equal(await store.cold.exists(key), true);
+  assert.equal(await store.cold.exists(text), true);
+  // A worker that runs already says what is behind it.
+  using dir = new TempDir();
+  await using worker = await startWorker(dir.file("w.sock"), null, ["--store", url]);
+  using segment = await newSegment(MIB);
+  await using other = await connect(`unix:${dir.file("w.sock")}`, { segment });
+  assert.equal(await other.exists(key), true, worker.address);
+  assert.equal(await store.remove(key), true);
+  assert.equal(await server.ask("DBSIZE"), ":0\r\n");
+});
+
+test("lmshm check tries a server that LMCache's configuration names", options, async () => {
+  await using server = await RedisServer.start();
+  using dir = new TempDir();
+  const text = (scheme: string) =>
+    `max_local_cpu_size: 0.01\nremote_url: "${scheme}://127.0.0.1:${server.port}"\n`;
+  for (const [scheme, layout] of [["redis", "lmcache-redis"], ["valkey", "payload"]] as const) {
+    writeFileSync(dir.file("lmcache.yaml"), text(scheme));
+    const { code, stdout, stderr } = await lmshm("check", "--config", dir.file("lmcache.yaml"));
+    assert.equal(code, 0, stdout + stderr);
+    assert.ok(stdout.includes(`redis://127.0.0.1:${server.port}?layout=${layout}\n`), stdout);
+    assert.match(stdout, /get from the store +ok/);
+    assert.match(stdout, /metadata +- *\n +the layout of its objects, which is LMCache's/);
+    assert.equal(await server.ask("DBSIZE"), ":0\r\n");
+  }
 });

@@ -186,15 +186,15 @@ test("remote_url takes what connect() takes", () => {
     const said = Object.entries(optionsFrom(config).options);
     return Object.fromEntries(said.filter(([, value]) => value !== undefined));
   };
-  assert.deepEqual(options({ remote_url: "redis://h:1?prefix=kv" }), {
-    store: "redis://h:1?prefix=kv",
+  assert.deepEqual(options({ remote_url: "redis://h:1?prefix=kv&layout=lmshm" }), {
+    store: "redis://h:1?prefix=kv&layout=lmshm",
   });
   assert.deepEqual(
     options({
-      remote_url: "s3://bucket",
+      remote_url: "s3://bucket?layout=lmshm",
       extra_config: { "lmshm.store_secret_file": "/s", "shmfs.storage_dir": "/d" },
     }),
-    { store: "s3://bucket", storeSecretFile: "/s" },
+    { store: "s3://bucket?layout=lmshm", storeSecretFile: "/s" },
   );
   assert.deepEqual(options({ remote_url: "file:///data/kv" }), { storageDir: "/data/kv" });
   assert.deepEqual(options({ remote_url: "unix:/run/w" }), { store: "unix:/run/w" });
@@ -214,13 +214,13 @@ test("remote_url takes what connect() takes", () => {
 });
 
 test("a configuration that is printed, or written as JSON, hides its password", () => {
-  const text = 'remote_url: "redis://u:hush@h:1/2"';
+  const text = 'remote_url: "redis://u:hush@h:1/2?layout=lmshm"';
   const { config } = loadConfig({ text, environment: null });
   for (const all of [config, createConfig({ remoteUrl: config.remoteUrl })]) {
     for (const shown of [inspect({ all }, { depth: 9 }), JSON.stringify({ all })]) {
       assert.ok(shown.includes("redis://u:***@h:1/2") && !shown.includes("hush"), shown);
     }
-    assert.equal(optionsFrom(all).options.store, "redis://u:hush@h:1/2");
+    assert.equal(optionsFrom(all).options.store, "redis://u:hush@h:1/2?layout=lmshm");
   }
 });
 

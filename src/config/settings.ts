@@ -46,7 +46,7 @@ export interface LmshmConfig {
   /** How long a call that has to wait, for memory or for the store, waits at most. */
   readonly blockingTimeoutMs: number;
   /**
-   * As configured. The parts of "shmfile://" are storageDir, shmName, workerBinary and workerAddress;
+   * As configured; an engine of a file or a variable with the layout that LMCache has there. The parts of "shmfile://" are storageDir, shmName, workerBinary and workerAddress;
    * others are what connect() takes, and may hold a password, which is hidden where the configuration is
    * printed or written as JSON.
    */
@@ -115,6 +115,7 @@ export interface RawSettings extends Omit<LmshmConfig, "pages" | "saveChunkMeta"
   readonly useHugePages: boolean;
   readonly numaMode: "auto" | "manual" | null;
   readonly gpuToNumaMapping: Readonly<Record<string, number>> | null;
+  readonly ownRemoteUrl: string | null;
   readonly remoteSerde: string;
   readonly remoteStoragePlugins: readonly string[];
   readonly useLayerwise: boolean;
@@ -185,6 +186,7 @@ export const SETTINGS: { readonly [Name in keyof RawSettings]: Setting<RawSettin
   fileMode: extra("lmshm.file_mode", fileMode, null),
   fileGroup: extra("lmshm.file_group", group, null),
   storeSecretFile: extra("lmshm.store_secret_file", path, null),
+  ownRemoteUrl: extra("lmshm.remote_url", url, null),
   foreignKeys: extra("lmshm.foreign_keys", names, []),
 };
 
@@ -201,6 +203,7 @@ export const FIELD_NAMES: readonly (keyof LmshmConfig)[] = SETTING_NAMES.filter(
       "useHugePages",
       "numaMode",
       "gpuToNumaMapping",
+      "ownRemoteUrl",
       "remoteSerde",
       "remoteStoragePlugins",
       "useLayerwise",

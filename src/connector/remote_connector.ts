@@ -105,6 +105,9 @@ export interface RemoteConnector extends AsyncDisposable {
   /** What was counted, as it is now. */
   readonly stats: ConnectorStats;
 
+  /** The text under which the store has a key; without this, as a directory has it. */
+  keyText?(key: Key): string;
+
   /** Whether there is an object. */
   exists(key: Key, options?: CallOptions): Promise<boolean>;
 

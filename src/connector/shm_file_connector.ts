@@ -184,7 +184,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.exists(). */
   async exists(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const keys = [keyText(key)];
+    const keys = [this.keyText(key)];
     const found = await this.#call(
       "exists",
       options,
@@ -194,9 +194,18 @@ export class ShmFileConnector implements RemoteConnector {
     return found[0]!;
   }
 
+  /**
+   * The text under which the store has a key: of an ObjectKey as LMCache's adapters for files spell it, or
+   * those for Redis and S3 where the worker has such a store.
+   */
+  keyText(key: Key): string {
+    const { engine } = this.#client;
+    return keyText(key, engine !== null && engine !== "directory");
+  }
+
   /** As RemoteConnector.stat(). */
   async stat(key: Key, options: CallOptions = {}): Promise<ObjectStat | null> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     return await this.#call("stat", options, (call) => this.#stat(text, call), [text]);
   }
 
@@ -212,7 +221,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As get(). */
   async load(key: Key, into?: ShmRange, options: CallOptions = {}): Promise<LoadedObject | null> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     if (into !== undefined) this.#checkRange("get", into);
     const call = this.#enter("get", options);
     this.#counts.gets++;
@@ -248,7 +257,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.put(). */
   async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
-    const text = keyText(key);
+    const text = this.keyText(key);
     this.#checkRange("put", range);
     const { metadata } = options;
     const attributes = metadataOf(range, metadata);
@@ -307,7 +316,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.remove(). */
   async remove(key: Key, options: CallOptions = {}): Promise<boolean> {
-    const keys = [keyText(key)];
+    const keys = [this.keyText(key)];
     const removed = await this.#call(
       "remove",
       options,
@@ -404,7 +413,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.batchedContains(). */
   async batchedContains(keys: readonly Key[], options: CallOptions = {}): Promise<number> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     return await this.#call(
       "batchedContains",
       options,
@@ -416,7 +425,7 @@ export class ShmFileConnector implements RemoteConnector {
 
   /** As RemoteConnector.batchedRemove(). */
   async batchedRemove(keys: readonly Key[], options: CallOptions = {}): Promise<boolean[]> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     return await this.#call(
       "batchedRemove",
       options,
@@ -544,7 +553,7 @@ export class ShmFileConnector implements RemoteConnector {
     into: readonly ShmRange[],
     call: Call,
   ): Promise<Outcome<LoadedObject | null>[]> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     for (const range of into) this.#checkRange(operation, range);
     this.#counts.gets += texts.length;
     const { ioMode: io, checksum: verify, padBytes } = this.#settings;
@@ -633,7 +642,7 @@ export class ShmFileConnector implements RemoteConnector {
     ranges: readonly ShmRange[],
     call: Call,
   ): Promise<Outcome<void>[]> {
-    const texts = keys.map(keyText);
+    const texts = keys.map((key) => this.keyText(key));
     for (const range of ranges) this.#checkRange(operation, range);
     const stored = await this.#client.putAll({
       objects: ranges.map((range, i) => ({

@@ -58,11 +58,15 @@ class PlainKeyFile implements KeyFile {
   }
 }
 
-/** Not checked. @throws {TypeError} for what is none. */
-export function textOf(key: Key): string {
+/**
+ * Not checked.
+ * @param engine LMCache's adapters for Redis and S3 spell an ObjectKey otherwise than those for files.
+ * @throws {TypeError} for what is none.
+ */
+export function textOf(key: Key, engine = false): string {
   if (typeof key === "string") return key;
   if (key instanceof CacheEngineKey) return key.toString();
-  if (key instanceof ObjectKey) return key.inDirectory();
+  if (key instanceof ObjectKey) return engine ? key.toString() : key.inDirectory();
   throw new TypeError(
     `a key must be a string, a CacheEngineKey or an ObjectKey, got ${describe(key)}`,
   );
@@ -138,9 +142,9 @@ export function keyFile(key: Key): KeyFile {
   return { key: text, fileName: stem + DATA, sidecarName: stem + SIDECAR };
 }
 
-/** The key as text, checked as keyFile() checks it. */
-export function keyText(key: Key): string {
-  const text = textOf(key);
+/** The key as text, checked as keyFile() checks it; `engine` as for textOf(). */
+export function keyText(key: Key, engine = false): string {
+  const text = textOf(key, engine);
   if (!isPlainly(text)) checkKey(text);
   return text;
 }

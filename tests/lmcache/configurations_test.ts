@@ -3,8 +3,9 @@
 // All configurations in LMCache's source distribution, files and blocks of its documents: what of them
 // loadConfig() accepts. LMSHM_LMCACHE_SOURCE names its directory, unpacked.
 //
-// Accepted must be whatever describes a store of ours, or none. Refused may be other stores, and those of
-// several directories.
+// Accepted must be whatever describes a store of ours, or none. Refused may be stores that nothing here
+// speaks to, those of several directories, and what needs TLS, a sentinel or S3 Express, with a text that
+// says what to write instead.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -18,8 +19,18 @@ import type { ConfigProblem } from "../../src/config/problems.ts";
 import { ShmError } from "../../src/errors.ts";
 
 const SOURCE = process.env["LMSHM_LMCACHE_SOURCE"] ?? "";
-const OTHER_STORE = /^remote_url .* (has the scheme|names the connector|has several directories)/;
-const SEVERAL = /a store here has one$/;
+/** Why a configuration may be refused, by what the error says. The rest is a mistake of ours. */
+const REASONS: readonly (readonly [RegExp, string])[] = [
+  [/^remote_url .* has the scheme (\S+),/, "$1"],
+  [/^remote_url .* is LMCache's own server, .* share a directory/, "lm://"],
+  [/^remote_url .* names the connector/, "another connector"],
+  [/several directories|is more than one place|a store here has one$/, "several stores"],
+  [/lmshm\.remote_url: s3:\/\/[a-z0-9-]+\?endpoint=https:\/\/\S+layout=lmcache-s3/, "s3:// by TLS"],
+  [/is of S3 Express/, "S3 Express"],
+  [/lmshm\.remote_url: redis:\/\/MASTER/, "redis-sentinel://"],
+  [/lmshm\.remote_url: redis:\/\/127\.0\.0\.1:PORT\?layout=payload/, "valkey:// by TLS"],
+  [/unique/, "no YAML"],
+];
 
 /** What is indented below ".. code-block:: yaml", and between fences of Markdown. */
 function blocksOf(path: string, text: string): string[] {
@@ -37,6 +48,15 @@ function undented(block: string): string {
   return lines.map((line) => line.slice(indent)).join("\n");
 }
 
+/** With names where the documents have "<your host>" and "{REGION}". */
+function filledIn(text: string): string {
+  return text.replace(/^remote_url: *"(\w+):\/\/.*$/m, (line) =>
+    line
+      .replace(/, \.\.\. /, ", ")
+      .replaceAll(/<[^>]*port[^>]*>/gi, "7001")
+      .replaceAll(/<[^<>]*>|\{[^{}]*\}|\$\w+/g, "one"));
+}
+
 /** By where each is. A configuration is a mapping with a key of LMCache's. */
 function configurations(): Map<string, string> {
   const found = new Map<string, string>();
@@ -51,7 +71,7 @@ function configurations(): Map<string, string> {
     if (typeof value !== "object" || value === null || Array.isArray(value)) return;
     const own = Object.keys(value);
     if (own.some((key) => ["apiVersion", "services", "steps"].includes(key))) return;
-    if (own.some((key) => keys.has(key))) found.set(place, text);
+    if (own.some((key) => keys.has(key))) found.set(place, filledIn(text));
   };
   for (const path of readdirSync(SOURCE, { recursive: true, encoding: "utf8" })) {
     if (/\.ya?ml$/.test(path)) add(path, readFileSync(join(SOURCE, path), "utf8"));
@@ -77,16 +97,14 @@ test("configurations in LMCache's source distribution", {
       assert.ok(error instanceof ShmError && error.code === "ECONFIG", String(error));
       const problems = error.details["problems"] as readonly ConfigProblem[];
       for (const { message } of problems) {
-        const store = OTHER_STORE.exec(message);
-        const why = store
-          ? /scheme (\S+),/.exec(message)?.[1] ?? store[1]!
-          : SEVERAL.test(message)
-          ? "several directories"
-          : /unique/.test(message)
-          ? "no YAML"
-          : null;
-        if (why === null) wrong.push(`${place}: ${message}`);
-        else refused.set(why, (refused.get(why) ?? 0) + 1);
+        const reason = REASONS.find(([pattern]) => pattern.test(message));
+        if (reason === undefined) {
+          wrong.push(`${place}: ${message}`);
+          continue;
+        }
+        const [pattern, name] = reason;
+        const why = name.replace("$1", pattern.exec(message)?.[1] ?? "");
+        refused.set(why, (refused.get(why) ?? 0) + 1);
       }
     }
   }

@@ -4,12 +4,13 @@
 // environment that has it, and its server as a process. Elsewhere they are skipped.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { type LmcacheServer, TOKENS_A_CHUNK } from "../support/lmcache_suite.ts";
 import { sleep, TempDir } from "../support/worker.ts";
 
@@ -29,6 +30,36 @@ export const PYTHON: string = join(VENV ?? "/nowhere", "bin", "python");
 /** Nobody is told that a test was run. */
 const QUIET = { LMCACHE_TRACK_USAGE: "false", DO_NOT_TRACK: "1", LMCACHE_DISABLE_BANNER: "1" };
 
+/** Loading torch takes that long on a busy machine. */
+export const PYTHON_MS = 240_000;
+
+/**
+ * What a script of this folder says, given `input`, in JSON both.
+ * @param options environment, and words before the command.
+ */
+export function askLmcache(
+  script: string,
+  args: readonly string[],
+  input: unknown = null,
+  { env = {}, prefix = [] }: { env?: Record<string, string>; prefix?: readonly string[] } = {},
+): Promise<unknown> {
+  const [command, ...words] = [
+    ...[...prefix, PYTHON, fileURLToPath(new URL(script, import.meta.url)), ...args],
+  ];
+  return new Promise((resolve, reject) => {
+    const child = execFile(command!, words, {
+      encoding: "utf8",
+      timeout: PYTHON_MS,
+      maxBuffer: 1 << 26,
+      env: { ...process.env, ...QUIET, PYTHONDONTWRITEBYTECODE: "1", ...env },
+    }, (error, stdout, stderr) => {
+      if (error === null) resolve(JSON.parse(stdout));
+      else reject(new Error(`${script} ${args.join(" ")}: ${stderr.slice(-3000)}`));
+    });
+    child.stdin!.end(JSON.stringify(input));
+  });
+}
+
 /** How a server is started. */
 export interface RealSettings {
   readonly readTtlSeconds?: number;
@@ -42,6 +73,7 @@ export interface RealSettings {
   readonly adapter?: object;
   /** Before what the environment has: another version. */
   readonly pythonPath?: string;
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 async function freePort(): Promise<number> {
@@ -87,7 +119,7 @@ export class RealLmcache implements LmcacheServer {
 
   async restart(): Promise<void> {
     await this.kill();
-    const { pythonPath } = this.#settings;
+    const { pythonPath, env = {} } = this.#settings;
     const log = openSync(this.#dir.file("log"), "a");
     const child = spawn(PYTHON, [
       ...["-m", "lmcache.v1.multiprocess.http_server", ...this.#arguments()],
@@ -97,6 +129,7 @@ export class RealLmcache implements LmcacheServer {
         ...process.env,
         ...QUIET,
         ...(pythonPath === undefined ? {} : { PYTHONPATH: pythonPath }),
+        ...env,
       },
     });
     closeSync(log);

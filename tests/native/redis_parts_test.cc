@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The Redis engine without a server: replies, slots, how values and metadata lie, parameters.
+// The Redis engine without a server: replies, slots, how values lie, parameters.
 #include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "worker/redis/errors.h"
-#include "worker/redis/lmcache_metadata.h"
 #include "worker/redis/options.h"
 #include "worker/redis/redis_listing.h"
 #include "worker/redis/reply.h"
@@ -45,10 +44,6 @@ lmshm::Status ParseUrl(const std::string& url, lmshm::RedisOptions* options,
   lmshm::StoreSecrets secrets;
   secrets.password = password;
   return lmshm::ParseRedisOptions(parsed, secrets, options);
-}
-
-void PutInt(uint32_t number, std::string* out) {
-  for (int i = 0; i < 4; i++) out->push_back(static_cast<char>(number >> (8 * i)));
 }
 
 }  // namespace
@@ -161,32 +156,6 @@ TEST(the_head_of_a_value_comes_back_and_any_change_of_it_is_seen) {
   CHECK(!lmshm::ParseTail(lmshm::FormatTail(7, &crc), 8, &found));
   CHECK(lmshm::ParseTail(lmshm::FormatTail(7, nullptr), 7, &found));
   CHECK(!found.has_value());
-}
-
-TEST(metadata_is_byte_for_byte_what_lmcache_writes) {
-  // RemoteMetadata of LMCache 0.5.6: seven 32-bit numbers.
-  std::string wanted;
-  for (const uint32_t number : {262144u, 1u, 3u, 2u, 4u, 16u, 1024u}) PutInt(number, &wanted);
-  std::string text;
-  CHECK_OK(lmshm::FormatLmcacheMetadata(
-      262144, {{"dtype", "bfloat16"}, {"format", "KV_2LTD"}, {"shape", "2,4,16,1024"}}, &text));
-  CHECK(text == wanted);
-  uint64_t length = 0;
-  std::vector<lmshm::Attribute> attributes;
-  REQUIRE(lmshm::ParseLmcacheMetadata(text, &length, &attributes));
-  CHECK_EQ(length, 262144u);
-  CHECK_EQ(attributes[0].value, "bfloat16");
-  CHECK_EQ(attributes[1].value, "KV_2LTD");
-  CHECK_EQ(attributes[2].value, "2,4,16,1024");
-  CHECK_OK(lmshm::FormatLmcacheMetadata(10, {}, &text));
-  REQUIRE(lmshm::ParseLmcacheMetadata(text, &length, &attributes));
-  CHECK_EQ(attributes[2].value, "10");
-  CHECK_EQ(lmshm::FormatLmcacheMetadata(10, {{"format", "EC_TD"}}, &text).number(), EINVAL);
-  CHECK_EQ(lmshm::FormatLmcacheMetadata(10, {{"dtype", "int64"}}, &text).number(), EINVAL);
-  CHECK_EQ(lmshm::FormatLmcacheMetadata(10, {{"shape", "1,2,3,4,5"}}, &text).number(), EINVAL);
-  CHECK_EQ(lmshm::FormatLmcacheMetadata(1ULL << 32, {}, &text).number(), EINVAL);
-  CHECK(!lmshm::ParseLmcacheMetadata("short", &length, &attributes));
-  CHECK(!lmshm::ParseLmcacheMetadata(std::string(28, '\xff'), &length, &attributes));
 }
 
 TEST(parameters_of_the_url_are_checked) {

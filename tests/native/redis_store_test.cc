@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "golden.hh"
 #include "redis_fixture.hh"
 #include "redis_server.hh"
 
@@ -231,6 +232,36 @@ TEST(what_lmcache_reads_lies_as_lmcache_wants_it) {
   CHECK_EQ(Get(*lmcache, key, Part(segment, 4000, 2000)).number(), ENOENT);
   server.Ask({"SET", key + "metadata", "nonsense"});
   CHECK_EQ(Get(*lmcache, key, Part(segment, 4000, 2000)).number(), EINVAL);
+  const Status other = Put(*lmcache, key, Part(segment, 0, 1000), attributes);
+  CHECK_EQ(other.number(), EINVAL);
+  CHECK_CONTAINS(other.text(), "shape and dtype say 1024 bytes");
+}
+
+TEST(the_metadata_that_lmcache_made_is_made_and_read) {
+  TestSegment segment(32 * kMiB);
+  const RedisServer server(Any());
+  const auto lmcache = Redis(Url(server, "?layout=lmcache-redis"));
+  for (const auto& row : ReadGolden("lmcache_headers.tsv", 12)) {
+    const size_t length = std::stoull(row[0]);
+    if (length > 9 * kMiB) continue;
+    const std::vector<lmshm::Attribute> attributes = {
+        {"dtype", row[2]}, {"format", row[1]}, {"shape", row[3]}};
+    CHECK_OK(Put(*lmcache, "k", Part(segment, 0, length), attributes));
+    std::string hex;
+    for (const char c : server.Ask({"GET", "kmetadata"}).text) {
+      char digits[3];
+      snprintf(digits, sizeof(digits), "%02x", static_cast<unsigned char>(c));
+      hex += digits;
+    }
+    CHECK_EQ(hex, row[4]);
+    ObjectInfo info;
+    CHECK_OK(lmcache->Stat("k", nullptr, &info));
+    CHECK_EQ(info.length, length);
+    REQUIRE_EQ(info.attributes.size(), 3u);
+    for (size_t i = 0; i < 3; i++) CHECK_EQ(info.attributes[i].value, attributes[i].value);
+    CHECK_OK(Get(*lmcache, "k", Part(segment, 0, length), &info));
+    CHECK_EQ(info.attributes[0].value, row[2]);
+  }
 }
 
 TEST(what_others_did_to_a_value_is_no_object) {

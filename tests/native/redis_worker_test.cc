@@ -108,7 +108,7 @@ TEST(a_worker_writes_lmcaches_metadata_from_the_attributes_that_a_client_gives) 
       "2 OK 1024");
   CHECK(server.Ask({"GET", "m@1@0@a@halfkv_bytes"}).text == segment.Bytes(0, 1024));
   std::string wanted;
-  for (const unsigned number : {1024u, 1u, 1u, 2u, 1u, 8u, 32u}) {
+  for (const unsigned number : {1024u, 1u, 2u, 2u, 1u, 8u, 32u}) {
     for (int i = 0; i < 4; i++) wanted.push_back(static_cast<char>(number >> (8 * i)));
   }
   CHECK(server.Ask({"GET", "m@1@0@a@halfmetadata"}).text == wanted);

@@ -39,11 +39,13 @@ export function payload(seed: number, bytes: number): Uint8Array {
   return Uint8Array.from({ length: bytes }, (_, i) => (7 * i + 13 * seed) & 0xff);
 }
 
-/** The layout of an object of one tensor. */
+/** The layout of an object: of one tensor, or of several with "+" between them. */
 export function layoutOf({ shape, dtype, format }: StoredItem) {
+  const shapes = shape.split("+").map((one) => one.split(",").map(Number));
+  const dtypes = dtype.split("+") as DTypeName[];
   return {
-    shape: shape.split(",").map(Number),
-    dtype: dtype as DTypeName,
+    shape: shapes.length === 1 ? shapes[0]! : shapes,
+    dtype: dtypes.length === 1 ? dtypes[0]! : dtypes,
     format: format as MemoryFormat,
   };
 }

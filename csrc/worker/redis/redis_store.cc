@@ -13,8 +13,8 @@
 #include "worker/base/random.h"
 #include "worker/base/text.h"
 #include "worker/redis/errors.h"
-#include "worker/redis/lmcache_metadata.h"
 #include "worker/redis/redis_listing.h"
+#include "worker/storage/lmcache_header.h"
 
 namespace lmshm {
 
@@ -42,6 +42,15 @@ uint64_t NowMs() {
 
 std::string Word(std::string_view name, std::string_view value) {
   return " " + std::string(name) + "=" + PercentEncode(value);
+}
+
+// What LMCache keeps in "<key>metadata" is its header, and nothing else. False: it is not.
+bool ParseMetadata(std::string_view text, uint64_t* length, std::vector<Attribute>* attributes) {
+  LmcacheHeader header;
+  if (!ParseLmcacheHeader(text, &header) || header.bytes != text.size()) return false;
+  *length = header.length;
+  *attributes = std::move(header.attributes);
+  return true;
 }
 
 // "valkey_version:9.1.0" in what INFO says; empty: not there.
@@ -247,7 +256,7 @@ void RedisStore::PutAll(PutItem* items, size_t count) {
     command.head.append(head);
     if (lmcache && item.status.ok()) {
       std::string text;
-      item.status = FormatLmcacheMetadata(item.data.size, item.attributes, &text);
+      item.status = MakeLmcacheHeader(item.data.size, item.attributes, &text);
       FillSet(NameOf(item.key, kMetadataSuffix), &metadata[i]);
       AppendSize(text.size(), &metadata[i].head);
       metadata[i].head.append(text);
@@ -364,7 +373,7 @@ void RedisStore::GetAllLmcache(GetItem* items, size_t count) {
     if (status.ok() && metadata[i].reply.type == '_') {
       status = Status::Error(ENOENT, "no such object");
     } else if (status.ok() &&
-               !ParseLmcacheMetadata(metadata[i].reply.text, &lengths[i], &item.info.attributes)) {
+               !ParseMetadata(metadata[i].reply.text, &lengths[i], &item.info.attributes)) {
       status = Status::Error(EINVAL, "its metadata is not what LMCache writes");
     }
     if (!status.ok()) {
@@ -479,7 +488,7 @@ Status RedisStore::StatLmcache(std::string_view key, const CancelCheck* cancel, 
   if (metadata.reply.type == '_') {
     return Failed("stat", key, Status::Error(ENOENT, "no such object"));
   }
-  if (!ParseLmcacheMetadata(metadata.reply.text, &info->length, &info->attributes)) {
+  if (!ParseMetadata(metadata.reply.text, &info->length, &info->attributes)) {
     return Failed("stat", key, Status::Error(EINVAL, "its metadata is not what LMCache writes"));
   }
   info->disk_bytes = info->length + metadata.reply.text.size();

@@ -81,7 +81,9 @@ def main(sources: str) -> int:
     try:
         return int(
             pytest.main(
-                ["-q", "-p", "no:cacheprovider", "--noconftest", "-k", LEFT_OUT, str(tests)],
+                # Its pytest.ini shows every line that is logged.
+                ["-q", "-o", "log_cli=false", "-p", "no:cacheprovider", "--noconftest"]
+                + ["-k", LEFT_OUT, str(tests)],
                 plugins=[substitute],
             )
         )

@@ -327,7 +327,8 @@ class Settings(Scene):
             "type": "plugin",
             "module_path": "lmshm_lmcache",
             "class_name": "LmshmL2Adapter",
-            "adapter_params": {"root": self.directory},
+            # Made if it is missing, as LMCache's own adapters make theirs.
+            "adapter_params": {"root": f"{self.directory}/not/there"},
         }
         config = PluginL2AdapterConfig.from_dict(spec)
         adapter = create_l2_adapter(config, l1_memory_desc=self.manager.get_l1_memory_desc())

@@ -353,6 +353,8 @@ export class ConfigurationCheck {
         "metadata",
         cold.protocol === 1
           ? "a worker of protocol version 1 keeps none"
+          : cold.store !== null
+          ? "the layout of its objects, which is LMCache's, has no place for a program's own"
           : "the storage directory's file system has no extended attributes",
       );
       return;

@@ -79,13 +79,18 @@ class LmshmL2AdapterConfig(L2AdapterConfigBase):
                 )
 
     def command(self) -> list[str]:
-        """What starts a worker of our own. Raises ValueError: there is none."""
+        """What starts a worker of our own, on a directory that is made if it is missing.
+
+        Raises ValueError: there is no program; OSError: the directory cannot be made.
+        """
         program = self.worker or os.environ.get("LMSHM_WORKER") or shutil.which("lmshm-worker")
         if not program:
             raise ValueError(
                 'lmshm-worker is not in PATH: say where it is with "worker" in adapter_params, or with'
                 " LMSHM_WORKER"
             )
+        if self.root:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
         command = [program]
         command += ["--root", self.root] if self.root else ["--store", self.store or ""]
         if self.max_bytes is not None:

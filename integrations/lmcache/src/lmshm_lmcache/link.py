@@ -294,7 +294,7 @@ class WorkerLink:
             return connection
         except (OSError, ValueError) as error:
             connection.close(_GRACE_S)
-            raise LinkError(f"the worker cannot be talked to: {error}") from error
+            raise LinkError(f"the worker cannot be talked to ({error}); its log says why") from error
         except LinkError:
             connection.close(_GRACE_S)
             raise
