@@ -11,6 +11,7 @@
 #define LMSHM_WORKER_REDIS_CLIENT_H_
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -47,20 +48,35 @@ class RedisClient {
   // One command for one node, whatever its key.
   void RunAt(const Topology::Node& node, Command* command, const CancelCheck* cancel);
 
+  // How one attempt to carry out commands on one connection went: the connection, and the pipe that
+  // it went through; null: there was no connection, and `status` says why.
+  struct Attempt {
+    Topology::Node node;  // null: nobody has the slot
+    RedisConnection connection;
+    std::unique_ptr<Pipe> pipe;
+    Status status;
+  };
+  // What is to be done with a command now: nothing, its status and reply say how it went, or the
+  // same again. `cancelled`: whether it is still wanted.
+  enum class Next { kEnd, kAtOnce, kLater };
+  Next Judge(const Attempt& attempt, Command* command, bool cancelled);
+  // After an attempt: its connection is given back if it can be used again. Its pipe is gone then.
+  void Conclude(Attempt* attempt);
+
+  // How long one node may be silent.
+  std::chrono::milliseconds Stall() const;
+
   Topology& topology() { return topology_; }
   const Topology& topology() const { return topology_; }
   const RedisCounts& counts() const { return counts_; }
   std::chrono::milliseconds timeout() const { return options_.timeout; }
 
  private:
-  enum class Next { kEnd, kAtOnce, kLater };
   struct Group;
 
-  std::chrono::milliseconds Stall() const;
-  void Attempt(std::vector<Group>* groups, const CancelCheck* cancel);
-  Next Judge(const Group& group, Command* command, bool cancelled);
-  Next JudgeReply(const Group& group, Command* command);
-  Next JudgeBroken(const Group& group, Command* command, bool cancelled);
+  void Try(std::vector<Group>* groups, const CancelCheck* cancel);
+  Next JudgeReply(const Attempt& attempt, Command* command);
+  Next JudgeBroken(const Attempt& attempt, Command* command, bool cancelled);
 
   const RedisClientOptions options_;
   RedisCounts counts_;
