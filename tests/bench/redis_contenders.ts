@@ -2,7 +2,8 @@
 //
 // bun tests/bench/redis_contenders.ts PORT [ROUNDS]: objects of a pool to a Redis or Valkey server on
 // loopback and back into the pool, by this library, by Bun's own client, and by ioredis where
-// LMSHM_BENCH_IOREDIS names its package folder. They take turns in one run; what was read is compared.
+// LMSHM_BENCH_IOREDIS names its package folder. Ours go in batches and one by one up to 256 KiB, and one
+// by one above. They take turns in one run; what was read is compared.
 // Prints for each the median rate, the median of the ratio to ours in the same round with its spread,
 // and CPU seconds a GB of this process (JavaScript's) and of the worker.
 
@@ -75,21 +76,24 @@ for (const size of sizes) {
     ),
   );
   const small = size <= 2 ** 18;
-  const ours: Contender = {
-    name: "lmshm",
+  const inBatches: Contender = {
+    name: "lmshm, in batches",
     async put(keys) {
-      if (small) await store.batchedPut([...keys], keys.map((_, at) => from(at)));
-      else await each(count, depth, (at) => store.put(keys[at]!, from(at)));
+      await store.batchedPut([...keys], keys.map((_, at) => from(at)));
     },
     async get(keys) {
-      const found = small ? await store.batchedGet([...keys], keys.map((_, at) => into(at))) : [];
-      if (!small) {
-        await each(count, depth, async (at) => {
-          if (await store.get(keys[at]!, into(at)) === null) throw new Error("a miss");
-        });
-      }
+      const found = await store.batchedGet([...keys], keys.map((_, at) => into(at)));
       if (found.includes(null)) throw new Error("a miss");
     },
+    otherCpu: () => cpuOf(pid),
+  };
+  const oneByOne: Contender = {
+    name: "lmshm, one by one",
+    put: (keys) => each(count, depth, (at) => store.put(keys[at]!, from(at))),
+    get: (keys) =>
+      each(count, depth, async (at) => {
+        if (await store.get(keys[at]!, into(at)) === null) throw new Error("a miss");
+      }),
     otherCpu: () => cpuOf(pid),
   };
   const client = new RedisClient(`redis://127.0.0.1:${port}`);
@@ -101,7 +105,8 @@ for (const size of sizes) {
       each(count, depth, async (at) => target(at).set((await client.getBuffer(keys[at]!))!)),
     otherCpu: () => 0,
   };
-  const contenders = [ours, bun];
+  const ours = small ? [inBatches, oneByOne] : [oneByOne];
+  const contenders = [...ours, bun];
   const folder = process.env.LMSHM_BENCH_IOREDIS;
   let close = () => {};
   if (folder !== undefined) {
@@ -144,18 +149,18 @@ for (const size of sizes) {
   }
   const gigabytes = count * size / GB;
   for (const what of ["put", "get"] as const) {
-    const own = samples.get(`${what} lmshm`)!;
+    const own = samples.get(`${what} ${ours[0]!.name}`)!;
     for (const { name } of contenders) {
       const mine = samples.get(`${what} ${name}`)!;
       const ratios = mine.map(({ seconds }, at) => seconds / own[at]!.seconds);
       const row = [
         `${(size / 1e6).toFixed(2)} MB`.padStart(9),
         what,
-        name.padEnd(8),
+        name.padEnd(17),
         `${(gigabytes / median(mine.map(({ seconds }) => seconds))).toFixed(2)} GB/s`,
-        `ours is ${median([...ratios]).toFixed(2)} times (${Math.min(...ratios).toFixed(2)}-${
-          Math.max(...ratios).toFixed(2)
-        })`,
+        `${ours[0]!.name} is ${median([...ratios]).toFixed(2)} times (${
+          Math.min(...ratios).toFixed(2)
+        }-${Math.max(...ratios).toFixed(2)})`,
         `CPU s/GB: JavaScript ${median(mine.map(({ own }) => own / gigabytes)).toFixed(3)}`,
         `worker ${median(mine.map(({ other }) => other / gigabytes)).toFixed(3)}`,
       ];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RequestTask: one request of version 2 on objects, on its way through the engine: what it does, in
-// turns (work.h), how it is cancelled, and how it is answered.
+// RequestTask: one request of version 2 on objects, on its way through the engine, or through the
+// lane of a store that is a server: what it does, in turns (work.h), how it is cancelled, and how
+// it is answered.
 //
 // It has all it needs with it and shares ownership of the memory it works on: it may run on any
 // thread, beside others, and outlive the client's attachment.

@@ -3,6 +3,8 @@
 // RedisClient: commands to whichever nodes their keys belong to, all nodes at the same time, and
 // what is done again when that did not work.
 //
+// A lane (redis_lane.h) makes its first attempt by itself, and asks here how that ended.
+//
 // Again at once: what was sent on a connection that turned out to be dead, and what another node
 // has (MOVED, ASK). Again after a pause, until the limit is over: in a cluster whatever a failover
 // can cause; with one server a connection that broke. A removal is not sent twice: the second time

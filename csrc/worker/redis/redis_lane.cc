@@ -145,8 +145,8 @@ int RedisLane::LookAtLimits(Track* track) const {
   const Clock::time_point now = Clock::now();
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     if (!IsCancelled(ride->cancel)) continue;
-    if (ride->asked_to == Clock::time_point()) ride->asked_to = now;
-    if (now - ride->asked_to >= kCancelled) return ECONNABORTED;
+    if (ride->cancelled_since == Clock::time_point()) ride->cancelled_since = now;
+    if (now - ride->cancelled_since >= kCancelled) return ECONNABORTED;
   }
   const Ride& first = *track->rides.front();
   const bool stuck = now - std::max(first.begun, track->moved) >= store_->client_.Stall();

@@ -48,10 +48,10 @@ class RedisLane : public Lane {
     GetItem* get = nullptr;
     ExistsItem* exists = nullptr;
     std::deque<Command> commands;
-    size_t replied = 0;          // of these
-    Clock::time_point begun;     //
-    Clock::time_point end;       // of all of it
-    Clock::time_point asked_to;  // when it was seen that it is cancelled; 0: it was not
+    size_t replied = 0;  // of these
+    Clock::time_point begun;
+    Clock::time_point end;              // of its time, whatever moves until then
+    Clock::time_point cancelled_since;  // when that was seen; the earliest time: it is not
   };
   // A connection, and what goes over it, in order.
   struct Track {
