@@ -33,8 +33,10 @@ constexpr char kOverflow[] = " -EOVERFLOW";
 // Keys that are asked for in one call where that is a round trip.
 constexpr size_t kRemoteKeys = 256;
 // What goes through a store's lane. Larger objects keep a thread busy, so they are for threads that
-// nothing else waits for.
-constexpr uint64_t kLaneObjectBytes = 1 << 20;
+// nothing else waits for. One that is got comes in pieces, and to wake for each of them costs more
+// than a thread that sleeps while the server writes.
+constexpr uint64_t kLanePutBytes = 1 << 20;
+constexpr uint64_t kLaneGetBytes = 256 * 1024;
 constexpr size_t kLaneKeys = 64;
 constexpr size_t kMaxCursorBytes = 42;  // a space, two numbers and a point
 
@@ -113,7 +115,8 @@ uint64_t CostOf(const RequestV2& request, const RequestContext& context) {
 bool FitsLane(const RequestV2& request, const RequestContext& context) {
   if (!context.store->facts().remote) return false;
   if (request.verb == Verb::kExists) return request.key_count <= kLaneKeys;
-  return request.items.size() == 1 && request.items.front().size <= kLaneObjectBytes;
+  const uint64_t most = request.verb == Verb::kPut ? kLanePutBytes : kLaneGetBytes;
+  return request.items.size() == 1 && request.items.front().size <= most;
 }
 
 // Bytes of shared memory that one turn moves, if somebody waits for the next.
