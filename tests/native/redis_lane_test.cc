@@ -48,7 +48,7 @@ class Withheld {
   std::string kept_;
 };
 
-WorkerSetup On(const RedisLiar& server, const std::string& timeout = "5") {
+WorkerSetup On(const RedisLiar& server, const std::string& timeout = "60") {
   WorkerSetup setup;
   setup.arguments = {"--store", server.url("?layout=payload&timeout=" + timeout)};
   return setup;
@@ -184,7 +184,7 @@ TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) 
     // Whoever stands behind it on the first connection gets nothing.
     return words.size() > 1 && words[1] == "slow" ? RedisLiar::kHang : Honest(words);
   });
-  WorkerProcess worker(On(server, "60"));
+  WorkerProcess worker(On(server));
   LineClient& client = worker.client();
   Begin(client, segment);
   REQUIRE(client.Send(Get(2, "slow") + Get(3, "a") + Get(4, "b")));
@@ -243,7 +243,7 @@ TEST(a_client_with_many_requests_does_not_hold_up_another) {
     if (words.size() > 1 && words[1] == "slow") go.Wait();
     return Honest(words);
   });
-  WorkerSetup setup = On(server, "60");
+  WorkerSetup setup = On(server);
   setup.arguments.insert(setup.arguments.end(),
                          {"--listen", "unix:" + (dir / "s"), "--io-threads=2"});
   WorkerProcess worker(setup);
