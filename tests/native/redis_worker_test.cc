@@ -165,6 +165,14 @@ TEST(a_worker_reaches_every_node_of_a_cluster_behind_its_fence) {
   CHECK_STARTS(answer, "2 OK 1000 ");
   CHECK_EQ(answer.find("-E"), std::string::npos);
   for (size_t i = 0; i < 3; i++) CHECK(cluster.node(i).Ask({"DBSIZE"}).number > 0);
+  // One by one, all under way at a time.
+  std::string lines;
+  for (int id = 3; id < 63; id++) {
+    const std::string place = std::to_string(1000 * id);
+    lines += std::to_string(id) + " GET k" + std::to_string(id - 3) + " " + place + " 1000\n";
+  }
+  REQUIRE(worker.client().Send(lines));
+  for (int i = 0; i < 60; i++) CHECK_CONTAINS(worker.client().Line(), " OK 1000 crc32c=");
 }
 
 // The recipe of docs/engines.md: a tunnel on either side.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 namespace lmshm {
@@ -24,6 +25,13 @@ constexpr size_t kUntilPatient = 8;
 constexpr auto kAnswerDelay = std::chrono::microseconds(100);
 constexpr size_t kAnswerBytes = 32 * 1024;
 constexpr size_t kUsualAnswers = 2048;  // bytes of a lot's
+// What a lane has under way at a time. It is as much as a server takes in a few milliseconds, for a
+// request of a higher priority waits for all of that.
+constexpr size_t kLaneRequests = 64;
+constexpr uint64_t kLaneBytes = 4 << 20;
+constexpr size_t kMaxPassedOver = 8;
+// So many are sent while the lines behind them are still being read.
+constexpr size_t kLaneAhead = 16;
 
 // Nothing else is ever submitted.
 RequestTask* AsRequest(Task* task) { return static_cast<RequestTask*>(task); }
@@ -39,6 +47,7 @@ Status Pipeline::Open() {
 }
 
 void Pipeline::Close() {
+  lane_.reset();
   if (open_) engine_->Leave(this);
   open_ = false;
 }
@@ -57,6 +66,12 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
   unanswered_.fetch_add(1);
   held_bytes_.fetch_add(task->held_bytes());
   engine_->Hold(task->held_bytes());
+  if (lane_ != nullptr && task->fits_lane()) {
+    TaskLot& waiting = for_lane_[static_cast<size_t>(task->priority())];
+    waiting.push_back(std::move(task));
+    if (waiting.size() == kLaneAhead) GoLane();
+    return;
+  }
   accepted_cost_ += std::min(task->cost(), kLoneCost + 1);
   accepted_small_ = accepted_small_ && task->small();
   accepted_.push_back(std::move(task));
@@ -64,6 +79,7 @@ void Pipeline::Accept(std::unique_ptr<RequestTask> task) {
 }
 
 void Pipeline::Go() {
+  if (LaneWaits()) GoLane();
   if (accepted_.empty()) return;
   // While this thread is at a large request it reads no lines: what a client sends behind it would
   // wait, and its requests would be carried out one after the other.
@@ -139,7 +155,16 @@ bool Pipeline::Cancel(uint64_t id) {
     const auto found = in_flight_.find(id);
     if (found == in_flight_.end()) return false;
     found->second->Cancel();
-    std::unique_ptr<Task> task = engine_->Take(this, found->second);
+    std::unique_ptr<Task> task;
+    if (riding_.count(found->second) > 0) {
+      if (lane_->Withdraw(found->second)) {
+        task = TakeRiding(found->second);
+        AsRequest(task.get())->Alight();
+      }
+    } else {
+      task = for_lane_[static_cast<size_t>(found->second->priority())].remove(found->second);
+      if (task == nullptr) task = engine_->Take(this, found->second);
+    }
     if (task != nullptr) taken.push_back(std::move(task));
   }
   std::string answers;
@@ -149,7 +174,102 @@ bool Pipeline::Cancel(uint64_t id) {
   return true;
 }
 
+bool Pipeline::LaneWaits() const {
+  return std::any_of(std::begin(for_lane_), std::end(for_lane_),
+                     [](const TaskLot& waiting) { return !waiting.empty(); });
+}
+
+bool Pipeline::HasLaneRoom(const Task& task) const {
+  if (riding_.empty()) return true;
+  return riding_.size() < kLaneRequests && riding_bytes_ + task.bytes() <= kLaneBytes;
+}
+
+// Whose turn it is; null: nothing waits.
+TaskLot* Pipeline::NextForLane() {
+  size_t next = kPriorities;
+  for (size_t level = kPriorities; level-- > 0;) {
+    if (for_lane_[level].empty()) continue;
+    if (next < kPriorities && passed_over_[next] >= kMaxPassedOver) break;
+    next = level;
+  }
+  return next == kPriorities ? nullptr : &for_lane_[next];
+}
+
+// As many of what waits as there is room for.
+void Pipeline::Board() {
+  TaskLot refused;
+  while (!Held()) {
+    TaskLot* const next = NextForLane();
+    if (next == nullptr || !HasLaneRoom(*next->front())) break;
+    for (size_t level = 0; level < kPriorities; level++) {
+      const bool passed = &for_lane_[level] > next && !for_lane_[level].empty();
+      passed_over_[level] = passed ? passed_over_[level] + 1 : 0;
+    }
+    std::unique_ptr<Task> task = next->pop_front();
+    RequestTask* const request = AsRequest(task.get());
+    if (!request->Board(lane_.get())) {
+      refused.push_back(std::move(task));
+      continue;
+    }
+    riding_bytes_ += request->bytes();
+    (void)task.release();
+    riding_.emplace(request, request);
+  }
+  if (!refused.empty()) engine_->Submit(this, &refused);
+}
+
+std::unique_ptr<RequestTask> Pipeline::TakeRiding(const void* who) {
+  const auto found = riding_.find(who);
+  std::unique_ptr<RequestTask> task = std::move(found->second);
+  riding_.erase(found);
+  riding_bytes_ -= task->bytes();
+  return task;
+}
+
+void Pipeline::TakeOver(const std::vector<Lane::Over>& over) {
+  if (over.empty()) return;
+  TaskLot done;
+  TaskLot again;
+  std::string answers;
+  for (const Lane::Over& one : over) {
+    std::unique_ptr<RequestTask> task = TakeRiding(one.who);
+    if (one.again) {
+      task->Alight();
+      again.push_back(std::move(task));
+    } else {
+      task->Arrive(&answers);
+      done.push_back(std::move(task));
+    }
+  }
+  Finish(done, answers);
+  if (!again.empty()) engine_->Submit(this, &again);
+}
+
+void Pipeline::GoLane() {
+  if (lane_ == nullptr) return;
+  std::vector<Lane::Over> over;
+  // Once more, if there is room now for what has waited.
+  for (int i = 0; i < 2; i++) {
+    Board();
+    over.clear();
+    lane_more_ = lane_->Go(&over);
+    TakeOver(over);
+    if (lane_more_ || over.empty() || !LaneWaits()) return;
+  }
+  lane_more_ = !Held();
+}
+
+bool Pipeline::AddLanePolls(std::vector<pollfd>* polls) const {
+  if (lane_ == nullptr) return false;
+  lane_->AddPolls(polls);
+  return !riding_.empty() || LaneWaits();
+}
+
 void Pipeline::Drop() {
+  for (TaskLot& waiting : for_lane_) {
+    Finish(waiting, std::string());
+    waiting.clear();
+  }
   Finish(accepted_, std::string());
   accepted_.clear();
   Finish(engine_->TakeUnbegun(this), std::string());
@@ -158,6 +278,10 @@ void Pipeline::Drop() {
 void Pipeline::Abandon() {
   abandoned_.store(true);
   Drop();
+  lane_.reset();
+  TaskLot left;
+  while (!riding_.empty()) left.push_back(TakeRiding(riding_.begin()->first));
+  Finish(left, std::string());
   {
     const MutexLock lock(&mutex_);
     for (const auto& [id, task] : in_flight_) task->Cancel();

@@ -8,6 +8,11 @@
 //
 // A lone small request is carried out on the connection's thread at once: waking another would
 // take longer than the work. So is a larger one of a client that always waits for the answer.
+//
+// Small requests to a store that is a server go through the store's lane (object_store.h), where it
+// has one: this thread sends them, and takes their replies as they come. There the highest priority
+// is first; lower ones are passed over eight times at most. What the lane does not take goes to the
+// engine like all others.
 #ifndef LMSHM_WORKER_EXECUTION_PIPELINE_H_
 #define LMSHM_WORKER_EXECUTION_PIPELINE_H_
 
@@ -17,6 +22,8 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "worker/base/mutex.h"
 #include "worker/base/status.h"
@@ -24,6 +31,7 @@
 #include "worker/execution/engine.h"
 #include "worker/execution/request_task.h"
 #include "worker/net/outbox.h"
+#include "worker/storage/object_store.h"
 
 namespace lmshm {
 
@@ -43,6 +51,8 @@ class Pipeline : private Engine::Client {
   bool open() const { return open_; }
   // Before the first request. ENOTSUP without an engine.
   Status Open();
+  // Of the store that all requests are for; null: it has none. Is gone after Close().
+  void UseLane(std::unique_ptr<Lane> lane) { lane_ = std::move(lane); }
   // When nothing is in flight any more: returns once no thread uses this.
   void Close();
 
@@ -60,6 +70,13 @@ class Pipeline : private Engine::Client {
   // Takes a request whose id is not in flight; there is room. It may not be begun before Go().
   void Accept(std::unique_ptr<RequestTask> task);
   void Go();
+
+  // Goes on with what is in the lane.
+  void GoLane();
+  // There is more to do in it, and nothing to wait for.
+  bool lane_more() const { return lane_more_; }
+  // Whether GoLane() must be called: when something of these comes, and now and then.
+  bool AddLanePolls(std::vector<pollfd>* polls) const;
 
   // Carries out some small requests that wait; false if there are none.
   bool Help();
@@ -88,6 +105,12 @@ class Pipeline : private Engine::Client {
   void RunLot(TaskLot* lot) override;
   bool Held() const override;
   void Finish(const TaskLot& done, const std::string& answers);
+  bool LaneWaits() const;
+  bool HasLaneRoom(const Task& task) const;
+  TaskLot* NextForLane();
+  void Board();
+  void TakeOver(const std::vector<Lane::Over>& over);
+  std::unique_ptr<RequestTask> TakeRiding(const void* who);
 
   Engine* const engine_;
   Outbox* const outbox_;
@@ -97,6 +120,12 @@ class Pipeline : private Engine::Client {
   uint64_t accepted_cost_ = 0;
   bool accepted_small_ = true;
   size_t until_patient_ = 0;  // see kUntilPatient; 0: the client waits for each answer
+  std::unique_ptr<Lane> lane_;
+  TaskLot for_lane_[kPriorities];
+  size_t passed_over_[kPriorities] = {};
+  std::unordered_map<const void*, std::unique_ptr<RequestTask>> riding_;  // in the lane
+  uint64_t riding_bytes_ = 0;
+  bool lane_more_ = false;
   std::atomic<bool> abandoned_{false};
   std::atomic<size_t> unfinished_{0};
   std::atomic<size_t> unanswered_{0};  // of these, whose answer is not on its way

@@ -32,6 +32,12 @@ constexpr size_t kLeastItemBytes = 24;
 constexpr char kOverflow[] = " -EOVERFLOW";
 // Keys that are asked for in one call where that is a round trip.
 constexpr size_t kRemoteKeys = 256;
+// What goes through a store's lane. Larger objects keep a thread busy, so they are for threads that
+// nothing else waits for. One that is got comes in pieces, and to wake for each of them costs more
+// than a thread that sleeps while the server writes.
+constexpr uint64_t kLanePutBytes = 1 << 20;
+constexpr uint64_t kLaneGetBytes = 256 * 1024;
+constexpr size_t kLaneKeys = 64;
 constexpr size_t kMaxCursorBytes = 42;  // a space, two numbers and a point
 
 void AppendNamed(std::string_view name, std::string_view value, std::string* result) {
@@ -106,6 +112,13 @@ uint64_t CostOf(const RequestV2& request, const RequestContext& context) {
   return cost;
 }
 
+bool FitsLane(const RequestV2& request, const RequestContext& context) {
+  if (!context.store->facts().remote) return false;
+  if (request.verb == Verb::kExists) return request.key_count <= kLaneKeys;
+  const uint64_t most = request.verb == Verb::kPut ? kLanePutBytes : kLaneGetBytes;
+  return request.items.size() == 1 && request.items.front().size <= most;
+}
+
 // Bytes of shared memory that one turn moves, if somebody waits for the next.
 uint64_t TurnBytes(const RequestV2& request, const RequestContext& context) {
   if (context.memory == nullptr) return 0;
@@ -173,6 +186,7 @@ RequestTask::RequestTask(RequestV2 request, RequestContext context, const std::s
       context_(std::move(context)),
       held_bytes_(sizeof(RequestTask) + kMapBytes + request_.held_bytes()),
       cost_(CostOf(request_, context_)),
+      fits_lane_(FitsLane(request_, context_)),
       peer_(peer),
       read_(read),
       metrics_(*context_.metrics),
@@ -234,6 +248,11 @@ bool RequestTask::Go(std::string* answers) {
     set_begun();
     return false;
   }
+  Answer(status, result, answers);
+  return true;
+}
+
+void RequestTask::Answer(const Status& status, const std::string& result, std::string* answers) {
   answered_ = true;
   AppendAnswer(id(), status, result, answers);
   if (LogEnabled(LogLevel::kDebug)) {
@@ -241,7 +260,51 @@ bool RequestTask::Go(std::string* answers) {
                               std::string(VerbName(request_.verb)) + " -> " +
                               (status.ok() ? "OK" + result : status.ToString()));
   }
-  return true;
+}
+
+template <typename Item>
+bool RequestTask::BoardLone(Lane* lane, std::unique_ptr<Item>* kept) {
+  *kept = std::make_unique<Item>();
+  Prepare(request_.items.front(), kept->get());
+  if (!(*kept)->done && Go(kept->get(), lane)) return true;
+  kept->reset();
+  return false;
+}
+
+bool RequestTask::Board(Lane* lane) {
+  if (Cancelled()) return false;
+  if (request_.verb == Verb::kPut) return BoardLone(lane, &put_);
+  if (request_.verb == Verb::kGet) return BoardLone(lane, &get_);
+  exists_ = std::make_unique<ExistsItem>();
+  for (std::string_view keys = request_.keys; !keys.empty();) {
+    exists_->keys.push_back(TakeKey(&keys));
+  }
+  exists_->cancel = this;
+  if (lane->Exists(exists_.get(), this)) return true;
+  exists_.reset();
+  return false;
+}
+
+void RequestTask::Alight() {
+  put_.reset();
+  get_.reset();
+  exists_.reset();
+}
+
+void RequestTask::Arrive(std::string* answers) {
+  Outcome outcome;
+  if (put_ != nullptr) {
+    Tell(request_.items.front(), put_.get(), &outcome);
+  } else if (get_ != nullptr) {
+    Tell(request_.items.front(), get_.get(), &outcome);
+  } else if (!exists_->status.ok()) {
+    outcome.status = Failed(std::move(exists_->status), VerbName(request_.verb), "");
+  } else {
+    outcome.result = " ";
+    for (const bool yes : exists_->yes) outcome.result.push_back(yes ? '1' : '0');
+  }
+  Alight();
+  Answer(outcome.status, outcome.result, answers);
 }
 
 // On success `*result` follows "OK" in the answer, each word with a space before it.

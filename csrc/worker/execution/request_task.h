@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RequestTask: one request of version 2 on objects, on its way through the engine: what it does, in
-// turns (work.h), how it is cancelled, and how it is answered.
+// RequestTask: one request of version 2 on objects, on its way through the engine, or through the
+// lane of a store that is a server: what it does, in turns (work.h), how it is cancelled, and how
+// it is answered.
 //
 // It has all it needs with it and shares ownership of the memory it works on: it may run on any
 // thread, beside others, and outlive the client's attachment.
@@ -63,6 +64,16 @@ class RequestTask : public Task, private CancelCheck {
   // Blocks.
   bool Go(std::string* answers);
 
+  // Whether it is one that a store's lane is for, if it has one: a small object, or keys to look
+  // for.
+  bool fits_lane() const { return fits_lane_; }
+  // Begins with it there. False: it goes to the engine, and nothing has happened.
+  bool Board(Lane* lane);
+  // Its item is over: appends the answer, as Go() does.
+  void Arrive(std::string* answers);
+  // The lane has given it back, or it was withdrawn: it is as it was before Board().
+  void Alight();
+
   // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
   void CountAnswered(Metrics::Clock::time_point now) const;
 
@@ -77,8 +88,11 @@ class RequestTask : public Task, private CancelCheck {
   bool Cancelled() const override;
   const char* Reason() const override;
 
+  void Answer(const Status& status, const std::string& result, std::string* answers);
   // These return true once that part of the request is over.
   bool Carry(Status* status, std::string* result);
+  template <typename Item>
+  bool BoardLone(Lane* lane, std::unique_ptr<Item>* kept);
   template <typename Item>
   bool GoLone(std::unique_ptr<Item>* kept, Turn* turn, Status* status, std::string* result);
   template <typename Item>
@@ -93,6 +107,8 @@ class RequestTask : public Task, private CancelCheck {
   void Prepare(const TransferItem& object, GetItem* item);
   void Go(PutItem* items, size_t count, Turn* turn) { context_.store->Put(items, count, turn); }
   void Go(GetItem* items, size_t count, Turn* turn) { context_.store->Get(items, count, turn); }
+  bool Go(PutItem* item, Lane* lane) { return lane->Put(item, this); }
+  bool Go(GetItem* item, Lane* lane) { return lane->Get(item, this); }
   void Tell(const TransferItem& object, PutItem* item, Outcome* outcome) const;
   void Tell(const TransferItem& object, GetItem* item, Outcome* outcome) const;
 
@@ -106,16 +122,18 @@ class RequestTask : public Task, private CancelCheck {
   const RequestContext context_;
   const size_t held_bytes_;
   const uint64_t cost_;
+  const bool fits_lane_;
   const std::string& peer_;
   const Metrics::Clock::time_point read_;
   Metrics& metrics_;
   bool answered_ = false;
   std::atomic<bool> cancelled_{false};
-  std::unique_ptr<PutItem> put_;  // a lone object that is under way
-  std::unique_ptr<GetItem> get_;  // likewise
-  std::unique_ptr<Batch> batch_;  // once it is begun
-  std::string_view keys_left_;    // that are not looked at yet
-  std::string digits_;            // of the others
+  std::unique_ptr<PutItem> put_;        // a lone object that is under way
+  std::unique_ptr<GetItem> get_;        // likewise
+  std::unique_ptr<ExistsItem> exists_;  // in a lane
+  std::unique_ptr<Batch> batch_;        // once it is begun
+  std::string_view keys_left_;          // that are not looked at yet
+  std::string digits_;                  // of the others
 };
 
 }  // namespace lmshm

@@ -40,14 +40,25 @@ Wire::Result Wire::Broken(int error) {
 }
 
 Wire::Result Wire::Wait(const Wanted& wanted, Clock::time_point deadline, Event* event) {
+  constexpr size_t kOwn = 4;
+  constexpr size_t kFew = 4;
   const bool out = wanted.writable || wanted.watch_gone;
-  struct pollfd p[4] = {{wanted.readable ? in_ : -1, POLLIN, 0},
-                        {wanted.heed_shutdown ? shutdown_.fd() : -1, POLLIN, 0},
-                        {wanted.wake_fd, POLLIN, 0},
-                        {out ? out_ : -1, 0, 0}};
-  if (wanted.writable) p[3].events = POLLOUT;
+  struct pollfd few[kOwn + kFew] = {{wanted.readable ? in_ : -1, POLLIN, 0},
+                                    {wanted.heed_shutdown ? shutdown_.fd() : -1, POLLIN, 0},
+                                    {wanted.wake_fd, POLLIN, 0},
+                                    {out ? out_ : -1, 0, 0}};
+  if (wanted.writable) few[3].events = POLLOUT;
+  struct pollfd* p = few;
+  const size_t others = wanted.others == nullptr ? 0 : wanted.others->size();
+  std::vector<pollfd> many;
+  if (others > kFew) {
+    many.assign(few, few + kOwn);
+    many.resize(kOwn + others);
+    p = many.data();
+  }
+  if (others > 0) std::copy(wanted.others->begin(), wanted.others->end(), p + kOwn);
   for (;;) {
-    const int ready = poll(p, 4, PollMs(deadline));
+    const int ready = poll(p, kOwn + others, PollMs(deadline));
     if (ready < 0 && errno != EINTR) return Broken(errno);
     if (wanted.heed_shutdown && shutdown_.requested()) return Result::kShutdown;
     if (ready < 0) continue;
@@ -55,8 +66,10 @@ Wire::Result Wire::Wait(const Wanted& wanted, Clock::time_point deadline, Event*
       if (Clock::now() >= deadline) return Result::kTimeout;
       continue;
     }
-    for (const struct pollfd& polled : p) {
-      if ((polled.revents & POLLNVAL) != 0) return Broken(EBADF);
+    event->other = false;
+    for (size_t i = 0; i < kOwn + others; i++) {
+      if ((p[i].revents & POLLNVAL) != 0) return Broken(EBADF);
+      event->other |= i >= kOwn && p[i].revents != 0;
     }
     event->readable = p[0].revents != 0;
     event->woken = p[2].revents != 0;

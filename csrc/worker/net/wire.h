@@ -6,12 +6,14 @@
 #ifndef LMSHM_WORKER_NET_WIRE_H_
 #define LMSHM_WORKER_NET_WIRE_H_
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <string_view>
+#include <vector>
 
 #include "worker/base/shutdown.h"
 
@@ -38,13 +40,15 @@ class Wire {
     bool writable = false;
     bool woken = false;  // `wake_fd` is readable
     bool gone = false;   // nobody will read what is written; only when `watch_gone`
+    bool other = false;  // something of `others`
   };
   struct Wanted {
     bool readable = false;
     bool writable = false;
     int wake_fd = -1;
     bool watch_gone = false;
-    bool heed_shutdown = true;  // else a shutdown does not end the wait
+    bool heed_shutdown = true;                    // else a shutdown does not end the wait
+    const std::vector<pollfd>* others = nullptr;  // what else to wait for
   };
 
   // Waits until something of `wanted` comes: kOk; or kTimeout, kShutdown, kBroken.

@@ -31,14 +31,9 @@ bool IsGone(SharedBytes memory) {
 }  // namespace
 
 // What one node is asked in one attempt.
-struct RedisClient::Group {
-  Topology::Node node;  // null: nobody has the slot
+struct RedisClient::Group : Attempt {
   bool asking = false;
   std::vector<Command*> commands;
-  // How it went.
-  RedisConnection connection;
-  std::unique_ptr<Pipe> pipe;  // null: no connection, and `status` says why
-  Status status;
 };
 
 RedisClient::RedisClient(RedisClientOptions options)
@@ -61,7 +56,7 @@ Status RedisClient::Start(const CancelCheck* cancel) {
 }
 
 // Sends each group through a connection of its own, all at the same time.
-void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel) {
+void RedisClient::Try(std::vector<Group>* groups, const CancelCheck* cancel) {
   uint64_t bytes = 0;
   std::vector<Pipe*> pipes;
   for (Group& group : *groups) {
@@ -85,14 +80,14 @@ void RedisClient::Attempt(std::vector<Group>* groups, const CancelCheck* cancel)
   if (!pipes.empty()) RunPipes(pipes, &limit);
 }
 
-RedisClient::Next RedisClient::JudgeReply(const Group& group, Command* command) {
+RedisClient::Next RedisClient::JudgeReply(const Attempt& attempt, Command* command) {
   if (!command->status.ok()) return Next::kEnd;
   const Reply& reply = command->reply;
   if (!reply.IsError()) return Next::kEnd;
-  command->status = ServerError(group.node->name(), reply);
+  command->status = ServerError(attempt.node->name(), reply);
   if (!options_.cluster) {
     // Perhaps its name now stands for another server, which is the master.
-    if (reply.ErrorWord() == "READONLY") group.node->CloseIdle();
+    if (reply.ErrorWord() == "READONLY") attempt.node->CloseIdle();
     return Next::kEnd;
   }
   uint16_t slot;
@@ -100,16 +95,17 @@ RedisClient::Next RedisClient::JudgeReply(const Group& group, Command* command) 
   if (ParseRedirection(reply, &slot, &endpoint)) {
     counts_.redirections.fetch_add(1, std::memory_order_relaxed);
     if (reply.ErrorWord() == "MOVED") {
-      (void)topology_.Moved(slot, std::move(endpoint), *group.node);
+      (void)topology_.Moved(slot, std::move(endpoint), *attempt.node);
     }
     return Next::kAtOnce;
   }
   return PassesInCluster(reply) ? Next::kLater : Next::kEnd;
 }
 
-RedisClient::Next RedisClient::JudgeBroken(const Group& group, Command* command, bool cancelled) {
-  const std::string& name = group.node->name();
-  const Pipe& pipe = *group.pipe;
+RedisClient::Next RedisClient::JudgeBroken(const Attempt& attempt, Command* command,
+                                           bool cancelled) {
+  const std::string& name = attempt.node->name();
+  const Pipe& pipe = *attempt.pipe;
   const int error = pipe.error() == 0 ? ECONNRESET : pipe.error();
   if (cancelled) {
     command->status = Status::Error(ECANCELED, name + ": given up");
@@ -139,20 +135,34 @@ RedisClient::Next RedisClient::JudgeBroken(const Group& group, Command* command,
     return Next::kEnd;
   }
   if (error == ETIMEDOUT) return options_.cluster ? Next::kLater : Next::kEnd;
-  const bool at_once = group.connection.reused || error == ECONNABORTED || error == EFAULT;
+  const bool at_once = attempt.connection.reused || error == ECONNABORTED || error == EFAULT;
   return at_once ? Next::kAtOnce : Next::kLater;
 }
 
-RedisClient::Next RedisClient::Judge(const Group& group, Command* command, bool cancelled) {
-  if (group.pipe == nullptr) {
-    command->status = group.status;
-    if (cancelled || group.status.number() == ECANCELED) return Next::kEnd;
+RedisClient::Next RedisClient::Judge(const Attempt& attempt, Command* command, bool cancelled) {
+  if (attempt.pipe == nullptr) {
+    command->status = attempt.status;
+    if (cancelled || attempt.status.number() == ECANCELED) return Next::kEnd;
     // What keeps us out does not change by waiting.
-    const int error = group.status.number();
+    const int error = attempt.status.number();
     return options_.cluster && error != EACCES ? Next::kLater : Next::kEnd;
   }
-  if (command->outcome == Command::Outcome::kReplied) return JudgeReply(group, command);
-  return JudgeBroken(group, command, cancelled);
+  if (command->outcome == Command::Outcome::kReplied) return JudgeReply(attempt, command);
+  return JudgeBroken(attempt, command, cancelled);
+}
+
+void RedisClient::Conclude(Attempt* attempt) {
+  if (attempt->pipe == nullptr) return;
+  const bool in_step = attempt->pipe->in_step();
+  if (!in_step && attempt->pipe->error() != ECONNABORTED) {
+    counts_.failures.fetch_add(1, std::memory_order_relaxed);
+  }
+  attempt->pipe.reset();
+  if (in_step) {
+    attempt->node->GiveBack(std::move(attempt->connection));
+  } else {
+    attempt->connection.Close();
+  }
 }
 
 void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* cancel) {
@@ -182,7 +192,7 @@ void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* 
     }
     left.clear();
     asked.clear();
-    Attempt(&groups, cancel);
+    Try(&groups, cancel);
 
     const bool cancelled = cancel != nullptr && cancel->Cancelled();
     bool wait = false;
@@ -203,13 +213,7 @@ void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* 
         }
         refresh |= command->reply.ErrorWord() == "MOVED";
       }
-      if (group.pipe == nullptr) continue;
-      const bool in_step = group.pipe->in_step();
-      if (!in_step && group.pipe->error() != ECONNABORTED) {
-        counts_.failures.fetch_add(1, std::memory_order_relaxed);
-      }
-      group.pipe.reset();
-      if (in_step) group.node->GiveBack(std::move(group.connection));
+      Conclude(&group);
     }
     if (left.empty() || cancelled) break;
     if (wait && !options_.cluster && ++later >= kTries) break;
@@ -228,13 +232,11 @@ void RedisClient::RunAt(const Topology::Node& node, Command* command, const Canc
     std::vector<Group> groups(1);
     groups[0].node = node;
     groups[0].commands.push_back(command);
-    Attempt(&groups, cancel);
+    Try(&groups, cancel);
     Group& group = groups[0];
     const Next next = Judge(group, command, cancel != nullptr && cancel->Cancelled());
     const bool reused = group.connection.reused;
-    const bool in_step = group.pipe != nullptr && group.pipe->in_step();
-    group.pipe.reset();
-    if (in_step) node->GiveBack(std::move(group.connection));
+    Conclude(&group);
     if (next != Next::kAtOnce || !reused) return;
   }
 }

@@ -46,22 +46,27 @@ RedisNode::RedisNode(Endpoint endpoint, const RedisLogin& login, RedisCounts* co
       counts_(counts),
       pause_(kFirstPause, kLongestPause) {}
 
-Status RedisNode::Take(WaitLimit* limit, RedisConnection* connection) {
+bool RedisNode::TakeIdle(RedisConnection* connection) {
   for (;;) {
     RedisConnection idle;
     {
       MutexLock lock(&mutex_);
-      if (idle_.empty()) {
-        if (Clock::now() < next_try_) return down_;
-        break;
-      }
+      if (idle_.empty()) return false;
       idle = std::move(idle_.back());
       idle_.pop_back();
     }
     if (!idle.stream.Quiet()) continue;
     *connection = std::move(idle);
     connection->reused = true;
-    return Status::OK();
+    return true;
+  }
+}
+
+Status RedisNode::Take(WaitLimit* limit, RedisConnection* connection) {
+  if (TakeIdle(connection)) return Status::OK();
+  {
+    MutexLock lock(&mutex_);
+    if (Clock::now() < next_try_) return down_;
   }
   RedisConnection fresh;
   Status status = Connect(limit, &fresh);

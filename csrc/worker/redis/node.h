@@ -71,6 +71,8 @@ class RedisNode {
 
   // A connection that is idle, or a new one. `*connection` is set on success only.
   Status Take(WaitLimit* limit, RedisConnection* connection);
+  // One that is idle; false: there is none. Does not wait.
+  bool TakeIdle(RedisConnection* connection);
   // Only one that is in step.
   void GiveBack(RedisConnection connection);
   // What is idle is closed: the server has changed.

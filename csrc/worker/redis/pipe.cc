@@ -17,8 +17,6 @@ constexpr size_t kParts = 64;
 // What one call sends or receives: while a checksum is computed it should stay in the cache.
 constexpr uint64_t kSummedBytes = 256 * 1024;
 constexpr uint64_t kPlainBytes = 1 << 20;
-// What one pipe moves before others have their turn, and before anybody asks whether to go on.
-constexpr uint64_t kTurn = 4 << 20;
 constexpr size_t kReadBytes = 64 * 1024;
 // To read that and throw it away costs less than a new connection.
 constexpr uint64_t kMostSkipped = 1 << 20;
@@ -57,13 +55,46 @@ void Command::Reset() {
 
 Pipe::Pipe(Stream* stream, std::vector<Command*> commands)
     : stream_(stream), commands_(std::move(commands)), least_head_(kLeastHeadBytes) {
-  for (size_t i = 0; i < commands_.size(); i++) {
-    Command* const command = commands_[i];
+  for (Command* const command : commands_) {
     if (command->asking) command->head.insert(0, kAsking);
-    if (command->want == Command::Want::kReply) continue;
-    payloads_ = i + 1;
-    if (command->want == Command::Want::kPayload) least_head_ = 0;
   }
+  CountPayloads();
+}
+
+void Pipe::CountPayloads() {
+  payloads_ = 0;
+  for (size_t i = 0; i < commands_.size(); i++) {
+    const Command::Want want = commands_[i]->want;
+    if (want != Command::Want::kReply) payloads_ = i + 1;
+    if (want == Command::Want::kPayload) least_head_ = 0;
+  }
+}
+
+// What was read until now came before anything that this command may bring: it is sent later.
+void Pipe::Append(Command* command) {
+  commands_.push_back(command);
+  if (command->want != Command::Want::kReply) payloads_ = commands_.size();
+  if (command->want == Command::Want::kPayload) least_head_ = 0;
+}
+
+bool Pipe::Withdraw(const Command* command) {
+  for (size_t i = sending_; i < commands_.size(); i++) {
+    if (commands_[i] != command) continue;
+    if (command->begun) return false;
+    commands_.erase(commands_.begin() + static_cast<ptrdiff_t>(i));
+    CountPayloads();
+    return true;
+  }
+  return false;
+}
+
+size_t Pipe::DropReplied() {
+  const size_t count = reading_;
+  commands_.erase(commands_.begin(), commands_.begin() + static_cast<ptrdiff_t>(count));
+  payloads_ -= std::min(payloads_, count);
+  sending_ -= std::min(sending_, count);  // one more was answered than sent: then it is broken
+  reading_ = 0;
+  return count;
 }
 
 Pipe::~Pipe() {
@@ -72,16 +103,16 @@ Pipe::~Pipe() {
   }
 }
 
-bool Pipe::Go(bool* moved, bool* more) {
+bool Pipe::Go(bool* moved, bool* more, uint64_t turn) {
   uint64_t bytes = 0;
   int sent = 0;
-  while (error_ == 0 && sent == 0 && sending_ < commands_.size() && bytes < kTurn) {
+  while (error_ == 0 && sent == 0 && sending_ < commands_.size() && bytes < turn) {
     sent = Send(&bytes);
   }
   const bool failed = sent != 0 && sent != EAGAIN;
   int received = 0;
   // Also when sending failed: perhaps the server has said why, before it closed.
-  while (error_ == 0 && received == 0 && !through() && bytes < 2 * kTurn && sent != EFAULT) {
+  while (error_ == 0 && received == 0 && !through() && bytes < 2 * turn && sent != EFAULT) {
     received = Receive(&bytes);
   }
   if (failed && !through()) Break(sent);

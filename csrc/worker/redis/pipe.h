@@ -71,6 +71,9 @@ struct Command {
   void Reset();
 };
 
+// What one pipe moves before others have their turn, and before anybody asks whether to go on.
+inline constexpr uint64_t kPipeTurn = 4 << 20;
+
 // Not thread safe.
 class Pipe {
  public:
@@ -80,14 +83,25 @@ class Pipe {
   Pipe& operator=(const Pipe&) = delete;
   ~Pipe();
 
-  // Does what can be done without waiting. `*moved` is set if something was, `*more` if there is
-  // more. False: it is through, or broken.
-  bool Go(bool* moved, bool* more);
+  // One more, behind the others; it need not be new, and must not say `asking`. The pipe may be
+  // through; it must not be broken.
+  void Append(Command* command);
+  // Takes out one of which nothing was sent; false: some was.
+  bool Withdraw(const Command* command);
+  // Lets go of the commands that have their replies; returns how many these were.
+  size_t DropReplied();
+
+  // Does what can be done without waiting, and leaves off when about `turn` bytes have moved in a
+  // direction. `*moved` is set if something was, `*more` if there is more. False: it is through, or
+  // broken.
+  bool Go(bool* moved, bool* more, uint64_t turn = kPipeTurn);
   // What to wait for, for poll().
   short events() const;
   int fd() const { return stream_->fd(); }
 
   bool through() const { return reading_ == commands_.size(); }
+  // Of the commands that it has, how many are sent whole.
+  size_t sent() const { return sending_; }
   // Whether its connection can be used for others.
   bool in_step() const {
     return through() && error_ == 0 && sending_ == commands_.size() && begin_ == end_;
@@ -107,6 +121,7 @@ class Pipe {
 
   int Send(uint64_t* bytes);
   int Receive(uint64_t* bytes);
+  void CountPayloads();
   size_t Gather(iovec* parts, uint64_t* bytes);
   void Sent(uint64_t bytes);
   uint64_t PartSize() const;
@@ -124,7 +139,7 @@ class Pipe {
   std::string_view Buffered() const { return {buffer_.data() + begin_, end_ - begin_}; }
 
   Stream* const stream_;
-  const std::vector<Command*> commands_;
+  std::vector<Command*> commands_;
   int error_ = 0;
   std::string why_;
 

@@ -13,6 +13,7 @@
 #include "worker/base/random.h"
 #include "worker/base/text.h"
 #include "worker/redis/errors.h"
+#include "worker/redis/redis_lane.h"
 #include "worker/redis/redis_listing.h"
 #include "worker/storage/lmcache_header.h"
 
@@ -213,60 +214,70 @@ void RedisStore::Put(PutItem* items, size_t count, Turn*) {
   ByCancel(items, count, [this](PutItem* some, size_t n) { PutAll(some, n); });
 }
 
+bool RedisStore::FillPut(PutItem* item, Command* command, Command* metadata) {
+  const bool lmcache = options_.layout == RedisLayout::kLmcacheRedis;
+  Status status = CheckPut(*item);
+  FillSet(NameOf(item->key, lmcache ? kPayloadSuffix : ""), command);
+  command->body = item->data;
+  command->checksum = item->options.checksum;
+  uint64_t bytes = item->data.size;
+  std::string head;
+  if (options_.layout == RedisLayout::kLmshm) {
+    ValueHead value;
+    value.payload_bytes = bytes;
+    value.mtime_ms = NowMs();
+    value.record.length = bytes;
+    value.record.key_check = KeyCheck(item->key);
+    value.record.attributes = item->attributes;
+    value.tag = next_tag_.fetch_add(kTagStep, std::memory_order_relaxed);
+    head = FormatHead(&value);
+    if (head.size() > kMaxHeadBytes) {
+      status = Status::Error(E2BIG, "its attributes take " + std::to_string(head.size()) +
+                                        " bytes, and " + std::to_string(kMaxHeadBytes) +
+                                        " are the most");
+    }
+    command->tailed = true;
+    command->tag = value.tag;
+    bytes += head.size() + kTailBytes;
+    if (status.ok() && bytes > max_value_bytes_) {
+      status = Status::Error(EFBIG, std::to_string(bytes) +
+                                        " bytes with its record, and the server takes " +
+                                        std::to_string(max_value_bytes_) +
+                                        " in one value (its setting proto-max-bulk-len)");
+    }
+  }
+  AppendSize(bytes, &command->head);
+  command->head.append(head);
+  if (lmcache && status.ok()) {
+    std::string text;
+    status = MakeLmcacheHeader(item->data.size, item->attributes, &text);
+    FillSet(NameOf(item->key, kMetadataSuffix), metadata);
+    AppendSize(text.size(), &metadata->head);
+    metadata->head.append(text);
+  }
+  if (status.ok()) return true;
+  item->status = Failed("put", item->key, status);
+  item->done = true;
+  return false;
+}
+
+void RedisStore::FinishPut(const Command& command, Status status, PutItem* item) const {
+  item->done = true;
+  if (!status.ok()) {
+    item->status = Failed("put", item->key, status);
+  } else {
+    item->crc32c = command.crc32c;
+  }
+}
+
 void RedisStore::PutAll(PutItem* items, size_t count) {
   std::deque<Command> commands(count);
   std::deque<Command> metadata(count);  // of layout lmcache-redis
   std::vector<Command*> first;
   const bool lmcache = options_.layout == RedisLayout::kLmcacheRedis;
   for (size_t i = 0; i < count; i++) {
-    PutItem& item = items[i];
-    if (item.done) continue;
-    item.status = CheckPut(item);
-    Command& command = commands[i];
-    FillSet(NameOf(item.key, lmcache ? kPayloadSuffix : ""), &command);
-    command.body = item.data;
-    command.checksum = item.options.checksum;
-    uint64_t bytes = item.data.size;
-    std::string head;
-    if (options_.layout == RedisLayout::kLmshm) {
-      ValueHead value;
-      value.payload_bytes = bytes;
-      value.mtime_ms = NowMs();
-      value.record.length = bytes;
-      value.record.key_check = KeyCheck(item.key);
-      value.record.attributes = item.attributes;
-      value.tag = next_tag_.fetch_add(kTagStep, std::memory_order_relaxed);
-      head = FormatHead(&value);
-      if (head.size() > kMaxHeadBytes) {
-        item.status = Status::Error(E2BIG, "its attributes take " + std::to_string(head.size()) +
-                                               " bytes, and " + std::to_string(kMaxHeadBytes) +
-                                               " are the most");
-      }
-      command.tailed = true;
-      command.tag = value.tag;
-      bytes += head.size() + kTailBytes;
-      if (item.status.ok() && bytes > max_value_bytes_) {
-        item.status = Status::Error(EFBIG, std::to_string(bytes) +
-                                               " bytes with its record, and the server takes " +
-                                               std::to_string(max_value_bytes_) +
-                                               " in one value (its setting proto-max-bulk-len)");
-      }
-    }
-    AppendSize(bytes, &command.head);
-    command.head.append(head);
-    if (lmcache && item.status.ok()) {
-      std::string text;
-      item.status = MakeLmcacheHeader(item.data.size, item.attributes, &text);
-      FillSet(NameOf(item.key, kMetadataSuffix), &metadata[i]);
-      AppendSize(text.size(), &metadata[i].head);
-      metadata[i].head.append(text);
-    }
-    if (item.status.ok()) {
-      first.push_back(&command);
-    } else {
-      item.status = Failed("put", item.key, item.status);
-      item.done = true;
-    }
+    if (items[i].done || !FillPut(&items[i], &commands[i], &metadata[i])) continue;
+    first.push_back(&commands[i]);
   }
   if (first.empty()) return;
   const CancelCheck* const cancel = items[0].options.cancel;
@@ -278,16 +289,10 @@ void RedisStore::PutAll(PutItem* items, size_t count) {
   }
   if (!second.empty()) client_.Run(second, cancel);
   for (size_t i = 0; i < count; i++) {
-    PutItem& item = items[i];
-    if (item.done) continue;
-    item.done = true;
+    if (items[i].done) continue;
     Status status = commands[i].status;
     if (status.ok() && lmcache) status = metadata[i].status;
-    if (!status.ok()) {
-      item.status = Failed("put", item.key, status);
-    } else {
-      item.crc32c = commands[i].crc32c;
-    }
+    FinishPut(commands[i], std::move(status), &items[i]);
   }
 }
 
@@ -330,19 +335,22 @@ void RedisStore::FinishGet(Command* command, GetItem* item) const {
   item->info.attributes = std::move(command->value.record.attributes);
 }
 
+void RedisStore::FillGet(const GetItem& item, Command* command) const {
+  command->key = NameOf(item.key);
+  AppendCommand({"GET", command->key}, &command->head);
+  command->want =
+      options_.layout == RedisLayout::kLmshm ? Command::Want::kValue : Command::Want::kPayload;
+  command->space = item.space;
+  command->verify = item.options.checksum;
+}
+
 void RedisStore::GetAll(GetItem* items, size_t count) {
   std::deque<Command> commands(count);
   std::vector<Command*> all;
   for (size_t i = 0; i < count; i++) {
     if (items[i].done) continue;
-    Command& command = commands[i];
-    command.key = NameOf(items[i].key);
-    AppendCommand({"GET", command.key}, &command.head);
-    command.want =
-        options_.layout == RedisLayout::kLmshm ? Command::Want::kValue : Command::Want::kPayload;
-    command.space = items[i].space;
-    command.verify = items[i].options.checksum;
-    all.push_back(&command);
+    FillGet(items[i], &commands[i]);
+    all.push_back(&commands[i]);
   }
   if (all.empty()) return;
   client_.Run(all, items[0].options.cancel);
@@ -497,6 +505,30 @@ Status RedisStore::StatLmcache(std::string_view key, const CancelCheck* cancel, 
 
 // ------------------------------------------------------------------------- exists, remove
 
+void RedisStore::FillDigit(const char* verb, const std::string& key, Command* command) const {
+  command->key = NameOf(key, MainSuffix());
+  AppendCommand({verb, command->key}, &command->head);
+}
+
+Status RedisStore::FinishDigits(const char* verb, const std::vector<std::string>& keys,
+                                const std::deque<Command>& commands, std::vector<bool>* yes) const {
+  const char* const action = std::string_view(verb) == "UNLINK" ? "remove" : "exists";
+  yes->assign(keys.size(), false);
+  Status status;
+  for (size_t i = 0; i < keys.size(); i++) {
+    const Command& command = commands[i];
+    if (!command.status.ok()) {
+      if (status.ok()) status = Failed(action, keys[i], command.status);
+    } else if (command.reply.type != ':') {
+      return Failed(action, keys[i],
+                    Status::Error(EPROTO, "the server answers with something else than a number"));
+    } else {
+      (*yes)[i] = command.reply.number > 0;
+    }
+  }
+  return status;
+}
+
 // `verb` for each key: 1 or 0.
 Status RedisStore::Digits(const char* verb, const std::vector<std::string>& keys,
                           const CancelCheck* cancel, std::vector<bool>* yes) {
@@ -504,11 +536,9 @@ Status RedisStore::Digits(const char* verb, const std::vector<std::string>& keys
   std::deque<Command> commands(keys.size());
   std::vector<Command*> all;
   for (size_t i = 0; i < keys.size(); i++) {
-    Command& command = commands[i];
-    command.key = NameOf(keys[i], MainSuffix());
-    AppendCommand({verb, command.key}, &command.head);
-    command.once = remove;
-    all.push_back(&command);
+    FillDigit(verb, keys[i], &commands[i]);
+    commands[i].once = remove;
+    all.push_back(&commands[i]);
   }
   client_.Run(all, cancel);
   if (remove && options_.layout == RedisLayout::kLmcacheRedis) {
@@ -523,20 +553,7 @@ Status RedisStore::Digits(const char* verb, const std::vector<std::string>& keys
     }
     if (!rest.empty()) client_.Run(rest, cancel);
   }
-  yes->assign(keys.size(), false);
-  Status status;
-  for (size_t i = 0; i < keys.size(); i++) {
-    const Command& command = commands[i];
-    if (!command.status.ok()) {
-      if (status.ok()) status = Failed(remove ? "remove" : "exists", keys[i], command.status);
-    } else if (command.reply.type != ':') {
-      return Failed(remove ? "remove" : "exists", keys[i],
-                    Status::Error(EPROTO, "the server answers with something else than a number"));
-    } else {
-      (*yes)[i] = command.reply.number > 0;
-    }
-  }
-  return status;
+  return FinishDigits(verb, keys, commands, yes);
 }
 
 Status RedisStore::Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
@@ -556,6 +573,11 @@ Status RedisStore::BeginListing(const std::string& prefix,
   *listing =
       std::make_unique<RedisListing>(&client_, options_.prefix, prefix, std::string(MainSuffix()));
   return Status::OK();
+}
+
+std::unique_ptr<Lane> RedisStore::OpenLane() {
+  if (options_.layout == RedisLayout::kLmcacheRedis) return nullptr;
+  return std::make_unique<RedisLane>(this);
 }
 
 std::string RedisStore::Describe() const {

@@ -4,11 +4,13 @@
 // <prefix><key>, in one of the layouts of options.h. docs/engines.md is for users.
 //
 // A batch goes through one connection to each node, pipelined; threads that are given parts of a
-// batch have connections of their own.
+// batch have connections of their own. Small requests that are not in a batch go through the lane
+// of their client (redis_lane.h).
 #ifndef LMSHM_WORKER_REDIS_REDIS_STORE_H_
 #define LMSHM_WORKER_REDIS_REDIS_STORE_H_
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -44,12 +46,16 @@ class RedisStore : public ObjectStore {
   // By SCAN over all masters: what is not of our layout is listed, too, and a key that the server
   // moves in its table meanwhile may come twice.
   Status BeginListing(const std::string& prefix, std::unique_ptr<ObjectListing>* listing) override;
+  // Null for layouts in which an object is two values.
+  std::unique_ptr<Lane> OpenLane() override;
   std::string Describe() const override;
 
   // Where it may have to connect, as far as is known now.
   std::vector<Endpoint> endpoints() const { return client_.topology().endpoints(); }
 
  private:
+  friend class RedisLane;  // which makes and finishes items as this does
+
   explicit RedisStore(RedisOptions options);
 
   Status LookAtServer(const CancelCheck* cancel);
@@ -58,6 +64,14 @@ class RedisStore : public ObjectStore {
   std::string_view MainSuffix() const;
   Status CheckPut(const PutItem& item) const;
   void FillSet(std::string name, Command* command) const;
+  // What an item wants of the server. Of a put: false if it cannot be had; then the item is done.
+  bool FillPut(PutItem* item, Command* command, Command* metadata);
+  void FillGet(const GetItem& item, Command* command) const;
+  void FillDigit(const char* verb, const std::string& key, Command* command) const;
+  void FinishPut(const Command& command, Status status, PutItem* item) const;
+  // `commands` are one for each key.
+  Status FinishDigits(const char* verb, const std::vector<std::string>& keys,
+                      const std::deque<Command>& commands, std::vector<bool>* yes) const;
   void PutAll(PutItem* items, size_t count);
   void GetAll(GetItem* items, size_t count);
   void GetAllLmcache(GetItem* items, size_t count);

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "worker/base/log.h"
 #include "worker/base/wake_up.h"
@@ -24,7 +25,8 @@ using std::chrono::milliseconds;
 constexpr auto kAnswerDelay = std::chrono::microseconds(500);
 constexpr size_t kAnswerBytes = 32 * 1024;
 constexpr milliseconds kSettleSlice(500);
-constexpr milliseconds kLookEvery(5);  // of a thread that cannot be woken
+constexpr milliseconds kLookEvery(5);   // of a thread that cannot be woken
+constexpr milliseconds kLaneEvery(50);  // limits and cancelling of what is in the lane
 // Beyond the grace period; the server, where there is one, gives up before.
 constexpr std::chrono::seconds kHungTime(6);
 
@@ -114,7 +116,7 @@ class Connection {
       wanted.wake_fd = wake_.fd();
       wanted.watch_gone = pipeline_.open();
       Wire::Event event;
-      Wire::Result result = wire_->Wait(wanted, deadline, &event);
+      Wire::Result result = WaitFor(wanted, deadline, &event);
       if (result == Wire::Result::kTimeout) {
         if (helped) continue;
         if (!look && pipeline_.unfinished() == 0) return ConnectionEnd::kIdle;
@@ -125,6 +127,7 @@ class Connection {
       if (event.woken) wake_.Clear();
       if (!event.readable) {
         if (event.gone) return Gone();
+        if (event.other) heard = Clock::now();
         continue;
       }
       size_t space;
@@ -136,6 +139,27 @@ class Connection {
       reader_.Commit(got);
       unread_lines = true;
     }
+  }
+
+  // Waits, and goes on with what the lane has under way.
+  Wire::Result WaitFor(Wire::Wanted wanted, Clock::time_point deadline, Wire::Event* event) {
+    polls_.clear();
+    const bool lane = pipeline_.AddLanePolls(&polls_);
+    if (lane) {
+      wanted.others = &polls_;
+      deadline = std::min(deadline,
+                          pipeline_.lane_more() ? Clock::time_point() : Clock::now() + kLaneEvery);
+    }
+    Wire::Result result = wire_->Wait(wanted, deadline, event);
+    if (!lane) return result;
+    if (result == Wire::Result::kTimeout) {
+      // Not the client's: it waits for an answer.
+      *event = Wire::Event();
+      event->other = true;
+      result = Wire::Result::kOk;
+    }
+    if (event->other || pipeline_.lane_more()) pipeline_.GoLane();
+    return result;
   }
 
   // Says the complete lines in `reader_`, as many as there is room for. True if the connection goes
@@ -254,7 +278,7 @@ class Connection {
       wanted.heed_shutdown = give_up == Clock::time_point::max();
       Wire::Event event;
       const Wire::Result result =
-          wire_->Wait(wanted, Clock::now() + (wake_.fd() < 0 ? kLookEvery : kSettleSlice), &event);
+          WaitFor(wanted, Clock::now() + (wake_.fd() < 0 ? kLookEvery : kSettleSlice), &event);
       if (result == Wire::Result::kBroken) wire_->SetBroken(wire_->error());
       if (event.woken) wake_.Clear();
       if (event.gone) wire_->SetBroken(EPIPE);
@@ -270,6 +294,7 @@ class Connection {
   const Shutdown& shutdown_;
   LineReader reader_;
   std::string last_words_;  // the answer to QUIT
+  std::vector<pollfd> polls_;
   WakeUp wake_;
   Outbox outbox_;
   Pipeline pipeline_;

@@ -3,10 +3,10 @@
 // ServeClient: a client's connection, from its first byte to its last.
 //
 // This thread reads the lines and has the session answer them; in version 2 it leaves the work
-// to the engine and helps. Answers of requests that came together go out together, unless the first
-// of them has waited for half a millisecond already. A client that does not take its answers is not
-// read from, and is dropped after a while: it costs one thread and two small buffers, and delays
-// nobody else.
+// to the engine and helps, and where the store has a lane it sees to what is under way there.
+// Answers of requests that came together go out together, unless the first of them has waited for
+// half a millisecond already. A client that does not take its answers is not read from, and is
+// dropped after a while: it costs one thread and two small buffers, and delays nobody else.
 #ifndef LMSHM_WORKER_SERVER_CONNECTION_H_
 #define LMSHM_WORKER_SERVER_CONNECTION_H_
 

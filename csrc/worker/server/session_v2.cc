@@ -35,7 +35,9 @@ SessionV2::SessionV2(const Service& service, std::string peer, std::shared_ptr<O
       peer_(std::move(peer)),
       store_(std::move(store)),
       pipeline_(pipeline),
-      listings_(store_.get(), &service.stores->listings()) {}
+      listings_(store_.get(), &service.stores->listings()) {
+  if (pipeline_ != nullptr) pipeline_->UseLane(store_->OpenLane());
+}
 
 AfterAnswer SessionV2::Handle(std::string_view line, std::string* answer) {
   const Metrics::Clock::time_point read = Metrics::Clock::now();

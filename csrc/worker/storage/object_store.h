@@ -10,6 +10,8 @@
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
 
+#include <poll.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -90,6 +92,51 @@ struct GetItem {
   std::unique_ptr<Unfinished> rest;
 };
 
+// Keys that are looked for together; as above.
+struct ExistsItem {
+  std::vector<std::string> keys;
+  const CancelCheck* cancel = nullptr;  // may be null
+  // Set by the store.
+  bool done = false;
+  Status status;
+  std::vector<bool> yes;  // of a success: one for each key
+};
+
+// Small requests of one client to a store that is a server: many under way at a time on one thread,
+// which waits for none of them. They share connections, so those that come together leave together,
+// and each is over when its own reply is there.
+//
+// A lane does the usual case alone. Whatever has to be waited for (a connection that is not there
+// yet, a second attempt) it leaves to the store's functions that wait: it does not take an item, or
+// gives it back.
+//
+// For one thread. Its end forgets what is under way, whose memory nobody touches from then on.
+class Lane {
+ public:
+  virtual ~Lane() = default;
+
+  // Begins with an item, which must live until it is over or the lane's end; `who` names it. False:
+  // it must be done otherwise, and nothing has happened. What was begun is sent by Go().
+  virtual bool Put(PutItem* item, const void* who) = 0;
+  virtual bool Get(GetItem* item, const void* who) = 0;
+  virtual bool Exists(ExistsItem* item, const void* who) = 0;
+
+  struct Over {
+    const void* who = nullptr;
+    bool again = false;  // the item is not done, and must be done from its beginning otherwise
+  };
+  // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
+  // be called from time to time: it looks at limits and cancelling. True: there is more to do.
+  virtual bool Go(std::vector<Over>* over) = 0;
+
+  // Takes back an item of which nothing was sent yet. False: some was, so it goes on, if it was
+  // cancelled for a short time.
+  virtual bool Withdraw(const void* who) = 0;
+
+  // Appends what poll() has to wait for. Nothing: nothing is under way.
+  virtual void AddPolls(std::vector<pollfd>* polls) const = 0;
+};
+
 // What is wanted of a listing at a time: it stops when it has so much, and may have a little more.
 struct PageLimits {
   size_t keys = 0;   // at least 1
@@ -149,6 +196,9 @@ class ObjectStore {
   // once (a store that can list it twice says so).
   virtual Status BeginListing(const std::string& prefix,
                               std::unique_ptr<ObjectListing>* listing) = 0;
+
+  // Null: this store has none. It must not outlive the store.
+  virtual std::unique_ptr<Lane> OpenLane() { return nullptr; }
 
   // Words for INFO, ` name=value` each (percent-coded): what only this engine has to tell.
   virtual std::string Describe() const { return ""; }

@@ -213,6 +213,12 @@ class Engines(Scene):
                 keys = [key(at, "salt") for at in range(3)]
                 self.assertEqual(self.store(adapter, keys, self.filled(3, 70_000)), 210_000)
                 self.assertEqual(self.lookup(adapter, [*keys, key(9)]), [True] * 3 + [False])
+                recorder = Recorder()
+                adapter.register_listener(recorder)  # type: ignore[arg-type]
+                again = [keys[0], key(8, "salt")]
+                self.assertEqual(self.store(adapter, again, self.filled(2, 70_000)), 70_000)
+                self.assertEqual(recorder.stored, [(again[1], 70_000)])
+                adapter.delete(again[1:])
                 places = self.objects(3, 70_000)
                 self.assertEqual(self.load(adapter, keys, places), [True] * 3)
                 for at, obj in enumerate(places):

@@ -102,7 +102,10 @@ class LmshmL2Adapter(L2AdapterInterface):
         self._lookup_event = create_event_notifier()
         self._load_event = create_event_notifier()
         # In a directory, keys are those of LMCache's own file adapters.
-        self._is_directory = self._read_info().get("engine", "directory") not in ("redis", "s3")
+        engine = self._read_info().get("engine", "directory")
+        self._is_directory = engine not in ("redis", "s3")
+        # One that takes a small object in the time of a round trip.
+        self._asks_beside = engine == "redis"
         logger.info("%s serves the pool %s as an L2 tier", self._link.worker, self._arena.name)
 
     def _opener(self) -> Callable[[], Connection]:
@@ -127,35 +130,64 @@ class LmshmL2Adapter(L2AdapterInterface):
     # -- store --
 
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> L2TaskId:
-        """Objects that are there already are not stored again: what a key names does not change."""
+        """Objects that are there already are not stored again: what a key names does not change. To a
+        server small ones are sent beside the question; what was there does not count as stored."""
         task = self._take_task()
         places = [self._place(obj) for obj in objects]
+        everything = [
+            (key, *place) for key, place in zip(keys, places, strict=True) if place is not None
+        ]
+        if len(everything) < len(keys):
+            self._fail("store", Answer("EFAULT", "an object is not in the server's pool"))
+            self._finish_store(task, [], [], success=False)
+            return task
 
-        def found(present: list[bool] | None) -> None:
-            outside = any(place is None for place in places)
-            if present is None or outside:
-                if outside:
-                    self._fail("store", Answer("EFAULT", "an object is not in the server's pool"))
+        def put(present: list[bool] | None) -> None:
+            if present is None:
                 self._finish_store(task, [], [], success=False)
                 return
-            todo = [
-                (key, *place)
-                for key, place, there in zip(keys, places, present, strict=True)
-                if place is not None and not there
-            ]
-            self._transfer("PUT", todo, self._put_options, lambda answers: stored(todo, answers))
-
-        def stored(todo: list[tuple[ObjectKey, int, int]], answers: list[Answer]) -> None:
-            done = [(key, size) for (key, _, size), answer in zip(todo, answers) if answer.ok]
-            self._finish_store(
-                task,
-                [key for key, _ in done],
-                [size for _, size in done],
-                success=len(done) == len(todo),
+            todo = [one for one, there in zip(everything, present, strict=True) if not there]
+            self._transfer(
+                "PUT", todo, self._put_options, lambda answers: finish(todo, answers, [False] * len(todo))
             )
 
-        self._exists(keys, found)
+        def finish(
+            todo: list[tuple[ObjectKey, int, int]], answers: list[Answer], present: list[bool]
+        ) -> None:
+            good = [there or answer.ok for there, answer in zip(present, answers, strict=True)]
+            new = [
+                (key, size)
+                for (key, _, size), there, answer in zip(todo, present, answers, strict=True)
+                if answer.ok and not there
+            ]
+            self._finish_store(
+                task, [key for key, _ in new], [size for _, size in new], success=all(good)
+            )
+
+        if self._asks_beside and sum(size for _, _, size in everything) <= _BATCH_BYTES:
+            self._put_and_ask(everything, finish)
+        else:
+            self._exists(keys, put)
         return task
+
+    def _put_and_ask(
+        self,
+        todo: list[tuple[ObjectKey, int, int]],
+        then: Callable[[list[tuple[ObjectKey, int, int]], list[Answer], list[bool]], None],
+    ) -> None:
+        """Sends the question whether they are there, and behind it the objects, without waiting for its
+        answer: a round trip costs more than a small object. Calls `then` with both."""
+        both: dict[str, Any] = {}
+
+        def one(name: str, value: object) -> None:
+            with self._lock:
+                both[name] = value
+                last = len(both) == 2
+            if last:
+                then(todo, both["answers"], both["present"] or [False] * len(todo))
+
+        self._exists([key for key, _, _ in todo], partial(one, "present"), more=True)
+        self._transfer("PUT", todo, self._put_options, partial(one, "answers"))
 
     def _finish_store(
         self, task: L2TaskId, keys: list[ObjectKey], sizes: list[int], success: bool
@@ -429,12 +461,21 @@ class LmshmL2Adapter(L2AdapterInterface):
             line += len(word) + 3
         return lots
 
-    def _exists(self, keys: list[ObjectKey], then: Callable[[list[bool] | None], None]) -> None:
-        """Calls `then` with one answer a key; None: nothing is known."""
-        self._digits("EXISTS", keys, then)
+    def _exists(
+        self,
+        keys: list[ObjectKey],
+        then: Callable[[list[bool] | None], None],
+        more: bool = False,
+    ) -> None:
+        """Calls `then` with one answer a key; None: nothing is known. `more`: see WorkerLink.submit()."""
+        self._digits("EXISTS", keys, then, more)
 
     def _digits(
-        self, verb: str, keys: list[ObjectKey], then: Callable[[list[bool] | None], None]
+        self,
+        verb: str,
+        keys: list[ObjectKey],
+        then: Callable[[list[bool] | None], None],
+        more: bool = False,
     ) -> None:
         lots = self._lots([self._text(key) for key in keys], [0] * len(keys))
         digits: list[bool] = [False] * len(keys)
@@ -463,6 +504,7 @@ class LmshmL2Adapter(L2AdapterInterface):
                 f"{verb} {' '.join(words)}",
                 partial(take, begin),
                 repeatable=verb != "REMOVE",
+                more=more,
             )
 
     def _sizes(self, keys: list[ObjectKey], then: Callable[[list[int | None]], None]) -> None:

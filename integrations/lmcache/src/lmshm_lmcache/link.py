@@ -165,15 +165,22 @@ class WorkerLink:
 
     # -- requests --
 
-    def submit(self, words: str, on_answer: Callable[[Answer], None], repeatable: bool = True) -> None:
+    def submit(
+        self,
+        words: str,
+        on_answer: Callable[[Answer], None],
+        repeatable: bool = True,
+        more: bool = False,
+    ) -> None:
         """Sends `words`, a verb and what belongs to it, as soon as there is room. `repeatable`: it may
-        be done twice."""
+        be done twice. `more`: another one follows at once, and they are sent together."""
         request = _Request(words, on_answer, repeatable, time.monotonic() + self._timeout_s)
         with self._lock:
             refused = self._refusal()
             if refused is None:
                 self._waiting.append(request)
-                self._send()
+                if not more:
+                    self._send()
         if refused is not None:
             on_answer(refused)
 

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/redis/redis_lane.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "worker/remote/wait_limit.h"
+
+namespace lmshm {
+
+namespace {
+
+// What is moved in one go, before answers are sent and the client is listened to.
+constexpr uint64_t kTurn = 512 * 1024;
+// So long a reply is waited for that nobody wants any more. After that its connection is closed,
+// and those who share it begin anew.
+constexpr std::chrono::milliseconds kCancelled(100);
+
+bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel->Cancelled(); }
+
+uint64_t BytesOf(const Command& command) { return command.body.size + command.space.size; }
+
+}  // namespace
+
+RedisLane::~RedisLane() {
+  // What is under way is left in the middle, and so are its connections.
+  for (const std::unique_ptr<Track>& track : tracks_) {
+    if (!track->rides.empty()) track->attempt.pipe->Break(ECONNABORTED);
+    store_->client_.Conclude(&track->attempt);
+  }
+}
+
+bool RedisLane::Put(PutItem* item, const void* who) {
+  auto ride = std::make_unique<Ride>();
+  ride->who = who;
+  ride->cancel = item->options.cancel;
+  ride->put = item;
+  ride->commands.resize(1);
+  // What cannot be put is refused once more, in the usual way.
+  if (!store_->FillPut(item, &ride->commands.front(), nullptr)) return false;
+  return Begin(std::move(ride));
+}
+
+bool RedisLane::Get(GetItem* item, const void* who) {
+  auto ride = std::make_unique<Ride>();
+  ride->who = who;
+  ride->cancel = item->options.cancel;
+  ride->get = item;
+  ride->commands.resize(1);
+  store_->FillGet(*item, &ride->commands.front());
+  return Begin(std::move(ride));
+}
+
+bool RedisLane::Exists(ExistsItem* item, const void* who) {
+  auto ride = std::make_unique<Ride>();
+  ride->who = who;
+  ride->cancel = item->cancel;
+  ride->exists = item;
+  ride->commands.resize(item->keys.size());
+  for (size_t i = 0; i < item->keys.size(); i++) {
+    store_->FillDigit("EXISTS", item->keys[i], &ride->commands[i]);
+  }
+  return Begin(std::move(ride));
+}
+
+// Where a key belongs to; null: there is no connection at hand.
+RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
+  const Topology::Node node = store_->client_.topology().OfKey(key);
+  if (node == nullptr) return nullptr;
+  for (const std::unique_ptr<Track>& track : tracks_) {
+    if (track->attempt.node == node) return track.get();
+  }
+  auto track = std::make_unique<Track>();
+  if (!node->TakeIdle(&track->attempt.connection)) return nullptr;
+  track->attempt.node = node;
+  track->attempt.pipe =
+      std::make_unique<Pipe>(&track->attempt.connection.stream, std::vector<Command*>());
+  tracks_.push_back(std::move(track));
+  return tracks_.back().get();
+}
+
+bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
+  Track* const track = TrackOf(ride->commands.front().key);
+  if (track == nullptr) return false;
+  // Keys of several nodes are asked for in the usual way.
+  for (size_t i = 1; i < ride->commands.size(); i++) {
+    if (TrackOf(ride->commands[i].key) != track) return false;
+  }
+  const Clock::time_point now = Clock::now();
+  uint64_t bytes = 0;
+  for (const std::unique_ptr<Ride>& before : track->rides) {
+    bytes += BytesOf(before->commands.front());
+  }
+  bytes += BytesOf(ride->commands.front());
+  ride->begun = now;
+  ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
+  for (Command& command : ride->commands) track->attempt.pipe->Append(&command);
+  track->rides.push_back(std::move(ride));
+  return true;
+}
+
+bool RedisLane::Go(std::vector<Over>* over) {
+  bool more = false;
+  for (size_t i = 0; i < tracks_.size();) {
+    Track* const track = tracks_[i].get();
+    Pipe* const pipe = track->attempt.pipe.get();
+    bool moved = false;
+    if (!pipe->through() && pipe->error() == 0) (void)pipe->Go(&moved, &more, kTurn);
+    if (moved) track->moved = Clock::now();
+    TakeReplied(track, over);
+    if (pipe->error() == 0 && !track->rides.empty()) {
+      const int error = LookAtLimits(track);
+      if (error != 0) pipe->Break(error);
+    }
+    if (pipe->error() != 0) GiveUp(track, over);
+    if (track->rides.empty()) {
+      Leave(i);
+    } else {
+      i++;
+    }
+  }
+  return more;
+}
+
+void RedisLane::Leave(size_t at) {
+  store_->client_.Conclude(&tracks_[at]->attempt);
+  tracks_.erase(tracks_.begin() + static_cast<ptrdiff_t>(at));
+}
+
+void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
+  for (size_t left = track->attempt.pipe->DropReplied(); left > 0;) {
+    Ride* const first = track->rides.front().get();
+    const size_t step = std::min(left, first->commands.size() - first->replied);
+    first->replied += step;
+    left -= step;
+    if (first->replied < first->commands.size()) return;
+    Finish(*track, first, over);
+    track->rides.pop_front();
+  }
+}
+
+int RedisLane::LookAtLimits(Track* track) const {
+  const Clock::time_point now = Clock::now();
+  for (const std::unique_ptr<Ride>& ride : track->rides) {
+    if (!IsCancelled(ride->cancel)) continue;
+    if (ride->cancelled_since == Clock::time_point()) ride->cancelled_since = now;
+    if (now - ride->cancelled_since >= kCancelled) return ECONNABORTED;
+  }
+  const Ride& first = *track->rides.front();
+  const bool stuck = now - std::max(first.begun, track->moved) >= store_->client_.Stall();
+  return stuck || now >= first.end ? ETIMEDOUT : 0;
+}
+
+// The connection is broken.
+void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
+  const Clock::time_point now = Clock::now();
+  const bool late = track->attempt.pipe->error() == ETIMEDOUT;
+  for (const std::unique_ptr<Ride>& ride : track->rides) {
+    // Who has just come has not waited yet.
+    if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
+      over->push_back({ride->who, true});
+    } else {
+      Finish(*track, ride.get(), over);
+    }
+  }
+  store_->client_.Conclude(&track->attempt);
+  track->rides.clear();
+}
+
+void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) {
+  using Next = RedisClient::Next;
+  const bool cancelled = IsCancelled(ride->cancel);
+  bool again = false;
+  for (Command& command : ride->commands) {
+    again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
+  }
+  over->push_back({ride->who, again});
+  if (again) return;
+  Command* const command = &ride->commands.front();
+  if (ride->put != nullptr) {
+    store_->FinishPut(*command, command->status, ride->put);
+  } else if (ride->get != nullptr) {
+    store_->FinishGet(command, ride->get);
+  } else {
+    ride->exists->done = true;
+    ride->exists->status =
+        store_->FinishDigits("EXISTS", ride->exists->keys, ride->commands, &ride->exists->yes);
+  }
+}
+
+bool RedisLane::Withdraw(const void* who) {
+  for (size_t i = 0; i < tracks_.size(); i++) {
+    Track* const track = tracks_[i].get();
+    const auto found = std::find_if(track->rides.begin(), track->rides.end(),
+                                    [&](const auto& ride) { return ride->who == who; });
+    if (found == track->rides.end()) continue;
+    // They are sent in order.
+    if ((*found)->commands.front().begun) return false;
+    for (const Command& command : (*found)->commands) track->attempt.pipe->Withdraw(&command);
+    track->rides.erase(found);
+    if (track->rides.empty()) Leave(i);
+    return true;
+  }
+  return false;
+}
+
+void RedisLane::AddPolls(std::vector<pollfd>* polls) const {
+  for (const std::unique_ptr<Track>& track : tracks_) {
+    if (track->rides.empty()) continue;
+    polls->push_back({track->attempt.pipe->fd(), track->attempt.pipe->events(), 0});
+  }
+}
+
+}  // namespace lmshm

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// RedisLane: small requests of one client, pipelined through one connection to each node, without a
+// thread that waits for any of them: see Lane (storage/object_store.h).
+//
+// It takes a node's connection when that has one to spare, and gives it back when nothing is under
+// way. Replies come in the order of the commands, so what is looked at for limits and cancelling is
+// the first of them. When a connection breaks, the requests whose fate is clear are over, and the
+// others are given back. Of what an attempt came to, RedisClient is the judge.
+#ifndef LMSHM_WORKER_REDIS_REDIS_LANE_H_
+#define LMSHM_WORKER_REDIS_REDIS_LANE_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "worker/redis/client.h"
+#include "worker/redis/redis_store.h"
+#include "worker/storage/object_store.h"
+
+namespace lmshm {
+
+// Not thread safe.
+class RedisLane : public Lane {
+ public:
+  explicit RedisLane(RedisStore* store) : store_(store) {}
+  ~RedisLane() override;
+
+  bool Put(PutItem* item, const void* who) override;
+  bool Get(GetItem* item, const void* who) override;
+  bool Exists(ExistsItem* item, const void* who) override;
+  bool Go(std::vector<Over>* over) override;
+  bool Withdraw(const void* who) override;
+  void AddPolls(std::vector<pollfd>* polls) const override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // One request that is under way.
+  struct Ride {
+    const void* who = nullptr;
+    const CancelCheck* cancel = nullptr;
+    // One of the three.
+    PutItem* put = nullptr;
+    GetItem* get = nullptr;
+    ExistsItem* exists = nullptr;
+    std::deque<Command> commands;
+    size_t replied = 0;  // of these
+    Clock::time_point begun;
+    Clock::time_point end;              // of its time, whatever moves until then
+    Clock::time_point cancelled_since;  // when that was seen; the earliest time: it is not
+  };
+  // A connection, and what goes over it, in order.
+  struct Track {
+    std::deque<std::unique_ptr<Ride>> rides;
+    RedisClient::Attempt attempt;  // goes before the commands that it refers to
+    Clock::time_point moved;
+  };
+
+  // Gives the connection back, if it is in step.
+  void Leave(size_t at);
+  Track* TrackOf(const std::string& key);
+  bool Begin(std::unique_ptr<Ride> ride);
+  void TakeReplied(Track* track, std::vector<Over>* over);
+  // Why the connection has to be given up now; 0: it need not.
+  int LookAtLimits(Track* track) const;
+  void GiveUp(Track* track, std::vector<Over>* over);
+  void Finish(const Track& track, Ride* ride, std::vector<Over>* over);
+
+  RedisStore* const store_;
+  std::vector<std::unique_ptr<Track>> tracks_;
+};
+
+}  // namespace lmshm
+
+#endif  // LMSHM_WORKER_REDIS_REDIS_LANE_H_

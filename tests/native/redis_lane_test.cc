@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Small requests that are under way together, in the real worker: they leave without waiting for
+// each other's replies, and answers, failures and cancelling are each request's own. The server
+// withholds replies until a certain command has come, so nothing here depends on who is fast.
+#include <sys/stat.h>
+
+#include <atomic>
+#include <csignal>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "redis_liar.hh"
+#include "worker_fixture.hh"
+#include "worker_process.hh"
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+std::string Bulk(const std::string& text) {
+  return "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
+}
+
+// What a server answers at once; all values of a key are its name.
+std::string Honest(const Words& words) {
+  if (words[0] == "INFO") return Bulk("redis_version:0.0.0\r\ncluster_enabled:0\r\n");
+  if (words[0] == "CONFIG") return "*0\r\n";
+  if (words[0] == "SET") return "+OK\r\n";
+  if (words[0] == "EXISTS") return ":1\r\n";
+  return words[0] == "GET" ? Bulk(words.at(1)) : "-ERR unknown command\r\n";
+}
+
+// Withholds what it would answer on one connection, until it is let go.
+class Withheld {
+ public:
+  // Keeps `reply` for later.
+  std::string Keep(const std::string& reply) {
+    kept_ += reply;
+    return "";
+  }
+  std::string LetGo(const std::string& reply) { return std::exchange(kept_, "") + reply; }
+
+ private:
+  std::string kept_;
+};
+
+WorkerSetup On(const RedisLiar& server, const std::string& timeout = "60") {
+  WorkerSetup setup;
+  setup.arguments = {"--store", server.url("?layout=payload&timeout=" + timeout)};
+  return setup;
+}
+
+void Begin(LineClient& client, const TestSegment& segment) {
+  CHECK_STARTS(client.Call("HELLO 2"), "OK 2 ");
+  const std::string size = std::to_string(segment.size());
+  CHECK_EQ(client.Call("1 ATTACH " + segment.name() + " " + size + " -"), "1 OK");
+}
+
+// Answers by their id, which is left out.
+std::map<int, std::string> Answers(LineClient& client, size_t count) {
+  std::map<int, std::string> answers;
+  while (answers.size() < count) {
+    const std::string line = client.Line();
+    const size_t space = line.find(' ');
+    if (space == std::string::npos) {
+      check::Fail(__FILE__, __LINE__, line);
+      break;
+    }
+    answers[std::stoi(line)] = line.substr(space + 1);
+  }
+  return answers;
+}
+
+std::string Get(int id, const std::string& key, const std::string& more = "") {
+  return std::to_string(id) + " GET " + key + " " + std::to_string(id * 100) + " 100" + more + "\n";
+}
+
+class Flag {
+ public:
+  void Set() { set_ = true; }
+  void Wait() const {
+    for (int i = 0; i < kPatienceMs && !set_; i++) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+ private:
+  std::atomic<bool> set_{false};
+};
+
+}  // namespace
+
+TEST(small_requests_leave_without_waiting_for_each_others_replies) {
+  TestSegment segment(1 << 16);
+  segment.FillPattern(1);
+  Withheld withheld;
+  int commands = 0;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "INFO" || words[0] == "CONFIG") return Honest(words);
+    return ++commands < 12 ? withheld.Keep(Honest(words)) : withheld.LetGo(Honest(words));
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  std::string lines;
+  for (int id = 2; id < 6; id++)
+    lines += std::to_string(id) + " PUT p" + std::to_string(id) + " 0 99\n";
+  for (int id = 6; id < 10; id++) lines += Get(id, "g" + std::to_string(id));
+  for (int id = 10; id < 14; id++) lines += std::to_string(id) + " EXISTS e\n";
+  REQUIRE(client.Send(lines));
+  const std::map<int, std::string> answers = Answers(client, 12);
+  for (const auto& [id, answer] : answers) {
+    CHECK_STARTS(answer, id < 6 ? "OK 99" : id < 10 ? "OK 2" : "OK 1");
+  }
+  for (int id = 6; id < 10; id++) {
+    CHECK_EQ(segment.Bytes(static_cast<size_t>(id) * 100, 2), "g" + std::to_string(id));
+  }
+  CHECK_EQ(server.connections(), 1);
+}
+
+TEST(each_answer_leaves_when_its_own_reply_is_there) {
+  TestSegment segment(1 << 16);
+  Withheld withheld;
+  bool holds = false;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words.size() > 1 && words[1] == "slow") holds = true;
+    if (words.size() > 1 && words[1] == "wrong") return "-WRONGTYPE of another kind\r\n";
+    if (words.size() > 1 && words[1] == "none") return "$-1\r\n";
+    if (words.size() > 1 && words[1] == "large") return Bulk(std::string(5000, 'x'));
+    if (words[0] == "EXISTS") return withheld.LetGo(Honest(words));
+    return holds ? withheld.Keep(Honest(words)) : Honest(words);
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  REQUIRE(client.Send(Get(2, "a") + Get(3, "wrong") + Get(4, "none") + Get(5, "large") +
+                      Get(6, "b") + Get(7, "slow") + Get(8, "c")));
+  std::map<int, std::string> answers = Answers(client, 5);
+  CHECK_STARTS(answers[2], "OK 1");
+  CHECK_STARTS(answers[3], "ERROR EINVAL");
+  CHECK_STARTS(answers[4], "ERROR ENOENT");
+  CHECK_STARTS(answers[5], "ERROR EMSGSIZE 5000 ");
+  CHECK_STARTS(answers[6], "OK 1");
+  REQUIRE(client.Send("9 EXISTS go\n"));
+  answers = Answers(client, 3);
+  CHECK_STARTS(answers[7], "OK 4");
+  CHECK_STARTS(answers[8], "OK 1");
+  CHECK_EQ(answers[9], "OK 1");
+  CHECK_EQ(segment.Bytes(200, 1), "a");
+  CHECK_EQ(segment.Bytes(600, 1), "b");
+  CHECK_EQ(segment.Bytes(700, 4), "slow");
+  CHECK_EQ(segment.Bytes(800, 1), "c");
+  CHECK_EQ(server.connections(), 1);
+}
+
+TEST(what_a_broken_connection_had_under_way_is_done_again) {
+  TestSegment segment(1 << 16);
+  std::atomic<int> gets{0};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "GET" || ++gets != 3) return Honest(words);
+    return "$5\r\nth" + std::string(RedisLiar::kClose);  // the third breaks off in its value
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  std::string lines;
+  for (int id = 2; id < 10; id++) lines += Get(id, "key" + std::to_string(id));
+  REQUIRE(client.Send(lines));
+  for (const auto& [id, answer] : Answers(client, 8)) {
+    CHECK_STARTS(answer, "OK 4");
+    CHECK_EQ(segment.Bytes(static_cast<size_t>(id) * 100, 4), "key" + std::to_string(id));
+  }
+}
+
+TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {
+  TestSegment segment(1 << 16);
+  std::atomic<int> slow{0};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words.size() > 1 && words[1] == "slow") slow++;
+    // Whoever stands behind it on the first connection gets nothing.
+    return words.size() > 1 && words[1] == "slow" ? RedisLiar::kHang : Honest(words);
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  REQUIRE(client.Send(Get(2, "slow") + Get(3, "a") + Get(4, "b")));
+  for (int i = 0; i < kPatienceMs && slow == 0; i++) usleep(1000);
+  REQUIRE(client.Send("5 CANCEL 2\n"));
+  std::map<int, std::string> answers = Answers(client, 4);
+  CHECK_STARTS(answers[2], "ERROR ECANCELED");
+  CHECK_STARTS(answers[3], "OK 1");
+  CHECK_STARTS(answers[4], "OK 1");
+  CHECK_EQ(answers[5], "OK 1");
+  CHECK_EQ(slow, 1);
+}
+
+// 64 are under way, and what comes behind them waits here.
+TEST(among_those_that_wait_the_highest_priority_is_first_and_a_cancelled_one_is_never_sent) {
+  TestSegment segment(1 << 20);
+  Withheld withheld;
+  Flag go;
+  std::mutex mutex;
+  Words seen;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "GET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    seen.push_back(words[1]);
+    if (seen.size() < 64) return withheld.Keep(Honest(words));
+    if (seen.size() == 64) go.Wait();
+    return withheld.LetGo(Honest(words));
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  std::string lines;
+  for (int id = 2; id < 76; id++) lines += Get(id, "n" + std::to_string(id));
+  lines += Get(76, "low", " prio=low") + Get(77, "high", " prio=high") + Get(78, "given-up");
+  REQUIRE(client.Send(lines + "79 CANCEL 78\n"));
+  std::map<int, std::string> answers = Answers(client, 2);
+  CHECK_STARTS(answers[78], "ERROR ECANCELED");
+  CHECK_EQ(answers[79], "OK 1");
+  go.Set();
+  answers = Answers(client, 76);
+  CHECK_EQ(std::count_if(answers.begin(), answers.end(),
+                         [](const auto& one) { return check::StartsWith(one.second, "OK "); }),
+           76);
+  const std::lock_guard<std::mutex> lock(mutex);
+  REQUIRE_EQ(seen.size(), 76u);
+  CHECK_EQ(seen[64], "high");
+  // Passed over eight times at most.
+  CHECK_EQ(seen[72], "low");
+}
+
+TEST(a_client_with_many_requests_does_not_hold_up_another) {
+  TestSegment segment(1 << 20);
+  const TempDir dir;
+  Flag go;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words.size() > 1 && words[1] == "slow") go.Wait();
+    return Honest(words);
+  });
+  WorkerSetup setup = On(server);
+  setup.arguments.insert(setup.arguments.end(),
+                         {"--listen", "unix:" + (dir / "s"), "--io-threads=2"});
+  WorkerProcess worker(setup);
+  worker.Listening();
+  LineClient many = ConnectUnix(dir / "s");
+  LineClient one = ConnectUnix(dir / "s");
+  Begin(many, segment);
+  Begin(one, segment);
+  std::string lines;
+  for (int id = 2; id < 902; id++) lines += Get(id, "slow");
+  REQUIRE(many.Send(lines));
+  CHECK_STARTS(many.Call("902 PING"), "902 OK");  // by now all of them are under way or wait
+  CHECK_STARTS(one.Call("2 GET a 0 100"), "2 OK 1");
+  CHECK_STARTS(one.Call("3 GET b 0 100"), "3 OK 1");
+  // Nor does one that goes away in the middle.
+  many.Close();
+  CHECK_STARTS(one.Call("4 GET c 0 100"), "4 OK 1");
+  go.Set();
+  CHECK_STARTS(one.Call("5 PUT d 0 100"), "5 OK 100");
+  worker.Kill(SIGTERM);
+  CHECK_EQ(worker.Wait(), 0);
+}
+
+TEST(a_server_that_answers_nothing_more_is_waited_for_as_long_as_said) {
+  TestSegment segment(1 << 16);
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    return words[0] == "GET" ? std::string(RedisLiar::kHang) : Honest(words);
+  });
+  WorkerProcess worker(On(server, "1"));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  REQUIRE(client.Send(Get(2, "a") + Get(3, "b") + Get(4, "c")));
+  for (const auto& [id, answer] : Answers(client, 3)) CHECK_STARTS(answer, "ERROR ETIMEDOUT");
+  CHECK_STARTS(client.Call("5 PUT d 0 10"), "5 OK 10");
+}
+
+TEST(an_object_whose_memory_is_gone_takes_no_other_with_it) {
+  TestSegment segment(1 << 20);
+  segment.FillPattern(4);
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    return words[0] == "SET" ? (words.at(2).size() == 1000 ? "+OK\r\n" : "-ERR cut\r\n")
+                             : Honest(words);
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  REQUIRE_EQ(ftruncate(segment.fd(), 4096), 0);
+  REQUIRE(client.Send("2 PUT a 0 1000\n3 PUT b 500000 1000\n4 PUT c 1000 1000\n"));
+  std::map<int, std::string> answers = Answers(client, 3);
+  CHECK_STARTS(answers[2], "OK 1000");
+  CHECK_STARTS(answers[3], "ERROR EFAULT");
+  CHECK_STARTS(answers[4], "OK 1000");
+}
+
+CHECK_MAIN
