@@ -76,13 +76,20 @@ export interface RealSettings {
   readonly env?: Readonly<Record<string, string>>;
 }
 
+/** Below the range that the kernel takes ports from: LMCache needs seconds until it listens there. */
 async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = 11_000 + Math.floor(Math.random() * 9_000);
+    const server = createServer().listen(port, "127.0.0.1");
+    try {
+      await once(server, "listening");
+    } catch {
+      continue; // Somebody is there.
+    }
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 let started = 0;
