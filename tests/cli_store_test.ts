@@ -500,5 +500,6 @@ test("what takes long is named at a terminal, with its time", {
   session.type("some text\n\x04");
   assert.equal(await session.status, 0);
   // It is wiped away before the summary comes.
+  // deno-lint-ignore no-control-regex
   assert.match(session.shown, /\r\x1b\[Kstored 1 object, 10 B in .*\r\n$/);
 });
