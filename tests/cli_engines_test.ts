@@ -435,6 +435,11 @@ test("rm removes what a pattern finds with few requests", LONG, async () => {
   const dry = await lmshm("rm", "-n", `kv@unix:${worker.path}`, "obj/*");
   assert.match(dry.stdout, /^obj\/299\nwould remove 300 objects\n$/m);
   assert.equal(removals(worker).length, 4 + 3, "nothing is removed, and nobody is asked again");
+  // What a pattern found is not asked for again where it is named, too.
+  const args = ["obj/*", "obj/7", "named", "named", "--json"];
+  const twice = await lmshm("rm", `kv@unix:${worker.path}`, ...args);
+  assert.equal(jsonLines(twice.stdout).length, 301);
+  assert.deepEqual(removals(worker).slice(7).sort((a, b) => a - b), [1, 44, 128, 128]);
 });
 
 test("of objects that are removed together the one at fault is named", LONG, async () => {
