@@ -217,6 +217,61 @@ test("a copy from Redis to S3 logs in to both", ON_BOTH, async () => {
   assert.ok(!/alphapassword|secretkey/.test(ended.stdout + ended.stderr));
 });
 
+test("a failure of one of two stores says of which, whenever it comes", ON_BOTH, async () => {
+  using dir = new TempDir();
+  await using from = await RedisServer.start("alphapassword");
+  await using to = await startServer("s3", "secretkey");
+  writeFileSync(dir.file("object"), "content");
+  const alpha = secretFile(dir, "alpha", "alphapassword");
+  const aws = secretFile(
+    dir,
+    "aws",
+    "[default]\naws_access_key_id = testkey\naws_secret_access_key = wrong",
+  );
+  const run = (script: string) =>
+    inShell(`unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY\n${script}`);
+  const [source, target] = [`redis://127.0.0.1:${from.port}`, to.url];
+  const put = `lmshm put ${source} ${dir.file("object")} --store-secret-file ${alpha}`;
+  assert.equal((await run(put)).code, 0);
+  // A server of S3 is asked for the first object what it thinks of the login.
+  const files = `--store-secret-file ${alpha} --to-store-secret-file ${aws}`;
+  const wrong = await run(`lmshm cp ${source} '${target}' ${files}`);
+  assert.equal(wrong.code, 1);
+  assert.match(
+    wrong.stderr,
+    /^lmshm: object: TO: stat .*EACCES.*The login of TO is that of --to-store-secret-file\n$/,
+  );
+  const none = await run(`lmshm cp '${target}' ${dir.file("kv")} --store-secret-file none`);
+  assert.equal(none.code, 1);
+  assert.match(none.stderr, /^lmshm: FROM: list: .*give --store-secret-file/);
+  // Where one file is for the only engine no other option is named.
+  const only = await run(`lmshm cp ${dir.path} '${target}' object --store-secret-file ${aws}`);
+  assert.doesNotMatch(only.stderr, /--to-store-secret-file/);
+});
+
+test("an option for a secret that is empty, or for another store, is refused", LONG, async () => {
+  using dir = new TempDir();
+  mkdirSync(dir.file("kv"));
+  for (
+    const [args, said] of [
+      [["ls", "redis://h", "--store-secret-file", ""], /--store-secret-file is empty.*none/],
+      [
+        ["cp", "redis://a", "redis://b", "--to-store-secret-file="],
+        /--to-store-secret-file is empty/,
+      ],
+      [
+        ["cp", "redis://a", "redis://b", "--to-secret-file", "x"],
+        /--to-secret-file is for a worker at host:port, and TO is redis:\/\/b.*--to-store-secret-file/,
+      ],
+      [["cp", dir.file("kv"), "kv@unix:/w", "--to-secret-file", "x"], /and TO is kv@unix:\/w/],
+    ] as const
+  ) {
+    const ended = await lmshm(...args);
+    assert.equal(ended.code, 2, ended.stderr);
+    assert.match(ended.stderr, said);
+  }
+});
+
 test(
   "where metadata is not kept a copy says so once, and is not made again",
   ON_REDIS,
@@ -274,6 +329,11 @@ test(
     const stat = jsonLines((await run("stat", lmcache, "a", "--json")).stdout)[0]!;
     const { shape, dtype } = stat["metadata"] as Record<string, string>;
     assert.deepEqual([shape, dtype], ["100", "uint8"]);
+    // One that it has no place for does not keep the bytes from being copied.
+    const unfit = ["--metadata", "shape=9,9", "--metadata", "dtype=uint8"];
+    await run("put", source, dir.file("b"), ...unfit);
+    const fifth = await run("cp", source, lmcache, "b", "--json");
+    assert.deepEqual(told(fifth.stdout), [["b", false, undefined, ["shape"]]]);
 
     // A put that names metadata is refused instead.
     const refused = await inShell(
@@ -375,6 +435,11 @@ test("rm removes what a pattern finds with few requests", LONG, async () => {
   const dry = await lmshm("rm", "-n", `kv@unix:${worker.path}`, "obj/*");
   assert.match(dry.stdout, /^obj\/299\nwould remove 300 objects\n$/m);
   assert.equal(removals(worker).length, 4 + 3, "nothing is removed, and nobody is asked again");
+  // What a pattern found is not asked for again where it is named, too.
+  const args = ["obj/*", "obj/7", "named", "named", "--json"];
+  const twice = await lmshm("rm", `kv@unix:${worker.path}`, ...args);
+  assert.equal(jsonLines(twice.stdout).length, 301);
+  assert.deepEqual(removals(worker).slice(7).sort((a, b) => a - b), [1, 44, 128, 128]);
 });
 
 test("of objects that are removed together the one at fault is named", LONG, async () => {

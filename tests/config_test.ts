@@ -345,10 +345,10 @@ test("fs:// is its directory, with LMCache's headers unless they are switched of
   const named = (name: string) =>
     `remote_storage_plugins: ["${name}"]\nextra_config:\n  ` +
     `remote_storage_plugin.${name}.base_path: /p\n`;
-  assert.deepEqual(saves(named("fs")), ["/p", true, 1]);
-  assert.deepEqual(saves(named("fs.primary")), ["/p", true, 1]);
+  assert.deepEqual(saves(named("fs")), ["/p", true, 0]);
+  assert.deepEqual(saves(named("fs.primary")), ["/p", true, 0]);
   assert.deepEqual(saves("remote_storage_plugins: fs\nextra_config: {fs_base_path: /q}\n"), [
-    ...["/q", true, 1],
+    ...["/q", true, 0],
   ]);
   assert.deepEqual(saves(`${named("mooncakestore")}  shmfs.storage_dir: /s\n`), ["/s", false, 2]);
   // Of the shared-memory connector it is not heeded by LMCache either.

@@ -170,6 +170,58 @@ test("lmshm.remote_url is used in place of remote_url", () => {
   assert.equal(code.config.remoteUrl, "redis://code");
 });
 
+test("what LMCache's keys say of the store has an effect, and no notice denies it", () => {
+  const denied = (remote_url: string, extra: Extra) =>
+    load({ remote_url }, extra).notices.filter((notice) => /without effect/.test(notice)).join();
+  assert.equal(
+    denied("valkey://h:1", {
+      ...{
+        valkey_username: "u",
+        valkey_password: "p",
+        valkey_database: 2,
+        valkey_mode: "standalone",
+      },
+      ...{ valkey_enable_ttl: true, valkey_ttl_sec: 5, tls_enable: false },
+    }),
+    "",
+  );
+  const s3 = {
+    s3_region: "r",
+    disable_tls: true,
+    aws_access_key_id: "i",
+    aws_secret_access_key: "k",
+  };
+  assert.equal(denied("s3://b.h", s3), "");
+  assert.equal(denied("resp://h:1", { username: "u", password: "p" }), "");
+  // What is not used is told.
+  assert.match(denied("valkey://h:1", { valkey_num_workers: 3 }), /valkey_num_workers/);
+  assert.match(denied("redis://h:1", { valkey_password: "p" }), /valkey_password/);
+  const file = { "lmshm.store_secret_file": "/s", valkey_password: "p" };
+  assert.match(denied("valkey://h:1", file), /valkey_password/);
+});
+
+test("what is wrong with lmshm.remote_url is said of that key", () => {
+  const of = (url: string) => refusal("redis://h", { "lmshm.remote_url": url });
+  assert.match(of("rediss://h"), / lmshm\.remote_url "rediss:\/\/h" wants TLS/);
+  assert.match(of("http://h"), / lmshm\.remote_url "http:\/\/h" has the scheme/);
+});
+
+test("LMCache takes the login of redis-cluster:// as it is written", () => {
+  for (
+    const [login, coded] of [
+      ["u:p", "u:p"],
+      [":a%40b", ":a%2540b"],
+      ["u:a/b?c#d%e:f", "u:a%2Fb%3Fc%23d%25e%3Af"],
+      ["u:a@b", "u:a%40b"],
+    ]
+  ) {
+    assert.equal(
+      storeOf(`redis-cluster://${login}@n1:1,n2:2`),
+      `redis+cluster://${coded}@n1:1,n2:2?layout=lmcache-redis`,
+    );
+  }
+});
+
 test("the plug-in redis among remote_storage_plugins is a server", () => {
   const remote_storage_plugins = ["redis", "bigtable"];
   const of = (extra: Extra) => load({ remote_storage_plugins }, extra).config.remoteUrl;

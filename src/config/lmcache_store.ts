@@ -22,6 +22,7 @@ const DEFAULT_REDIS = "redis://localhost:6379";
 /** What is said below extra_config to LMCache's stores. */
 export class StoreKeys {
   readonly #entries = new Map<string, Entry>();
+  readonly #heeded = new Set<string>();
 
   /** Of entries by ascending precedence. */
   add(entry: Entry): void {
@@ -32,7 +33,13 @@ export class StoreKeys {
 
   /** Undefined: nothing. */
   get(key: string): unknown {
+    this.#heeded.add(key);
     return this.#entries.get(key)?.value;
+  }
+
+  /** Whether somebody asked for it. */
+  isHeeded({ section, key }: Entry): boolean {
+    return section === "extra_config" && this.#heeded.has(key);
   }
 
   /** The store that a plug-in of that name is; null: none of ours. */

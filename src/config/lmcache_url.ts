@@ -29,7 +29,7 @@ const OWN_KEY = "lmshm.remote_url";
 
 interface Parts {
   readonly scheme: string;
-  /** Before the last "@". */
+  /** Before the last "@", percent-coded. */
   readonly login: string;
   readonly hosts: string;
   readonly path: string;
@@ -40,12 +40,30 @@ function partsOf(url: string): Parts | null {
   const [, scheme, authority = "", path = "", query = ""] =
     /^([a-z][a-z0-9+-]*):\/\/([^/?]*)([^?]*)(?:\?(.*))?$/is.exec(url) ?? [];
   if (scheme === undefined) return null;
+  if (/^redis-cluster$/i.test(scheme)) return partsOfCluster(url);
   const at = authority.lastIndexOf("@");
   const login = authority.slice(0, Math.max(at, 0));
   return {
     scheme: scheme.toLowerCase(),
     login,
     hosts: authority.slice(at + 1).replace(/\s+/g, ""),
+    path,
+    query,
+  };
+}
+
+/** LMCache takes its user and password as they are written, whatever is in them. */
+function partsOfCluster(url: string): Parts {
+  const behind = url.slice(url.indexOf("//") + 2);
+  const at = behind.lastIndexOf("@");
+  const [user = "", ...password] = behind.slice(0, Math.max(at, 0)).split(":");
+  const login = [user, ...password.length > 0 ? [password.join(":")] : []];
+  const [, hosts = "", path = "", query = ""] =
+    /^([^/?]*)([^?]*)(?:\?(.*))?$/s.exec(behind.slice(at + 1)) ?? [];
+  return {
+    scheme: "redis-cluster",
+    login: login.map(encodeURIComponent).join(":"),
+    hosts: hosts.replace(/\s+/g, ""),
     path,
     query,
   };
@@ -140,8 +158,9 @@ function text(value: unknown): string {
 
 /** A login that LMCache keeps beside the URL, in its place. */
 function loggedIn(parts: Parts, said: Said, userKey: string, passwordKey: string): Parts {
+  if (parts.login !== "") return parts;
   const [user, password] = [text(said(userKey)), text(said(passwordKey))].map(encodeURIComponent);
-  if (parts.login !== "" || (!user && !password)) return parts;
+  if (!user && !password) return parts;
   return { ...parts, login: password ? `${user}:${password}` : user! };
 }
 

@@ -79,10 +79,16 @@ export function resolve(
     }
   }
   readOverrides(overrides, sources.length, values, problems);
-  if (foreign.length > 0) notices.push(foreignNotice(foreign));
-  if (unknown.length > 0) notices.push(unknownNotice(unknown));
-  const config = combine(values, keys, problems, notices);
+  const told: string[] = [];
+  const config = combine(values, keys, problems, told);
   problems.throwIfAny();
+  // What says how a store of LMCache's is reached has an effect, as is known only now.
+  const [passedOver, strange] = [foreign, unknown].map((entries) =>
+    entries.filter((entry) => !keys.isHeeded(entry))
+  ) as [Entry[], Entry[]];
+  if (passedOver.length > 0) notices.push(foreignNotice(passedOver));
+  if (strange.length > 0) notices.push(unknownNotice(strange));
+  notices.push(...told);
   return { config: discreet(config), notices };
 }
 
@@ -225,9 +231,9 @@ function combine(
     return (given === undefined ? SETTINGS[name].fallback : given.value) as RawSettings[Name];
   };
   checkOneName(values, problems);
-  useOwnUrl(values, notices);
-  translateUrl("remote_url", values, keys, problems, notices);
-  const scheme = spreadUrl(values, problems, notices) ??
+  const source = useOwnUrl(values, notices);
+  translateUrl(source, values, keys, problems, notices);
+  const scheme = spreadUrl(source, values, problems, notices) ??
     spreadPlugin(values, keys, problems, notices);
   checkSerde(values, scheme, problems, notices);
   const shmName = get("shmName");
@@ -259,15 +265,18 @@ function checkOneName(values: Values, problems: Problems): void {
   }
 }
 
-/** What this library alone is told. */
-function useOwnUrl(values: Values, notices: string[]): void {
+/**
+ * What this library alone is told.
+ * @returns the key that says where the store is.
+ */
+function useOwnUrl(values: Values, notices: string[]): string {
   const own = values.get("ownRemoteUrl");
-  if (own === undefined) return;
-  const { key } = SETTINGS.ownRemoteUrl;
   const remote = values.get("remoteUrl");
-  if (remote?.place === "code") return;
+  if (own === undefined || remote?.place === "code") return SETTINGS.remoteUrl.key;
+  const { key } = SETTINGS.ownRemoteUrl;
   if (remote !== undefined) notices.push(`${key} (${own.place}) is used in place of remote_url`);
   values.set("remoteUrl", own);
+  return key;
 }
 
 /** An engine that a file or a variable names is LMCache's, and objects lie there as LMCache has them. */
@@ -300,15 +309,20 @@ function translateUrl(
 type Scheme = RemoteUrl["scheme"] | null;
 
 /** The parts of remote_url stand for the settings of the same meaning. */
-function spreadUrl(values: Values, problems: Problems, notices: string[]): Scheme {
+function spreadUrl(
+  source: string,
+  values: Values,
+  problems: Problems,
+  notices: string[],
+): Scheme {
   const given = values.get("remoteUrl");
   if (given === undefined || given.value === null) return null;
   const { value, rank, place } = given;
   const url = parseRemoteUrl(value as string);
   if (typeof url === "string") {
     const shown = withoutSecret(value as string);
-    const message = `remote_url ${show(shown)} ${url}`;
-    problems.add({ key: "remote_url", value: shown, place, message });
+    const message = `${source} ${show(shown)} ${url}`;
+    problems.add({ key: source, value: shown, place, message });
     return null;
   }
   const directory = values.get("storageDir");
@@ -318,14 +332,14 @@ function spreadUrl(values: Values, problems: Problems, notices: string[]): Schem
     const { key } = SETTINGS.storageDir;
     if (directory.rank > rank) {
       values.delete("remoteUrl");
-      notices.push(`${key} (${directory.place}) wins over remote_url`);
+      notices.push(`${key} (${directory.place}) wins over ${source}`);
     } else {
       values.delete("storageDir");
-      notices.push(`remote_url wins over ${key} = ${show(directory.value)} (${directory.place})`);
+      notices.push(`${source} wins over ${key} = ${show(directory.value)} (${directory.place})`);
     }
   }
   for (const name of ["storageDir", "workerAddress", "shmName", "workerBinary"] as const) {
-    spreadPart(name, url, rank, values, notices);
+    spreadPart(name, url, rank, values, notices, source);
   }
   if (url.scheme === "external") defaultDirectory(values, rank, notices);
   return url.scheme;
@@ -363,8 +377,9 @@ function spreadPlugin(
   }
   if (engine !== undefined) {
     values.set("remoteUrl", { value: engine, rank, place });
-    translateUrl("remote_storage_plugins", values, keys, problems, notices);
-    return spreadUrl(values, problems, notices);
+    const source = "remote_storage_plugins";
+    translateUrl(source, values, keys, problems, notices);
+    return spreadUrl(source, values, problems, notices);
   }
   const url = {
     scheme,

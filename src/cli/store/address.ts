@@ -21,10 +21,17 @@ export interface StoreAddress {
   readonly workerAddress: string | undefined;
   /** What an engine is logged in to with, see login.ts; undefined: the environment's variables. */
   readonly storeSecretFile?: string | null | undefined;
+  /** Whose file that is, where another option has that of the other store. */
+  readonly secretOption?: string;
   /** Of a worker at host:port, where it is not that of the command. */
   readonly secretFile?: string | undefined;
   /** Of a command with two stores: which of them it is. */
   readonly role?: "FROM" | "TO";
+}
+
+/** Whether a worker listens at host:port, where it wants a secret. */
+export function isTcp({ workerAddress }: StoreAddress): boolean {
+  return workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
 }
 
 /** What follows an "@" and is meant to be an address, right or wrong. */

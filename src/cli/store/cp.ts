@@ -4,7 +4,7 @@
 // verified, and stored from there; no file is copied, so that both may be anywhere. What is there
 // already is not copied again: same.ts says what is compared.
 
-import type { ShmFileConnector } from "../../mod.ts";
+import type { Metadata, ShmFileConnector } from "../../mod.ts";
 import { whatKeepsMetadata } from "../../worker/metadata_place.ts";
 import { ShmError } from "../../errors.ts";
 import { readArguments } from "../arguments.ts";
@@ -12,7 +12,7 @@ import { type Command, integerOption, sizeOption, UsageError } from "../command.
 import { CP } from "../descriptions/store.ts";
 import { inLanes } from "../lanes.ts";
 import { keyPattern } from "./pattern.ts";
-import { mustExist, parseStore } from "./address.ts";
+import { isTcp, mustExist, parseStore } from "./address.ts";
 import { keysOf, patternsOf } from "./keys.ts";
 import { type Done, Missing, reportedCommand, type StoreReport } from "./report.ts";
 import { withLogins } from "./login.ts";
@@ -36,10 +36,10 @@ async function copyObject(
     return { lost };
   };
   for (let attempt = 1;; attempt++) {
-    const found = await from.stat(key, { signal });
+    const found = await session.of(0, from.stat(key, { signal }));
     if (found === null) throw new Missing("there is no such object");
     const { byteLength } = found;
-    const there = force ? null : await to.stat(key, { signal });
+    const there = force ? null : await session.of(1, to.stat(key, { signal }));
     const compared = there && sameness(found, there, to.keepsMetadata);
     if (there && compared) {
       if (!compared.includes("checksum")) report.note(NO_CHECKSUM);
@@ -48,13 +48,22 @@ async function copyObject(
     }
     try {
       return await session.withRange(byteLength, async (range, [source, target]) => {
-        const loaded = await source!.load(key, range, { signal });
+        const loaded = await session.of(0, source!.load(key, range, { signal }));
         if (loaded === null) throw new Missing("it is gone, or is not what was stored");
+        const put = (metadata: Metadata) => {
+          const some = Object.keys(metadata).length > 0;
+          const options = { signal, ...(some ? { metadata } : {}) };
+          return session.of(1, target!.put(key, loaded.range, options));
+        };
         const metadata = to.keepsMetadata ? loaded.metadata : layoutOf(loaded.metadata);
-        const some = Object.keys(metadata).length > 0;
-        await target!.put(key, loaded.range, { signal, ...(some ? { metadata } : {}) });
+        await put(metadata).catch((error) => {
+          // LMCache's header has no place for a layout that is none of its own.
+          const unfit = error instanceof ShmError && error.code === "EINVAL";
+          if (to.keepsMetadata || !unfit || Object.keys(metadata).length === 0) throw error;
+          return put({});
+        });
         const any = !to.keepsMetadata && Object.keys(loaded.metadata).length > 0;
-        const kept = any ? await to.stat(key, { signal }) : null;
+        const kept = any ? await session.of(1, to.stat(key, { signal })) : null;
         const lost = any ? noteLost(lostNames(loaded, kept, false)) : {};
         return { byteLength: loaded.range.byteLength, skipped: false, ...lost };
       });
@@ -68,7 +77,14 @@ async function copyObject(
 export const cp: Command = {
   run(args) {
     const { values, operands: [first, second, ...keys] } = readArguments(CP, args);
-    const to = { ...parseStore(second, "TO"), secretFile: values["to-secret-file"] };
+    const secretFile = values["to-secret-file"];
+    const to = { ...parseStore(second, "TO"), secretFile };
+    if (secretFile !== undefined && !isTcp(to)) {
+      throw new UsageError(
+        `--to-secret-file is for a worker at host:port, and TO is ${to.text}; a password of an ` +
+          "engine is in --to-store-secret-file",
+      );
+    }
     const stores = withLogins(
       [parseStore(first, "FROM"), to],
       values["store-secret-file"],
@@ -89,7 +105,7 @@ export const cp: Command = {
       const nothing: string[] = [];
       const found = keysOf(session.ask[0]!, patterns, signal, ({ text }) => nothing.push(text));
       await inLanes(
-        found,
+        session.listed(0, found),
         inFlight,
         ({ key }) =>
           report.object(key, signal, () => copyObject(session, key, force, report, signal)),

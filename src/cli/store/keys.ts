@@ -27,8 +27,13 @@ export async function* keysOf(
   signal: AbortSignal,
   onNothing: (pattern: KeyPattern) => void,
 ): AsyncGenerator<Found, void, undefined> {
+  /** Of those that are named: which were given already. */
+  const given = new Set<string>();
+  const named = new Set(patterns.map(({ key }) => key));
   for (const [index, pattern] of patterns.entries()) {
     if (pattern.key !== null) {
+      if (given.has(pattern.key)) continue;
+      given.add(pattern.key);
       yield { key: pattern.key, listed: false };
       continue;
     }
@@ -38,6 +43,7 @@ export async function* keysOf(
       any = true;
       // What an earlier operand gave is not given again.
       if (patterns.slice(0, index).some((earlier) => earlier.matches(key))) continue;
+      if (named.has(key)) given.add(key);
       yield { key, listed: true };
     }
     if (!any) onNothing(pattern);

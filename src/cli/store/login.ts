@@ -15,16 +15,26 @@ import type { StoreAddress } from "./address.ts";
 export type SecretFile = string | null | undefined;
 
 const NONE = "none";
+const OPTION = "--store-secret-file";
+const TO_OPTION = "--to-store-secret-file";
 const REDIS = /^(?:redis|valkey)((?:\+unix|\+cluster)?):\/\/(?:([^@/?]*)@)?(.*)$/i;
 
-/** What the option says. */
-export function secretFileOf(value: string | undefined): SecretFile {
+/** What the option says. An empty value is a variable of the shell that is not set. */
+export function secretFileOf(value: string | undefined, option = OPTION): SecretFile {
+  if (value === "") {
+    throw new UsageError(`${option} is empty; give a file, or ${NONE} for no login`);
+  }
   return value === NONE ? null : value;
 }
 
 /** A store whose login is known. */
-export function withLogin(store: StoreAddress, value: string | undefined): StoreAddress {
-  return { ...store, storeSecretFile: secretFileOf(value) };
+export function withLogin(
+  store: StoreAddress,
+  value: string | undefined,
+  option = OPTION,
+): StoreAddress {
+  const own = option === OPTION ? {} : { secretOption: option };
+  return { ...store, ...own, storeSecretFile: secretFileOf(value, option) };
 }
 
 /**
@@ -42,14 +52,17 @@ export function withLogins(
   const to: StoreAddress = { ...stores[1], role: "TO" };
   const [source, target] = [engineOf(from), engineOf(to)];
   if (givenTo !== undefined && target === null) {
-    throw new UsageError(`--to-store-secret-file is for an engine, and TO is ${to.text}`);
+    throw new UsageError(`${TO_OPTION} is for an engine, and TO is ${to.text}`);
   }
   if (source === null && given !== undefined && givenTo !== undefined) {
-    throw new UsageError(`--store-secret-file is for an engine, and FROM is ${from.text}`);
+    throw new UsageError(`${OPTION} is for an engine, and FROM is ${from.text}`);
   }
   // Two of which only one is an engine, or two keys of one server.
   const one = source === null || target === null || isSame(source, target);
-  if (one) return [withLogin(from, given), withLogin(to, givenTo ?? given)];
+  if (one) {
+    const login = givenTo === undefined ? withLogin(to, given) : withLogin(to, givenTo, TO_OPTION);
+    return [withLogin(from, given), login];
+  }
   const variable = process.env["LMSHM_STORE_SECRET"];
   const both = given === undefined && givenTo === undefined;
   if (both && variable && source.kind === "redis" && target.kind === "redis") {
@@ -58,7 +71,7 @@ export function withLogins(
         "--store-secret-file FILE for FROM and --to-store-secret-file FILE for TO (none: without a login)",
     );
   }
-  return [withLogin(from, given), withLogin(to, givenTo)];
+  return [withLogin(from, given), withLogin(to, givenTo, TO_OPTION)];
 }
 
 /** Where a password goes to, and whose it is. */

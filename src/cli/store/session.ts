@@ -11,7 +11,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { ShmFileConnector, type ShmRange, ShmSegment } from "../../mod.ts";
 import { ShmError } from "../../errors.ts";
 import { formatBytes } from "../format.ts";
-import type { StoreAddress } from "./address.ts";
+import { isTcp, type StoreAddress } from "./address.ts";
 
 const PAGE = 4096;
 /** Enough for several of LMCache's usual chunks, and for many small objects: populating takes time. */
@@ -66,30 +66,32 @@ async function open(
 }
 
 function openStore(
-  { storageDir, workerAddress, url, storeSecretFile, secretFile }: StoreAddress,
+  store: StoreAddress,
   segment: ShmSegment,
   options: SessionOptions,
 ): Promise<ShmFileConnector> {
-  const tcp = workerAddress !== undefined && !/^(unix:|\/)/.test(workerAddress);
+  const { storageDir, workerAddress, url, storeSecretFile, secretFile } = store;
   const engine = url !== undefined && workerAddress === undefined;
   return ShmFileConnector.open({
     segment,
     ...(url === undefined ? { storageDir, workerAddress } : { store: url }),
     storeSecretFile: engine ? storeSecretFile : undefined,
-    secretFile: tcp ? secretFile ?? options.secretFile : undefined,
+    secretFile: isTcp(store) ? secretFile ?? options.secretFile : undefined,
     maxRestarts: options.attempts,
     signal: options.signal,
   });
 }
 
+/** Failures that say so already: one may end several calls. */
+const told = new WeakSet<ShmError>();
+
 /** The failure of one of two stores says which of them it is, and how it is logged in to. */
-function ofStore({ role, url, workerAddress }: StoreAddress, error: unknown): unknown {
-  if (role === undefined || !(error instanceof ShmError)) return error;
-  const engine = url !== undefined && workerAddress === undefined;
+function ofStore({ role, secretOption }: StoreAddress, error: unknown): unknown {
+  if (role === undefined || !(error instanceof ShmError) || told.has(error)) return error;
+  told.add(error);
+  const login = error.code === "EACCES" && secretOption !== undefined;
   error.message = `${role}: ${error.message}` +
-    (engine && role === "TO" && error.code === "EACCES"
-      ? ". The login of TO is that of --to-store-secret-file"
-      : "");
+    (login ? `. The login of ${role} is that of ${secretOption}` : "");
   return error;
 }
 
@@ -177,6 +179,24 @@ export class StoreSession implements AsyncDisposable {
   /** The most bytes that an object may have. */
   get limitBytes(): number {
     return this.#options.memoryBytes ?? MAX_MEMORY_BYTES;
+  }
+
+  /** What one of the stores is asked; its failure says which of two it is. */
+  async of<T>(index: number, work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      throw ofStore(this.#stores[index]!, error);
+    }
+  }
+
+  /** Likewise what it lists. */
+  async *listed<T>(index: number, items: AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
+    try {
+      yield* items;
+    } catch (error) {
+      throw ofStore(this.#stores[index]!, error);
+    }
   }
 
   /** Lends `byteLength` bytes of memory, and connectors that move objects through it. */
