@@ -310,6 +310,43 @@ TEST(a_server_is_not_blamed_for_the_time_in_which_the_client_takes_no_answers) {
   sends.join();
 }
 
+TEST(a_connection_to_a_server_that_has_become_a_replica_is_not_used_again) {
+  TestSegment segment(1 << 16);
+  std::atomic<bool> moved{false};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    thread_local const bool old = !moved;  // this connection is
+    if (words[0] != "SET" || !moved || !old) return Honest(words);
+    return words[1] == "withheld" ? ""
+                                  : "-READONLY You can't write against a read only replica.\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_STARTS(client.Call("2 PUT a 0 100"), "2 OK 100");
+  moved = true;
+  CHECK_STARTS(client.Call("3 PUT a 0 100"), "3 ERROR EAGAIN");
+  CHECK_STARTS(client.Call("4 PUT a 0 100"), "4 OK 100");
+}
+
+TEST(what_comes_behind_a_reply_of_a_replica_goes_elsewhere_even_while_others_wait_there) {
+  TestSegment segment(1 << 16);
+  std::atomic<bool> moved{false};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    thread_local const bool old = !moved;
+    if (words[0] != "SET" || !moved || !old) return Honest(words);
+    return words[1] == "withheld" ? ""
+                                  : "-READONLY You can't write against a read only replica.\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_STARTS(client.Call("2 PUT a 0 100"), "2 OK 100");
+  moved = true;
+  REQUIRE(client.Send("3 PUT a 0 100\n4 PUT withheld 0 100\n"));
+  CHECK_STARTS(client.Line(), "3 ERROR EAGAIN");
+  CHECK_STARTS(client.Call("5 PUT a 0 100"), "5 OK 100");
+}
+
 TEST(an_object_whose_memory_is_gone_takes_no_other_with_it) {
   TestSegment segment(1 << 20);
   segment.FillPattern(4);

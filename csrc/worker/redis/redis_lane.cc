@@ -72,7 +72,9 @@ RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
   const Topology::Node node = store_->client_.topology().OfKey(key);
   if (node == nullptr) return nullptr;
   for (const std::unique_ptr<Track>& track : tracks_) {
-    if (track->attempt.node == node) return track.get();
+    if (track->attempt.node == node && !node->IsOutdated(track->attempt.connection)) {
+      return track.get();
+    }
   }
   auto track = std::make_unique<Track>();
   if (!node->TakeIdle(&track->attempt.connection)) return nullptr;
