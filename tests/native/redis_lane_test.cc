@@ -280,6 +280,73 @@ TEST(a_server_that_answers_nothing_more_is_waited_for_as_long_as_said) {
   CHECK_STARTS(client.Call("5 PUT d 0 10"), "5 OK 10");
 }
 
+TEST(a_server_is_not_blamed_for_the_time_in_which_the_client_takes_no_answers) {
+  constexpr int kGets = 16;  // with more in all than is read in one go
+  constexpr int kPings = 20000;
+  constexpr size_t kBytes = 200 * 1000;
+  TestSegment segment(kGets * kBytes);
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    return words[0] == "GET" ? Bulk(std::string(kBytes, 'x')) : Honest(words);
+  });
+  WorkerProcess worker(On(server, "1"));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  std::string lines;
+  for (int i = 0; i < kGets; i++) {
+    lines += std::to_string(i + 2) + " GET key " + std::to_string(i * kBytes) + " 200000\n";
+  }
+  for (int i = 0; i < kPings; i++) lines += "100 PING\n";
+  std::thread sends([&] { CHECK(client.Send(lines)); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+  int gets = 0;
+  for (int i = 0; i < kGets + kPings; i++) {
+    const std::string line = client.Line();
+    if (line.empty()) break;
+    if (line.substr(0, 4) == "100 ") continue;
+    gets++;
+    CHECK(line.find(" OK 200000") != std::string::npos);
+  }
+  CHECK_EQ(gets, kGets);
+  sends.join();
+}
+
+TEST(a_connection_to_a_server_that_has_become_a_replica_is_not_used_again) {
+  TestSegment segment(1 << 16);
+  std::atomic<bool> moved{false};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    thread_local const bool old = !moved;  // this connection is
+    if (words[0] != "SET" || !moved || !old) return Honest(words);
+    return words[1] == "withheld" ? ""
+                                  : "-READONLY You can't write against a read only replica.\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_STARTS(client.Call("2 PUT a 0 100"), "2 OK 100");
+  moved = true;
+  CHECK_STARTS(client.Call("3 PUT a 0 100"), "3 ERROR EAGAIN");
+  CHECK_STARTS(client.Call("4 PUT a 0 100"), "4 OK 100");
+}
+
+TEST(what_comes_behind_a_reply_of_a_replica_goes_elsewhere_even_while_others_wait_there) {
+  TestSegment segment(1 << 16);
+  std::atomic<bool> moved{false};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    thread_local const bool old = !moved;
+    if (words[0] != "SET" || !moved || !old) return Honest(words);
+    return words[1] == "withheld" ? ""
+                                  : "-READONLY You can't write against a read only replica.\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_STARTS(client.Call("2 PUT a 0 100"), "2 OK 100");
+  moved = true;
+  REQUIRE(client.Send("3 PUT a 0 100\n4 PUT withheld 0 100\n"));
+  CHECK_STARTS(client.Line(), "3 ERROR EAGAIN");
+  CHECK_STARTS(client.Call("5 PUT a 0 100"), "5 OK 100");
+}
+
 TEST(an_object_whose_memory_is_gone_takes_no_other_with_it) {
   TestSegment segment(1 << 20);
   segment.FillPattern(4);

@@ -87,7 +87,7 @@ RedisClient::Next RedisClient::JudgeReply(const Attempt& attempt, Command* comma
   command->status = ServerError(attempt.node->name(), reply);
   if (!options_.cluster) {
     // Perhaps its name now stands for another server, which is the master.
-    if (reply.ErrorWord() == "READONLY") attempt.node->CloseIdle();
+    if (reply.ErrorWord() == "READONLY") attempt.node->SetOutdated(attempt.connection);
     return Next::kEnd;
   }
   uint16_t slot;

@@ -27,6 +27,7 @@ RedisConnection& RedisConnection::operator=(RedisConnection&& other) noexcept {
     Close();
     stream = std::move(other.stream);
     reused = other.reused;
+    era = other.era;
     counts = std::exchange(other.counts, nullptr);
     idle_since = other.idle_since;
   }
@@ -88,6 +89,7 @@ void RedisNode::GiveBack(RedisConnection connection) {
   connection.idle_since = now;
   std::deque<RedisConnection> old;  // closed when the lock is not held any more
   MutexLock lock(&mutex_);
+  if (IsOutdated(connection)) return;
   idle_.push_back(std::move(connection));
   while (now - idle_.front().idle_since > kIdle) {
     old.push_back(std::move(idle_.front()));
@@ -95,13 +97,16 @@ void RedisNode::GiveBack(RedisConnection connection) {
   }
 }
 
-void RedisNode::CloseIdle() {
+void RedisNode::SetOutdated(const RedisConnection& connection) {
   std::deque<RedisConnection> old;
   MutexLock lock(&mutex_);
+  if (IsOutdated(connection)) return;
+  era_.fetch_add(1, std::memory_order_relaxed);
   old.swap(idle_);
 }
 
 Status RedisNode::Connect(WaitLimit* limit, RedisConnection* connection) {
+  const uint64_t era = era_.load(std::memory_order_relaxed);
   std::vector<SocketAddress> addresses;
   Status status = addresses_.Find(endpoint_, limit, &addresses);
   if (!status.ok()) return status;
@@ -113,6 +118,7 @@ Status RedisNode::Connect(WaitLimit* limit, RedisConnection* connection) {
   connection->stream = std::move(stream);
   connection->counts = counts_;
   connection->reused = false;
+  connection->era = era;
   counts_->connections.fetch_add(1, std::memory_order_relaxed);
   counts_->connects.fetch_add(1, std::memory_order_relaxed);
   return Status::OK();

@@ -54,6 +54,7 @@ class RedisConnection {
 
   Stream stream;
   bool reused = false;  // it has served others before
+  uint64_t era = 0;     // of its node
   RedisCounts* counts = nullptr;
   std::chrono::steady_clock::time_point idle_since;
 };
@@ -73,10 +74,14 @@ class RedisNode {
   Status Take(WaitLimit* limit, RedisConnection* connection);
   // One that is idle; false: there is none. Does not wait.
   bool TakeIdle(RedisConnection* connection);
-  // Only one that is in step.
+  // Only one that is in step. One that is outdated is closed.
   void GiveBack(RedisConnection connection);
-  // What is idle is closed: the server has changed.
-  void CloseIdle();
+  // The server at the other end is not the one that is wanted: this connection and those that were
+  // made before serve nobody any more once they are given back, so that the name is looked up anew.
+  void SetOutdated(const RedisConnection& connection);
+  bool IsOutdated(const RedisConnection& connection) const {
+    return connection.era != era_.load(std::memory_order_relaxed);
+  }
 
  private:
   Status Connect(WaitLimit* limit, RedisConnection* connection);
@@ -87,6 +92,7 @@ class RedisNode {
   const RedisLogin& login_;
   RedisCounts* const counts_;
   KnownAddresses addresses_;
+  std::atomic<uint64_t> era_{0};  // changed with the lock held
   Mutex mutex_;
   std::deque<RedisConnection> idle_ GUARDED_BY(mutex_);  // used last: at the end
   Backoff pause_ GUARDED_BY(mutex_);

@@ -17,6 +17,8 @@ constexpr uint64_t kTurn = 512 * 1024;
 // So long a reply is waited for that nobody wants any more. After that its connection is closed,
 // and those who share it begin anew.
 constexpr std::chrono::milliseconds kCancelled(100);
+// Whoever calls from time to time does so sooner than this.
+constexpr std::chrono::milliseconds kAway(200);
 
 bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel->Cancelled(); }
 
@@ -70,7 +72,9 @@ RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
   const Topology::Node node = store_->client_.topology().OfKey(key);
   if (node == nullptr) return nullptr;
   for (const std::unique_ptr<Track>& track : tracks_) {
-    if (track->attempt.node == node) return track.get();
+    if (track->attempt.node == node && !node->IsOutdated(track->attempt.connection)) {
+      return track.get();
+    }
   }
   auto track = std::make_unique<Track>();
   if (!node->TakeIdle(&track->attempt.connection)) return nullptr;
@@ -103,6 +107,7 @@ bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
 
 bool RedisLane::Go(std::vector<Over>* over) {
   bool more = false;
+  Excuse(Clock::now());
   for (size_t i = 0; i < tracks_.size();) {
     Track* const track = tracks_[i].get();
     Pipe* const pipe = track->attempt.pipe.get();
@@ -138,6 +143,21 @@ void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
     if (first->replied < first->commands.size()) return;
     Finish(*track, first, over);
     track->rides.pop_front();
+  }
+}
+
+// The thread waits elsewhere while its client takes no answers. Then replies wait here, and what
+// was not sent yet is not late either.
+void RedisLane::Excuse(Clock::time_point now) {
+  const Clock::time_point called = std::exchange(called_, now);
+  if (now - called < kAway) return;
+  for (const std::unique_ptr<Track>& track : tracks_) {
+    track->moved = std::max(track->moved, now);
+    for (const std::unique_ptr<Ride>& ride : track->rides) {
+      const Clock::duration away = now - std::max(called, ride->begun);
+      ride->begun += away;
+      ride->end += away;
+    }
   }
 }
 

@@ -65,6 +65,8 @@ class RedisLane : public Lane {
   Track* TrackOf(const std::string& key);
   bool Begin(std::unique_ptr<Ride> ride);
   void TakeReplied(Track* track, std::vector<Over>* over);
+  // Gives back the time in which nobody called Go().
+  void Excuse(Clock::time_point now);
   // Why the connection has to be given up now; 0: it need not.
   int LookAtLimits(Track* track) const;
   void GiveUp(Track* track, std::vector<Over>* over);
@@ -72,6 +74,7 @@ class RedisLane : public Lane {
 
   RedisStore* const store_;
   std::vector<std::unique_ptr<Track>> tracks_;
+  Clock::time_point called_;  // Go(), for the last time
 };
 
 }  // namespace lmshm

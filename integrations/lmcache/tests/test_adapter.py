@@ -228,6 +228,28 @@ class Engines(Scene):
                 adapter.submit_unlock(keys)
                 until(lambda adapter=adapter: len(adapter.list_l2_keys().entries) == 2)
 
+    def test_of_many_tasks_at_the_same_time_every_new_object_is_told_to_listeners(self) -> None:
+        path, _ = self.redis()
+        adapter = self.adapter(store=f"redis+unix://{path}")
+        recorder = Recorder()
+        adapter.register_listener(recorder)  # type: ignore[arg-type]
+        objects = self.filled(100, 3000)
+        keys = [key(at) for at in range(1300)]
+        # More than the worker has under way at a time, of one object, of few, and of many.
+        lots = [keys[at : at + 1] for at in range(300)]
+        lots += [keys[at : at + 4] for at in range(300, 1100, 4)]
+        lots += [keys[1100:1200], keys[1200:]]
+        left = {adapter.submit_store_task(lot, objects[: len(lot)]) for lot in lots}
+
+        def look() -> bool:
+            for task, result in adapter.pop_completed_store_tasks().items():
+                self.assertGreater(int(result), 0)
+                left.discard(task)
+            return not left
+
+        until(look, adapter.get_store_event_fd())
+        self.assertEqual(sorted(recorder.stored, key=str), sorted([(k, 3000) for k in keys], key=str))
+
     def test_lmcaches_adapter_for_redis_reads_ours_and_we_read_its(self) -> None:
         path, port = self.redis()
         ours = self.adapter(store=f"redis+unix://{path}?layout=payload")

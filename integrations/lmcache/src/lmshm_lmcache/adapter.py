@@ -131,7 +131,7 @@ class LmshmL2Adapter(L2AdapterInterface):
 
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> L2TaskId:
         """Objects that are there already are not stored again: what a key names does not change. To a
-        server small ones are sent beside the question; what was there does not count as stored."""
+        server a small one is sent behind the question; what was there does not count as stored."""
         task = self._take_task()
         places = [self._place(obj) for obj in objects]
         everything = [
@@ -164,7 +164,9 @@ class LmshmL2Adapter(L2AdapterInterface):
                 task, [key for key, _ in new], [size for _, size in new], success=all(good)
             )
 
-        if self._asks_beside and sum(size for _, _, size in everything) <= _BATCH_BYTES:
+        # Of one object only: the worker carries these two out in their order, but a batch may overtake
+        # the question, which would then find what has just been stored.
+        if self._asks_beside and len(everything) == 1 and everything[0][2] <= _BATCH_BYTES:
             self._put_and_ask(everything, finish)
         else:
             self._exists(keys, put)
