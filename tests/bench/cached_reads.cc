@@ -3,9 +3,8 @@
 // What reading from the page cache into shared memory costs, with a checksum and without: CPU
 // seconds a GB, and GB/s of one thread. docs/io_engines.md has the results and what follows.
 //
-//     c++ -std=c++20 -O2 -I csrc -o /tmp/cached_reads tests/bench/cached_reads.cc
-//       csrc/worker/base/crc32c.cc csrc/worker/base/crc32c_folding.cc
-//     /tmp/cached_reads DIRECTORY [MB an object, 8] [MB in all, 268] [rounds, 11]
+//     cmake --preset dev && cmake --build --preset dev --target cached_reads
+//     build/dev/out/cached_reads DIRECTORY [MB an object, 8] [MB in all, 268] [rounds, 11]
 //
 // The ways take turns, in another order each round. "looked at": each object is read once more
 // right after it has come, as by a client that is about to compute with it.

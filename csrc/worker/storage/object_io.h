@@ -8,7 +8,8 @@
 // rest goes through it. Where that fails for a file, the whole object goes through the page cache,
 // and the metrics say how often and why.
 //
-// As in file_io.h only the kernel touches the memory, but for checksums (shared_bytes.h).
+// As in file_io.h only the kernel touches the memory, but for checksums, and for the copies on
+// which they are computed (bounce_buffer.h, shared_bytes.h).
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_IO_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_IO_H_
 

@@ -5,8 +5,9 @@
 // metrics, listings with cursors) knows nothing else of them.
 //
 // What a store cannot do its StoreFacts say, and RequestTask (execution/) does not ask for it.
-// The bytes of an object go between the client's memory and the store without another copy of ours:
-// only the kernel touches that memory (shared_bytes.h), but for checksums.
+// The bytes of an object go between the client's memory and the store by the kernel's calls alone;
+// that memory is looked at for checksums only, and written where a directory's store copies and
+// checksums in one pass (shared_bytes.h).
 #ifndef LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
 #define LMSHM_WORKER_STORAGE_OBJECT_STORE_H_
 
