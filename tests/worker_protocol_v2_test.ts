@@ -110,6 +110,7 @@ function wordsOf(verb: string, one: Meaning): RequestWords[] {
           sync: one.get("sync") as Durability | undefined,
           header: one.get("head") as FileHeader | undefined,
           padBytes: padOf(one),
+          ifAbsent: one.get("if") === "absent",
         }),
         tail: encodeAttributes(one.attributes()),
       }];

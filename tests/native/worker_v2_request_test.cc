@@ -36,6 +36,7 @@ void AddItem(const RequestV2& r, const lmshm::TransferItem& item, bool first, st
   if (item.sync.has_value()) Add("sync", std::string(DurabilityName(*item.sync)), text);
   if (item.lmcache_header) Add("head", "lmcache", text);
   if (item.pad_log2 != 0) Add("pad", std::to_string(1u << item.pad_log2), text);
+  if (item.if_absent) Add("if", "absent", text);
   if (first) AddPriority(r, text);
   for (const lmshm::Attribute& attribute : Attributes(item)) {
     Add("attr." + attribute.name, PercentEncode(attribute.value), text);

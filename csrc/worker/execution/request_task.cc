@@ -231,6 +231,7 @@ TransferOptions RequestTask::Options(const TransferItem& object) {
   options.durability = object.sync.value_or(context_.sync);
   options.checksum = object.checksum;
   options.lmcache_header = object.lmcache_header;
+  options.if_absent = object.if_absent;
   options.pad_bytes = uint64_t{1} << object.pad_log2;
   options.cancel = this;
   options.parallel = context_.parallel;
@@ -365,7 +366,10 @@ void RequestTask::Prepare(const TransferItem& object, GetItem* item) {
 
 void RequestTask::Tell(const TransferItem& object, PutItem* item, Outcome* outcome) const {
   if (!item->status.ok()) {
-    outcome->status = Failed(std::move(item->status), "put", object.key);
+    // What was asked for in that case has been done.
+    const bool kept = object.if_absent && item->status.number() == EEXIST;
+    outcome->status =
+        kept ? std::move(item->status) : Failed(std::move(item->status), "put", object.key);
     return;
   }
   metrics_.CountPut(object.size);

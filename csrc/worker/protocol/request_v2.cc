@@ -29,8 +29,8 @@ constexpr size_t kAny = SIZE_MAX;
 constexpr Form kForms[] = {
     {"ATTACH", Verb::kAttach, 3, 3, "<id> ATTACH <shm_name> <size> <identity|->"},
     {"PUT", Verb::kPut, 3, kAny,
-     "<id> PUT <key> <offset> <length> [crc=0] [io=<mode>] [sync=<s>] [prio=<p>] "
-     "[<name>=<value>]... [; <key> <offset> <length> ...]..."},
+     "<id> PUT <key> <offset> <length> [crc=0] [io=<mode>] [sync=<s>] [if=absent] "
+     "[prio=<p>] [<name>=<value>]... [; <key> <offset> <length> ...]..."},
     {"GET", Verb::kGet, 3, kAny,
      "<id> GET <key> <offset> <capacity> [verify=0] [io=<mode>] [prio=<p>] "
      "[; <key> <offset> <capacity> ...]..."},
@@ -54,6 +54,7 @@ constexpr std::string_view kSync = "sync";
 constexpr std::string_view kPrio = "prio";
 constexpr std::string_view kHead = "head";
 constexpr std::string_view kPad = "pad";
+constexpr std::string_view kIf = "if";
 constexpr uint64_t kMostPadBytes = 1 << 20;
 // In the order of the enumerators.
 constexpr std::string_view kPriorityNames[kPriorities] = {"high", "normal", "low"};
@@ -150,6 +151,7 @@ struct Given {
   bool checksum = false;
   bool head = false;
   bool pad = false;
+  bool condition = false;
   bool priority = false;
   std::array<std::string_view, kMaxAttributes + 1> names;  // of attributes
   size_t attributes = 0;
@@ -214,6 +216,12 @@ Status ParseOption(std::string_view word, const Form& form, bool first, Given* g
       return Expected(form, Quoted(word) + " is none of head=none, head=lmcache");
     }
     item->lmcache_header = value == "lmcache";
+  } else if (name == kIf && put) {
+    twice = std::exchange(given->condition, true);
+    if (value != "any" && value != "absent") {
+      return Expected(form, Quoted(word) + " is none of if=any, if=absent");
+    }
+    item->if_absent = value == "absent";
   } else if (name == kPad) {
     uint64_t pad;
     twice = std::exchange(given->pad, true);
@@ -401,10 +409,7 @@ std::vector<Attribute> Attributes(const TransferItem& item) {
     rest.remove_prefix(std::min(end + 1, rest.size()));
     const size_t equals = word.find('=');
     const std::string_view name = word.substr(0, equals);
-    if (name == kCrc || name == kIo || name == kSync || name == kPrio || name == kHead ||
-        name == kPad) {
-      continue;
-    }
+    if (IsReservedAttribute(name)) continue;  // an option
     Attribute& attribute = attributes.emplace_back();
     attribute.name = std::string(name);
     const bool decoded = PercentDecode(word.substr(equals + 1), &attribute.value);

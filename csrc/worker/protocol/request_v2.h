@@ -67,6 +67,7 @@ struct TransferItem {
   std::string_view options;        // PUT: the words behind these, checked; see Attributes()
   bool checksum = true;            // PUT: crc=0 was not given; GET: verify=0 was not given
   bool lmcache_header = false;     // PUT: head=lmcache was given
+  bool if_absent = false;          // PUT: if=absent was given
   uint8_t pad_log2 = 0;            // of pad=, a power of two
   std::optional<IoMode> io;        // absent: the worker's default
   std::optional<Durability> sync;  // PUT; absent: the worker's default

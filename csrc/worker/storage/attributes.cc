@@ -14,8 +14,9 @@ namespace lmshm {
 namespace {
 
 constexpr const char* kRecord = "user.lmshm";
-constexpr std::string_view kReserved[] = {"key",  "length", "crc32c", "crc",  "verify", "mtime_ms",
-                                          "disk", "io",     "sync",   "prio", "head",   "pad"};
+constexpr std::string_view kReserved[] = {"key",      "length", "crc32c", "crc",  "verify",
+                                          "mtime_ms", "disk",   "io",     "sync", "prio",
+                                          "head",     "pad",    "if"};
 // Most records fit into the first. A coded byte takes three, and what is the worker's own comes on
 // top of the client's.
 constexpr size_t kUsualRecordBytes = 1024;

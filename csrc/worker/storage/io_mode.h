@@ -38,6 +38,7 @@ struct TransferOptions {
   Durability durability = Durability::kNone;  // PUT
   bool checksum = true;                       // PUT: compute and store; GET: verify
   bool lmcache_header = false;                // PUT: LMCache's header before the bytes
+  bool if_absent = false;                     // PUT: what is there stays, and that is EEXIST
   uint64_t pad_bytes = 0;               // PUT: the file's length is made a multiple of it; GET: of
                                         // a file without a record it may be. 0, 1: of nothing
   const CancelCheck* cancel = nullptr;  // may be null

@@ -172,6 +172,7 @@ class ObjectStore {
   //   ECANCELED  options.cancel said so           E2BIG  no room for its attributes
   //   EMSGSIZE   larger than the space (GET); the text begins with its length in decimal
   //   EBADMSG    what came back is not what was stored: checksum, length or key
+  //   EEXIST     options.if_absent, and there is an object: it stays as it is (that is no failure)
 
   // Goes on with all items that are not done, until they are or, where a store can leave work in
   // the middle, until the turn is over; `turn` may be null. An object that is put is there whole,

@@ -36,6 +36,8 @@ export interface PutOptions {
   readonly sync?: Durability | undefined;
   readonly header?: FileHeader | undefined;
   readonly padBytes?: number | undefined;
+  /** True: an object that is there stays, and that is EEXIST. Default: false. */
+  readonly ifAbsent?: boolean | undefined;
 }
 
 interface GetOptions {
@@ -55,7 +57,7 @@ const MAX_ATTRIBUTE_BYTES = 4_096;
 /** Words of the protocol's own: no attribute may be called so. */
 const RESERVED: ReadonlySet<string> = new Set([
   ...["key", "length", "crc32c", "crc", "verify", "mtime_ms", "disk", "io", "sync", "prio"],
-  ...["head", "pad"],
+  ...["head", "pad", "if"],
 ]);
 
 const encoder = new TextEncoder();
@@ -210,10 +212,10 @@ export function encodePlace(
 
 /** What follows the place of a PUT. @throws {TypeError | RangeError} naming the value at fault. */
 export function putOptions(options: PutOptions): string {
-  const { checksum = true, io, sync, header, padBytes } = options;
+  const { checksum = true, io, sync, header, padBytes, ifAbsent = false } = options;
   return `${checksum ? "" : " crc=0"}${encodeChoice("io", io, IO_MODES)}${
     encodeChoice("sync", sync, DURABILITIES)
-  }${encodeChoice("head", header, HEADERS)}${encodePad(padBytes)}`;
+  }${encodeChoice("head", header, HEADERS)}${encodePad(padBytes)}${ifAbsent ? " if=absent" : ""}`;
 }
 
 /** What follows the place of a GET. @throws {TypeError | RangeError} naming the value at fault. */
