@@ -60,6 +60,10 @@ struct StoreFacts {
 inline constexpr uint64_t kObjectCost = 16 * 1024;
 inline constexpr uint64_t kNewObjectCost = 128 * 1024;
 
+// How a put ends that has TransferOptions::if_absent and finds an object: EEXIST, and the same text
+// whatever the store.
+Status ThereAlready(std::string_view key);
+
 // Something that a store has begun and goes on with in the next turn. Only for the store that made
 // it.
 class Unfinished {
