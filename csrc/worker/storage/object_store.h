@@ -128,7 +128,8 @@ class Lane {
 
   struct Over {
     const void* who = nullptr;
-    bool again = false;  // the item is not done, and must be done from its beginning otherwise
+    bool again = false;    // the item is not done, and must be done from its beginning otherwise
+    bool perhaps = false;  // likewise, and it may have happened nevertheless
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.
