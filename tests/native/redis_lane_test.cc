@@ -203,6 +203,72 @@ TEST(what_is_there_already_is_told_and_a_put_that_may_have_happened_is_done_with
   CHECK_CONTAINS(info, " puts=3 ");
 }
 
+TEST(batches_of_small_objects_that_are_put_leave_together_over_one_connection) {
+  TestSegment segment(1 << 20);
+  segment.FillPattern(3);
+  Withheld withheld;
+  std::mutex mutex;
+  std::map<std::string, std::string> values;
+  int sets = 0;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "SET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    values[words[1]] = words[2];
+    const std::string reply = words[1] == "3-1"
+                                  ? "-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+                                  : "+OK\r\n";
+    // The replies of all but the last batch come when its first object has.
+    return ++sets <= 9 ? withheld.Keep(reply) : withheld.LetGo(reply);
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  std::string lines;
+  for (int id = 2; id < 6; id++) {
+    lines += std::to_string(id) + " PUT";
+    for (int i = 0; i < 3; i++) {
+      const std::string offset = std::to_string(id * 100000 + i * 10000);
+      lines += (i > 0 ? " ; " : " ") + std::to_string(id) + "-" + std::to_string(i) + " " + offset +
+               " 10000 crc=0";
+    }
+    lines += "\n";
+  }
+  REQUIRE(client.Send(lines));
+  std::map<int, std::string> answers = Answers(client, 4);
+  for (const int id : {2, 4, 5}) CHECK_EQ(answers[id], "OK 10000 ; 10000 ; 10000");
+  CHECK_STARTS(answers[3], "OK 10000 ; -ENOSPC put%203-1");
+  CHECK_CONTAINS(answers[3], " ; 10000");
+  CHECK_EQ(values.size(), 12u);
+  for (const auto& [key, value] : values) {
+    const size_t at = std::stoul(key) * 100000 + std::stoul(key.substr(2)) * 10000;
+    CHECK(segment.Bytes(at, 10000) == value);
+  }
+  CHECK_EQ(server.connections(), 1);
+  CHECK_CONTAINS(client.Call("6 INFO"), " errors=1 ");
+}
+
+TEST(a_batch_that_a_broken_connection_leaves_in_the_middle_is_done_again_without_asking) {
+  TestSegment segment(1 << 16);
+  std::mutex mutex;
+  std::map<std::string, std::vector<std::string>> last;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "SET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::string>& mine = last[words[1]];
+    mine.push_back(words.size() > 3 ? words.back() : "");
+    const bool there = mine.size() > 1 && mine.back() == "NX";
+    if (words[1] == "b" && mine.size() == 1) return std::string(RedisLiar::kClose);
+    return there ? "$-1\r\n" : "+OK\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_EQ(client.Call("2 PUT a 0 10 if=absent crc=0 ; b 0 10 if=absent crc=0 ; c 0 10 crc=0"),
+           "2 OK 10 ; 10 ; 10");
+  CHECK(last["a"] == std::vector<std::string>({"NX", ""}));
+  CHECK(last["b"] == std::vector<std::string>({"NX", ""}));
+}
+
 TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {
   TestSegment segment(1 << 16);
   std::atomic<int> slow{0};

@@ -33,11 +33,11 @@ constexpr char kOverflow[] = " -EOVERFLOW";
 // Keys that are asked for in one call where that is a round trip.
 constexpr size_t kRemoteKeys = 256;
 // What goes through a store's lane. Larger objects keep a thread busy, so they are for threads that
-// nothing else waits for. One that is got comes in pieces, and to wake for each of them costs more
-// than a thread that sleeps while the server writes.
+// nothing else waits for. What is got comes in pieces, and to wake for each of them costs more than
+// a thread that sleeps while the server writes.
 constexpr uint64_t kLanePutBytes = 1 << 20;
 constexpr uint64_t kLaneGetBytes = 256 * 1024;
-constexpr size_t kLaneKeys = 64;
+constexpr size_t kLaneObjects = 64;
 constexpr size_t kMaxCursorBytes = 42;  // a space, two numbers and a point
 
 void AppendNamed(std::string_view name, std::string_view value, std::string* result) {
@@ -114,9 +114,11 @@ uint64_t CostOf(const RequestV2& request, const RequestContext& context) {
 
 bool FitsLane(const RequestV2& request, const RequestContext& context) {
   if (!context.store->facts().remote) return false;
-  if (request.verb == Verb::kExists) return request.key_count <= kLaneKeys;
-  const uint64_t most = request.verb == Verb::kPut ? kLanePutBytes : kLaneGetBytes;
-  return request.items.size() == 1 && request.items.front().size <= most;
+  if (request.verb == Verb::kExists) return request.key_count <= kLaneObjects;
+  if (request.verb == Verb::kPut) {
+    return request.items.size() <= kLaneObjects && BytesOf(request, context) <= kLanePutBytes;
+  }
+  return request.items.size() == 1 && request.items.front().size <= kLaneGetBytes;
 }
 
 // Bytes of shared memory that one turn moves, if somebody waits for the next.
@@ -263,19 +265,30 @@ void RequestTask::Answer(const Status& status, const std::string& result, std::s
   }
 }
 
-template <typename Item>
-bool RequestTask::BoardLone(Lane* lane, std::unique_ptr<Item>* kept) {
-  *kept = std::make_unique<Item>();
-  Prepare(request_.items.front(), kept->get());
-  if (!(*kept)->done && Go(kept->get(), lane)) return true;
-  kept->reset();
+bool RequestTask::BoardPuts(Lane* lane) {
+  puts_.resize(request_.items.size());
+  bool good = true;
+  for (size_t i = 0; good && i < puts_.size(); i++) {
+    Prepare(request_.items[i], &puts_[i]);
+    good = !puts_[i].done;
+  }
+  if (good && lane->Put(puts_.data(), puts_.size(), this)) return true;
+  std::vector<PutItem>().swap(puts_);
+  return false;
+}
+
+bool RequestTask::BoardGet(Lane* lane) {
+  get_ = std::make_unique<GetItem>();
+  Prepare(request_.items.front(), get_.get());
+  if (!get_->done && lane->Get(get_.get(), this)) return true;
+  get_.reset();
   return false;
 }
 
 bool RequestTask::Board(Lane* lane) {
   if (Cancelled()) return false;
-  if (request_.verb == Verb::kPut) return BoardLone(lane, &put_);
-  if (request_.verb == Verb::kGet) return BoardLone(lane, &get_);
+  if (request_.verb == Verb::kPut) return BoardPuts(lane);
+  if (request_.verb == Verb::kGet) return BoardGet(lane);
   exists_ = std::make_unique<ExistsItem>();
   for (std::string_view keys = request_.keys; !keys.empty();) {
     exists_->keys.push_back(TakeKey(&keys));
@@ -288,15 +301,30 @@ bool RequestTask::Board(Lane* lane) {
 
 void RequestTask::Alight(bool perhaps) {
   regardless_ |= perhaps;
-  put_.reset();
+  std::vector<PutItem>().swap(puts_);
   get_.reset();
   exists_.reset();
 }
 
+void RequestTask::TellPuts(Outcome* outcome) {
+  const size_t count = puts_.size();
+  if (count == 1) {
+    Tell(request_.items.front(), puts_.data(), outcome);
+    return;
+  }
+  batch_ = std::make_unique<Batch>(request_.items, context_.store->facts());
+  for (size_t i = 0; i < count; i++) {
+    Tell(request_.items[i], &puts_[i], &batch_->outcomes[i]);
+    TellNext(count);
+  }
+  outcome->result = std::move(batch_->result);
+  batch_.reset();
+}
+
 void RequestTask::Arrive(std::string* answers) {
   Outcome outcome;
-  if (put_ != nullptr) {
-    Tell(request_.items.front(), put_.get(), &outcome);
+  if (!puts_.empty()) {
+    TellPuts(&outcome);
   } else if (get_ != nullptr) {
     Tell(request_.items.front(), get_.get(), &outcome);
   } else if (!exists_->status.ok()) {

@@ -64,7 +64,7 @@ class RequestTask : public Task, private CancelCheck {
   // Blocks.
   bool Go(std::string* answers);
 
-  // Whether it is one that a store's lane is for, if it has one: a small object, or keys to look
+  // Whether it is one that a store's lane is for, if it has one: small objects, or keys to look
   // for.
   bool fits_lane() const { return fits_lane_; }
   // Begins with it there. False: it goes to the engine, and nothing has happened.
@@ -92,8 +92,9 @@ class RequestTask : public Task, private CancelCheck {
   void Answer(const Status& status, const std::string& result, std::string* answers);
   // These return true once that part of the request is over.
   bool Carry(Status* status, std::string* result);
-  template <typename Item>
-  bool BoardLone(Lane* lane, std::unique_ptr<Item>* kept);
+  bool BoardPuts(Lane* lane);
+  bool BoardGet(Lane* lane);
+  void TellPuts(Outcome* outcome);
   template <typename Item>
   bool GoLone(std::unique_ptr<Item>* kept, Turn* turn, Status* status, std::string* result);
   template <typename Item>
@@ -108,8 +109,6 @@ class RequestTask : public Task, private CancelCheck {
   void Prepare(const TransferItem& object, GetItem* item);
   void Go(PutItem* items, size_t count, Turn* turn) { context_.store->Put(items, count, turn); }
   void Go(GetItem* items, size_t count, Turn* turn) { context_.store->Get(items, count, turn); }
-  bool Go(PutItem* item, Lane* lane) { return lane->Put(item, this); }
-  bool Go(GetItem* item, Lane* lane) { return lane->Get(item, this); }
   void Tell(const TransferItem& object, PutItem* item, Outcome* outcome) const;
   void Tell(const TransferItem& object, GetItem* item, Outcome* outcome) const;
 
@@ -132,7 +131,8 @@ class RequestTask : public Task, private CancelCheck {
   std::atomic<bool> cancelled_{false};
   std::unique_ptr<PutItem> put_;        // a lone object that is under way
   std::unique_ptr<GetItem> get_;        // likewise
-  std::unique_ptr<ExistsItem> exists_;  // in a lane
+  std::vector<PutItem> puts_;           // in a lane
+  std::unique_ptr<ExistsItem> exists_;  // likewise
   std::unique_ptr<Batch> batch_;        // once it is begun
   std::string_view keys_left_;          // that are not looked at yet
   std::string digits_;                  // of the others

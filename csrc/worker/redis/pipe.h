@@ -75,8 +75,8 @@ struct Command {
 
   // As if it had never been sent.
   void Reset();
-  // Whether some of it was sent, and nothing says that it was not carried out.
-  bool MayHaveHappened() const { return begun && outcome == Outcome::kNone; }
+  // Whether some of it was sent, and no error says that it was not carried out.
+  bool MayHaveHappened() const { return begun && (outcome == Outcome::kNone || !reply.IsError()); }
 };
 
 // What one pipe moves before others have their turn, and before anybody asks whether to go on.

@@ -22,9 +22,18 @@ constexpr std::chrono::milliseconds kAway(200);
 
 bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel->Cancelled(); }
 
-uint64_t BytesOf(const Command& command) { return command.body.size + command.space.size; }
-
 }  // namespace
+
+uint64_t RedisLane::BytesOf(const Ride& ride) {
+  uint64_t bytes = 0;
+  for (const Command& command : ride.commands) bytes += command.body.size + command.space.size;
+  return bytes;
+}
+
+bool RedisLane::MayHaveHappened(const Ride& ride) {
+  return std::any_of(ride.commands.begin(), ride.commands.end(),
+                     [](const Command& command) { return command.MayHaveHappened(); });
+}
 
 RedisLane::~RedisLane() {
   // What is under way is left in the middle, and so are its connections.
@@ -34,14 +43,18 @@ RedisLane::~RedisLane() {
   }
 }
 
-bool RedisLane::Put(PutItem* item, const void* who) {
+bool RedisLane::Put(PutItem* items, size_t count, const void* who) {
   auto ride = std::make_unique<Ride>();
   ride->who = who;
-  ride->cancel = item->options.cancel;
-  ride->put = item;
-  ride->commands.resize(1);
-  // What cannot be put is refused once more, in the usual way.
-  if (!store_->FillPut(item, &ride->commands.front(), nullptr)) return false;
+  ride->cancel = items->options.cancel;
+  ride->puts = items;
+  ride->commands.resize(count);
+  for (size_t i = 0; i < count; i++) {
+    // What cannot be put is refused once more, in the usual way.
+    if (!store_->FillPut(&items[i], &ride->commands[i], nullptr)) return false;
+    // Likewise what goes to several nodes, which is best seen early.
+    if (i == 1 && TrackOf(ride->commands[0].key) != TrackOf(ride->commands[1].key)) return false;
+  }
   return Begin(std::move(ride));
 }
 
@@ -88,16 +101,13 @@ RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
 bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
   Track* const track = TrackOf(ride->commands.front().key);
   if (track == nullptr) return false;
-  // Keys of several nodes are asked for in the usual way.
+  // What belongs to several nodes is done in the usual way.
   for (size_t i = 1; i < ride->commands.size(); i++) {
     if (TrackOf(ride->commands[i].key) != track) return false;
   }
   const Clock::time_point now = Clock::now();
-  uint64_t bytes = 0;
-  for (const std::unique_ptr<Ride>& before : track->rides) {
-    bytes += BytesOf(before->commands.front());
-  }
-  bytes += BytesOf(ride->commands.front());
+  uint64_t bytes = BytesOf(*ride);
+  for (const std::unique_ptr<Ride>& before : track->rides) bytes += BytesOf(*before);
   ride->begun = now;
   ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
   for (Command& command : ride->commands) track->attempt.pipe->Append(&command);
@@ -180,7 +190,7 @@ void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     // Who has just come has not waited yet.
     if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
-      over->push_back({ride->who, true, ride->commands.front().MayHaveHappened()});
+      over->push_back({ride->who, true, MayHaveHappened(*ride)});
     } else {
       Finish(*track, ride.get(), over);
     }
@@ -196,13 +206,14 @@ void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) 
   for (Command& command : ride->commands) {
     again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
   }
-  over->push_back({ride->who, again, again && ride->commands.front().MayHaveHappened()});
+  over->push_back({ride->who, again, again && MayHaveHappened(*ride)});
   if (again) return;
-  Command* const command = &ride->commands.front();
-  if (ride->put != nullptr) {
-    store_->FinishPut(*command, *command, ride->put);
+  if (ride->puts != nullptr) {
+    for (size_t i = 0; i < ride->commands.size(); i++) {
+      store_->FinishPut(ride->commands[i], ride->commands[i], &ride->puts[i]);
+    }
   } else if (ride->get != nullptr) {
-    store_->FinishGet(command, ride->get);
+    store_->FinishGet(&ride->commands.front(), ride->get);
   } else {
     ride->exists->done = true;
     ride->exists->status =

@@ -29,7 +29,7 @@ class RedisLane : public Lane {
   explicit RedisLane(RedisStore* store) : store_(store) {}
   ~RedisLane() override;
 
-  bool Put(PutItem* item, const void* who) override;
+  bool Put(PutItem* items, size_t count, const void* who) override;
   bool Get(GetItem* item, const void* who) override;
   bool Exists(ExistsItem* item, const void* who) override;
   bool Go(std::vector<Over>* over) override;
@@ -44,7 +44,7 @@ class RedisLane : public Lane {
     const void* who = nullptr;
     const CancelCheck* cancel = nullptr;
     // One of the three.
-    PutItem* put = nullptr;
+    PutItem* puts = nullptr;  // one for each command
     GetItem* get = nullptr;
     ExistsItem* exists = nullptr;
     std::deque<Command> commands;
@@ -60,6 +60,9 @@ class RedisLane : public Lane {
     Clock::time_point moved;
   };
 
+  static uint64_t BytesOf(const Ride& ride);
+  // Some of it: all of a ride is done again together.
+  static bool MayHaveHappened(const Ride& ride);
   // Gives the connection back, if it is in step.
   void Leave(size_t at);
   Track* TrackOf(const std::string& key);

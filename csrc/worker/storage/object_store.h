@@ -120,16 +120,17 @@ class Lane {
  public:
   virtual ~Lane() = default;
 
-  // Begins with an item, which must live until it is over or the lane's end; `who` names it. False:
-  // it must be done otherwise, and nothing has happened. What was begun is sent by Go().
-  virtual bool Put(PutItem* item, const void* who) = 0;
+  // Begins with an item, or with several, which must live until all are over or the lane's end;
+  // `who` names them. False: they must be done otherwise, and nothing has happened, but that items
+  // may be done that cannot be put. What was begun is sent by Go().
+  virtual bool Put(PutItem* items, size_t count, const void* who) = 0;
   virtual bool Get(GetItem* item, const void* who) = 0;
   virtual bool Exists(ExistsItem* item, const void* who) = 0;
 
   struct Over {
     const void* who = nullptr;
-    bool again = false;    // the item is not done, and must be done from its beginning otherwise
-    bool perhaps = false;  // likewise, and it may have happened nevertheless
+    bool again = false;    // its items must be done from their beginning otherwise
+    bool perhaps = false;  // likewise, and some of it may have happened nevertheless
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.
