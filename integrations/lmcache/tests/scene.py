@@ -87,15 +87,18 @@ class Scene(unittest.TestCase):
 
     def store(self, adapter: LmshmL2Adapter, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
         """Bytes that were written; -1: it failed."""
-        task = adapter.submit_store_task(keys, objects)
+        return self.stored(adapter, [adapter.submit_store_task(keys, objects)])[0]
+
+    def stored(self, adapter: LmshmL2Adapter, tasks: list[int]) -> list[int]:
+        """The same of each task, once all are done."""
         found: dict[int, int] = {}
 
         def look() -> bool:
             found.update({at: int(result) for at, result in adapter.pop_completed_store_tasks().items()})
-            return task in found
+            return all(task in found for task in tasks)
 
         until(look, adapter.get_store_event_fd())
-        return found[task]
+        return [found[task] for task in tasks]
 
     def lookup(self, adapter: LmshmL2Adapter, keys: list[ObjectKey]) -> list[bool]:
         task = adapter.submit_lookup_and_lock_task(keys, {})

@@ -239,16 +239,26 @@ class Engines(Scene):
         lots = [keys[at : at + 1] for at in range(300)]
         lots += [keys[at : at + 4] for at in range(300, 1100, 4)]
         lots += [keys[1100:1200], keys[1200:]]
-        left = {adapter.submit_store_task(lot, objects[: len(lot)]) for lot in lots}
-
-        def look() -> bool:
-            for task, result in adapter.pop_completed_store_tasks().items():
-                self.assertGreater(int(result), 0)
-                left.discard(task)
-            return not left
-
-        until(look, adapter.get_store_event_fd())
+        tasks = [adapter.submit_store_task(lot, objects[: len(lot)]) for lot in lots]
+        self.assertEqual(self.stored(adapter, tasks), [3000 * len(lot) for lot in lots])
         self.assertEqual(sorted(recorder.stored, key=str), sorted([(k, 3000) for k in keys], key=str))
+
+    def test_every_new_object_is_told_while_connections_break(self) -> None:
+        path, port = self.redis()
+        objects = self.filled(4, 90_000)
+        keys = [key(at) for at in range(200)]
+        for layout in ("lmshm", "payload", "lmcache-redis"):
+            with self.subTest(layout), socket.create_connection(("127.0.0.1", port)) as killer:
+                adapter = self.adapter(store=f"redis+unix://{path}?layout={layout}&prefix={layout}:")
+                recorder = Recorder()
+                adapter.register_listener(recorder)  # type: ignore[arg-type]
+                for at in range(0, 200, 4):
+                    tasks = [adapter.submit_store_task([keys[at + i]], [objects[i]]) for i in range(4)]
+                    killer.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\n")
+                    self.assertEqual(self.stored(adapter, tasks), [90_000] * 4)
+                    self.assertTrue(killer.recv(100).startswith(b":"))
+                expected = [(k, 90_000) for k in keys]
+                self.assertEqual(sorted(recorder.stored, key=str), sorted(expected, key=str))
 
     def test_lmcaches_adapter_for_redis_reads_ours_and_we_read_its(self) -> None:
         path, port = self.redis()
@@ -270,6 +280,8 @@ class Engines(Scene):
 class Failures(Scene):
     def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(self) -> None:
         adapter = self.adapter()
+        recorder = Recorder()
+        adapter.register_listener(recorder)  # type: ignore[arg-type]
         size = 1 << 20
         objects = self.filled(8, size)
         stored = 0
@@ -279,6 +291,9 @@ class Failures(Scene):
                 threading.Timer(0.002, os.kill, (pid, signal.SIGKILL)).start()
             if self.store(adapter, [key(at * 8 + i) for i in range(8)], objects) >= 0:
                 stored += 1
+                # Also those that the worker that was killed had stored already.
+                told = {k for k, _ in recorder.stored[-8:]}
+                self.assertEqual(told, {key(at * 8 + i) for i in range(8)})
                 places = self.objects(8, size)
                 result = self.load(adapter, [key(at * 8 + i) for i in range(8)], places)
                 for i, good in enumerate(result):

@@ -40,7 +40,7 @@ from lmshm_lmcache.arena import Arena, find_arena
 from lmshm_lmcache.config import LmshmL2AdapterConfig
 from lmshm_lmcache.keys import key_text, parse_key
 from lmshm_lmcache.link import Connection, WorkerLink
-from lmshm_lmcache.wire import MAX_BATCH_OBJECTS, Answer, decode, encode
+from lmshm_lmcache.wire import IF_ABSENT, MAX_BATCH_OBJECTS, Answer, decode, encode
 
 if TYPE_CHECKING:
     from lmcache.v1.distributed.internal_api import L1MemoryDesc
@@ -77,7 +77,7 @@ class LmshmL2Adapter(L2AdapterInterface):
         # Options of each object of a PUT and a GET.
         checksums = self._config.checksums
         self._put_options = (
-            f" io={self._config.io} sync={self._config.sync}{'' if checksums else ' crc=0'}"
+            f" io={self._config.io} sync={self._config.sync}{'' if checksums else ' crc=0'}{IF_ABSENT}"
         )
         self._get_options = f" io={self._config.io}{'' if checksums else ' verify=0'}"
         directory = f" dir={encode(self._config.directory)}" if self._config.directory else ""
@@ -104,8 +104,6 @@ class LmshmL2Adapter(L2AdapterInterface):
         # In a directory, keys are those of LMCache's own file adapters.
         engine = self._read_info().get("engine", "directory")
         self._is_directory = engine not in ("redis", "s3")
-        # One that takes a small object in the time of a round trip.
-        self._asks_beside = engine == "redis"
         logger.info("%s serves the pool %s as an L2 tier", self._link.worker, self._arena.name)
 
     def _opener(self) -> Callable[[], Connection]:
@@ -130,66 +128,25 @@ class LmshmL2Adapter(L2AdapterInterface):
     # -- store --
 
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> L2TaskId:
-        """Objects that are there already are not stored again: what a key names does not change. To a
-        server a small one is sent behind the question; what was there does not count as stored."""
+        """Objects that are there already are not stored again, and do not count as stored: what a key names
+        does not change."""
         task = self._take_task()
-        places = [self._place(obj) for obj in objects]
-        everything = [
-            (key, *place) for key, place in zip(keys, places, strict=True) if place is not None
-        ]
-        if len(everything) < len(keys):
-            self._fail("store", Answer("EFAULT", "an object is not in the server's pool"))
-            self._finish_store(task, [], [], success=False)
-            return task
-
-        def put(present: list[bool] | None) -> None:
-            if present is None:
+        todo: list[tuple[ObjectKey, int, int]] = []
+        for key, obj in zip(keys, objects, strict=True):
+            place = self._place(obj)
+            if place is None:
+                self._fail("store", Answer("EFAULT", "an object is not in the server's pool"))
                 self._finish_store(task, [], [], success=False)
-                return
-            todo = [one for one, there in zip(everything, present, strict=True) if not there]
-            self._transfer(
-                "PUT", todo, self._put_options, lambda answers: finish(todo, answers, [False] * len(todo))
-            )
+                return task
+            todo.append((key, *place))
 
-        def finish(
-            todo: list[tuple[ObjectKey, int, int]], answers: list[Answer], present: list[bool]
-        ) -> None:
-            good = [there or answer.ok for there, answer in zip(present, answers, strict=True)]
-            new = [
-                (key, size)
-                for (key, _, size), there, answer in zip(todo, present, answers, strict=True)
-                if answer.ok and not there
-            ]
-            self._finish_store(
-                task, [key for key, _ in new], [size for _, size in new], success=all(good)
-            )
+        def finish(answers: list[Answer]) -> None:
+            new = [(key, size) for (key, _, size), answer in zip(todo, answers, strict=True) if answer.ok]
+            success = all(answer.ok or answer.errno == "EEXIST" for answer in answers)
+            self._finish_store(task, [key for key, _ in new], [size for _, size in new], success)
 
-        # Of one object only: the worker carries these two out in their order, but a batch may overtake
-        # the question, which would then find what has just been stored.
-        if self._asks_beside and len(everything) == 1 and everything[0][2] <= _BATCH_BYTES:
-            self._put_and_ask(everything, finish)
-        else:
-            self._exists(keys, put)
+        self._transfer("PUT", todo, self._put_options, finish)
         return task
-
-    def _put_and_ask(
-        self,
-        todo: list[tuple[ObjectKey, int, int]],
-        then: Callable[[list[tuple[ObjectKey, int, int]], list[Answer], list[bool]], None],
-    ) -> None:
-        """Sends the question whether they are there, and behind it the objects, without waiting for its
-        answer: a round trip costs more than a small object. Calls `then` with both."""
-        both: dict[str, Any] = {}
-
-        def one(name: str, value: object) -> None:
-            with self._lock:
-                both[name] = value
-                last = len(both) == 2
-            if last:
-                then(todo, both["answers"], both["present"] or [False] * len(todo))
-
-        self._exists([key for key, _, _ in todo], partial(one, "present"), more=True)
-        self._transfer("PUT", todo, self._put_options, partial(one, "answers"))
 
     def _finish_store(
         self, task: L2TaskId, keys: list[ObjectKey], sizes: list[int], success: bool
@@ -434,7 +391,7 @@ class LmshmL2Adapter(L2AdapterInterface):
             items = answer.items() if answer.ok else [answer] * count
             answers[begin : begin + count] = items
             for item in items:
-                if not item.ok and item.errno != "ENOENT":
+                if not item.ok and item.errno not in ("ENOENT", "EEXIST"):
                     self._fail(verb.lower(), item)
             with self._lock:
                 left -= 1
@@ -467,17 +424,15 @@ class LmshmL2Adapter(L2AdapterInterface):
         self,
         keys: list[ObjectKey],
         then: Callable[[list[bool] | None], None],
-        more: bool = False,
     ) -> None:
-        """Calls `then` with one answer a key; None: nothing is known. `more`: see WorkerLink.submit()."""
-        self._digits("EXISTS", keys, then, more)
+        """Calls `then` with one answer a key; None: nothing is known."""
+        self._digits("EXISTS", keys, then)
 
     def _digits(
         self,
         verb: str,
         keys: list[ObjectKey],
         then: Callable[[list[bool] | None], None],
-        more: bool = False,
     ) -> None:
         lots = self._lots([self._text(key) for key in keys], [0] * len(keys))
         digits: list[bool] = [False] * len(keys)
@@ -506,7 +461,6 @@ class LmshmL2Adapter(L2AdapterInterface):
                 f"{verb} {' '.join(words)}",
                 partial(take, begin),
                 repeatable=verb != "REMOVE",
-                more=more,
             )
 
     def _sizes(self, keys: list[ObjectKey], then: Callable[[list[int | None]], None]) -> None:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmshm_lmcache.wire import Answer, parse
+from lmshm_lmcache.wire import IF_ABSENT, Answer, parse
 
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
@@ -170,17 +170,15 @@ class WorkerLink:
         words: str,
         on_answer: Callable[[Answer], None],
         repeatable: bool = True,
-        more: bool = False,
     ) -> None:
         """Sends `words`, a verb and what belongs to it, as soon as there is room. `repeatable`: it may
-        be done twice. `more`: another one follows at once, and they are sent together."""
+        be done twice; the second time without IF_ABSENT, for it would find what the first has left."""
         request = _Request(words, on_answer, repeatable, time.monotonic() + self._timeout_s)
         with self._lock:
             refused = self._refusal()
             if refused is None:
                 self._waiting.append(request)
-                if not more:
-                    self._send()
+                self._send()
         if refused is not None:
             on_answer(refused)
 
@@ -439,6 +437,7 @@ class WorkerLink:
             for request in self._in_flight.values():
                 good = request.repeatable and request.sends < _SENDS and not request.cancelled
                 (again if good and not self._closing else failed).append(request)
+                request.words = request.words.replace(IF_ABSENT, "")
             self._in_flight.clear()
             self._waiting.extendleft(reversed(again))
             closing = self._closing

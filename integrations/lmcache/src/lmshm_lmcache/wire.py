@@ -16,6 +16,9 @@ _CODED = re.compile(rb"[^A-Za-z0-9\-._~@/:+=,]")
 MAX_LINE_BYTES = 65536
 MAX_BATCH_OBJECTS = 1024
 
+IF_ABSENT = " if=absent"
+"""An option of PUT: an object that is there stays, and the answer is EEXIST."""
+
 
 def encode(text: str) -> str:
     """The text as one word. Raises UnicodeEncodeError for what is not Unicode."""
