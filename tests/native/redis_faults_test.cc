@@ -288,6 +288,32 @@ TEST(a_put_is_sent_again_when_its_answer_is_lost_and_a_removal_is_not) {
   CHECK_EQ(unlinks.load(), 1);
 }
 
+TEST(a_put_whose_answer_is_lost_does_not_find_its_own_object) {
+  TestSegment segment(2 << 20);
+  Truth truth;
+  std::vector<size_t> sets;  // how many words each had
+  std::mutex mutex;
+  RedisLiar server([&](const Words& words, int) {
+    if (words[0] != "SET") return truth.Answer(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    sets.push_back(words.size());
+    const bool conditional = words.back() == "NX";
+    const bool there = truth.Answer({"EXISTS", words[1]}) == ":1\r\n";
+    if (conditional && there) return std::string("$-1\r\n");
+    const std::string answer = truth.Answer({words[0], words[1], words[2]});
+    return sets.size() % 2 == 1 ? std::string(RedisLiar::kClose) : answer;
+  });
+  const auto store = Redis(server.url());
+  CHECK_OK(PutIfAbsent(*store, "k", Part(segment, 0, 1000)));
+  CHECK(sets == std::vector<size_t>({4, 3}));
+  // One that does not reach it is asked again with its condition.
+  CHECK_EQ(PutIfAbsent(*store, "k", Part(segment, 0, 1000)).number(), EEXIST);
+  sets.push_back(0);
+  const auto lasting = Redis(server.url("?ttl=77"));
+  CHECK_OK(PutIfAbsent(*lasting, "other", Part(segment, 0, 1000)));
+  CHECK(sets == std::vector<size_t>({4, 3, 4, 0, 6, 5}));
+}
+
 TEST(a_server_that_always_breaks_off_is_given_up) {
   TestSegment segment(64 * 1024);
   Truth truth;

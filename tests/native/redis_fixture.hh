@@ -74,6 +74,15 @@ inline lmshm::Status Put(lmshm::ObjectStore& store, std::string_view key, lmshm:
   return item.status;
 }
 
+inline lmshm::Status PutIfAbsent(lmshm::ObjectStore& store, std::string_view key,
+                                 lmshm::SharedBytes data) {
+  lmshm::PutItem item = Putting(key, data);
+  item.options.if_absent = true;
+  store.Put(&item, 1, nullptr);
+  CHECK(item.done);
+  return item.status;
+}
+
 inline lmshm::Status Get(lmshm::ObjectStore& store, std::string_view key, lmshm::SharedBytes space,
                          lmshm::ObjectInfo* info = nullptr) {
   lmshm::GetItem item = Getting(key, space);

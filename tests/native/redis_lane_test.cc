@@ -176,6 +176,33 @@ TEST(what_a_broken_connection_had_under_way_is_done_again) {
   }
 }
 
+TEST(what_is_there_already_is_told_and_a_put_that_may_have_happened_is_done_without_asking) {
+  TestSegment segment(1 << 16);
+  std::mutex mutex;
+  std::map<std::string, std::vector<std::string>> last;  // of each key, the last word of its SETs
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "SET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::string>& mine = last[words[1]];
+    mine.push_back(words.size() > 3 ? words.back() : "");
+    if (words[1] == "there") return "$-1\r\n";
+    return words[1] == "lost" && mine.size() == 1 ? std::string(RedisLiar::kClose) : "+OK\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_EQ(client.Call("2 PUT new 0 100 if=absent crc=0"), "2 OK 100");
+  CHECK_STARTS(client.Call("3 PUT there 0 100 if=absent"), "3 ERROR EEXIST put there");
+  CHECK_STARTS(client.Call("4 PUT lost 0 100 if=absent"), "4 OK 100");
+  CHECK(last["new"] == std::vector<std::string>({"NX"}));
+  CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  CHECK_CONTAINS(client.Call("5 PUT there 0 100 if=absent ; new 0 100"),
+                 "5 OK -EEXIST put%20there");
+  const std::string info = client.Call("6 INFO");
+  CHECK_CONTAINS(info, " errors=0 ");
+  CHECK_CONTAINS(info, " puts=3 ");
+}
+
 TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {
   TestSegment segment(1 << 16);
   std::atomic<int> slow{0};

@@ -304,6 +304,86 @@ TEST(objects_expire_where_the_url_says_so) {
   CHECK_CONTAINS(store->Describe(), " ttl=1000");
 }
 
+TEST(what_is_there_stays_where_a_put_says_so) {
+  constexpr size_t kSizes[] = {1, 100, 70000, 300 * 1024, 2 * kMiB};
+  TestSegment segment(8 * kMiB);
+  segment.FillPattern(9);
+  for (const RedisKind kind : RedisKinds()) {
+    const RedisServer server(kind);
+    for (const std::string layout : {"lmshm", "payload", "lmcache-redis"}) {
+      for (const std::string more : {"", "&ttl=1000"}) {
+        const auto store = Redis(Url(server, "?prefix=" + layout + "&layout=" + layout + more));
+        for (const size_t size : kSizes) {
+          const std::string key = "k" + std::to_string(size) + more;
+          CHECK_OK(PutIfAbsent(*store, key, Part(segment, 0, size)));
+          if (more != "" && layout != "lmcache-redis") {
+            CHECK(server.Ask({"TTL", layout + key}).number > 900);
+          }
+          const Status again = PutIfAbsent(*store, key, Part(segment, 10, size + 7));
+          CHECK_EQ(again.number(), EEXIST);
+          CHECK_CONTAINS(again.text(), "put " + key);
+          ObjectInfo info;
+          CHECK_OK(Get(*store, key, Part(segment, 4 * kMiB, size + 100), &info));
+          CHECK_EQ(info.length, size);
+          CHECK(memcmp(segment.data(), segment.data() + 4 * kMiB, size) == 0);
+          CHECK_OK(Put(*store, key, Part(segment, 10, size + 7)));
+        }
+      }
+    }
+  }
+}
+
+TEST(of_a_batch_those_that_are_there_stay_and_the_others_are_stored) {
+  TestSegment segment(8 * kMiB);
+  segment.FillPattern(10);
+  const RedisServer server(Any());
+  const auto store = Redis(Url(server));
+  constexpr size_t kSizes[] = {100, 400 * 1024, 100, 400 * 1024};
+  std::vector<std::string> keys;
+  for (size_t i = 0; i < 4; i++) keys.push_back("k" + std::to_string(i));
+  CHECK_OK(Put(*store, keys[0], Part(segment, 7, 3)));
+  CHECK_OK(Put(*store, keys[1], Part(segment, 7, 4)));
+  std::vector<lmshm::PutItem> items;
+  for (size_t i = 0; i < 4; i++) {
+    items.push_back(Putting(keys[i], Part(segment, i * kMiB, kSizes[i])));
+    items.back().options.if_absent = true;
+  }
+  // One that is not asked anything.
+  items.push_back(Putting(keys[1], Part(segment, 0, 5)));
+  store->Put(items.data(), items.size(), nullptr);
+  CHECK_EQ(items[0].status.number(), EEXIST);
+  CHECK_EQ(items[1].status.number(), EEXIST);
+  for (size_t i = 2; i < items.size(); i++) CHECK_OK(items[i].status);
+  constexpr uint64_t kLengths[] = {3, 5, 100, 400 * 1024};
+  for (size_t i = 0; i < 4; i++) {
+    ObjectInfo info;
+    CHECK_OK(store->Stat(keys[i], nullptr, &info));
+    CHECK_EQ(info.length, kLengths[i]);
+  }
+}
+
+TEST(of_many_at_once_one_stores_and_the_others_are_told) {
+  TestSegment segment(kMiB);
+  const RedisServer server(Any());
+  for (const std::string layout : {"lmshm", "payload", "lmcache-redis"}) {
+    const auto store = Redis(Url(server, "?layout=" + layout));
+    for (int round = 0; round < 20; round++) {
+      std::atomic<int> stored{0}, told{0};
+      std::vector<std::thread> threads;
+      for (int t = 0; t < 4; t++) {
+        threads.emplace_back([&] {
+          const Status status =
+              PutIfAbsent(*store, layout + std::to_string(round), Part(segment, 0, 1000));
+          (status.ok() ? stored : told) += status.ok() || status.number() == EEXIST ? 1 : 100;
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      CHECK_EQ(stored.load(), 1);
+      CHECK_EQ(told.load(), 3);
+    }
+  }
+}
+
 TEST(passwords_users_and_databases) {
   TestSegment segment(4096);
   RedisServer::Setup setup = With({"--requirepass", "sec ret"});

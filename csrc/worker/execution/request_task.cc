@@ -231,7 +231,7 @@ TransferOptions RequestTask::Options(const TransferItem& object) {
   options.durability = object.sync.value_or(context_.sync);
   options.checksum = object.checksum;
   options.lmcache_header = object.lmcache_header;
-  options.if_absent = object.if_absent;
+  options.if_absent = object.if_absent && !regardless_;
   options.pad_bytes = uint64_t{1} << object.pad_log2;
   options.cancel = this;
   options.parallel = context_.parallel;
@@ -286,7 +286,8 @@ bool RequestTask::Board(Lane* lane) {
   return false;
 }
 
-void RequestTask::Alight() {
+void RequestTask::Alight(bool perhaps) {
+  regardless_ |= perhaps;
   put_.reset();
   get_.reset();
   exists_.reset();
@@ -304,7 +305,7 @@ void RequestTask::Arrive(std::string* answers) {
     outcome.result = " ";
     for (const bool yes : exists_->yes) outcome.result.push_back(yes ? '1' : '0');
   }
-  Alight();
+  Alight(false);
   Answer(outcome.status, outcome.result, answers);
 }
 

@@ -71,8 +71,9 @@ class RequestTask : public Task, private CancelCheck {
   bool Board(Lane* lane);
   // Its item is over: appends the answer, as Go() does.
   void Arrive(std::string* answers);
-  // The lane has given it back, or it was withdrawn: it is as it was before Board().
-  void Alight();
+  // The lane has given it back, or it was withdrawn: it is as it was before Board(). `perhaps`: it
+  // may have happened, so what is there is no reason any more not to do it.
+  void Alight(bool perhaps);
 
   // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
   void CountAnswered(Metrics::Clock::time_point now) const;
@@ -127,6 +128,7 @@ class RequestTask : public Task, private CancelCheck {
   const Metrics::Clock::time_point read_;
   Metrics& metrics_;
   bool answered_ = false;
+  bool regardless_ = false;  // of whether there is an object already
   std::atomic<bool> cancelled_{false};
   std::unique_ptr<PutItem> put_;        // a lone object that is under way
   std::unique_ptr<GetItem> get_;        // likewise

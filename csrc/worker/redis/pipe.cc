@@ -41,6 +41,11 @@ char* At(SharedBytes memory, uint64_t offset) {
 }  // namespace
 
 void Command::Reset() {
+  if (if_absent && MayHaveHappened()) {
+    if_absent = false;
+    head[1]--;  // "*4\r\n": how many words there are
+    rest.resize(rest.size() - kIfAbsent.size());
+  }
   outcome = Outcome::kNone;
   status = Status::OK();
   reply = Reply();

@@ -27,6 +27,9 @@
 
 namespace lmshm {
 
+// The last word of a SET that is for keys that are not there.
+inline constexpr std::string_view kIfAbsent = "$2\r\nNX\r\n";
+
 // One command, and what came back. Everything up to `outcome` is said by who wants it done.
 struct Command {
   std::string key;  // decides which node of a cluster is asked; empty: any
@@ -39,6 +42,9 @@ struct Command {
   std::string rest;
   // It must not be sent twice: removals.
   bool once = false;
+  // `rest` ends with kIfAbsent, which `head` counts. What may have been carried out is sent again
+  // without: it would find itself.
+  bool if_absent = false;
 
   enum class Want {
     kReply,    // into `reply`
@@ -69,6 +75,8 @@ struct Command {
 
   // As if it had never been sent.
   void Reset();
+  // Whether some of it was sent, and nothing says that it was not carried out.
+  bool MayHaveHappened() const { return begun && outcome == Outcome::kNone; }
 };
 
 // What one pipe moves before others have their turn, and before anybody asks whether to go on.

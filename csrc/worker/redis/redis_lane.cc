@@ -180,7 +180,7 @@ void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     // Who has just come has not waited yet.
     if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
-      over->push_back({ride->who, true});
+      over->push_back({ride->who, true, ride->commands.front().MayHaveHappened()});
     } else {
       Finish(*track, ride.get(), over);
     }
@@ -196,11 +196,11 @@ void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) 
   for (Command& command : ride->commands) {
     again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
   }
-  over->push_back({ride->who, again});
+  over->push_back({ride->who, again, again && ride->commands.front().MayHaveHappened()});
   if (again) return;
   Command* const command = &ride->commands.front();
   if (ride->put != nullptr) {
-    store_->FinishPut(*command, command->status, ride->put);
+    store_->FinishPut(*command, *command, ride->put);
   } else if (ride->get != nullptr) {
     store_->FinishGet(command, ride->get);
   } else {

@@ -31,6 +31,8 @@ constexpr size_t kPartObjects = 256;
 // Of a value, for STAT: its head, unless it has many attributes.
 constexpr size_t kHeadAsked = 512;
 constexpr int kStatTries = 3;
+// A round trip costs less than to send so much.
+constexpr uint64_t kLookFirstBytes = 256 * 1024;
 // Odd, so that all tags have their turn; large, so that two workers' do not run side by side.
 constexpr uint32_t kTagStep = 0x9e3779b9;
 
@@ -197,9 +199,9 @@ Status RedisStore::CheckPut(const PutItem& item) const {
                                   " in one value (its setting proto-max-bulk-len)");
 }
 
-// "SET name <value>", with the time to live, but for the value.
-void RedisStore::FillSet(std::string name, Command* command) const {
-  AppendCount(options_.ttl_seconds != 0 ? 5 : 3, &command->head);
+// "SET name <value>", with the time to live and the condition, but for the value.
+void RedisStore::FillSet(std::string name, bool if_absent, Command* command) const {
+  AppendCount(3 + (options_.ttl_seconds != 0 ? 2 : 0) + (if_absent ? 1 : 0), &command->head);
   AppendWord("SET", &command->head);
   AppendWord(name, &command->head);
   command->rest = "\r\n";
@@ -207,6 +209,8 @@ void RedisStore::FillSet(std::string name, Command* command) const {
     AppendWord("EX", &command->rest);
     AppendWord(std::to_string(options_.ttl_seconds), &command->rest);
   }
+  command->if_absent = if_absent;
+  if (if_absent) command->rest.append(kIfAbsent);
   command->key = std::move(name);
 }
 
@@ -217,7 +221,8 @@ void RedisStore::Put(PutItem* items, size_t count, Turn*) {
 bool RedisStore::FillPut(PutItem* item, Command* command, Command* metadata) {
   const bool lmcache = options_.layout == RedisLayout::kLmcacheRedis;
   Status status = CheckPut(*item);
-  FillSet(NameOf(item->key, lmcache ? kPayloadSuffix : ""), command);
+  const bool if_absent = item->options.if_absent;
+  FillSet(NameOf(item->key, lmcache ? kPayloadSuffix : ""), if_absent && !lmcache, command);
   command->body = item->data;
   command->checksum = item->options.checksum;
   uint64_t bytes = item->data.size;
@@ -251,7 +256,7 @@ bool RedisStore::FillPut(PutItem* item, Command* command, Command* metadata) {
   if (lmcache && status.ok()) {
     std::string text;
     status = MakeLmcacheHeader(item->data.size, item->attributes, &text);
-    FillSet(NameOf(item->key, kMetadataSuffix), metadata);
+    FillSet(NameOf(item->key, kMetadataSuffix), if_absent, metadata);
     AppendSize(text.size(), &metadata->head);
     metadata->head.append(text);
   }
@@ -261,16 +266,49 @@ bool RedisStore::FillPut(PutItem* item, Command* command, Command* metadata) {
   return false;
 }
 
-void RedisStore::FinishPut(const Command& command, Status status, PutItem* item) const {
+void RedisStore::FinishPut(const Command& command, const Command& decisive, PutItem* item) const {
   item->done = true;
+  const Status& status = command.status.ok() ? decisive.status : command.status;
   if (!status.ok()) {
     item->status = Failed("put", item->key, status);
+  } else if (item->options.if_absent && decisive.reply.type == '_') {
+    item->status = ThereAlready(item->key);
   } else {
     item->crc32c = command.crc32c;
   }
 }
 
+// What would be sent in vain if there is an object. Two values are not stored at once, so there the
+// question comes first whatever the size.
+bool RedisStore::LooksFirst(const PutItem& item) const {
+  return !item.done && item.options.if_absent &&
+         (item.data.size > kLookFirstBytes || options_.layout == RedisLayout::kLmcacheRedis);
+}
+
+// Ends those of which there is an object.
+void RedisStore::LookFirst(PutItem* items, size_t count) {
+  std::deque<Command> commands;
+  std::vector<Command*> all;
+  std::vector<PutItem*> asked;
+  for (size_t i = 0; i < count; i++) {
+    if (!LooksFirst(items[i])) continue;
+    FillDigit("EXISTS", std::string(items[i].key), &commands.emplace_back());
+    all.push_back(&commands.back());
+    asked.push_back(&items[i]);
+  }
+  if (all.empty()) return;
+  client_.Run(all, items[0].options.cancel);
+  for (size_t i = 0; i < all.size(); i++) {
+    const bool absent = all[i]->status.ok() && all[i]->reply.number == 0;
+    if (absent) continue;
+    asked[i]->status = all[i]->status.ok() ? ThereAlready(asked[i]->key)
+                                           : Failed("put", asked[i]->key, all[i]->status);
+    asked[i]->done = true;
+  }
+}
+
 void RedisStore::PutAll(PutItem* items, size_t count) {
+  LookFirst(items, count);
   std::deque<Command> commands(count);
   std::deque<Command> metadata(count);  // of layout lmcache-redis
   std::vector<Command*> first;
@@ -289,10 +327,7 @@ void RedisStore::PutAll(PutItem* items, size_t count) {
   }
   if (!second.empty()) client_.Run(second, cancel);
   for (size_t i = 0; i < count; i++) {
-    if (items[i].done) continue;
-    Status status = commands[i].status;
-    if (status.ok() && lmcache) status = metadata[i].status;
-    FinishPut(commands[i], std::move(status), &items[i]);
+    if (!items[i].done) FinishPut(commands[i], lmcache ? metadata[i] : commands[i], &items[i]);
   }
 }
 

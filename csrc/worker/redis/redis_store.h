@@ -63,12 +63,15 @@ class RedisStore : public ObjectStore {
   std::string NameOf(std::string_view key, std::string_view suffix = "") const;
   std::string_view MainSuffix() const;
   Status CheckPut(const PutItem& item) const;
-  void FillSet(std::string name, Command* command) const;
+  void FillSet(std::string name, bool if_absent, Command* command) const;
   // What an item wants of the server. Of a put: false if it cannot be had; then the item is done.
   bool FillPut(PutItem* item, Command* command, Command* metadata);
   void FillGet(const GetItem& item, Command* command) const;
   void FillDigit(const char* verb, const std::string& key, Command* command) const;
-  void FinishPut(const Command& command, Status status, PutItem* item) const;
+  // `decisive` is the command after which the object is there.
+  void FinishPut(const Command& command, const Command& decisive, PutItem* item) const;
+  bool LooksFirst(const PutItem& item) const;
+  void LookFirst(PutItem* items, size_t count);
   // `commands` are one for each key.
   Status FinishDigits(const char* verb, const std::vector<std::string>& keys,
                       const std::deque<Command>& commands, std::vector<bool>* yes) const;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 #include <utility>
 
 namespace lmshm {
@@ -19,6 +20,40 @@ constexpr size_t kMostParts = 64;
 void Set(int fd, int level, int name, int value) {
   // What cannot be set costs speed, not correctness.
   (void)setsockopt(fd, level, name, &value, sizeof value);
+}
+
+std::string_view AddressOf(const sockaddr_storage& name) {
+  if (name.ss_family == AF_INET) {
+    const auto* const in = reinterpret_cast<const sockaddr_in*>(&name);
+    return {reinterpret_cast<const char*>(&in->sin_addr), sizeof in->sin_addr};
+  }
+  const auto* const in6 = reinterpret_cast<const sockaddr_in6*>(&name);
+  return {reinterpret_cast<const char*>(&in6->sin6_addr), sizeof in6->sin6_addr};
+}
+
+// Whether both ends of a connection are on this machine.
+bool IsLocal(int fd) {
+  sockaddr_storage here = {};
+  sockaddr_storage there = {};
+  socklen_t here_size = sizeof here;
+  socklen_t there_size = sizeof there;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&here), &here_size) != 0 ||
+      getpeername(fd, reinterpret_cast<sockaddr*>(&there), &there_size) != 0) {
+    return false;
+  }
+  constexpr char kLoopbackNet = 127;
+  const std::string_view address = AddressOf(there);
+  return address == AddressOf(here) ||
+         (there.ss_family == AF_INET && address.front() == kLoopbackNet);
+}
+
+// Where BBR is the machine's way with congestion it sends at a measured pace, by a timer, which
+// between two processes of one machine costs as much CPU again as copying. There is nothing there
+// that could be congested. Reno has no pace, and every kernel has it.
+void DoNotPace(int fd) {
+  constexpr std::string_view kReno = "reno";
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kReno.data(),
+                   static_cast<socklen_t>(kReno.size()));
 }
 
 int ConnectOne(const SocketAddress& address, WaitLimit* limit, UniqueFd* result) {
@@ -51,6 +86,7 @@ int ConnectOne(const SocketAddress& address, WaitLimit* limit, UniqueFd* result)
     if (outcome != 0) return outcome;
     break;
   }
+  if (family != AF_UNIX && IsLocal(fd.get())) DoNotPace(fd.get());
   *result = std::move(fd);
   return 0;
 }

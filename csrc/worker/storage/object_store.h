@@ -60,6 +60,10 @@ struct StoreFacts {
 inline constexpr uint64_t kObjectCost = 16 * 1024;
 inline constexpr uint64_t kNewObjectCost = 128 * 1024;
 
+// How a put ends that has TransferOptions::if_absent and finds an object: EEXIST, and the same text
+// whatever the store.
+Status ThereAlready(std::string_view key);
+
 // Something that a store has begun and goes on with in the next turn. Only for the store that made
 // it.
 class Unfinished {
@@ -124,7 +128,8 @@ class Lane {
 
   struct Over {
     const void* who = nullptr;
-    bool again = false;  // the item is not done, and must be done from its beginning otherwise
+    bool again = false;    // the item is not done, and must be done from its beginning otherwise
+    bool perhaps = false;  // likewise, and it may have happened nevertheless
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.
