@@ -610,4 +610,222 @@ TEST(requests_without_credentials_are_not_signed_and_those_with_a_token_carry_it
   CHECK_EQ(NameOf(S3Store::Open(url, {"key\r\nx: y", "s", ""}, &none)), "EACCES");
 }
 
+// ------------------------------------------------------------------------ if there is no object
+
+namespace {
+
+// A bucket without objects of whose puts a test says how they end.
+struct Absent {
+  explicit Absent(std::function<bool(LiarPeer&, int)> put)
+      : liar([this, put = std::move(put)](LiarPeer& peer) {
+          if (peer.Is("PUT")) {
+            const bool with = peer.Has("\r\nif-none-match: *\r\n");
+            const int number = puts++;
+            {
+              const std::lock_guard<std::mutex> lock(mutex);
+              conditions.push_back(with ? '*' : '-');
+            }
+            return put(peer, number);
+          }
+          if (peer.Is("GET")) {
+            peer.Answer("200 OK",
+                        "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
+          } else {
+            looks++;
+            peer.Answer("404 Not Found");
+          }
+          return true;
+        }) {}
+
+  // Of each put in turn, since this was asked last: * with the condition, - without.
+  std::string Conditions() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    puts = 0;
+    return std::exchange(conditions, std::string());
+  }
+
+  std::mutex mutex;
+  std::string conditions;
+  std::atomic<int> puts{0};
+  std::atomic<int> looks{0};
+  Liar liar;
+};
+
+bool Finish(LiarPeer& peer, const std::string& status, const std::string& code = "") {
+  peer.Body();
+  peer.Answer(status, code.empty() ? "" : ErrorBody(code));
+  return true;
+}
+
+}  // namespace
+
+TEST(a_put_that_replaces_nothing_looks_first_and_sends_nothing_where_there_is_an_object) {
+  std::atomic<int> puts{0};
+  Liar liar([&](LiarPeer& peer) {
+    puts += peer.Is("PUT");
+    peer.Body();
+    return AnswerValue(peer);
+  });
+  const auto store = StoreAt(liar.port());
+  CHECK_EQ(PutNew(*store, "k", "other").ToString(), ThereAlready("k").ToString());
+  CHECK_EQ(puts.load(), 0);
+  CHECK_OK(Put(*store, "k", "other"));
+  CHECK_EQ(liar.requests(), 2);
+}
+
+TEST(a_put_that_replaces_nothing_says_so_to_the_server_and_signs_it) {
+  std::string head;
+  Absent bucket([&](LiarPeer& peer, int number) {
+    if (number == 0) head = peer.head();
+    return Finish(peer, number == 2 ? "412 Precondition Failed" : "200 OK",
+                  number == 2 ? "PreconditionFailed" : "");
+  });
+  const auto store = StoreAt(bucket.liar.port());
+  CHECK_OK(PutNew(*store, "k", kValue));
+  CHECK_CONTAINS(head, "SignedHeaders=host;if-none-match;x-amz-checksum-crc32c;");
+  CHECK_OK(Put(*store, "k", kValue));
+  // Somebody was faster.
+  CHECK_EQ(PutNew(*store, "k", kValue).ToString(), ThereAlready("k").ToString());
+  CHECK_EQ(bucket.Conditions(), "*-*");
+  CHECK_EQ(bucket.looks.load(), 2);
+}
+
+TEST(an_object_that_is_there_does_not_make_the_next_large_put_ask_first) {
+  std::atomic<int> asked{0};
+  Absent bucket([&](LiarPeer& peer, int number) {
+    asked += peer.Has("expect: 100-continue");
+    return Finish(peer, number == 0 ? "412 Precondition Failed" : "200 OK");
+  });
+  const auto store = StoreAt(bucket.liar.port());
+  CHECK_EQ(NameOf(PutNew(*store, "k", std::string(kLarge, 'x'))), "EEXIST");
+  CHECK_OK(PutNew(*store, "k", std::string(kLarge, 'x')));
+  CHECK_EQ(asked.load(), 0);
+}
+
+TEST(a_put_that_meets_another_one_is_tried_again_with_its_condition) {
+  std::atomic<bool> always{false};
+  Absent bucket([&](LiarPeer& peer, int number) {
+    if (always || number < 2) return Finish(peer, "409 Conflict", "ConditionalRequestConflict");
+    return Finish(peer, "412 Precondition Failed", "PreconditionFailed");
+  });
+  const auto store = StoreAt(bucket.liar.port());
+  CHECK_EQ(NameOf(PutNew(*store, "k", kValue)), "EEXIST");
+  CHECK_EQ(bucket.Conditions(), "***");
+  always = true;
+  CHECK_EQ(NameOf(PutNew(*store, "k", kValue)), "EAGAIN");
+  CHECK_EQ(bucket.Conditions(), "******");
+}
+
+TEST(a_put_that_may_have_stored_its_object_is_repeated_without_the_condition) {
+  // Else it would be told of its own object.
+  std::string first;
+  Absent bucket([&](LiarPeer& peer, int number) {
+    if (number > 0) return Finish(peer, "200 OK");
+    if (first == "500") return Finish(peer, "500 Internal Server Error", "InternalError");
+    if (first == "503") return Finish(peer, "503 Slow Down", "SlowDown");
+    if (first == "lost answer") peer.Body();
+    return false;
+  });
+  const auto put = [&](const std::string& how, const std::string& value) {
+    first = how;
+    CHECK_OK(PutNew(*StoreAt(bucket.liar.port()), "k", value));
+    return bucket.Conditions();
+  };
+  CHECK_EQ(put("lost answer", kValue), "*-");
+  CHECK_EQ(put("500", kValue), "*-");
+  // These have surely not stored it.
+  CHECK_EQ(put("503", kValue), "**");
+  CHECK_EQ(put("half of it", std::string(kLarge, 'x')), "**");
+}
+
+TEST(a_server_that_has_no_conditions_is_asked_for_one_once) {
+  std::atomic<bool> refuses_all{true};
+  Absent bucket([&](LiarPeer& peer, int) {
+    const bool refuse = refuses_all || peer.Has("if-none-match");
+    return refuse ? Finish(peer, "501 Not Implemented", "NotImplemented") : Finish(peer, "200 OK");
+  });
+  const auto store = StoreAt(bucket.liar.port());
+  // That is not for the condition.
+  CHECK_EQ(NameOf(PutNew(*store, "k", kValue)), "ENOTSUP");
+  CHECK_EQ(bucket.Conditions(), "*-");
+  refuses_all = false;
+  CHECK_OK(PutNew(*store, "k", kValue));
+  CHECK_OK(PutNew(*store, "l", kValue));
+  CHECK_EQ(bucket.Conditions(), "*--");
+  CHECK_EQ(bucket.looks.load(), 3);
+}
+
+TEST(a_look_before_a_put_that_fails_is_the_failure_of_the_put) {
+  std::string code = "NoSuchBucket";
+  std::atomic<int> puts{0};
+  Liar liar([&](LiarPeer& peer) {
+    puts += peer.Is("PUT");
+    peer.Body();
+    peer.Answer(code == "NoSuchBucket" ? "404 Not Found" : "403 Forbidden", ErrorBody(code));
+    return true;
+  });
+  const auto store = StoreAt(liar.port());
+  Status status = PutNew(*store, "k", kValue);
+  CHECK_EQ(NameOf(status), "ENXIO");
+  CHECK_STARTS(status.text(), "put \"k\": ");
+  code = "InvalidAccessKeyId";
+  status = PutNew(*store, "k", kValue);
+  CHECK_EQ(NameOf(status), "EACCES");
+  CHECK_CONTAINS(status.text(), "InvalidAccessKeyId");
+  CHECK_EQ(puts.load(), 0);
+  // Of many that are refused one gets the reason for all.
+  std::vector<PutItem> items(20);
+  std::string value = kValue;
+  for (PutItem& item : items) {
+    item.key = "k";
+    item.data = {value.data(), value.size()};
+    item.options.if_absent = true;
+  }
+  const int before = liar.requests();
+  store->Put(items.data(), items.size(), nullptr);
+  for (const PutItem& item : items) CHECK_EQ(NameOf(item.status), "EACCES");
+  CHECK_EQ(liar.requests(), before + 21);
+  // What can have no name is told as ever.
+  CHECK_EQ(NameOf(PutNew(*store, std::string(2000, 'k'), "x")), "ENAMETOOLONG");
+}
+
+TEST(objects_of_one_call_are_looked_for_together) {
+  std::atomic<int> puts{0};
+  std::atomic<int> early{0};
+  std::atomic<int> looks{0};
+  Liar liar([&](LiarPeer& peer) {
+    if (peer.Is("PUT")) {
+      early += looks < 30;
+      puts++;
+      CHECK(!peer.Has("/there"));
+      return Finish(peer, "200 OK");
+    }
+    if (peer.Is("HEAD")) looks++;
+    if (peer.Is("GET") || peer.Has("/there")) {
+      peer.Answer("200 OK", "<ListBucketResult></ListBucketResult>");
+    } else {
+      peer.Answer("404 Not Found");
+    }
+    return true;
+  });
+  const auto store = StoreAt(liar.port());
+  std::string value = kValue;
+  std::vector<std::string> keys;
+  for (int i = 0; i < 30; i++) keys.push_back((i % 3 == 0 ? "there" : "new") + std::to_string(i));
+  keys.push_back("any");  // which may be replaced
+  std::vector<PutItem> items(keys.size());
+  for (size_t i = 0; i < keys.size(); i++) {
+    items[i].key = keys[i];
+    items[i].data = {value.data(), value.size()};
+    items[i].options.if_absent = i < 30;
+  }
+  store->Put(items.data(), items.size(), nullptr);
+  for (size_t i = 0; i < items.size(); i++) {
+    CHECK_EQ(NameOf(items[i].status), i < 30 && i % 3 == 0 ? "EEXIST" : "OK");
+  }
+  CHECK_EQ(puts.load(), 21);
+  CHECK_EQ(early.load(), 0);
+  CHECK(liar.connections() > 1);
+}
+
 CHECK_MAIN

@@ -217,6 +217,17 @@ inline lmshm::Status Put(lmshm::ObjectStore& store, std::string_view key, std::s
   return PutRange(store, key, value.data(), value.size(), std::move(attributes));
 }
 
+// Only if there is no object.
+inline lmshm::Status PutNew(lmshm::ObjectStore& store, std::string_view key, std::string value) {
+  lmshm::PutItem item;
+  item.key = key;
+  item.data = {value.data(), value.size()};
+  item.options.if_absent = true;
+  store.Put(&item, 1, nullptr);
+  CHECK(item.done);
+  return item.status;
+}
+
 inline lmshm::Status GetRange(lmshm::ObjectStore& store, std::string_view key, void* at,
                               size_t size, lmshm::ObjectInfo* info = nullptr,
                               const lmshm::CancelCheck* cancel = nullptr) {

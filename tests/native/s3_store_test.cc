@@ -239,6 +239,71 @@ TEST(the_server_checks_the_checksum_of_what_is_put) {
   CHECK_EQ(RawGet("wrong-checksum"), "ENOENT");
 }
 
+TEST(an_object_that_is_there_stays_where_nothing_may_be_replaced) {
+  const auto store = Fresh();
+  CHECK_OK(PutNew(*store, "k", "first"));
+  const Status status = PutNew(*store, "k", "second");
+  CHECK_EQ(status.ToString(), ThereAlready("k").ToString());
+  CHECK_EQ(Get(*store, "k"), "first");
+  CHECK_EQ(Remove(*store, "k"), "removed");
+  CHECK_OK(PutNew(*store, "k", "third"));
+  CHECK_EQ(Get(*store, "k"), "third");
+}
+
+TEST(the_server_itself_replaces_nothing_where_it_may_not) {
+  OwnServer();  // not all do
+  std::string value = "value";
+  S3Request request;
+  request.method = "PUT";
+  request.name = "if-none-match";
+  request.body = {value.data(), value.size()};
+  request.if_absent = true;
+  S3Answer answer;
+  CHECK_OK(Server().Ask(request, &answer));
+  value = "VALUE";
+  CHECK(!Server().Ask(request, &answer).ok());
+  CHECK_EQ(answer.head.status, 412);
+  CHECK_EQ(RawGet("if-none-match"), "value");
+  request.method = "DELETE";
+  request.body = {};
+  request.if_absent = false;
+  CHECK_OK(Server().Ask(request, &answer));
+}
+
+TEST(of_many_at_a_time_one_is_stored_where_nothing_may_be_replaced) {
+  OwnServer();
+  const auto store = Fresh();
+  constexpr int kThreads = 8;
+  constexpr int kKeys = 10;
+  std::atomic<int> stored[kKeys] = {};
+  std::atomic<int> winner[kKeys] = {};
+  std::atomic<int> others{0};
+  std::atomic<int> waiting{kThreads};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; t++) {
+    threads.emplace_back([&, t] {
+      waiting--;
+      while (waiting > 0) std::this_thread::yield();
+      for (int i = 0; i < kKeys; i++) {
+        const Status status =
+            PutNew(*store, "key" + std::to_string(i), "value of " + std::to_string(t));
+        if (status.ok()) {
+          stored[i]++;
+          winner[i] = t;
+        } else if (status.number() != EEXIST) {
+          others++;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(others.load(), 0);
+  for (int i = 0; i < kKeys; i++) {
+    CHECK_EQ(stored[i].load(), 1);
+    CHECK_EQ(Get(*store, "key" + std::to_string(i)), "value of " + std::to_string(winner[i]));
+  }
+}
+
 TEST(many_threads_share_one_store) {
   const auto store = Fresh();
   std::vector<std::thread> threads;

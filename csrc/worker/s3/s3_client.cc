@@ -61,7 +61,8 @@ Sha256Digest S3Client::KeyOfDay(std::string_view day) const {
   return key_;
 }
 
-std::string S3Client::HeadOf(const S3Request& request, bool expects_continue) const {
+std::string S3Client::HeadOf(const S3Request& request, bool if_absent,
+                             bool expects_continue) const {
   std::string path;
   if (options_.path_style) path.append("/").append(options_.bucket);
   if (path.empty() || !request.name.empty()) path.append("/");
@@ -75,6 +76,7 @@ std::string S3Client::HeadOf(const S3Request& request, bool expects_continue) co
   RequestToSign to_sign;
   to_sign.headers = request.headers;
   to_sign.headers.emplace_back("host", options_.host);
+  if (if_absent) to_sign.headers.emplace_back("if-none-match", "*");
   std::string hash = request.payload_hash;
   if (hash.empty()) {
     static const std::string empty_hash = Sha256Hex("");
@@ -132,15 +134,15 @@ void S3Client::KeepStream(Stream stream) {
   if (idle_.size() < kMostIdle) idle_.push_back(std::move(stream));
 }
 
-std::unique_ptr<S3Client::Attempt> S3Client::Begin(const S3Request& request, bool fresh,
-                                                   const CancelCheck* cancel,
+std::unique_ptr<S3Client::Attempt> S3Client::Begin(const S3Request& request, bool if_absent,
+                                                   bool fresh, const CancelCheck* cancel,
                                                    const S3Incoming* incoming) {
   const uint64_t bytes = request.body.size + (incoming != nullptr ? incoming->space.size : 0);
   auto attempt = std::make_unique<Attempt>(options_.timeout, cancel, bytes);
   counts_.requests.fetch_add(1, std::memory_order_relaxed);
   attempt->outgoing.expects_continue =
       request.body.size >= kWorthAsking && refused_.load(std::memory_order_relaxed);
-  attempt->outgoing.head = HeadOf(request, attempt->outgoing.expects_continue);
+  attempt->outgoing.head = HeadOf(request, if_absent, attempt->outgoing.expects_continue);
   attempt->outgoing.is_head = request.method == "HEAD";
   attempt->outgoing.body = request.body;
 
@@ -171,13 +173,16 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
   const milliseconds stall(options_.timeout);
   const auto begin = WaitLimit::Clock::now();
   Backoff backoff(kFirstPause, kLongestPause);
+  bool if_absent = request.if_absent;
   for (int tries = 1;; tries++) {
     Status status = End(attempt.get(), incoming, answer);
     bool again = false;
     bool pause = true;
     if (status.ok()) {
       const bool success = IsSuccess(answer->head.status);
-      if (request.body.size > 0) refused_.store(!success, std::memory_order_relaxed);
+      // That there is an object says nothing about the next one.
+      const bool refused = !success && answer->head.status != 412;
+      if (request.body.size > 0) refused_.store(refused, std::memory_order_relaxed);
       if (success && request.body.size > 0 && !attempt->exchange->sent()) {
         return Status::Error(EPROTO, "the server at " + options_.host + " answers " +
                                          std::to_string(answer->head.status) +
@@ -189,12 +194,15 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
       again = tries < kMostAnswers &&
               (request.may_be_repeated ? WorthRetrying(answer->head.status, error)
                                        : SurelyNotDone(answer->head.status, error));
+      if (!SurelyNotDone(answer->head.status, error)) if_absent = false;
     } else if (attempt->exchange.has_value() && request.may_be_repeated) {
       // On a connection that was idle even nonsense may be the rest of something earlier.
       const bool stale =
           attempt->used_before && (IsBroken(status.number()) || status.number() == EPROTO);
       again = tries < kMostBreaks && (stale || IsBroken(status.number()));
       pause = !stale || attempt->exchange->answered();
+      // Of a part of an object the server makes none.
+      if (attempt->exchange->sent()) if_absent = false;
     }
     if (status.number() == ECANCELED && cancel != nullptr) {
       return Status::System(ECANCELED, "talk to the server", cancel->Reason());
@@ -206,13 +214,14 @@ Status S3Client::Finish(const S3Request& request, const CancelCheck* cancel,
       if (error != 0) return Status::System(error, "wait for another attempt", status.text());
     }
     counts_.retries.fetch_add(1, std::memory_order_relaxed);
-    attempt = Begin(request, true, cancel, incoming);
+    attempt = Begin(request, if_absent, true, cancel, incoming);
   }
 }
 
 Status S3Client::Perform(const S3Request& request, const CancelCheck* cancel, S3Incoming* incoming,
                          S3Answer* answer) {
-  return Finish(request, cancel, Begin(request, false, cancel, incoming), incoming, answer);
+  return Finish(request, cancel, Begin(request, request.if_absent, false, cancel, incoming),
+                incoming, answer);
 }
 
 void S3Client::PerformAll(const std::vector<S3Request>& requests, const CancelCheck* cancel,
@@ -225,7 +234,7 @@ void S3Client::PerformAll(const std::vector<S3Request>& requests, const CancelCh
     std::vector<std::unique_ptr<Attempt>> attempts;
     bool connected = true;
     for (size_t i = first; connected && i < end; i++) {
-      attempts.push_back(Begin(requests[i], false, cancel, nullptr));
+      attempts.push_back(Begin(requests[i], requests[i].if_absent, false, cancel, nullptr));
       connected = attempts.back()->exchange.has_value();
     }
     const int failure = connected ? 0 : attempts.back()->begun.number();

@@ -5,8 +5,8 @@
 //
 // What is tried again: an answer that says "later" (500, 503, SlowDown and others), after a pause
 // that grows; and a connection that broke, because a server may close one that was idle at the very
-// moment at which it is used. A removal only where it surely was not done. A wait that is over its
-// limit is not begun again.
+// moment at which it is used. A removal only where it surely was not done; a put with a condition
+// without that, unless it surely was not done. A wait that is over its limit is not begun again.
 #ifndef LMSHM_WORKER_S3_S3_CLIENT_H_
 #define LMSHM_WORKER_S3_S3_CLIENT_H_
 
@@ -42,6 +42,9 @@ struct S3Request {
   SharedBytes body;                                          // of PUT
   std::string payload_hash;                                  // empty: UNSIGNED-PAYLOAD
   bool may_be_repeated = true;                               // doing it twice is doing it once
+  // PUT: only if there is no object of that name, else the answer is 412. Not of an attempt after
+  // one that may have stored it: that would be told of its own object.
+  bool if_absent = false;
 };
 
 struct S3Counts {
@@ -73,15 +76,15 @@ class S3Client {
   struct Attempt;
 
   // Sends the request once.
-  std::unique_ptr<Attempt> Begin(const S3Request& request, bool fresh, const CancelCheck* cancel,
-                                 const S3Incoming* incoming);
+  std::unique_ptr<Attempt> Begin(const S3Request& request, bool if_absent, bool fresh,
+                                 const CancelCheck* cancel, const S3Incoming* incoming);
   // Receives what it is answered; success with whatever status.
   Status End(Attempt* attempt, S3Incoming* incoming, S3Answer* answer);
   // End(), and from the beginning where that is safe and may help.
   Status Finish(const S3Request& request, const CancelCheck* cancel,
                 std::unique_ptr<Attempt> attempt, S3Incoming* incoming, S3Answer* answer);
 
-  std::string HeadOf(const S3Request& request, bool expects_continue) const;
+  std::string HeadOf(const S3Request& request, bool if_absent, bool expects_continue) const;
   // One that was used before, unless `fresh`; else a new one.
   Status OpenStream(bool fresh, WaitLimit* limit, Stream* stream, bool* used_before)
       EXCLUDES(mutex_);

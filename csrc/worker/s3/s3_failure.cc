@@ -49,6 +49,7 @@ constexpr Known kKnown[] = {
     {"SlowDown", EAGAIN, "fewer --io-threads ask for less at a time"},
     {"ServiceUnavailable", EAGAIN, ""},
     {"OperationAborted", EAGAIN, ""},
+    {"ConditionalRequestConflict", EAGAIN, "somebody else stores or removes it all the time"},
     {"RequestTimeout", EAGAIN, ""},
 };
 
@@ -106,7 +107,7 @@ S3Error ParseS3Error(const HttpResponseHead& head, std::string_view body) {
 
 bool SurelyNotDone(int status, const S3Error& error) {
   return status == 429 || error.code == "SlowDown" || error.code == "ServiceUnavailable" ||
-         error.code == "OperationAborted";
+         error.code == "OperationAborted" || error.code == "ConditionalRequestConflict";
 }
 
 bool WorthRetrying(int status, const S3Error& error) {

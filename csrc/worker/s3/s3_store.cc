@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "worker/base/crc32c.h"
+#include "worker/base/log.h"
 #include "worker/base/text.h"
 #include "worker/base/words.h"
 #include "worker/s3/s3_listing.h"
@@ -32,8 +33,8 @@ int64_t SteadySeconds() {
 }
 
 Status On(std::string_view verb, std::string_view key, const Status& status) {
-  // Its text must begin with the length.
-  if (status.ok() || status.number() == EMSGSIZE) return status;
+  // Its text must begin with the length; or it has the key (ThereAlready()).
+  if (status.ok() || status.number() == EMSGSIZE || status.number() == EEXIST) return status;
   std::string text(verb);
   text.append(" \"");
   AppendPrintable(key, 300, &text);
@@ -168,7 +169,19 @@ Status S3Store::PutOne(PutItem* item) {
     request.payload_hash = HexOf(digest);
   }
   S3Answer answer;
+  request.if_absent = item->options.if_absent && !lacks_conditions_.load(std::memory_order_relaxed);
   status = client_.Perform(request, item->options.cancel, nullptr, &answer);
+  if (request.if_absent && status.number() == EOPNOTSUPP) {
+    // Is it the condition that it does not have?
+    request.if_absent = false;
+    status = client_.Perform(request, item->options.cancel, nullptr, &answer);
+    if (status.ok() && !lacks_conditions_.exchange(true, std::memory_order_relaxed)) {
+      Log(LogLevel::kWarn, "the server at " + options.host +
+                               " does not know If-None-Match: with if=absent, what comes between "
+                               "the look and the put is replaced");
+    }
+  }
+  if (item->options.if_absent && answer.head.status == 412) return ThereAlready(item->key);
   if (status.ok()) SawBucket();
   return status;
 }
@@ -206,7 +219,26 @@ Status S3Store::GetOne(GetItem* item) {
   return status;
 }
 
+void S3Store::LookBeforePut(PutItem* items, size_t count) {
+  std::vector<PutItem*> asking;
+  std::vector<std::string> keys;
+  for (PutItem* item = items; item != items + count; item++) {
+    if (item->done || !item->options.if_absent) continue;
+    asking.push_back(item);
+    keys.emplace_back(item->key);
+  }
+  if (asking.empty()) return;
+  std::vector<Status> outcomes;
+  LookForAll(keys, asking.front()->options.cancel, &outcomes);
+  for (size_t i = 0; i < asking.size(); i++) {
+    if (outcomes[i].number() == ENOENT) continue;
+    asking[i]->status = outcomes[i].ok() ? ThereAlready(keys[i]) : On("put", keys[i], outcomes[i]);
+    asking[i]->done = true;
+  }
+}
+
 void S3Store::Put(PutItem* items, size_t count, Turn* turn) {
+  LookBeforePut(items, count);
   for (size_t i = 0; i < count; i++) {
     if (items[i].done) continue;
     items[i].status = On("put", items[i].key, PutOne(&items[i]));
@@ -250,10 +282,10 @@ Status S3Store::AskForAll(std::string_view method, const std::vector<std::string
   return Status::OK();
 }
 
-Status S3Store::Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
-                       std::vector<bool>* yes) {
-  yes->assign(keys.size(), false);
+void S3Store::LookForAll(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                         std::vector<Status>* outcomes) {
   // What can have no name in the bucket is not there.
+  outcomes->assign(keys.size(), Status::Error(ENOENT, "there is no such object"));
   std::vector<std::string> asked;
   std::vector<size_t> places;
   std::string name;
@@ -263,17 +295,32 @@ Status S3Store::Exists(const std::vector<std::string>& keys, const CancelCheck* 
     places.push_back(i);
   }
   std::vector<S3Answer> answers;
-  std::vector<Status> outcomes;
-  Status status = AskForAll("HEAD", asked, cancel, &answers, &outcomes);
-  if (!status.ok()) return status;
+  std::vector<Status> said;
+  const Status status = AskForAll("HEAD", asked, cancel, &answers, &said);
+  if (!status.ok()) return outcomes->assign(keys.size(), status);
+  Status refusal;  // that is no miss: of the others that are refused nobody asks for the reason
   for (size_t i = 0; i < asked.size(); i++) {
-    if (outcomes[i].ok()) {
-      (*yes)[places[i]] = true;
+    Status& outcome = (*outcomes)[places[i]];
+    if (said[i].ok()) {
+      outcome = said[i];
       SawBucket();
       continue;
     }
-    status = ExplainHead(answers[i], outcomes[i], cancel);
-    if (status.number() != ENOENT) return On("look for", asked[i], status);
+    const bool refused = answers[i].head.status / 100 == 4;
+    outcome = refused && !refusal.ok() ? refusal : ExplainHead(answers[i], said[i], cancel);
+    if (refused && outcome.number() != ENOENT) refusal = outcome;
+  }
+}
+
+Status S3Store::Exists(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                       std::vector<bool>* yes) {
+  std::vector<Status> outcomes;
+  LookForAll(keys, cancel, &outcomes);
+  yes->assign(keys.size(), false);
+  for (size_t i = 0; i < keys.size(); i++) {
+    (*yes)[i] = outcomes[i].ok();
+    const bool known = outcomes[i].ok() || outcomes[i].number() == ENOENT;
+    if (!known) return On("look for", keys[i], outcomes[i]);
   }
   return Status::OK();
 }

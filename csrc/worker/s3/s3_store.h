@@ -51,6 +51,11 @@ class S3Store : public ObjectStore {
   S3Store(S3Options options, StoreSecrets secrets);
 
   Status PutOne(PutItem* item);
+  // Of those that are put only if there is no object: finishes those that find one, or fail.
+  void LookBeforePut(PutItem* items, size_t count);
+  // `outcomes` gets a place for each key: success, it is there; ENOENT, it is not.
+  void LookForAll(const std::vector<std::string>& keys, const CancelCheck* cancel,
+                  std::vector<Status>* outcomes);
   Status GetOne(GetItem* item);
   // One request without a body for each key.
   Status AskForAll(std::string_view method, const std::vector<std::string>& keys,
@@ -64,6 +69,8 @@ class S3Store : public ObjectStore {
   S3Client client_;
   const StoreFacts facts_;
   std::atomic<int64_t> saw_bucket_{0};  // seconds of the steady clock; 0: never
+  // A put with a condition was refused, and without it was not.
+  std::atomic<bool> lacks_conditions_{false};
 };
 
 }  // namespace lmshm

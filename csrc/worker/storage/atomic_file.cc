@@ -129,26 +129,66 @@ int AtomicFile::PublishOverFile(mode_t* existing) {
   return PublishAs(existing, nullptr);
 }
 
+// The temporary's lock is the copy's as well, and is held until the renaming is over.
+int AtomicFile::Close(UniqueFd* lock) {
+  if (!temporary_.empty()) lock->Reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  // Linux has closed the descriptor whatever close() returns; EINTR says nothing about the data.
+  return close(fd_.Release()) == 0 || errno == EINTR ? 0 : errno;
+}
+
+// By number: glibc has had the function only since 2.28.
+int AtomicFile::Rename(unsigned flags) const {
+  return syscall(SYS_renameat2, dir_fd_, temporary_.c_str(), dir_fd_, name_.c_str(), flags) == 0
+             ? 0
+             : errno;
+}
+
+int AtomicFile::LinkTemporaryAsTarget() const {
+  if (linkat(dir_fd_, temporary_.c_str(), dir_fd_, name_.c_str(), 0) == 0) return 0;
+  if (errno == EPERM || errno == ENOSYS || errno == EMLINK) return EOPNOTSUPP;
+  if (errno != EEXIST) return errno;
+  // NFS says so too when it has made the link and its answer was lost.
+  struct stat own, named;
+  const bool is_ours = fstatat(dir_fd_, temporary_.c_str(), &own, AT_SYMLINK_NOFOLLOW) == 0 &&
+                       fstatat(dir_fd_, name_.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+                       own.st_dev == named.st_dev && own.st_ino == named.st_ino;
+  return is_ours ? 0 : EEXIST;
+}
+
+int AtomicFile::PublishNew() {
+  int error = unnamed_ ? Link(name_) : 0;
+  if (error != 0) return error;
+  UniqueFd lock;
+  error = Close(&lock);
+  if (error != 0 || temporary_.empty()) return error;
+  error = Rename(kNoReplace);
+  if (error == 0) {
+    temporary_.clear();
+    return 0;
+  }
+  // Not with this file system or kernel: then it has both names for a moment.
+  if (error == EINVAL || error == ENOSYS) error = LinkTemporaryAsTarget();
+  if (error == 0 && unlinkat(dir_fd_, temporary_.c_str(), 0) == 0) temporary_.clear();
+  return error;
+}
+
 int AtomicFile::PublishAs(mode_t* existing, UniqueFd* kept_lock) {
   if (unnamed_) {
     int error = Link(name_);
     if (error == EEXIST) error = LinkTemporary();
     if (error != 0) return error;
   }
-  // The lock is the copy's as well, and is held until the renaming is over.
-  UniqueFd lock(temporary_.empty() ? -1 : fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
-  // Linux has closed the descriptor whatever close() returns; EINTR says nothing about the data.
-  if (close(fd_.Release()) != 0 && errno != EINTR) return errno;
-  if (temporary_.empty()) return 0;  // it has the target's name already
+  UniqueFd lock;
+  int error = Close(&lock);
+  if (error != 0 || temporary_.empty()) return error;  // it has the target's name already
   if (existing != nullptr) {
-    // By number: glibc has had the function only since 2.28.
-    if (syscall(SYS_renameat2, dir_fd_, temporary_.c_str(), dir_fd_, name_.c_str(), kNoReplace) ==
-        0) {
+    error = Rename(kNoReplace);
+    if (error == 0) {
       temporary_.clear();
       return 0;
     }
     // EINVAL, ENOSYS: not with this file system or kernel.
-    if (errno != EEXIST && errno != EINVAL && errno != ENOSYS) return errno;
+    if (error != EEXIST && error != EINVAL && error != ENOSYS) return error;
     struct stat st;
     if (fstatat(dir_fd_, name_.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) {
       if (!S_ISREG(st.st_mode)) {

@@ -66,10 +66,17 @@ class AtomicFile {
   // `*existing` to its st_mode (else 0).
   [[nodiscard]] int PublishOverFile(mode_t* existing);
 
+  // The same, but nothing is replaced, whatever it is: EEXIST if something has the name. Of several
+  // at a time, in any process, one succeeds. EOPNOTSUPP: the file system has no way to do that.
+  [[nodiscard]] int PublishNew();
+
  private:
   int CreateNamed(const AtomicFileOptions& options);
   int Link(const std::string& name) const;
   int LinkTemporary();
+  int Close(UniqueFd* lock);
+  int Rename(unsigned flags) const;
+  int LinkTemporaryAsTarget() const;
   int PublishAs(mode_t* existing, UniqueFd* kept_lock);
 
   int dir_fd_ = -1;

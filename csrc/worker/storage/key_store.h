@@ -76,8 +76,9 @@ class KeyStore : public ObjectStore {
 
   // Makes the object have exactly the bytes of `data` and `attributes`; on failure the old object,
   // or none, is there. `*crc` is the checksum, unless `options` say to do without. Where the file
-  // system has no attributes, none are stored. E2BIG: it has no room for these. When only forcing
-  // the name to the disk fails, the new object is there although this fails.
+  // system has no attributes, none are stored. E2BIG: it has no room for these. EEXIST, with
+  // options.if_absent: there is an object, and nothing was written. When only forcing the name to
+  // the disk fails, the new object is there although this fails.
   Status Put(const ObjectKey& key, SharedBytes data, const std::vector<Attribute>& attributes,
              const TransferOptions& options, uint32_t* crc) const;
 

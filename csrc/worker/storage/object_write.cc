@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/storage/object_write.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "worker/base/text.h"
 #include "worker/storage/file_io.h"
 #include "worker/storage/object_record.h"
+#include "worker/storage/object_store.h"
 
 namespace lmshm {
 
@@ -54,6 +56,18 @@ Status ObjectWrite::TakeRoom(const Turn* turn) {
   return Status::OK();
 }
 
+Status ObjectWrite::CheckAbsent() const {
+  struct stat st;
+  if (fstatat(dir_fd_, name_.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+    return errno == ENOENT ? Status::OK() : Explain(errno, "look for it");
+  }
+  Status status = CheckObjectType(st.st_mode, ActionOn(verb_, what_));
+  if (!status.ok()) return status;
+  // Whoever would have stored it needs it: it is not the next to be removed.
+  if (quota_ != nullptr) quota_->Used(name_);
+  return ThereAlready(what_);
+}
+
 Status ObjectWrite::Begin() {
   AtomicFileOptions how;
   how.unnamed = io_.facts().unnamed_files;
@@ -75,6 +89,10 @@ uint64_t ObjectWrite::FileBytes() const {
 
 Status ObjectWrite::Go(Turn* turn, bool* done) {
   *done = false;
+  if (options_.if_absent) {
+    Status status = CheckAbsent();
+    if (!status.ok()) return status;
+  }
   if (!has_room_) {
     Status status = TakeRoom(turn);
     if (!status.ok() || !has_room_) return status;
@@ -113,9 +131,19 @@ Status ObjectWrite::Go(Turn* turn, bool* done) {
 Status ObjectWrite::Publish(uint64_t sidecar_bytes) {
   struct stat st = {};
   if (room_.has_value() && fstat(file_->fd(), &st) != 0) return Explain(errno, "look at it");
-  mode_t existing;
-  const int error = file_->PublishOverFile(&existing);
+  mode_t existing = 0;
+  const int error = options_.if_absent ? file_->PublishNew() : file_->PublishOverFile(&existing);
   if (existing != 0) return CheckObjectType(existing, ActionOn(verb_, what_));
+  if (error == EEXIST && options_.if_absent) {
+    Status status = CheckAbsent();
+    return status.ok() ? ThereAlready(what_) : status;  // in that moment it was there
+  }
+  if (error == EOPNOTSUPP && options_.if_absent) {
+    return Status::System(
+        error, ActionOn(verb_, what_) + ": publish",
+        "if=absent needs a file system that can rename without replacing, or give "
+        "a file a second name");
+  }
   if (error != 0) return Explain(error, "publish");
   if (room_.has_value()) room_->Commit(st, sidecar_bytes);
   return Status::OK();

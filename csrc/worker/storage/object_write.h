@@ -46,15 +46,16 @@ class ObjectWrite {
 
   // Goes on until all bytes are in the file, and sets `*done`, or until the turn is over; `turn`
   // may be null. ENOSPC is noticed before data is moved.
-  // Room in a quota is waited for first: ENOSPC is also that it cannot be had.
+  // Room in a quota is waited for first: ENOSPC is also that it cannot be had. EEXIST, with
+  // options.if_absent: there is an object. That is looked at in each turn, before anything else.
   Status Go(Turn* turn, bool* done);
 
   // Between Go() and Publish(): the file.
   int fd() const { return file_->fd(); }
   const Moved& moved() const { return move_->moved(); }
 
-  // Gives it its name. EISDIR, ELOOP, EINVAL: what has that name is no object. `sidecar_bytes` are
-  // stored beside it.
+  // Gives it its name. EISDIR, ELOOP, EINVAL: what has that name is no object. EEXIST as above.
+  // `sidecar_bytes` are stored beside it.
   Status Publish(uint64_t sidecar_bytes = 0);
 
   // Throws away what has been done, but keeps the room; Go() may begin again.
@@ -64,6 +65,8 @@ class ObjectWrite {
   Status Explain(int error, const char* step) const;
 
  private:
+  // EEXIST, or EISDIR, ELOOP, EINVAL: something has the name.
+  Status CheckAbsent() const;
   Status Begin();
   Status WriteHead();
   // Of the whole file.
