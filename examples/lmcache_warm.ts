@@ -50,9 +50,7 @@ async function main(args: string[]): Promise<void> {
     if (what === "save") {
       await using lease = await client.retrieve(tokens);
       for (const chunk of lease?.chunks ?? []) {
-        if (await store.exists(key(chunk))) continue;
-        await store.put(key(chunk), chunk);
-        chunks++;
+        if (await store.put(key(chunk), chunk, { ifAbsent: true })) chunks++;
       }
     } else {
       // As far as the files go: a chunk is of use only with all before it.

@@ -77,6 +77,7 @@ export { ObjectKey, type ObjectKeyFields } from "./keys/object_key.ts";
 export { fileNameToKey, keyToFileName } from "./keys/key_file.ts";
 export { type Metadata } from "./connector/chunk_metadata.ts";
 export type {
+  BatchedPutOptions,
   CallOptions,
   ConnectorStats,
   ListOptions,

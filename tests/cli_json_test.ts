@@ -23,6 +23,7 @@ test("--json prints the members that are documented, in the form that is", {
   const cases: [string, string[]][] = [
     ["put", [kv, file]],
     ["put", [kv, dir.file("none")]],
+    ["put", ["--if-absent", kv, file]],
     ["ls", ["-l", kv]],
     ["stat", [kv, "f", "none"]],
     ["get", [kv, "f", "none", "-o", dir.file("out/")]],

@@ -183,6 +183,33 @@ test("of keys that want a file and a directory of one name, one is refused", LON
   }
 });
 
+test("put --if-absent leaves what is there, and that is no failure", LONG, async () => {
+  using dir = new TempDir();
+  const store = dir.file("kv");
+  for (const name of ["a", "b", "c"]) writeFileSync(dir.file(name), `first ${name}`);
+  await lmshm("put", store, dir.file("a"), "--metadata", "who=first");
+  for (const name of ["a", "b", "c"]) writeFileSync(dir.file(name), `the second ${name}`);
+  const [a, b] = [dir.file("a"), dir.file("b")];
+  const put = await lmshm("put", "--if-absent", "--metadata", "who=second", store, a, b);
+  assert.equal(put.code, 0, put.stderr);
+  assert.match(put.stdout, /^stored 1 object, 12 B in .*, 1 skipped\n$/);
+  assert.equal(put.stderr, "");
+  const again = await lmshm("put", "--if-absent", "--json", store, a, b, dir.file("c"));
+  assert.equal(again.code, 0, again.stderr);
+  const lines = jsonLines(again.stdout).map(({ key, ok, skipped, byteLength }) =>
+    [key, ok, skipped, byteLength].join()
+  );
+  assert.deepEqual(lines.sort(), ["a,true,true,", "b,true,true,", "c,true,false,12"]);
+  const got = await inShell(`
+    lmshm get ${store} a -o - && lmshm stat ${store} a &&
+    printf third | lmshm put --if-absent ${store} --key a - && lmshm get ${store} a -o -`);
+  assert.match(got.stdout, /^first a.*who=first.*stored 0 objects, 1 skipped\nfirst a$/s);
+  // A file that is missing is missing all the same.
+  const none = await lmshm("put", "--if-absent", store, dir.file("none"), "--key", "a");
+  assert.equal(none.code, 1);
+  assert.match(none.stderr, /ENOENT/);
+});
+
 test("what is missing is exit status 1, and the rest is done", LONG, async () => {
   using dir = new TempDir();
   writeFileSync(dir.file("a"), "a");

@@ -515,7 +515,7 @@ conformance("loadEach() and putEach() tell what became of each object", async (s
     },
   };
   const stored = await connector.putEach(["a", "b"], [range, segment.range(8, 16)]);
-  assert.deepEqual(stored, Array(2).fill({ status: "fulfilled", value: undefined }));
+  assert.deepEqual(stored, Array(2).fill({ status: "fulfilled", value: true }));
   const [a, b, none] = await connector.loadEach(
     ["a", "b", "none"],
     [100, 200, 300].map((at) => segment.range(at, 8)),

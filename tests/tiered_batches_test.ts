@@ -144,12 +144,12 @@ tiered("the signal of a batch ends it", async (scene) => {
 class PatientConnector extends MemoryConnector {
   readonly gate = gate();
 
-  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
+  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<boolean> {
     const { signal, timeoutMs: limitMs } = options;
     const expired = () => new ShmError("too late", { code: "ETIMEDOUT", operation: `put ${key}` });
     this.calls.push(`waits ${key}`);
     if (key !== "full") await within(this.gate.wait(), { signal, limitMs, expired });
-    await super.put(key, range, options);
+    return await super.put(key, range, options);
   }
 }
 

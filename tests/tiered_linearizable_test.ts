@@ -17,7 +17,7 @@ import { layoutMetadata } from "../src/connector/chunk_metadata.ts";
 import type { Key } from "../src/keys/key.ts";
 import { LocalCpuBackend } from "../src/cache/local_cpu_backend.ts";
 import type { CallOptions, LoadedObject, PutOptions } from "../src/connector/remote_connector.ts";
-import { TieredStore } from "../src/cache/tiered_store.ts";
+import { type TieredPutOptions, TieredStore } from "../src/cache/tiered_store.ts";
 import { effort } from "./support/effort.ts";
 import { withoutLeaks } from "./support/leaks.ts";
 import { describeHistory, isLinearizable, type Operation } from "./support/linearizable.ts";
@@ -35,6 +35,7 @@ function layoutOf(value: number): typeof CHUNK | typeof HALF {
 
 type Step =
   | { do: "put"; key: number; mode: "through" | "behind"; abort: boolean }
+  | { do: "put if absent"; key: number; abort: boolean }
   | { do: "put twice"; key: number; mode: "through" | "behind" }
   | { do: "get"; key: number; half: boolean; keep: boolean }
   | { do: "get all" }
@@ -50,6 +51,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 6,
     arbitrary: fc.record({ do: fc.constant("put" as const), key, mode, abort: fc.boolean() }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({ do: fc.constant("put if absent" as const), key, abort: fc.boolean() }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("put twice" as const), key, mode }) },
   {
@@ -92,7 +97,7 @@ class UnrulyConnector extends MemoryConnector {
   onNotCleared: (key: string, value: number | null) => void = () => {};
   readonly #pause: () => Promise<void>;
   readonly #chance: (oneIn: number) => boolean;
-  readonly late = new Set<Promise<void>>();
+  readonly late = new Set<Promise<unknown>>();
 
   constructor(pause: () => Promise<void>, chance: (oneIn: number) => boolean) {
     super();
@@ -117,7 +122,7 @@ class UnrulyConnector extends MemoryConnector {
     }
   }
 
-  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
+  override async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<boolean> {
     const value = range.segment.bytes(range.offset, 1)[0]!;
     const behind = options.priority === "low";
     const release = range.hold("put");
@@ -134,9 +139,10 @@ class UnrulyConnector extends MemoryConnector {
         this.late.add(late);
         throw broken("put");
       }
-      await super.put(key, range, options);
+      const stored = await super.put(key, range, options);
       await this.#pause();
       if (fails) throw broken("put");
+      return stored;
     } finally {
       if (held) release();
     }
@@ -215,23 +221,24 @@ async function run(program: Program): Promise<void> {
       apply: (state) => state === null || state <= lost ? older : undefined,
     });
   };
-  const change = async (
+  /** @param apply what it makes of the state, given what came of it; null: it failed */
+  const change = async <T>(
     name: string,
     what: string,
-    value: number | null,
-    work: () => Promise<unknown>,
+    work: () => Promise<T>,
+    apply: (state: number | null, result: T | null) => number | null | undefined,
   ) => {
     const start = clock++;
-    const ok = await work().then(() => true, (error) => {
-      if (error instanceof ShmError && error.code === "EIO") return false;
-      if (error instanceof Error && error.message === "changed my mind") return false;
+    const result = await work().catch((error) => {
+      if (error instanceof ShmError && error.code === "EIO") return null;
+      if (error instanceof Error && error.message === "changed my mind") return null;
       throw error;
     });
     note(name, {
-      what: `${what}${ok ? "" : " failed"}`,
+      what: `${what} ${result === null ? "failed" : `= ${result}`}`,
       start,
-      end: ok ? clock++ : Infinity,
-      apply: () => value,
+      end: result === null ? Infinity : clock++,
+      apply: (state) => apply(state, result),
     });
   };
   const see = (name: string, half: boolean, start: number, seen: number | null) =>
@@ -263,17 +270,22 @@ async function run(program: Program): Promise<void> {
       if (!(error instanceof ShmError && error.code === "EIO")) throw error;
     }
   };
-  const putOne = async (name: string, mode: "through" | "behind", abort: boolean) => {
+  const putOne = async (name: string, abort: boolean, options: TieredPutOptions) => {
     const value = ++lastValue;
     using obj = newChunk(value);
     const controller = new AbortController();
     const { signal } = controller;
     if (abort && failing) void pause().then(() => controller.abort(new Error("changed my mind")));
+    const { writeMode, ifAbsent = false } = options;
     await change(
       name,
-      `put ${mode} ${value}`,
-      value,
-      () => store.put(name, obj, { writeMode: mode, signal }),
+      `put ${writeMode} ${value}${ifAbsent ? " if absent" : ""}`,
+      () => store.put(name, obj, { ...options, signal }),
+      (state, stored) => {
+        if (!ifAbsent) return value;
+        if (stored !== null && stored !== (state === null)) return undefined;
+        return state ?? value;
+      },
     );
   };
 
@@ -283,7 +295,10 @@ async function run(program: Program): Promise<void> {
       const name = "key" in one ? KEYS[one.key]! : "";
       switch (one.do) {
         case "put":
-          await putOne(name, one.mode, one.abort);
+          await putOne(name, one.abort, { writeMode: one.mode });
+          break;
+        case "put if absent":
+          await putOne(name, one.abort, { writeMode: "through", ifAbsent: true });
           break;
         case "put twice": {
           const values = [++lastValue, ++lastValue];
@@ -327,7 +342,7 @@ async function run(program: Program): Promise<void> {
           break;
         }
         case "remove":
-          await change(name, "remove", null, () => store.remove(name));
+          await change(name, "remove", () => store.remove(name), () => null);
           break;
         case "prefetch":
           await store.prefetch(KEYS, CHUNK).catch(() => {});

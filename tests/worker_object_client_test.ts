@@ -372,7 +372,7 @@ test("what is in flight moves no more bytes than allowed, or goes alone", {
     const sizes = [MIB, MIB, MIB, MIB, 20 * MIB, 5, 2 * MIB, 9 * MIB, 7, 7, MIB / 2, 3 * MIB];
     const all = sizes.map((size, index) => put(client, `k${index}`, size));
     const stored = await Promise.all(all.map((sent) => sent.reply));
-    assert.deepEqual(stored.map((one) => one.byteLength), sizes);
+    assert.deepEqual(stored.map((one) => one!.byteLength), sizes);
     assert.ok(most > MIB && most <= 3 * MIB, `${most} bytes`);
   }));
 
@@ -507,7 +507,7 @@ objectScene(
   async ({ client }) => {
     assert.equal((await get(client, "a", 12_345).reply)!.byteLength, 12_345);
     const both = await Promise.all([put(client, "a", 1).reply, put(client, "b", 2).reply]);
-    assert.deepEqual(both.map((one) => one.byteLength), [1, 2]);
+    assert.deepEqual(both.map((one) => one!.byteLength), [1, 2]);
   },
 );
 

@@ -126,8 +126,8 @@ objectScene(
   async ({ client }) => {
     const [one, odd, two] = [put(client, "one"), put(client, "odd"), put(client, "two")];
     await assert.rejects(odd!.reply, shmError("EINVAL", /put odd.*do not like/));
-    assert.equal((await one!.reply).byteLength, 10);
-    assert.equal((await two!.reply).byteLength, 10);
+    assert.equal((await one!.reply)!.byteLength, 10);
+    assert.equal((await two!.reply)!.byteLength, 10);
     assert.deepEqual([one, odd, two].map((sent) => sent!.released), [1, 1, 1]);
   },
 );
@@ -577,7 +577,7 @@ objectScene(
     assert.equal(late.released, 1);
     await assert.rejects(client.ping(), shmError("EBADF"));
     const stored = await Promise.all(all.map((sent) => sent.reply));
-    assert.deepEqual(stored.map((one) => one.byteLength), numbers(5).map((index) => MIB + index));
+    assert.deepEqual(stored.map((one) => one!.byteLength), numbers(5).map((index) => MIB + index));
     await closing;
     assert.match(worker.lines.at(-1)!, /QUIT$/);
   },

@@ -115,7 +115,7 @@ scene(
         })
       ),
     );
-    assert.deepEqual(stored.map((one) => one.byteLength), sizes);
+    assert.deepEqual(stored.map((one) => one!.byteLength), sizes);
     segment.bytes(0, offset).fill(0);
     const loaded = await Promise.all(
       objects.map(({ key, offset, byteLength }) =>
@@ -237,7 +237,7 @@ scene("a worker that is killed in mid-flight is replaced, and nothing is lost", 
     ];
     setTimeout(() => process.kill(pid, "SIGKILL"), 3 + round * 5);
     const stored = await Promise.all(all.map((sent) => sent.reply));
-    assert.ok(stored.slice(6).every((one) => one.byteLength === 4_096));
+    assert.ok(stored.slice(6).every((one) => one!.byteLength === 4_096));
     assert.ok(all.every((sent) => sent.released === 1));
     await eventually("the worker has gone", () => !processExists(pid));
     // It may have died after its last answer: then the next call finds out.

@@ -24,7 +24,7 @@
 //
 // One thread at a time. It owns neither tier, unless create() made them: close it before them.
 
-import { checkCallOptions, checkInteger, checkKnownOptions } from "../arguments.ts";
+import { checkCallOptions, checkInteger, checkKnownOptions, describe } from "../arguments.ts";
 import { rememberOpen } from "../at_exit.ts";
 import { ShmError } from "../errors.ts";
 import type { TensorMemoryObj } from "../memory/memory_obj.ts";
@@ -47,6 +47,8 @@ import {
   type TryAllocateOptions,
 } from "./local_cpu_backend.ts";
 import {
+  BATCHED_PUT_OPTIONS,
+  type BatchedPutOptions,
   CALL_OPTIONS,
   type CallOptions,
   type LoadedObject,
@@ -83,7 +85,7 @@ export type {
 const NEAR: unique symbol = Symbol("near");
 
 const CREATE_OPTIONS = [...STORE_OPTIONS, ...OPEN_OPTIONS];
-const PUT_OPTIONS = [...CALL_OPTIONS, "writeMode"];
+const PUT_OPTIONS = [...BATCHED_PUT_OPTIONS, "writeMode"];
 
 const WRITE_BEHIND: CallOptions = { priority: "low" };
 
@@ -113,7 +115,7 @@ export class TieredStore implements AsyncDisposable {
   readonly #queue: WriteQueue;
   /** Loads and puts of small objects. */
   readonly #smallLoads: GatheredCalls<Loading, LoadedObject | null, CallOptions>;
-  readonly #smallPuts: GatheredCalls<Storing, void, CallOptions>;
+  readonly #smallPuts: GatheredCalls<Storing, boolean, BatchedPutOptions>;
   readonly #prefetchConcurrency: number;
   readonly #queueTimeoutMs: number;
   readonly #closeTimeoutMs: number;
@@ -306,13 +308,20 @@ export class TieredStore implements AsyncDisposable {
    * once onError was called: the object before is removed from the store, and this one stays in the
    * pool for as long as there is room; if that fails, too, or close() runs out of time before, the
    * pool lets go of it, and get() gives what the store has.
+   * @returns whether it is the object of the key now; false only with ifAbsent: there was one, which
+   *   stays as it is, and this one is in neither tier.
    * @throws {TypeError} for an object of another pool.
-   * @throws {ShmError} what the connector throws; EEXIST for an object that the pool has under another
-   *   key; ETIMEDOUT when the queue stays full, or an earlier change of the key does not end, and
-   *   nothing has changed then; EBADF after close(); the signal's reason.
+   * @throws {ShmError} what the connector throws; EINVAL for ifAbsent behind; EEXIST for an object that
+   *   the pool has under another key; ETIMEDOUT when the queue stays full, or an earlier change of the
+   *   key does not end, and nothing has changed then; EBADF after close(); the signal's reason.
    */
-  async put(key: Key, obj: TensorMemoryObj, options: TieredPutOptions = {}): Promise<void> {
-    await this.#observe("put", [key], options, (call) => this.#put(key, obj, options, null, call));
+  async put(key: Key, obj: TensorMemoryObj, options: TieredPutOptions = {}): Promise<boolean> {
+    return await this.#observe(
+      "put",
+      [key],
+      options,
+      (call) => this.#put(key, obj, options, null, call),
+    );
   }
 
   /** @param group see #store(). */
@@ -322,17 +331,18 @@ export class TieredStore implements AsyncDisposable {
     options: TieredPutOptions,
     group: object | null,
     observed: ObservedCall | undefined,
-  ): Promise<void> {
+  ): Promise<boolean> {
     this.#begin("put", options, PUT_OPTIONS);
     const { writeMode = this.writeMode, ...call } = options;
     checkWriteMode(writeMode);
+    checkIfAbsent(call.ifAbsent, writeMode);
     const text = this.#textOf(key);
     call.signal?.throwIfAborted();
     this.hot.checkPut(text, obj);
     if (writeMode === "through") {
-      await this.#track(this.#putThrough(text, obj, call, group));
-      observed?.stored(obj.byteLength);
-      return;
+      const stored = await this.#track(this.#putThrough(text, obj, call, group));
+      if (stored) observed?.stored(obj.byteLength);
+      return stored;
     }
     const timeoutMs = Math.min(call.timeoutMs ?? this.#queueTimeoutMs, MAX_TIMER_MS);
     checkInteger("timeoutMs", timeoutMs, 1);
@@ -340,17 +350,18 @@ export class TieredStore implements AsyncDisposable {
     const { byteLength } = obj;
     await this.#queue.add(text, obj, timeoutMs, call.signal);
     observed?.stored(byteLength);
+    return true;
   }
 
   /**
-   * put() of each pair; of a key that is there twice, the last object is kept.
+   * put() of each pair; of a key that is there twice, the last object is kept, with ifAbsent the first.
    * @throws the first error, after all have ended.
    */
   async batchedPut(
     keys: readonly Key[],
     objs: readonly TensorMemoryObj[],
     options: TieredPutOptions = {},
-  ): Promise<void> {
+  ): Promise<boolean[]> {
     if (keys.length !== objs.length) {
       throw new RangeError(`${keys.length} keys and ${objs.length} objects are no pairs`);
     }
@@ -364,7 +375,7 @@ export class TieredStore implements AsyncDisposable {
       for (const one of ended) if (one instanceof Failed) call?.failed(one.error, 1);
       return ended;
     });
-    valuesOf(ended);
+    return valuesOf(ended);
   }
 
   /** Whether get() would find an object, whatever its layout. */
@@ -655,7 +666,7 @@ export class TieredStore implements AsyncDisposable {
   }
 
   /** Stores what put() has accepted. Whose turn begins it has nothing to do with it, the put has. */
-  #writeBehind(key: string, obj: TensorMemoryObj, range: WatchedRange): Promise<void> {
+  #writeBehind(key: string, obj: TensorMemoryObj, range: WatchedRange): Promise<unknown> {
     const store = () => this.#store(key, range, WRITE_BEHIND, WRITE_BEHIND);
     const probe = this.#probe;
     if (probe === null) return store();
@@ -781,24 +792,31 @@ export class TieredStore implements AsyncDisposable {
   async #putThrough(
     key: string,
     obj: TensorMemoryObj,
-    options: CallOptions,
+    options: BatchedPutOptions,
     group: object | null,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const deadline = deadlineOf(options);
+    const { priority, ifAbsent } = options;
     const range = new WatchedRange(obj);
     obj.refCountUp();
     try {
       const turn = await this.#turn("put", key, deadline);
+      if (ifAbsent && this.#isNear(key)) {
+        turn.end(false);
+        return false;
+      }
+      let stored: boolean;
       try {
         const { signal, leftMs: timeoutMs } = deadline;
-        await this.#store(key, range, { signal, timeoutMs, priority: options.priority }, group);
+        stored = await this.#store(key, range, { signal, timeoutMs, priority, ifAbsent }, group);
       } catch (error) {
         // A request that was given up may still be carried out.
         void range.quiet().then(() => this.#unsure(key, turn));
         throw error;
       }
-      turn.end(true);
-      if (this.#queue.find(key) === null) this.#keep(key, obj);
+      turn.end(stored);
+      if (stored && this.#queue.find(key) === null) this.#keep(key, obj);
+      return stored;
     } finally {
       void range.quiet().then(() => release(obj));
     }
@@ -811,12 +829,12 @@ export class TieredStore implements AsyncDisposable {
   async #store(
     key: string,
     range: WatchedRange,
-    options: CallOptions,
+    options: BatchedPutOptions,
     group: object | null,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { byteLength: bytes } = range;
     if (group === null || bytes >= SMALL_BYTES) return await this.cold.put(key, range, options);
-    await this.#smallPuts.add(group, { key, range, bytes }, options);
+    return await this.#smallPuts.add(group, { key, range, bytes }, options);
   }
 
   async #remove(key: string, turn: Turn, priority: Priority | undefined): Promise<boolean> {
@@ -920,6 +938,21 @@ export class TieredStore implements AsyncDisposable {
 /** @throws {RangeError} for a limit that is none. */
 function deadlineOf({ timeoutMs, signal }: CallOptions): Deadline {
   return new Deadline(timeoutMs ?? Infinity, signal ?? undefined);
+}
+
+/** @throws {TypeError | ShmError} for an option that cannot be done. */
+function checkIfAbsent(ifAbsent: unknown, writeMode: WriteMode): void {
+  if (ifAbsent === undefined || ifAbsent === false) return;
+  if (ifAbsent !== true) {
+    throw new TypeError(`ifAbsent must be true or false, got ${describe(ifAbsent)}`);
+  }
+  if (writeMode === "through") return;
+  throw new ShmError("a put behind cannot tell whether the store has an object", {
+    code: "EINVAL",
+    operation: "put",
+    hint: 'With ifAbsent, say writeMode: "through"',
+    details: { writeMode },
+  });
 }
 
 function stuck(operation: string, key: string, limitMs: number): ShmError {

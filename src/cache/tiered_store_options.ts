@@ -67,6 +67,12 @@ export interface TieredStoreCreateOptions
 export interface TieredPutOptions extends CallOptions {
   /** Default: the store's. */
   writeMode?: WriteMode | undefined;
+  /**
+   * True: where get() would find an object, whatever its layout, that one stays in both tiers, and the
+   * put gives false. "Through" only: a put behind could not tell before the store was asked. Default
+   * false. What RemoteConnector's ifAbsent says of other writers holds here, too.
+   */
+  ifAbsent?: boolean | undefined;
 }
 
 /** Counted since the store was made. */

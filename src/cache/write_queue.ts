@@ -24,7 +24,7 @@ import { release } from "./local_cpu_backend.ts";
 /** An object on its way to the store. */
 interface Writing {
   /** Resolves when it is stored; rejects with the reason why not. */
-  readonly stored: Promise<void>;
+  readonly stored: Promise<unknown>;
   /** Resolves when nobody uses its memory any more. Never rejects. */
   quiet(): Promise<void>;
 }

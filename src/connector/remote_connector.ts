@@ -27,8 +27,28 @@ const CALL_NAMES = { signal: 0, timeoutMs: 0, priority: 0 } as const;
 /** The names of CallOptions. */
 export const CALL_OPTIONS: readonly string[] = namesOf<CallOptions>(CALL_NAMES);
 
+/** What batchedPut() and putEach() take. */
+export interface BatchedPutOptions extends CallOptions {
+  /**
+   * True: an object that is there stays as it is, and the put gives false. Spares exists() before each
+   * put where the key says what the object is, such as a hash of its content. Default false: what is
+   * there is replaced.
+   *
+   * The one that is there may be of any length and content, and nothing of it is read. Of several puts
+   * at a time one stores its object, as a rule: it is no lock. After a loss of the worker, or of an
+   * engine's connection, a put is done again: false may then mean the object that it stored itself,
+   * and docs/protocol_v2.md (PUT) says where one that came in between may be replaced.
+   * @throws {ShmError} ENOTSUP with a worker of version 1.
+   */
+  ifAbsent?: boolean | undefined;
+}
+
+const BATCHED_PUT_NAMES = { ...CALL_NAMES, ifAbsent: 0 } as const;
+/** The names of BatchedPutOptions. */
+export const BATCHED_PUT_OPTIONS: readonly string[] = namesOf<BatchedPutOptions>(BATCHED_PUT_NAMES);
+
 /** What put() takes. */
-export interface PutOptions extends CallOptions {
+export interface PutOptions extends BatchedPutOptions {
   /**
    * Kept with the object, where the store can: names of 1 to 32 of a-z, 0-9 and "_", and texts. A
    * memory object brings its shape, dtype and format by itself.
@@ -37,7 +57,10 @@ export interface PutOptions extends CallOptions {
 }
 
 /** The names of PutOptions. */
-export const PUT_OPTIONS: readonly string[] = namesOf<PutOptions>({ ...CALL_NAMES, metadata: 0 });
+export const PUT_OPTIONS: readonly string[] = namesOf<PutOptions>({
+  ...BATCHED_PUT_NAMES,
+  metadata: 0,
+});
 
 /** What a store knows of an object without reading it. */
 export interface ObjectStat {
@@ -77,7 +100,7 @@ export const LIST_OPTIONS: readonly string[] = namesOf<ListOptions>({ ...CALL_NA
 
 /** Counted since the connector was opened. */
 export interface ConnectorStats {
-  /** Objects that were stored. */
+  /** Objects that were stored; not those that were there already (ifAbsent). */
   readonly puts: number;
   /** Objects that were asked for. */
   readonly gets: number;
@@ -128,8 +151,11 @@ export interface RemoteConnector extends AsyncDisposable {
    */
   stat(key: Key, options?: CallOptions): Promise<ObjectStat | null>;
 
-  /** Stores the bytes of `range`; they must not change until it has resolved. */
-  put(key: Key, range: ShmRange, options?: PutOptions): Promise<void>;
+  /**
+   * Stores the bytes of `range`; they must not change until it has resolved.
+   * @returns whether it did. False only with ifAbsent: there was an object, which stays as it is.
+   */
+  put(key: Key, range: ShmRange, options?: PutOptions): Promise<boolean>;
 
   /**
    * All keys, in no order, as they are asked for: `for await (const key of connector.list())`, which
@@ -173,19 +199,22 @@ export interface RemoteConnector extends AsyncDisposable {
     options?: CallOptions,
   ): Promise<PromiseSettledResult<LoadedObject | null>[]>;
 
-  /** put() of each key, with pieces and errors as batchedGet() has them. */
+  /**
+   * put() of each key, with pieces and errors as batchedGet() has them. Of a key that is there twice
+   * any may be the last, or with ifAbsent the only one.
+   */
   batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options?: CallOptions,
-  ): Promise<void>;
+    options?: BatchedPutOptions,
+  ): Promise<boolean[]>;
 
   /** put() of each key, and what became of each, as loadEach() has it. */
   putEach(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options?: CallOptions,
-  ): Promise<PromiseSettledResult<void>[]>;
+    options?: BatchedPutOptions,
+  ): Promise<PromiseSettledResult<boolean>[]>;
 
   /** How many of the leading keys exist: the length of the prefix that can be loaded. */
   batchedContains(keys: readonly Key[], options?: CallOptions): Promise<number>;

@@ -30,6 +30,8 @@ import { Deadline, openingSignal, settlesWithin } from "../wait.ts";
 import { openWorker } from "./open_worker.ts";
 import { OwnRange } from "./watched_range.ts";
 import {
+  BATCHED_PUT_OPTIONS,
+  type BatchedPutOptions,
   CALL_OPTIONS,
   type CallOptions,
   type ConnectorStats,
@@ -256,15 +258,16 @@ export class ShmFileConnector implements RemoteConnector {
   }
 
   /** As RemoteConnector.put(). */
-  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
+  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<boolean> {
     const text = this.keyText(key);
     this.#checkRange("put", range);
     const { metadata } = options;
+    const ifAbsent = ifAbsentOf(options);
     const attributes = metadataOf(range, metadata);
     const call = this.#enter("put", options, PUT_OPTIONS);
     try {
-      await this.#observe("put", [text], call, async (call) => {
-        await this.#client.put({
+      return await this.#observe("put", [text], call, async (call) => {
+        const stored = await this.#client.put({
           key: text,
           offset: offsetOf(range),
           byteLength: range.byteLength,
@@ -273,9 +276,10 @@ export class ShmFileConnector implements RemoteConnector {
           attributes,
           // A layout is stored as far as the worker can; what the caller says must not be lost.
           attributesRequired: metadata !== undefined && !isLayout(metadata),
+          ifAbsent,
           ...this.#putOptions(),
         });
-        this.#countStored(range, call);
+        return this.#countStored(range, stored, call);
       });
     } finally {
       this.#leave();
@@ -373,17 +377,17 @@ export class ShmFileConnector implements RemoteConnector {
   async batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options: CallOptions = {},
-  ): Promise<void> {
-    valuesOf(await this.#putEach("batchedPut", keys, ranges, options));
+    options: BatchedPutOptions = {},
+  ): Promise<boolean[]> {
+    return valuesOf(await this.#putEach("batchedPut", keys, ranges, options));
   }
 
   /** As RemoteConnector.putEach(). */
   async putEach(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options: CallOptions = {},
-  ): Promise<PromiseSettledResult<void>[]> {
+    options: BatchedPutOptions = {},
+  ): Promise<PromiseSettledResult<boolean>[]> {
     return (await this.#putEach("putEach", keys, ranges, options)).map(settled);
   }
 
@@ -391,9 +395,10 @@ export class ShmFileConnector implements RemoteConnector {
     operation: string,
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options: CallOptions,
-  ): Promise<Outcome<void>[]> {
+    options: BatchedPutOptions,
+  ): Promise<Outcome<boolean>[]> {
     checkPairs(operation, keys, ranges);
+    const ifAbsent = ifAbsentOf(options);
     return await this.#call(
       operation,
       options,
@@ -403,11 +408,18 @@ export class ShmFileConnector implements RemoteConnector {
           await inPieces(
             keys.length,
             (from, to) =>
-              this.#putPiece(operation, keys.slice(from, to), ranges.slice(from, to), call),
+              this.#putPiece(
+                operation,
+                keys.slice(from, to),
+                ranges.slice(from, to),
+                ifAbsent,
+                call,
+              ),
           ),
         ),
       keys,
       "put",
+      BATCHED_PUT_OPTIONS,
     );
   }
 
@@ -466,8 +478,9 @@ export class ShmFileConnector implements RemoteConnector {
     work: (call: Call) => Promise<T>,
     keys: readonly Key[] = [],
     verb = operation,
+    known = CALL_OPTIONS,
   ): Promise<T> {
-    const call = this.#enter(operation, options);
+    const call = this.#enter(operation, options, known);
     try {
       return await (keys.length === 0 ? work(call) : this.#observe(verb, keys, call, work));
     } finally {
@@ -640,8 +653,9 @@ export class ShmFileConnector implements RemoteConnector {
     operation: string,
     keys: readonly Key[],
     ranges: readonly ShmRange[],
+    ifAbsent: boolean | undefined,
     call: Call,
-  ): Promise<Outcome<void>[]> {
+  ): Promise<Outcome<boolean>[]> {
     const texts = keys.map((key) => this.keyText(key));
     for (const range of ranges) this.#checkRange(operation, range);
     const stored = await this.#client.putAll({
@@ -653,10 +667,11 @@ export class ShmFileConnector implements RemoteConnector {
       })),
       release: holdAll(ranges, `put ${texts.length} objects`),
       ...limitsOf(call),
+      ifAbsent,
       ...this.#putOptions(),
     });
     return stored.map((one, i) =>
-      one instanceof Failed ? one : this.#countStored(ranges[i]!, call)
+      one instanceof Failed ? one : this.#countStored(ranges[i]!, one, call)
     );
   }
 
@@ -666,10 +681,13 @@ export class ShmFileConnector implements RemoteConnector {
     return { io, sync, checksum, header, padBytes };
   }
 
-  #countStored(range: ShmRange, call: Call): void {
+  /** @returns whether something was. */
+  #countStored(range: ShmRange, stored: StoredObject | null, call: Call): boolean {
+    if (stored === null) return false;
     this.#counts.puts++;
     this.#counts.bytesPut += range.byteLength;
     call.watch?.stored(range.byteLength);
+    return true;
   }
 
   // --- checks
@@ -813,6 +831,11 @@ function callOf({ timeoutMs, signal, priority }: CallOptions): Call {
   if (timeoutMs === undefined && signal === undefined && priority === undefined) return PLAIN_CALL;
   checkPriority(priority);
   return { deadline: new Deadline(timeoutMs ?? Infinity, signal ?? undefined), priority };
+}
+
+function ifAbsentOf({ ifAbsent }: BatchedPutOptions): boolean | undefined {
+  if (ifAbsent === undefined || typeof ifAbsent === "boolean") return ifAbsent;
+  throw new TypeError(`ifAbsent must be true or false, got ${describe(ifAbsent)}`);
 }
 
 function checkPriority(priority: unknown): void {

@@ -93,6 +93,8 @@ export interface PutTransfer extends ObjectTransfer {
   readonly sync?: Durability | undefined;
   /** Default "none". The header is made of the attributes shape, dtype and format. */
   readonly header?: FileHeader | undefined;
+  /** An object that is there stays as it is. Default false. */
+  readonly ifAbsent?: boolean | undefined;
 }
 
 export interface GetTransfer extends ObjectTransfer {
@@ -142,12 +144,13 @@ export interface ObjectClient extends AsyncDisposable {
 
   /**
    * Stores memory as the object `key`; readers see the old object or the new one.
-   * @returns what the worker has stored; `attributes` are empty.
+   * @returns what the worker has stored; `attributes` are empty. Null only with `ifAbsent`: there was
+   *   an object, perhaps of this very put, where a worker was lost after it had stored it.
    * @throws {TypeError | RangeError} for arguments that no worker accepts; {ShmError} the worker's
    *   reason (ENOSPC, EDQUOT, E2BIG, ...); EPROTO, ETIMEDOUT, ECONNRESET, EWORKER when the worker
    *   is lost; EBADF after close(); ENOTSUP for what version 1 cannot do.
    */
-  put(transfer: PutTransfer): Promise<StoredObject>;
+  put(transfer: PutTransfer): Promise<StoredObject | null>;
 
   /**
    * Loads the object `key` into memory, at most `byteLength` bytes of it.
@@ -162,7 +165,7 @@ export interface ObjectClient extends AsyncDisposable {
    * @returns what became of each, in their order; `release` is called when none is in flight.
    * @throws {TypeError | RangeError} for options that no worker accepts, and nothing is sent then.
    */
-  putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]>;
+  putAll(batch: PutBatch): Promise<Outcome<StoredObject | null>[]>;
 
   /** get() of many objects, as putAll(). */
   getAll(batch: GetBatch): Promise<Outcome<StoredObject | null>[]>;

@@ -10,6 +10,7 @@ import { outcomesOf, valuesOf } from "../../src/worker/outcome.ts";
 import { type Metadata, metadataOf, NO_METADATA } from "../../src/connector/chunk_metadata.ts";
 import type { Key } from "../../src/keys/key.ts";
 import type {
+  BatchedPutOptions,
   CallOptions,
   ConnectorStats,
   LoadedObject,
@@ -77,11 +78,13 @@ export class MemoryConnector implements RemoteConnector {
     });
   }
 
-  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<void> {
-    await this.#use(`put ${key}`, range, options, () => {
+  async put(key: Key, range: ShmRange, options: PutOptions = {}): Promise<boolean> {
+    return await this.#use(`put ${key}`, range, options, () => {
+      if (options.ifAbsent && this.objects.has(`${key}`)) return false;
       const bytes = range.segment.bytes(range.offset, range.byteLength);
       this.objects.set(`${key}`, bytes.slice());
       this.metadata.set(`${key}`, metadataOf(range, options.metadata));
+      return true;
     });
   }
 
@@ -122,9 +125,9 @@ export class MemoryConnector implements RemoteConnector {
   async batchedPut(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options: CallOptions = {},
-  ): Promise<void> {
-    valuesOf(
+    options: BatchedPutOptions = {},
+  ): Promise<boolean[]> {
+    return valuesOf(
       await outcomesOf(keys.length, keys.length, (i) => this.put(keys[i]!, ranges[i]!, options)),
     );
   }
@@ -132,8 +135,8 @@ export class MemoryConnector implements RemoteConnector {
   putEach(
     keys: readonly Key[],
     ranges: readonly ShmRange[],
-    options: CallOptions = {},
-  ): Promise<PromiseSettledResult<void>[]> {
+    options: BatchedPutOptions = {},
+  ): Promise<PromiseSettledResult<boolean>[]> {
     this.batches.push(keys.length);
     return Promise.allSettled(keys.map((key, i) => this.put(key, ranges[i]!, options)));
   }

@@ -72,7 +72,8 @@ export const PUT = {
   operands: "file",
   about: [
     "Stores each FILE under its name, without its directory, or under --key. - is stdin. What is " +
-    "there is replaced, whole or not at all.",
+    "there is replaced, whole or not at all; with --if-absent it stays as it is, whatever it is, and the " +
+    "FILE is skipped.",
     STORE + " Put makes a directory that is missing.",
   ],
   options: [
@@ -89,6 +90,7 @@ export const PUT = {
       repeat: true,
       text: "is kept with the objects; may be repeated",
     },
+    { name: "if-absent", text: "store only what is not there yet; the rest is skipped" },
     IN_FLIGHT,
     MEMORY,
     SECRET,
@@ -105,16 +107,24 @@ export const PUT = {
       run: "lmshm put -r --prefix run7/ kv@unix:/run/lmshm.sock results",
       does: "All files of a directory, through a running worker:",
     },
+    {
+      run: "lmshm put -r --if-absent redis://10.0.0.7 chunks",
+      does: "What is named by a hash of its content is there, or is not; nothing is stored twice:",
+    },
   ],
-  status: { 0: "all files are stored", 1: "one was missing, or could not be stored" },
+  status: {
+    0: "all files are stored, or were there (--if-absent)",
+    1: "one was missing, or could not be stored",
+  },
   json: {
     form: "lines",
     members: {
       key: KEY_MEMBER,
       file: "where it came from; -: stdin",
       ...FAILED_MEMBERS,
-      byteLength: "of the object",
-      milliseconds: "that storing it took",
+      byteLength: "of the object; not of what was skipped",
+      skipped: "it was there, and stays as it is (--if-absent)",
+      milliseconds: "that it took",
     },
   },
 } as const satisfies CommandDescription;

@@ -118,17 +118,30 @@ async function putStdin(
       session.bytesOf(range, at, piece.byteLength).set(piece);
       at += piece.byteLength;
     }
-    await put(range, store!);
-    return { byteLength };
+    return doneBy(await put(range, store!), byteLength);
   });
 }
 
+/** False: there was an object, and it stayed. */
 type PutRange = (
   range: ShmRange,
   store: StoreSession["ask"][number],
-) => Promise<void>;
+) => Promise<boolean>;
 
-async function putFile(session: StoreSession, path: string, put: PutRange): Promise<Done> {
+/** Nobody has asked how long the object is that was there. */
+const SKIPPED: Done = { skipped: true };
+
+function doneBy(stored: boolean, byteLength: number): Done {
+  return stored ? { byteLength, skipped: false } : SKIPPED;
+}
+
+/** @param isThere whether there is an object, so that the file need not be read */
+async function putFile(
+  session: StoreSession,
+  path: string,
+  isThere: () => Promise<boolean>,
+  put: PutRange,
+): Promise<Done> {
   // Before it is opened: opening a pipe waits until somebody writes to it.
   const kind = await stat(path);
   if (!kind.isFile()) {
@@ -140,6 +153,7 @@ async function putFile(session: StoreSession, path: string, put: PutRange): Prom
         : "What a pipe gives comes in by stdin: put - --key KEY",
     });
   }
+  if (await isThere()) return SKIPPED;
   await using file = await open(path, "r");
   const found = await file.stat();
   return await session.withRange(found.size, async (range, [store]) => {
@@ -150,8 +164,7 @@ async function putFile(session: StoreSession, path: string, put: PutRange): Prom
         operation: "read file",
       });
     }
-    await put(range, store!);
-    return { byteLength };
+    return doneBy(await put(range, store!), byteLength);
   });
 }
 
@@ -168,6 +181,7 @@ export const put: Command = {
       throw new UsageError("stdin (-) has no name: give it one with --key, and put it alone");
     }
     const metadata = metadataOf(values.metadata);
+    const ifAbsent = values["if-absent"];
     const inFlight = integerOption("in-flight", values["in-flight"] ?? "4", 1, 64);
     const memoryBytes = sizeOption("memory", values.memory);
     return reportedCommand(json, "stored", async (report, signal) => {
@@ -178,11 +192,14 @@ export const put: Command = {
       });
       const sources = sourcesOf(files, recursive, key, prefix);
       await inLanes(sources, inFlight, async ({ key, file }) => {
-        const put: PutRange = (range, store) => store.put(key, range, { signal, metadata });
+        const put: PutRange = (range, store) =>
+          store.put(key, range, { signal, metadata, ifAbsent });
+        const isThere = async () => ifAbsent && await session.ask[0]!.exists(key, { signal });
         await report.object(
           key,
           signal,
-          () => file === STDIN ? putStdin(session, put, signal) : putFile(session, file, put),
+          () =>
+            file === STDIN ? putStdin(session, put, signal) : putFile(session, file, isThere, put),
           { file },
         );
       });

@@ -115,9 +115,14 @@ export class ClientV1 implements ObjectClient {
 
   async put(transfer: PutTransfer): Promise<StoredObject> {
     const { key, byteLength } = transfer;
-    if (transfer.attributesRequired) {
+    const fault = transfer.attributesRequired
+      ? unsupported("metadata", "put")
+      : transfer.ifAbsent
+      ? noIfAbsent()
+      : null;
+    if (fault !== null) {
       transfer.release();
-      throw unsupported("metadata", "put");
+      throw fault;
     }
     const reply = await this.#transfer(
       "WRITE",
@@ -156,6 +161,10 @@ export class ClientV1 implements ObjectClient {
   }
 
   putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]> {
+    if (batch.ifAbsent) {
+      batch.release();
+      return Promise.reject(noIfAbsent());
+    }
     return this.#each(batch, (one) => this.put(one));
   }
 
@@ -346,6 +355,12 @@ export class ClientV1 implements ObjectClient {
     this.#accepting = false;
     await this.#keeper.end(this.#outstanding, () => this.#outstanding.size === 0, timeoutMs);
   }
+}
+
+/** A WRITE replaces what is there. */
+function noIfAbsent(): ShmError {
+  const hint = "Use lmshm-worker with --root, or ask exists() before";
+  return unsupported("ifAbsent", "put", hint);
 }
 
 /** @throws {ShmError} ENOTSUP for a key that is in a file beside its object. */

@@ -59,7 +59,13 @@ import {
   putOptions,
 } from "./requests.ts";
 import { BatchCall } from "./transfer_batch.ts";
-import { GET, PUT, TransferCall, type TransferPart, type TransferVerb } from "./transfer_calls.ts";
+import {
+  GET,
+  putVerb,
+  TransferCall,
+  type TransferPart,
+  type TransferVerb,
+} from "./transfer_calls.ts";
 
 /** From so many bytes on an object goes alone. */
 const LARGE_BYTES = 1 << 20;
@@ -140,20 +146,21 @@ export class ClientV2 implements ObjectClient {
     return this.#outstanding.size;
   }
 
-  put(transfer: PutTransfer): Promise<StoredObject> {
+  put(transfer: PutTransfer): Promise<StoredObject | null> {
     if (transfer.attributesRequired && !this.keepsMetadata) {
       transfer.release();
       return Promise.reject(noMetadata(transfer.key, this.engine));
     }
-    return this.#transferOne(PUT, transfer, () => putPart(transfer, putOptions(transfer)));
+    const encode = () => putPart(transfer, putOptions(transfer));
+    return this.#transferOne(putVerb(transfer), transfer, encode);
   }
 
   get(transfer: GetTransfer): Promise<StoredObject | null> {
     return this.#transferOne(GET, transfer, () => getPart(transfer, getOptions(transfer)));
   }
 
-  putAll(batch: PutBatch): Promise<Outcome<StoredObject>[]> {
-    return this.#transferAll(PUT, batch, putOptions, putPart);
+  putAll(batch: PutBatch): Promise<Outcome<StoredObject | null>[]> {
+    return this.#transferAll(putVerb(batch), batch, putOptions, putPart);
   }
 
   getAll(batch: GetBatch): Promise<Outcome<StoredObject | null>[]> {

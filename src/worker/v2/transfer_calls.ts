@@ -5,7 +5,7 @@
 // a fraction for each of them (transfer_batch.ts).
 
 import type { ShmError } from "../../errors.ts";
-import type { StoredObject } from "../object_client.ts";
+import type { PutBatch, PutTransfer, StoredObject } from "../object_client.ts";
 import { parseNumber, parseStored } from "./answers.ts";
 import { isMiss, ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import type { PendingOwner } from "../pending.ts";
@@ -24,7 +24,7 @@ export interface TransferVerb<T extends StoredObject | null> {
 
 const NO_OBJECT = "that says nothing of an object";
 
-export const PUT: TransferVerb<StoredObject> = {
+const PUT: TransferVerb<StoredObject> = {
   verb: "PUT",
   accept(text, byteLength) {
     const stored = parseStored(text);
@@ -33,6 +33,19 @@ export const PUT: TransferVerb<StoredObject> = {
   },
   reject: (reply, key) => replyError(reply, `put ${shownKey(key)}`),
 };
+
+/** A put that gives null where there was an object. */
+const PUT_IF_ABSENT: TransferVerb<StoredObject | null> = {
+  verb: "PUT",
+  accept: (text, byteLength) => PUT.accept(text, byteLength),
+  reject: (reply, key, byteLength) =>
+    reply.code === "EEXIST" ? null : PUT.reject(reply, key, byteLength),
+};
+
+/** The one that these options mean. */
+export function putVerb({ ifAbsent }: PutTransfer | PutBatch): TransferVerb<StoredObject | null> {
+  return ifAbsent ? PUT_IF_ABSENT : PUT;
+}
 
 export const GET: TransferVerb<StoredObject | null> = {
   verb: "GET",

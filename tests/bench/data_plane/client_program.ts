@@ -92,7 +92,7 @@ class Client {
   }
 
   /** Small objects are new ones each time: see arena.ts. Large ones are replaced. */
-  #put({ key, range }: Item, small: boolean): Promise<void> {
+  #put({ key, range }: Item, small: boolean): Promise<unknown> {
     return this.#connector.put(small ? `${key}/${this.#serial++}` : key, range);
   }
 }

@@ -46,7 +46,7 @@ export interface Mover {
 export async function inLanes<T>(
   items: readonly T[],
   lanes: number,
-  work: (item: T) => Promise<void>,
+  work: (item: T) => Promise<unknown>,
 ): Promise<void> {
   let next = 0;
   const lane = async () => {
