@@ -35,9 +35,9 @@ export interface BatchedPutOptions extends CallOptions {
    * there is replaced.
    *
    * The one that is there may be of any length and content, and nothing of it is read. Of several puts
-   * at a time one stores its object, as a rule: it is no lock. After a loss of the worker, or of an
-   * engine's connection, a put is done again: false may then mean the object that it stored itself,
-   * and docs/protocol_v2.md (PUT) says where one that came in between may be replaced.
+   * at a time one stores its object. It is no lock, though: a put that may have been carried out when
+   * its worker, or an engine's connection, was lost is done again without the condition, so that false
+   * never means the object that it stored itself.
    * @throws {ShmError} ENOTSUP with a worker of version 1.
    */
   ifAbsent?: boolean | undefined;

@@ -145,7 +145,7 @@ export interface ObjectClient extends AsyncDisposable {
   /**
    * Stores memory as the object `key`; readers see the old object or the new one.
    * @returns what the worker has stored; `attributes` are empty. Null only with `ifAbsent`: there was
-   *   an object, perhaps of this very put, where a worker was lost after it had stored it.
+   *   an object.
    * @throws {TypeError | RangeError} for arguments that no worker accepts; {ShmError} the worker's
    *   reason (ENOSPC, EDQUOT, E2BIG, ...); EPROTO, ETIMEDOUT, ECONNRESET, EWORKER when the worker
    *   is lost; EBADF after close(); ENOTSUP for what version 1 cannot do.

@@ -575,6 +575,7 @@ export class ClientV2 implements ObjectClient {
     const again = this.#keeper.gone(connection, calls, error);
     this.#listings.releaseIf((listing) => listing.connection === connection);
     if (again.length === 0) return;
+    for (const call of again) call.repeat();
     this.#queue.prepend(again);
     this.#pump();
   }

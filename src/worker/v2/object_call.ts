@@ -7,7 +7,7 @@
 import type { Priority } from "../object_client.ts";
 import { Pending, type PendingOptions, type PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";
-import type { RequestWords } from "./requests.ts";
+import { type RequestWords, withoutCondition } from "./requests.ts";
 import { replyError } from "../reply_error.ts";
 import type { RequestLine } from "./request_line.ts";
 
@@ -27,8 +27,8 @@ export function isMiss({ code }: ErrorReply): boolean {
 
 export abstract class ObjectCall<T = unknown> extends Pending<T> implements RequestWords {
   abstract readonly verb: string;
-  readonly words: string;
-  readonly tail: string = "";
+  words: string;
+  tail: string = "";
   readonly priority: Priority;
   /** Bytes that the worker moves. */
   readonly bytes: number;
@@ -68,6 +68,12 @@ export abstract class ObjectCall<T = unknown> extends Pending<T> implements Requ
   /** Answered at once by a worker that lives, however much it has to do. */
   get immediate(): boolean {
     return false;
+  }
+
+  /** It may have been carried out, and is sent again: its condition would find what it has left. */
+  repeat(): void {
+    this.words = withoutCondition(this.words);
+    this.tail = withoutCondition(this.tail);
   }
 
   /** Takes what follows "OK "; returns why it cannot be the answer, or null. */

@@ -210,12 +210,19 @@ export function encodePlace(
   }`;
 }
 
+const IF_ABSENT = " if=absent";
+
+/** Words of a PUT without its condition. A space is in none of them. */
+export function withoutCondition(words: string): string {
+  return words.replaceAll(IF_ABSENT, "");
+}
+
 /** What follows the place of a PUT. @throws {TypeError | RangeError} naming the value at fault. */
 export function putOptions(options: PutOptions): string {
   const { checksum = true, io, sync, header, padBytes, ifAbsent = false } = options;
   return `${checksum ? "" : " crc=0"}${encodeChoice("io", io, IO_MODES)}${
     encodeChoice("sync", sync, DURABILITIES)
-  }${encodeChoice("head", header, HEADERS)}${encodePad(padBytes)}${ifAbsent ? " if=absent" : ""}`;
+  }${encodeChoice("head", header, HEADERS)}${encodePad(padBytes)}${ifAbsent ? IF_ABSENT : ""}`;
 }
 
 /** What follows the place of a GET. @throws {TypeError | RangeError} naming the value at fault. */

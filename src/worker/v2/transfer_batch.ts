@@ -14,7 +14,7 @@ import type { TransferPart, TransferVerb } from "./transfer_calls.ts";
 /** Several small objects in a line. */
 export class BatchCall<T extends StoredObject | null>
   extends ObjectCall<(Outcome<T> | typeof AGAIN)[]> {
-  override readonly tail: string;
+  override tail: string;
   readonly #verb: TransferVerb<T>;
   readonly #parts: readonly TransferPart[];
 

@@ -73,7 +73,7 @@ export interface TransferPart extends RequestWords {
 
 /** One object. */
 export class TransferCall<T extends StoredObject | null> extends ObjectCall<T> {
-  override readonly tail: string;
+  override tail: string;
   readonly #verb: TransferVerb<T>;
   readonly #key: string;
 
