@@ -24,10 +24,6 @@ using Words = std::vector<std::string>;
 
 constexpr size_t kMiB = 1 << 20;
 
-std::string Bulk(const std::string& text) {
-  return "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
-}
-
 // A server that does what it should.
 class Truth {
  public:
@@ -58,29 +54,10 @@ bool Is(const Words& words, const char* command, const char* key) {
   return words.size() > 1 && words[0] == command && words[1] == key;
 }
 
-// CLUSTER SLOTS of these ranges: first, last, port.
-std::string SlotsOf(const std::vector<std::array<int, 3>>& ranges) {
-  std::string text = "*" + std::to_string(ranges.size()) + "\r\n";
-  for (const auto& [first, last, port] : ranges) {
-    text += "*3\r\n:" + std::to_string(first) + "\r\n:" + std::to_string(last) + "\r\n*2\r\n" +
-            Bulk("127.0.0.1") + ":" + std::to_string(port) + "\r\n";
-  }
-  return text;
-}
-
 std::string Scanned(const std::string& cursor, const Words& names) {
   std::string text = "*2\r\n" + Bulk(cursor) + "*" + std::to_string(names.size()) + "\r\n";
   for (const std::string& name : names) text += Bulk(name);
   return text;
-}
-
-// The first of these names whose slot is in this range.
-std::string NameIn(const std::string& stem, int first, int last) {
-  for (int i = 0;; i++) {
-    const std::string name = stem + std::to_string(i);
-    const int slot = lmshm::SlotOf(name);
-    if (slot >= first && slot <= last) return name;
-  }
 }
 
 }  // namespace

@@ -21,10 +21,6 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-std::string Bulk(const std::string& text) {
-  return "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
-}
-
 // What a server answers at once; all values of a key are its name.
 std::string Honest(const Words& words) {
   if (words[0] == "INFO") return Bulk("redis_version:0.0.0\r\ncluster_enabled:0\r\n");
@@ -267,6 +263,63 @@ TEST(a_batch_that_a_broken_connection_leaves_in_the_middle_is_done_again_without
            "2 OK 10 ; 10 ; 10");
   CHECK(last["a"] == std::vector<std::string>({"NX", ""}));
   CHECK(last["b"] == std::vector<std::string>({"NX", ""}));
+}
+
+TEST(a_batch_of_several_nodes_leaves_at_once_and_is_answered_when_all_have_replied) {
+  TestSegment segment(1 << 16);
+  segment.FillPattern(5);
+  std::atomic<int> ports[2] = {{0}, {0}};
+  std::atomic<int> sets{0};
+  std::atomic<bool> breaks{false};
+  std::mutex mutex;
+  std::map<std::string, Words> last;  // of each key, the last word of its SETs
+  const auto serve = [&](int node, const Words& words) -> std::string {
+    if (words[0] == "CLUSTER") return SlotsOf({{0, 8191, ports[0]}, {8192, 16383, ports[1]}});
+    if (words[0] != "SET" || words[1].substr(0, 4) == "warm") return Honest(words);
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      CHECK_EQ(lmshm::SlotOf(words[1]) / 8192, node);
+      last[words[1]].push_back(words.size() > 3 ? words.back() : "");
+    }
+    sets++;
+    if (node == 1 && breaks.exchange(false)) return std::string(RedisLiar::kClose);
+    // Nobody answers before the first of both nodes have come.
+    for (int i = 0; i < kPatienceMs && sets < 2; i++) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return "+OK\r\n";
+  };
+  RedisLiar first([&](const Words& words, int) { return serve(0, words); });
+  RedisLiar second([&](const Words& words, int) { return serve(1, words); });
+  ports[0] = first.port();
+  ports[1] = second.port();
+  WorkerSetup setup;
+  setup.arguments = {"--store", "redis+cluster://127.0.0.1:" + std::to_string(first.port()) +
+                                    "?layout=payload&timeout=60"};
+  WorkerProcess worker(setup);
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  // So that there is a connection to each.
+  CHECK_EQ(client.Call("2 PUT " + NameIn("warm", 0, 8191) + " 0 10 crc=0"), "2 OK 10");
+  CHECK_EQ(client.Call("3 PUT " + NameIn("warm", 8192, 16383) + " 0 10 crc=0"), "3 OK 10");
+  std::string batch;
+  for (const std::string stem : {"a", "b", "c"}) {
+    for (const int from : {0, 8192}) {
+      batch += (batch.empty() ? " PUT " : " ; ") + NameIn(stem, from, from + 8191) +
+               " 0 10 crc=0 if=absent";
+    }
+  }
+  const std::string good = " OK 10 ; 10 ; 10 ; 10 ; 10 ; 10";
+  CHECK_EQ(client.Call("4" + batch), "4" + good);
+  for (const auto& [key, words] : last) CHECK(words == Words({"NX"}));
+  CHECK_EQ(last.size(), 6u);
+  CHECK_EQ(first.connections() + second.connections(), 2);
+  // One node breaks off: all of it is done again, and nothing finds itself.
+  last.clear();
+  breaks = true;
+  CHECK_EQ(client.Call("5" + batch), "5" + good);
+  for (const auto& [key, words] : last) CHECK_EQ(words.back(), "");
+  CHECK_EQ(last.size(), 6u);
 }
 
 TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {

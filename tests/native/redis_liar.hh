@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -21,6 +22,7 @@
 
 #include "worker/base/unique_fd.h"
 #include "worker/redis/reply.h"
+#include "worker/redis/slots.h"
 #include "worker_check.hh"
 
 // One thread for each connection. Ends, and closes what is open, when destroyed.
@@ -137,5 +139,29 @@ class RedisLiar {
   std::vector<std::thread> serving_;
   std::thread accepting_;
 };
+
+// Parts of what a server says.
+inline std::string Bulk(const std::string& text) {
+  return "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
+}
+
+// CLUSTER SLOTS of these ranges: first, last, port.
+inline std::string SlotsOf(const std::vector<std::array<int, 3>>& ranges) {
+  std::string text = "*" + std::to_string(ranges.size()) + "\r\n";
+  for (const auto& [first, last, port] : ranges) {
+    text += "*3\r\n:" + std::to_string(first) + "\r\n:" + std::to_string(last) + "\r\n*2\r\n" +
+            Bulk("127.0.0.1") + ":" + std::to_string(port) + "\r\n";
+  }
+  return text;
+}
+
+// The first of these names whose slot is in this range.
+inline std::string NameIn(const std::string& stem, int first, int last) {
+  for (int i = 0;; i++) {
+    const std::string name = stem + std::to_string(i);
+    const int slot = lmshm::SlotOf(name);
+    if (slot >= first && slot <= last) return name;
+  }
+}
 
 #endif  // LMSHM_TESTS_NATIVE_REDIS_LIAR_H_

@@ -43,25 +43,41 @@ RedisLane::~RedisLane() {
   }
 }
 
-bool RedisLane::Put(PutItem* items, size_t count, const void* who) {
+std::unique_ptr<RedisLane::Ride> RedisLane::RideOf(std::shared_ptr<Trip> trip,
+                                                   const CancelCheck* cancel) {
   auto ride = std::make_unique<Ride>();
-  ride->who = who;
-  ride->cancel = items->options.cancel;
-  ride->puts = items;
-  ride->commands.resize(count);
+  trip->rides++;
+  ride->trip = std::move(trip);
+  ride->cancel = cancel;
+  return ride;
+}
+
+bool RedisLane::Put(PutItem* items, size_t count, const void* who) {
+  const auto trip = std::make_shared<Trip>();
+  trip->who = who;
+  std::vector<std::pair<Track*, std::unique_ptr<Ride>>> rides;
   for (size_t i = 0; i < count; i++) {
+    Command command;
     // What cannot be put is refused once more, in the usual way.
-    if (!store_->FillPut(&items[i], &ride->commands[i], nullptr)) return false;
-    // Likewise what goes to several nodes, which is best seen early.
-    if (i == 1 && TrackOf(ride->commands[0].key) != TrackOf(ride->commands[1].key)) return false;
+    if (!store_->FillPut(&items[i], &command, nullptr)) return false;
+    Track* const track = TrackOf(command.key);
+    if (track == nullptr) return false;
+    auto found = std::find_if(rides.begin(), rides.end(),
+                              [&](const auto& one) { return one.first == track; });
+    if (found == rides.end()) {
+      found = rides.emplace(rides.end(), track, RideOf(trip, items[i].options.cancel));
+    }
+    found->second->commands.push_back(std::move(command));
+    found->second->puts.push_back(&items[i]);
   }
-  return Begin(std::move(ride));
+  for (auto& [track, ride] : rides) BeginOn(track, std::move(ride));
+  return true;
 }
 
 bool RedisLane::Get(GetItem* item, const void* who) {
-  auto ride = std::make_unique<Ride>();
-  ride->who = who;
-  ride->cancel = item->options.cancel;
+  const auto trip = std::make_shared<Trip>();
+  trip->who = who;
+  std::unique_ptr<Ride> ride = RideOf(trip, item->options.cancel);
   ride->get = item;
   ride->commands.resize(1);
   store_->FillGet(*item, &ride->commands.front());
@@ -69,9 +85,9 @@ bool RedisLane::Get(GetItem* item, const void* who) {
 }
 
 bool RedisLane::Exists(ExistsItem* item, const void* who) {
-  auto ride = std::make_unique<Ride>();
-  ride->who = who;
-  ride->cancel = item->cancel;
+  const auto trip = std::make_shared<Trip>();
+  trip->who = who;
+  std::unique_ptr<Ride> ride = RideOf(trip, item->cancel);
   ride->exists = item;
   ride->commands.resize(item->keys.size());
   for (size_t i = 0; i < item->keys.size(); i++) {
@@ -101,10 +117,15 @@ RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
 bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
   Track* const track = TrackOf(ride->commands.front().key);
   if (track == nullptr) return false;
-  // What belongs to several nodes is done in the usual way.
+  // Keys of several nodes are asked for in the usual way.
   for (size_t i = 1; i < ride->commands.size(); i++) {
     if (TrackOf(ride->commands[i].key) != track) return false;
   }
+  BeginOn(track, std::move(ride));
+  return true;
+}
+
+void RedisLane::BeginOn(Track* track, std::unique_ptr<Ride> ride) {
   const Clock::time_point now = Clock::now();
   uint64_t bytes = BytesOf(*ride);
   for (const std::unique_ptr<Ride>& before : track->rides) bytes += BytesOf(*before);
@@ -112,7 +133,6 @@ bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
   ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
   for (Command& command : ride->commands) track->attempt.pipe->Append(&command);
   track->rides.push_back(std::move(ride));
-  return true;
 }
 
 bool RedisLane::Go(std::vector<Over>* over) {
@@ -190,13 +210,22 @@ void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     // Who has just come has not waited yet.
     if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
-      over->push_back({ride->who, true, MayHaveHappened(*ride)});
+      EndOf(*ride, true, over);
     } else {
       Finish(*track, ride.get(), over);
     }
   }
   store_->client_.Conclude(&track->attempt);
   track->rides.clear();
+}
+
+// What all of a trip comes to is known when the last of its rides is over.
+void RedisLane::EndOf(const Ride& ride, bool again, std::vector<Over>* over) {
+  Trip* const trip = ride.trip.get();
+  trip->again |= again;
+  trip->perhaps |= MayHaveHappened(ride);
+  if (++trip->over < trip->rides) return;
+  over->push_back({trip->who, trip->again, trip->again && trip->perhaps});
 }
 
 void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) {
@@ -206,15 +235,13 @@ void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) 
   for (Command& command : ride->commands) {
     again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
   }
-  over->push_back({ride->who, again, again && MayHaveHappened(*ride)});
+  EndOf(*ride, again, over);
   if (again) return;
-  if (ride->puts != nullptr) {
-    for (size_t i = 0; i < ride->commands.size(); i++) {
-      store_->FinishPut(ride->commands[i], ride->commands[i], &ride->puts[i]);
-    }
-  } else if (ride->get != nullptr) {
-    store_->FinishGet(&ride->commands.front(), ride->get);
-  } else {
+  for (size_t i = 0; i < ride->puts.size(); i++) {
+    store_->FinishPut(ride->commands[i], ride->commands[i], ride->puts[i]);
+  }
+  if (ride->get != nullptr) store_->FinishGet(&ride->commands.front(), ride->get);
+  if (ride->exists != nullptr) {
     ride->exists->done = true;
     ride->exists->status =
         store_->FinishDigits("EXISTS", ride->exists->keys, ride->commands, &ride->exists->yes);
@@ -222,19 +249,30 @@ void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) 
 }
 
 bool RedisLane::Withdraw(const void* who) {
-  for (size_t i = 0; i < tracks_.size(); i++) {
-    Track* const track = tracks_[i].get();
-    const auto found = std::find_if(track->rides.begin(), track->rides.end(),
-                                    [&](const auto& ride) { return ride->who == who; });
+  const auto is_its = [&](const std::unique_ptr<Ride>& ride) { return ride->trip->who == who; };
+  size_t waiting = 0;
+  const Trip* trip = nullptr;
+  for (const std::unique_ptr<Track>& track : tracks_) {
+    const auto found = std::find_if(track->rides.begin(), track->rides.end(), is_its);
     if (found == track->rides.end()) continue;
-    // They are sent in order.
-    if ((*found)->commands.front().begun) return false;
-    for (const Command& command : (*found)->commands) track->attempt.pipe->Withdraw(&command);
-    track->rides.erase(found);
-    if (track->rides.empty()) Leave(i);
-    return true;
+    trip = (*found)->trip.get();
+    waiting += (*found)->commands.front().begun ? 0 : 1;  // they are sent in order
   }
-  return false;
+  if (trip == nullptr || waiting < trip->rides) return false;
+  for (size_t i = 0; i < tracks_.size();) {
+    Track* const track = tracks_[i].get();
+    const auto found = std::find_if(track->rides.begin(), track->rides.end(), is_its);
+    if (found != track->rides.end()) {
+      for (const Command& command : (*found)->commands) track->attempt.pipe->Withdraw(&command);
+      track->rides.erase(found);
+    }
+    if (track->rides.empty()) {
+      Leave(i);
+    } else {
+      i++;
+    }
+  }
+  return true;
 }
 
 void RedisLane::AddPolls(std::vector<pollfd>* polls) const {

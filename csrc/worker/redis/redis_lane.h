@@ -39,12 +39,19 @@ class RedisLane : public Lane {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // One request that is under way.
-  struct Ride {
+  // One request that is under way, in as many rides as nodes have a part of it.
+  struct Trip {
     const void* who = nullptr;
+    size_t rides = 0;
+    size_t over = 0;  // of these
+    bool again = false;
+    bool perhaps = false;
+  };
+  struct Ride {
+    std::shared_ptr<Trip> trip;
     const CancelCheck* cancel = nullptr;
     // One of the three.
-    PutItem* puts = nullptr;  // one for each command
+    std::vector<PutItem*> puts;  // one for each command
     GetItem* get = nullptr;
     ExistsItem* exists = nullptr;
     std::deque<Command> commands;
@@ -61,12 +68,16 @@ class RedisLane : public Lane {
   };
 
   static uint64_t BytesOf(const Ride& ride);
-  // Some of it: all of a ride is done again together.
+  // Some of it: all of a trip is done again together.
   static bool MayHaveHappened(const Ride& ride);
   // Gives the connection back, if it is in step.
   void Leave(size_t at);
   Track* TrackOf(const std::string& key);
+  static std::unique_ptr<Ride> RideOf(std::shared_ptr<Trip> trip, const CancelCheck* cancel);
+  // False: it belongs to several nodes, or there is no connection at hand.
   bool Begin(std::unique_ptr<Ride> ride);
+  void BeginOn(Track* track, std::unique_ptr<Ride> ride);
+  static void EndOf(const Ride& ride, bool again, std::vector<Over>* over);
   void TakeReplied(Track* track, std::vector<Over>* over);
   // Gives back the time in which nobody called Go().
   void Excuse(Clock::time_point now);
