@@ -247,7 +247,7 @@ TEST(batches_of_small_objects_that_are_put_leave_together_over_one_connection) {
   CHECK_CONTAINS(client.Call("6 INFO"), " errors=1 ");
 }
 
-TEST(a_batch_that_a_broken_connection_leaves_in_the_middle_is_done_again_without_asking) {
+TEST(what_a_broken_connection_leaves_of_a_batch_is_done_again_without_asking) {
   TestSegment segment(1 << 16);
   std::mutex mutex;
   std::map<std::string, std::vector<std::string>> last;
@@ -265,8 +265,35 @@ TEST(a_batch_that_a_broken_connection_leaves_in_the_middle_is_done_again_without
   Begin(client, segment);
   CHECK_EQ(client.Call("2 PUT a 0 10 if=absent crc=0 ; b 0 10 if=absent crc=0 ; c 0 10 crc=0"),
            "2 OK 10 ; 10 ; 10");
-  CHECK(last["a"] == std::vector<std::string>({"NX", ""}));
+  CHECK(last["a"] == std::vector<std::string>({"NX"}));
   CHECK(last["b"] == std::vector<std::string>({"NX", ""}));
+}
+
+TEST(what_a_batch_has_been_told_of_its_objects_holds_when_its_connection_breaks_then) {
+  TestSegment segment(1 << 16);
+  std::mutex mutex;
+  std::map<std::string, std::vector<std::string>> last;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] != "SET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::string>& mine = last[words[1]];
+    mine.push_back(words.size() > 3 ? words.back() : "");
+    if (words[1] == "lost" && mine.size() == 1) return std::string(RedisLiar::kClose);
+    return words[1] == "there" && mine.back() == "NX" ? "$-1\r\n" : "+OK\r\n";
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  const std::string answer = client.Call(
+      "2 PUT there 0 10 if=absent ; stored 0 11 if=absent crc=0 ; lost 0 12 if=absent crc=0");
+  CHECK_STARTS(answer, "2 OK -EEXIST put%20there");
+  CHECK_CONTAINS(answer, " ; 11 ; 12");
+  CHECK(last["there"] == std::vector<std::string>({"NX"}));
+  CHECK(last["stored"] == std::vector<std::string>({"NX"}));
+  CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  const std::string info = client.Call("3 INFO");
+  CHECK_CONTAINS(info, " errors=0 ");
+  CHECK_CONTAINS(info, " puts=2 ");
 }
 
 TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {

@@ -30,11 +30,6 @@ uint64_t RedisLane::BytesOf(const Ride& ride) {
   return bytes;
 }
 
-bool RedisLane::MayHaveHappened(const Ride& ride) {
-  return std::any_of(ride.commands.begin(), ride.commands.end(),
-                     [](const Command& command) { return command.MayHaveHappened(); });
-}
-
 RedisLane::~RedisLane() {
   // What is under way is left in the middle, and so are its connections.
   for (const std::unique_ptr<Track>& track : tracks_) {
@@ -151,7 +146,7 @@ void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
     first->replied += step;
     left -= step;
     if (first->replied < first->commands.size()) return;
-    Finish(*track, first, over);
+    Finish(*track, first, false, over);
     track->rides.pop_front();
   }
 }
@@ -189,30 +184,35 @@ void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
   const bool late = track->attempt.pipe->error() == ETIMEDOUT;
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     // Who has just come has not waited yet.
-    if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
-      over->push_back({ride->who, true, MayHaveHappened(*ride)});
-    } else {
-      Finish(*track, ride.get(), over);
-    }
+    const bool excused =
+        late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel);
+    Finish(*track, ride.get(), excused, over);
   }
   store_->client_.Conclude(&track->attempt);
   track->rides.clear();
 }
 
-void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) {
+void RedisLane::Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over) {
   using Next = RedisClient::Next;
   const bool cancelled = IsCancelled(ride->cancel);
   bool again = false;
-  for (Command& command : ride->commands) {
-    again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
-  }
-  over->push_back({ride->who, again, again && MayHaveHappened(*ride)});
-  if (again) return;
-  if (ride->puts != nullptr) {
-    for (size_t i = 0; i < ride->commands.size(); i++) {
-      store_->FinishPut(ride->commands[i], ride->commands[i], &ride->puts[i]);
+  for (size_t i = 0; i < ride->commands.size(); i++) {
+    Command& command = ride->commands[i];
+    const bool judged = command.outcome == Command::Outcome::kReplied || !excused;
+    const bool ends =
+        judged && store_->client_.Judge(track.attempt, &command, cancelled) == Next::kEnd;
+    again |= !ends;
+    if (ride->puts == nullptr) continue;
+    // An object is stored once, and one that was there is left, whatever becomes of the others.
+    if (ends) {
+      store_->FinishPut(command, command, &ride->puts[i]);
+    } else {
+      ride->puts[i].perhaps = command.MayHaveHappened();
     }
-  } else if (ride->get != nullptr) {
+  }
+  over->push_back({ride->who, again});
+  if (again || ride->puts != nullptr) return;
+  if (ride->get != nullptr) {
     store_->FinishGet(&ride->commands.front(), ride->get);
   } else {
     ride->exists->done = true;

@@ -61,8 +61,6 @@ class RedisLane : public Lane {
   };
 
   static uint64_t BytesOf(const Ride& ride);
-  // Some of it: all of a ride is done again together.
-  static bool MayHaveHappened(const Ride& ride);
   // Gives the connection back, if it is in step.
   void Leave(size_t at);
   Track* TrackOf(const std::string& key);
@@ -73,7 +71,8 @@ class RedisLane : public Lane {
   // Why the connection has to be given up now; 0: it need not.
   int LookAtLimits(Track* track) const;
   void GiveUp(Track* track, std::vector<Over>* over);
-  void Finish(const Track& track, Ride* ride, std::vector<Over>* over);
+  // Ends what has come to an end of it. `excused`: what has no reply is done again in any case.
+  void Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over);
 
   RedisStore* const store_;
   std::vector<std::unique_ptr<Track>> tracks_;

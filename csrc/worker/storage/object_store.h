@@ -82,6 +82,8 @@ struct PutItem {
   bool done = false;
   Status status;        // when it is done
   uint32_t crc32c = 0;  // of a success, if options.checksum
+  // By a lane, when it is not done: the object may have been stored nevertheless.
+  bool perhaps = false;
   std::unique_ptr<Unfinished> rest;
 };
 
@@ -129,8 +131,7 @@ class Lane {
 
   struct Over {
     const void* who = nullptr;
-    bool again = false;    // its items must be done from their beginning otherwise
-    bool perhaps = false;  // likewise, and some of it may have happened nevertheless
+    bool again = false;  // what is not done of it must be done from its beginning otherwise
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.
