@@ -296,6 +296,40 @@ TEST(what_a_batch_has_been_told_of_its_objects_holds_when_its_connection_breaks_
   CHECK_CONTAINS(info, " puts=2 ");
 }
 
+TEST(what_a_batch_has_been_told_of_its_objects_holds_when_another_has_moved) {
+  TestSegment segment(1 << 16);
+  std::mutex mutex;
+  std::atomic<int> port{0};
+  std::map<std::string, std::vector<std::string>> last;
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    const std::string here = std::to_string(port);
+    if (words[0] == "INFO") return Bulk("redis_version:0.0.0\r\ncluster_enabled:1\r\n");
+    if (words[0] == "CLUSTER") {
+      return "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n" + Bulk("127.0.0.1") + ":" + here + "\r\n";
+    }
+    if (words[0] != "SET") return Honest(words);
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::string>& mine = last[words[1]];
+    mine.push_back(words.size() > 3 ? words.back() : "");
+    if (words[1] == "moved" && mine.size() == 1) return "-MOVED 1 127.0.0.1:" + here + "\r\n";
+    return words[1] == "there" && mine.back() == "NX" ? "$-1\r\n" : "+OK\r\n";
+  });
+  port = server.port();
+  WorkerSetup setup;
+  setup.arguments = {"--store",
+                     "redis+cluster://127.0.0.1:" + std::to_string(port) + "?layout=payload"};
+  WorkerProcess worker(setup);
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  const std::string answer = client.Call(
+      "2 PUT there 0 10 if=absent ; stored 0 11 if=absent crc=0 ; moved 0 12 if=absent crc=0");
+  CHECK_STARTS(answer, "2 OK -EEXIST put%20there");
+  CHECK_CONTAINS(answer, " ; 11 ; 12");
+  CHECK(last["there"] == std::vector<std::string>({"NX"}));
+  CHECK(last["stored"] == std::vector<std::string>({"NX"}));
+  CHECK(last["moved"] == std::vector<std::string>({"NX", "NX"}));
+}
+
 TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) {
   TestSegment segment(1 << 16);
   std::atomic<int> slow{0};

@@ -24,12 +24,6 @@ bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel
 
 }  // namespace
 
-uint64_t RedisLane::BytesOf(const Ride& ride) {
-  uint64_t bytes = 0;
-  for (const Command& command : ride.commands) bytes += command.body.size + command.space.size;
-  return bytes;
-}
-
 RedisLane::~RedisLane() {
   // What is under way is left in the middle, and so are its connections.
   for (const std::unique_ptr<Track>& track : tracks_) {
@@ -101,8 +95,11 @@ bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
     if (TrackOf(ride->commands[i].key) != track) return false;
   }
   const Clock::time_point now = Clock::now();
-  uint64_t bytes = BytesOf(*ride);
-  for (const std::unique_ptr<Ride>& before : track->rides) bytes += BytesOf(*before);
+  for (const Command& command : ride->commands) {
+    ride->bytes += command.body.size + command.space.size;
+  }
+  uint64_t bytes = ride->bytes;
+  for (const std::unique_ptr<Ride>& before : track->rides) bytes += before->bytes;
   ride->begun = now;
   ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
   for (Command& command : ride->commands) track->attempt.pipe->Append(&command);

@@ -48,6 +48,7 @@ class RedisLane : public Lane {
     GetItem* get = nullptr;
     ExistsItem* exists = nullptr;
     std::deque<Command> commands;
+    uint64_t bytes = 0;  // that these move
     size_t replied = 0;  // of these
     Clock::time_point begun;
     Clock::time_point end;              // of its time, whatever moves until then
@@ -60,7 +61,6 @@ class RedisLane : public Lane {
     Clock::time_point moved;
   };
 
-  static uint64_t BytesOf(const Ride& ride);
   // Gives the connection back, if it is in step.
   void Leave(size_t at);
   Track* TrackOf(const std::string& key);
