@@ -386,6 +386,31 @@ TEST(one_that_appears_between_two_turns_ends_the_put) {
   }
 }
 
+// As when the disk or a descriptor is lacking for what comes behind the publishing.
+TEST(one_that_is_done_again_does_not_find_its_own_object) {
+  for (const bool unnamed : {true, false}) {
+    const TempDir dir;
+    const lmshm::UniqueFd fd(open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    StorageFacts facts = FactsOf(fd.get());
+    facts.unnamed_files = facts.unnamed_files && unnamed;
+    lmshm::Metrics metrics;
+    const lmshm::ObjectIo io(facts, &metrics);
+    const std::string name = "k.data";
+    std::string value = "value";
+    TransferOptions options;
+    options.if_absent = true;
+    lmshm::ObjectWrite write(fd.get(), name, io, {value.data(), value.size()}, options, "put", "k");
+    for (int i = 0; i < 2; i++) {
+      bool done = false;
+      CHECK_OK(write.Go(nullptr, &done));
+      REQUIRE(done);
+      CHECK_OK(write.Publish());
+      write.Reset();
+    }
+    CHECK(dir.Names() == std::vector<std::string>({"k.data"}));
+  }
+}
+
 TEST(room_is_taken_only_by_what_is_stored) {
   for (const bool unnamed : {true, false}) {
     const TempDir dir;

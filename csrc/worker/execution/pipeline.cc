@@ -159,7 +159,7 @@ bool Pipeline::Cancel(uint64_t id) {
     if (riding_.count(found->second) > 0) {
       if (lane_->Withdraw(found->second)) {
         task = TakeRiding(found->second);
-        AsRequest(task.get())->Alight(false);
+        AsRequest(task.get())->Alight();
       }
     } else {
       task = for_lane_[static_cast<size_t>(found->second->priority())].remove(found->second);
@@ -234,7 +234,7 @@ void Pipeline::TakeOver(const std::vector<Lane::Over>& over) {
   for (const Lane::Over& one : over) {
     std::unique_ptr<RequestTask> task = TakeRiding(one.who);
     if (one.again) {
-      task->Alight(one.perhaps);
+      task->Alight();
       again.push_back(std::move(task));
     } else {
       task->Arrive(&answers);

@@ -233,7 +233,7 @@ TransferOptions RequestTask::Options(const TransferItem& object) {
   options.durability = object.sync.value_or(context_.sync);
   options.checksum = object.checksum;
   options.lmcache_header = object.lmcache_header;
-  options.if_absent = object.if_absent && !regardless_;
+  options.if_absent = object.if_absent;
   options.pad_bytes = uint64_t{1} << object.pad_log2;
   options.cancel = this;
   options.parallel = context_.parallel;
@@ -299,8 +299,11 @@ bool RequestTask::Board(Lane* lane) {
   return false;
 }
 
-void RequestTask::Alight(bool perhaps) {
-  regardless_ |= perhaps;
+void RequestTask::Alight() {
+  if (std::any_of(puts_.begin(), puts_.end(),
+                  [](const PutItem& item) { return item.done || item.perhaps; })) {
+    alighted_ = std::move(puts_);
+  }
   std::vector<PutItem>().swap(puts_);
   get_.reset();
   exists_.reset();
@@ -325,6 +328,7 @@ void RequestTask::Arrive(std::string* answers) {
   Outcome outcome;
   if (!puts_.empty()) {
     TellPuts(&outcome);
+    puts_.clear();
   } else if (get_ != nullptr) {
     Tell(request_.items.front(), get_.get(), &outcome);
   } else if (!exists_->status.ok()) {
@@ -333,7 +337,7 @@ void RequestTask::Arrive(std::string* answers) {
     outcome.result = " ";
     for (const bool yes : exists_->yes) outcome.result.push_back(yes ? '1' : '0');
   }
-  Alight(false);
+  Alight();
   Answer(outcome.status, outcome.result, answers);
 }
 
@@ -363,12 +367,20 @@ bool RequestTask::Carry(Status* status, std::string* result) {
   return true;
 }
 
-// An item that is done after these was refused.
+// An item that is done after these was refused, or a lane has done it.
 
 void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
   const StoreFacts& facts = context_.store->facts();
+  PutItem* const alighted =
+      alighted_.empty() ? nullptr : &alighted_[static_cast<size_t>(&object - &request_.items[0])];
+  if (alighted != nullptr && alighted->done) {
+    *item = std::move(*alighted);
+    return;
+  }
   item->key = object.key;
   item->options = Options(object);
+  // It would find itself.
+  if (alighted != nullptr && alighted->perhaps) item->options.if_absent = false;
   item->status = Resolve(object, &item->data);
   if (item->status.ok()) item->status = CheckOptions(object, facts);
   if (item->status.ok() && object.size > facts.max_object_bytes) {

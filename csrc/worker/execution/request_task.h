@@ -71,9 +71,8 @@ class RequestTask : public Task, private CancelCheck {
   bool Board(Lane* lane);
   // Its item is over: appends the answer, as Go() does.
   void Arrive(std::string* answers);
-  // The lane has given it back, or it was withdrawn: it is as it was before Board(). `perhaps`: it
-  // may have happened, so what is there is no reason any more not to do it.
-  void Alight(bool perhaps);
+  // The lane has given it back, or it was withdrawn. Go() does what is left of it.
+  void Alight();
 
   // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
   void CountAnswered(Metrics::Clock::time_point now) const;
@@ -127,11 +126,11 @@ class RequestTask : public Task, private CancelCheck {
   const Metrics::Clock::time_point read_;
   Metrics& metrics_;
   bool answered_ = false;
-  bool regardless_ = false;  // of whether there is an object already
   std::atomic<bool> cancelled_{false};
   std::unique_ptr<PutItem> put_;        // a lone object that is under way
   std::unique_ptr<GetItem> get_;        // likewise
   std::vector<PutItem> puts_;           // in a lane
+  std::vector<PutItem> alighted_;       // what became of each there, if something did
   std::unique_ptr<ExistsItem> exists_;  // likewise
   std::unique_ptr<Batch> batch_;        // once it is begun
   std::string_view keys_left_;          // that are not looked at yet

@@ -24,17 +24,6 @@ bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel
 
 }  // namespace
 
-uint64_t RedisLane::BytesOf(const Ride& ride) {
-  uint64_t bytes = 0;
-  for (const Command& command : ride.commands) bytes += command.body.size + command.space.size;
-  return bytes;
-}
-
-bool RedisLane::MayHaveHappened(const Ride& ride) {
-  return std::any_of(ride.commands.begin(), ride.commands.end(),
-                     [](const Command& command) { return command.MayHaveHappened(); });
-}
-
 RedisLane::~RedisLane() {
   // What is under way is left in the middle, and so are its connections.
   for (const std::unique_ptr<Track>& track : tracks_) {
@@ -58,7 +47,7 @@ bool RedisLane::Put(PutItem* items, size_t count, const void* who) {
   std::vector<std::pair<Track*, std::unique_ptr<Ride>>> rides;
   for (size_t i = 0; i < count; i++) {
     Command command;
-    // What cannot be put is refused once more, in the usual way.
+    // What cannot be put is refused once more, by a thread.
     if (!store_->FillPut(&items[i], &command, nullptr)) return false;
     Track* const track = TrackOf(command.key);
     if (track == nullptr) return false;
@@ -117,7 +106,7 @@ RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
 bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
   Track* const track = TrackOf(ride->commands.front().key);
   if (track == nullptr) return false;
-  // Keys of several nodes are asked for in the usual way.
+  // Keys of several nodes are asked for by a thread.
   for (size_t i = 1; i < ride->commands.size(); i++) {
     if (TrackOf(ride->commands[i].key) != track) return false;
   }
@@ -127,8 +116,11 @@ bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
 
 void RedisLane::BeginOn(Track* track, std::unique_ptr<Ride> ride) {
   const Clock::time_point now = Clock::now();
-  uint64_t bytes = BytesOf(*ride);
-  for (const std::unique_ptr<Ride>& before : track->rides) bytes += BytesOf(*before);
+  for (const Command& command : ride->commands) {
+    ride->bytes += command.body.size + command.space.size;
+  }
+  uint64_t bytes = ride->bytes;
+  for (const std::unique_ptr<Ride>& before : track->rides) bytes += before->bytes;
   ride->begun = now;
   ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
   for (Command& command : ride->commands) track->attempt.pipe->Append(&command);
@@ -171,7 +163,7 @@ void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
     first->replied += step;
     left -= step;
     if (first->replied < first->commands.size()) return;
-    Finish(*track, first, over);
+    Finish(*track, first, false, over);
     track->rides.pop_front();
   }
 }
@@ -209,37 +201,37 @@ void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
   const bool late = track->attempt.pipe->error() == ETIMEDOUT;
   for (const std::unique_ptr<Ride>& ride : track->rides) {
     // Who has just come has not waited yet.
-    if (late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel)) {
-      EndOf(*ride, true, over);
-    } else {
-      Finish(*track, ride.get(), over);
-    }
+    const bool excused =
+        late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel);
+    Finish(*track, ride.get(), excused, over);
   }
   store_->client_.Conclude(&track->attempt);
   track->rides.clear();
 }
 
-// What all of a trip comes to is known when the last of its rides is over.
-void RedisLane::EndOf(const Ride& ride, bool again, std::vector<Over>* over) {
-  Trip* const trip = ride.trip.get();
-  trip->again |= again;
-  trip->perhaps |= MayHaveHappened(ride);
-  if (++trip->over < trip->rides) return;
-  over->push_back({trip->who, trip->again, trip->again && trip->perhaps});
-}
-
-void RedisLane::Finish(const Track& track, Ride* ride, std::vector<Over>* over) {
+void RedisLane::Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over) {
   using Next = RedisClient::Next;
   const bool cancelled = IsCancelled(ride->cancel);
   bool again = false;
-  for (Command& command : ride->commands) {
-    again |= store_->client_.Judge(track.attempt, &command, cancelled) != Next::kEnd;
+  for (size_t i = 0; i < ride->commands.size(); i++) {
+    Command& command = ride->commands[i];
+    const bool judged = command.outcome == Command::Outcome::kReplied || !excused;
+    const bool ends =
+        judged && store_->client_.Judge(track.attempt, &command, cancelled) == Next::kEnd;
+    again |= !ends;
+    if (ride->puts.empty()) continue;
+    // An object is stored once, and one that was there is left, whatever becomes of the others.
+    if (ends) {
+      store_->FinishPut(command, command, ride->puts[i]);
+    } else {
+      ride->puts[i]->perhaps = command.MayHaveHappened();
+    }
   }
-  EndOf(*ride, again, over);
+  // What all of a trip comes to is known when the last of its rides is over.
+  Trip* const trip = ride->trip.get();
+  trip->again |= again;
+  if (++trip->over == trip->rides) over->push_back({trip->who, trip->again});
   if (again) return;
-  for (size_t i = 0; i < ride->puts.size(); i++) {
-    store_->FinishPut(ride->commands[i], ride->commands[i], ride->puts[i]);
-  }
   if (ride->get != nullptr) store_->FinishGet(&ride->commands.front(), ride->get);
   if (ride->exists != nullptr) {
     ride->exists->done = true;

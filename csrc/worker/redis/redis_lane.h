@@ -45,7 +45,6 @@ class RedisLane : public Lane {
     size_t rides = 0;
     size_t over = 0;  // of these
     bool again = false;
-    bool perhaps = false;
   };
   struct Ride {
     std::shared_ptr<Trip> trip;
@@ -55,6 +54,7 @@ class RedisLane : public Lane {
     GetItem* get = nullptr;
     ExistsItem* exists = nullptr;
     std::deque<Command> commands;
+    uint64_t bytes = 0;  // that these move
     size_t replied = 0;  // of these
     Clock::time_point begun;
     Clock::time_point end;              // of its time, whatever moves until then
@@ -67,9 +67,6 @@ class RedisLane : public Lane {
     Clock::time_point moved;
   };
 
-  static uint64_t BytesOf(const Ride& ride);
-  // Some of it: all of a trip is done again together.
-  static bool MayHaveHappened(const Ride& ride);
   // Gives the connection back, if it is in step.
   void Leave(size_t at);
   Track* TrackOf(const std::string& key);
@@ -77,14 +74,14 @@ class RedisLane : public Lane {
   // False: it belongs to several nodes, or there is no connection at hand.
   bool Begin(std::unique_ptr<Ride> ride);
   void BeginOn(Track* track, std::unique_ptr<Ride> ride);
-  static void EndOf(const Ride& ride, bool again, std::vector<Over>* over);
   void TakeReplied(Track* track, std::vector<Over>* over);
   // Gives back the time in which nobody called Go().
   void Excuse(Clock::time_point now);
   // Why the connection has to be given up now; 0: it need not.
   int LookAtLimits(Track* track) const;
   void GiveUp(Track* track, std::vector<Over>* over);
-  void Finish(const Track& track, Ride* ride, std::vector<Over>* over);
+  // Ends what has come to an end of it. `excused`: what has no reply is done again in any case.
+  void Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over);
 
   RedisStore* const store_;
   std::vector<std::unique_ptr<Track>> tracks_;

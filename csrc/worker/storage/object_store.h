@@ -82,6 +82,8 @@ struct PutItem {
   bool done = false;
   Status status;        // when it is done
   uint32_t crc32c = 0;  // of a success, if options.checksum
+  // By a lane, when it is not done: the object may have been stored nevertheless.
+  bool perhaps = false;
   std::unique_ptr<Unfinished> rest;
 };
 
@@ -121,16 +123,15 @@ class Lane {
   virtual ~Lane() = default;
 
   // Begins with an item, or with several, which must live until all are over or the lane's end;
-  // `who` names them. False: they must be done otherwise, and nothing has happened, but that items
-  // may be done that cannot be put. What was begun is sent by Go().
+  // `who` names them. False: they must be done otherwise. Nothing was sent then, and what cannot be
+  // put may be marked done. What was begun is sent by Go().
   virtual bool Put(PutItem* items, size_t count, const void* who) = 0;
   virtual bool Get(GetItem* item, const void* who) = 0;
   virtual bool Exists(ExistsItem* item, const void* who) = 0;
 
   struct Over {
     const void* who = nullptr;
-    bool again = false;    // its items must be done from their beginning otherwise
-    bool perhaps = false;  // likewise, and some of it may have happened nevertheless
+    bool again = false;  // what is not done of it must be done from its beginning otherwise
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.

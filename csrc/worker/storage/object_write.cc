@@ -145,6 +145,7 @@ Status ObjectWrite::Publish(uint64_t sidecar_bytes) {
         "a file a second name");
   }
   if (error != 0) return Explain(error, "publish");
+  options_.if_absent = false;  // whoever does it again, because what follows failed, finds its own
   if (room_.has_value()) room_->Commit(st, sidecar_bytes);
   return Status::OK();
 }

@@ -78,7 +78,7 @@ class ObjectWrite {
   const std::string& name_;
   const ObjectIo& io_;
   const SharedBytes data_;
-  const TransferOptions options_;
+  TransferOptions options_;
   const std::string_view verb_;
   const std::string_view what_;
   std::string head_;
