@@ -83,6 +83,57 @@ objectScene(
   },
 );
 
+/** A line of several objects is full, or refused; alone, each is there if the condition is asked. */
+function notTogether(refusal: string, lose: boolean) {
+  return scripted((line, peer) => {
+    if (line.startsWith("HELLO")) return helloAnswer({ boot: `00000000000000b${peer.index}` });
+    const { id, verb, objects } = asked(line);
+    if (verb !== "PUT") return undefined;
+    if (lose && peer.index === 0) {
+      peer.socket.destroy();
+      return "";
+    }
+    if (objects.length > 1) {
+      return refusal === "-EOVERFLOW"
+        ? `${id} OK ${objects.map(() => refusal).join(" ; ")}`
+        : `${id} ${refusal}`;
+    }
+    return line.includes(" if=absent") ? `${id} ERROR EEXIST it is there` : `${id} OK 7`;
+  });
+}
+
+for (
+  const [what, script, own] of [
+    ["full, so that it was carried out", notTogether("-EOVERFLOW", false), true],
+    ["refused after a loss of the worker", notTogether("ERROR ENOMEM no", true), true],
+    [
+      "refused at once, so that nothing of it was done",
+      notTogether("ERROR ENOMEM no", false),
+      false,
+    ],
+  ] as const
+) {
+  objectScene(
+    `objects are asked for alone whose line was ${what}`,
+    script,
+    {},
+    async ({ client }) => {
+      const stored = await client.putAll({
+        objects: ["a", "b"].map((key) => ({ key, offset: 0, byteLength: 7 })),
+        release: () => {},
+        ifAbsent: true,
+      });
+      const lengths = stored.map((one) => one instanceof Failed ? one : one?.byteLength);
+      assert.deepEqual(lengths, own ? [7, 7] : [undefined, undefined]);
+      const single = ["a", "b"].map((key) => put(client, key, 7, { ifAbsent: true }).reply);
+      assert.deepEqual(
+        (await Promise.all(single)).map((one) => one?.byteLength),
+        what.startsWith("full") ? [7, 7] : [undefined, undefined],
+      );
+    },
+  );
+}
+
 test(
   "version 1 of the protocol cannot do it, and nothing is stored",
   { timeout: 60_000 },

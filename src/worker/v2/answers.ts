@@ -90,7 +90,10 @@ export function splitItems(text: string): string[] {
   return text.split(" ; ");
 }
 
-/** In place of a refusal: the answer's line was full, and this object must be asked for alone. */
+/**
+ * In place of a refusal: the answer's line was full, and this object must be asked for alone. It was
+ * carried out already.
+ */
 export const AGAIN = Symbol("again");
 
 /**

@@ -347,7 +347,7 @@ export class ClientV2 implements ObjectClient {
         outcomes[index] = new Failed(error);
       }
     };
-    const together = async (first: number, parts: readonly TransferPart[]): Promise<void> => {
+    const together = async (first: number, parts: TransferPart[]): Promise<void> => {
       const own = options();
       const again: Promise<void>[] = [];
       try {

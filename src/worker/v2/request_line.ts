@@ -110,6 +110,10 @@ function takeItem(
   if (typeof refusal === "string") return refusal;
   if (refusal !== AGAIN) call.reject(refusal);
   else if (call.settled) call.reject(NOT_ASKED_AGAIN);
-  else again(call);
+  else {
+    // It was carried out.
+    call.repeat();
+    again(call);
+  }
   return null;
 }

@@ -9,6 +9,7 @@ import { ObjectCall, type ObjectCallOptions, shownKey } from "./object_call.ts";
 import { Failed, type Outcome } from "../outcome.ts";
 import type { PendingOwner } from "../pending.ts";
 import type { ErrorReply } from "../reply.ts";
+import { withoutCondition } from "./requests.ts";
 import type { TransferPart, TransferVerb } from "./transfer_calls.ts";
 
 /** Several small objects in a line. */
@@ -16,13 +17,16 @@ export class BatchCall<T extends StoredObject | null>
   extends ObjectCall<(Outcome<T> | typeof AGAIN)[]> {
   override tail: string;
   readonly #verb: TransferVerb<T>;
-  readonly #parts: readonly TransferPart[];
+  readonly #parts: TransferPart[];
 
-  /** @param parts at least two, as many as go into a line (lineLot()). */
+  /**
+   * @param parts at least two, as many as go into a line (lineLot()). One that may have been carried
+   *   out loses its condition in there, so that it can be asked for alone.
+   */
   constructor(
     owner: PendingOwner,
     verb: TransferVerb<T>,
-    parts: readonly TransferPart[],
+    parts: TransferPart[],
     options: ObjectCallOptions,
   ) {
     const first = parts[0]!;
@@ -52,6 +56,11 @@ export class BatchCall<T extends StoredObject | null>
     return `${this.verb.toLowerCase()} ${first} and ${this.#parts.length - 1} others`;
   }
 
+  override repeat(): void {
+    super.repeat();
+    for (let index = 0; index < this.#parts.length; index++) this.#repeatPart(index);
+  }
+
   override accept(text: string): string | null {
     const parts = this.#parts;
     const items = splitItems(text);
@@ -62,6 +71,7 @@ export class BatchCall<T extends StoredObject | null>
     for (let index = 0; index < items.length; index++) {
       const outcome = this.#item(items[index]!, parts[index]!);
       if (typeof outcome === "string") return outcome;
+      if (outcome === AGAIN) this.#repeatPart(index);
       outcomes.push(outcome);
     }
     this.answer(outcomes);
@@ -72,6 +82,11 @@ export class BatchCall<T extends StoredObject | null>
   override reject(reply: ErrorReply): void {
     if (this.settled) super.reject(reply);
     else this.answer(this.#parts.map(() => AGAIN));
+  }
+
+  #repeatPart(index: number): void {
+    const part = this.#parts[index]!;
+    this.#parts[index] = { ...part, words: withoutCondition(part.words) };
   }
 
   #item(item: string, part: TransferPart): Outcome<T> | typeof AGAIN | string {
