@@ -190,8 +190,11 @@ TEST(what_is_there_already_is_told_and_a_put_that_may_have_happened_is_done_with
   CHECK_EQ(client.Call("2 PUT new 0 100 if=absent crc=0"), "2 OK 100");
   CHECK_STARTS(client.Call("3 PUT there 0 100 if=absent"), "3 ERROR EEXIST put there");
   CHECK_STARTS(client.Call("4 PUT lost 0 100 if=absent"), "4 OK 100");
-  CHECK(last["new"] == std::vector<std::string>({"NX"}));
-  CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    CHECK(last["new"] == std::vector<std::string>({"NX"}));
+    CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  }
   CHECK_CONTAINS(client.Call("5 PUT there 0 100 if=absent ; new 0 100"),
                  "5 OK -EEXIST put%20there");
   const std::string info = client.Call("6 INFO");
@@ -234,10 +237,13 @@ TEST(batches_of_small_objects_that_are_put_leave_together_over_one_connection) {
   for (const int id : {2, 4, 5}) CHECK_EQ(answers[id], "OK 10000 ; 10000 ; 10000");
   CHECK_STARTS(answers[3], "OK 10000 ; -ENOSPC put%203-1");
   CHECK_CONTAINS(answers[3], " ; 10000");
-  CHECK_EQ(values.size(), 12u);
-  for (const auto& [key, value] : values) {
-    const size_t at = std::stoul(key) * 100000 + std::stoul(key.substr(2)) * 10000;
-    CHECK(segment.Bytes(at, 10000) == value);
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    CHECK_EQ(values.size(), 12u);
+    for (const auto& [key, value] : values) {
+      const size_t at = std::stoul(key) * 100000 + std::stoul(key.substr(2)) * 10000;
+      CHECK(segment.Bytes(at, 10000) == value);
+    }
   }
   CHECK_EQ(server.connections(), 1);
   CHECK_CONTAINS(client.Call("6 INFO"), " errors=1 ");
@@ -261,6 +267,7 @@ TEST(what_a_broken_connection_leaves_of_a_batch_is_done_again_without_asking) {
   Begin(client, segment);
   CHECK_EQ(client.Call("2 PUT a 0 10 if=absent crc=0 ; b 0 10 if=absent crc=0 ; c 0 10 crc=0"),
            "2 OK 10 ; 10 ; 10");
+  const std::lock_guard<std::mutex> lock(mutex);
   CHECK(last["a"] == std::vector<std::string>({"NX"}));
   CHECK(last["b"] == std::vector<std::string>({"NX", ""}));
 }
@@ -311,13 +318,17 @@ TEST(a_batch_of_several_nodes_leaves_at_once_and_is_answered_when_all_have_repli
   }
   const std::string good = " OK 10 ; 10 ; 10 ; 10 ; 10 ; 10";
   CHECK_EQ(client.Call("4" + batch), "4" + good);
-  for (const auto& [key, words] : last) CHECK(words == Words({"NX"}));
-  CHECK_EQ(last.size(), 6u);
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const auto& [key, words] : last) CHECK(words == Words({"NX"}));
+    CHECK_EQ(last.size(), 6u);
+    last.clear();
+  }
   CHECK_EQ(first.connections() + second.connections(), 2);
   // One node breaks off: what it had is done again, and finds nothing of its own.
-  last.clear();
   breaks = true;
   CHECK_EQ(client.Call("5" + batch), "5" + good);
+  const std::lock_guard<std::mutex> lock(mutex);
   for (const auto& [key, words] : last) {
     CHECK(words == (lmshm::SlotOf(key) < 8192 ? Words({"NX"}) : Words({"NX", ""})) ||
           words == Words({""}));
@@ -344,9 +355,12 @@ TEST(what_a_batch_has_been_told_of_its_objects_holds_when_its_connection_breaks_
       "2 PUT there 0 10 if=absent ; stored 0 11 if=absent crc=0 ; lost 0 12 if=absent crc=0");
   CHECK_STARTS(answer, "2 OK -EEXIST put%20there");
   CHECK_CONTAINS(answer, " ; 11 ; 12");
-  CHECK(last["there"] == std::vector<std::string>({"NX"}));
-  CHECK(last["stored"] == std::vector<std::string>({"NX"}));
-  CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    CHECK(last["there"] == std::vector<std::string>({"NX"}));
+    CHECK(last["stored"] == std::vector<std::string>({"NX"}));
+    CHECK(last["lost"] == std::vector<std::string>({"NX", ""}));
+  }
   const std::string info = client.Call("3 INFO");
   CHECK_CONTAINS(info, " errors=0 ");
   CHECK_CONTAINS(info, " puts=2 ");
@@ -381,6 +395,7 @@ TEST(what_a_batch_has_been_told_of_its_objects_holds_when_another_has_moved) {
       "2 PUT there 0 10 if=absent ; stored 0 11 if=absent crc=0 ; moved 0 12 if=absent crc=0");
   CHECK_STARTS(answer, "2 OK -EEXIST put%20there");
   CHECK_CONTAINS(answer, " ; 11 ; 12");
+  const std::lock_guard<std::mutex> lock(mutex);
   CHECK(last["there"] == std::vector<std::string>({"NX"}));
   CHECK(last["stored"] == std::vector<std::string>({"NX"}));
   CHECK(last["moved"] == std::vector<std::string>({"NX", "NX"}));

@@ -718,16 +718,17 @@ TEST(a_put_that_meets_another_one_is_tried_again_with_its_condition) {
 
 TEST(a_put_that_may_have_stored_its_object_is_repeated_without_the_condition) {
   // Else it would be told of its own object.
-  std::string first;
+  std::atomic<const char*> way{""};
   Absent bucket([&](LiarPeer& peer, int number) {
     if (number > 0) return Finish(peer, "200 OK");
+    const std::string_view first = way.load();
     if (first == "500") return Finish(peer, "500 Internal Server Error", "InternalError");
     if (first == "503") return Finish(peer, "503 Slow Down", "SlowDown");
     if (first == "lost answer") peer.Body();
     return false;
   });
-  const auto put = [&](const std::string& how, const std::string& value) {
-    first = how;
+  const auto put = [&](const char* how, const std::string& value) {
+    way = how;
     CHECK_OK(PutNew(*StoreAt(bucket.liar.port()), "k", value));
     return bucket.Conditions();
   };
