@@ -54,11 +54,12 @@ void AppendStored(const ObjectInfo& info, std::string* result) {
   }
 }
 
-// How a batch's answer says that one object failed. A miss needs no words.
+// How a batch's answer says that one object failed. A miss needs no words, and neither does an
+// object that a put was to leave: there may be one for each.
 void AppendFailure(Verb verb, const Status& status, size_t room, std::string* result) {
   const std::string name = " -" + ErrnoName(status.number());
   result->append(name);
-  if (verb == Verb::kGet && status.number() == ENOENT) return;
+  if (status.number() == (verb == Verb::kGet ? ENOENT : EEXIST)) return;
   std::string text;
   AppendPrintable(status.text(), kMaxItemTextBytes, &text);
   if (text.empty() || name.size() + 1 + PercentSize(text) > room) return;
@@ -344,7 +345,7 @@ void RequestTask::Arrive(std::string* answers) {
 // On success `*result` follows "OK" in the answer, each word with a space before it.
 bool RequestTask::Carry(Status* status, std::string* result) {
   const std::string_view verb = VerbName(request_.verb);
-  if (!begun() && Cancelled()) {
+  if (!begun() && alighted_.empty() && Cancelled()) {
     const std::string_view key =
         request_.items.empty() ? std::string_view() : request_.items.front().key;
     *status = Failed(CancelledAt(verb, key), verb, key);

@@ -42,7 +42,7 @@ const PUT_IF_ABSENT: TransferVerb<StoredObject | null> = {
     reply.code === "EEXIST" ? null : PUT.reject(reply, key, byteLength),
 };
 
-/** The one that these options mean. */
+/** PUT, or what it is with ifAbsent. */
 export function putVerb({ ifAbsent }: PutTransfer | PutBatch): TransferVerb<StoredObject | null> {
   return ifAbsent ? PUT_IF_ABSENT : PUT;
 }
