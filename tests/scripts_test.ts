@@ -4,6 +4,7 @@
 // the end of a run what failed in it.
 
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
@@ -77,7 +78,10 @@ const { readJunit, unittestCounts } = await import(
   readJunit(path: string): { passed: number; failed: number; skipped: number; failures: Failed[] };
   unittestCounts(text: string): { failed: number; failures: Failed[] };
 };
-const { recap } = await import(new URL("../scripts/common/recap.mjs", import.meta.url).href) as {
+const { fuzzerSaid, recap } = await import(
+  new URL("../scripts/common/recap.mjs", import.meta.url).href
+) as {
+  fuzzerSaid(log: string, input: Uint8Array | undefined): string;
   recap(failures: Failed[]): string[];
 };
 
@@ -143,6 +147,34 @@ test("what failed is told once more, each with some lines", () => {
   assert.deepEqual(lines.slice(-3), ["    line 98", "    line 99", "lint"]);
   const many = recap(Array.from({ length: 1000 }, (_, i) => ({ name: `t${i}`, text: long })));
   assert.ok(many.includes("t999") && many.length < 1500, `${many.length}`);
+});
+
+test("a fuzzer's failure is told by what did not hold, where, and the whole input", () => {
+  const frames = Array.from({ length: 30 }, (_, i) => `    #${i} 0x7f in f nptl/raise.c:${i}:1`);
+  const log = [
+    ...["INFO: Seed: 1", "#2 INITED cov: 1", "a.cc:81: does not hold: one == two"],
+    ...["==7== ERROR: libFuzzer: deadly signal", "    #0 0x55 (/x/a_fuzz+0x1)", ...frames],
+    ...[
+      "NOTE: handlers",
+      "SUMMARY: libFuzzer: deadly signal",
+      "MS: 1",
+      "Test unit written to /x/c",
+    ],
+  ].join("\n");
+  const input = new Uint8Array(4096).map((_, i) => i * 7);
+  const lines = recap([{ name: "a_fuzz", text: fuzzerSaid(log, input) }]);
+  assert.deepEqual(lines.slice(0, 4), [
+    ...["=== failed", "a_fuzz", "    a.cc:81: does not hold: one == two"],
+    "        #0 0x7f in f nptl/raise.c:0:1",
+  ]);
+  const at = lines.indexOf("    the input, 4096 bytes in base64:");
+  assert.equal(lines[at - 1], "    SUMMARY: libFuzzer: deadly signal");
+  const base64 = lines.slice(at + 1).map((line) => line.trim()).join("");
+  assert.deepEqual(new Uint8Array(Buffer.from(base64, "base64")), input);
+
+  // Without an input, and of a fuzzer that did not come as far.
+  assert.ok(!fuzzerSaid(log, undefined).includes("input"));
+  assert.equal(fuzzerSaid("cannot open\n", undefined), "cannot open");
 });
 
 test(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What failed, said once more at the end: a record of a long run often shows no more than that.
+import { Buffer } from "node:buffer";
 
 /**
  * @typedef {object} Failed
@@ -41,6 +42,30 @@ export function recap(failures) {
       return [failure.name, ...(told ? linesOf(failure).map((line) => `    ${line}`) : [])];
     }),
   ];
+}
+
+/**
+ * What a run of libFuzzer said of its failure, and the input: a record may be all that is left of
+ * the machine. As long as a recap tells whole, for inputs of up to 4 KiB.
+ * @param {string} log
+ * @param {Uint8Array | undefined} input undefined: it wrote none
+ * @returns {string}
+ */
+export function fuzzerSaid(log, input) {
+  const lines = log.trimEnd().split("\n");
+  const named = lines.findIndex((line) => /does not hold: |ERROR: |runtime error: /.test(line));
+  if (named === -1) return lines.slice(-HEAD_LINES).join("\n");
+  const base64 = input === undefined ? "" : Buffer.from(input).toString("base64");
+  const end = [
+    ...lines.slice(named + 1).filter((line) => line.startsWith("SUMMARY: ")).slice(0, 1),
+    ...(input === undefined ? [] : [`the input, ${input.length} bytes in base64:`]),
+    ...(base64.match(/.{1,400}/g) ?? []),
+  ];
+  const stack = lines.slice(named + 1).filter((line) =>
+    /^\s+#\d+ .*\S+\.(cc|h|hh|c):\d+/.test(line)
+  );
+  const space = Math.max(HEAD_LINES + TAIL_LINES - 1 - end.length, 0);
+  return [lines[named], ...stack.slice(0, space), ...end].join("\n");
 }
 
 /**

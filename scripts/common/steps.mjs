@@ -23,7 +23,7 @@ import { checkExecutables } from "./executable.mjs";
 import { layoutProblems } from "./layout.mjs";
 import { buildPreset, buildWithZig } from "./native.mjs";
 import { checkProto } from "./proto.mjs";
-import { failuresOf } from "./recap.mjs";
+import { failuresOf, fuzzerSaid } from "./recap.mjs";
 import { sum, zero } from "./results.mjs";
 import { smokeTest } from "./smoke.mjs";
 import { runCtest, runSuites, SUITES } from "./suites.mjs";
@@ -37,7 +37,6 @@ import {
   say,
   selfCommand,
   Skipped,
-  tail,
   which,
 } from "./system.mjs";
 import {
@@ -243,8 +242,11 @@ async function fuzz() {
     if (status === 0) counts.passed++;
     else {
       counts.failed++;
-      counts.failures.push({ name: target, text: tail(log, 20) });
-      console.error(`${readFileSync(log, "utf8").slice(-4000)}\n${target} failed: ${log}`);
+      const said = readFileSync(log, "utf8");
+      const written = said.match(/Test unit written to (.+)$/m)?.[1];
+      const input = written && existsSync(written) ? readFileSync(written) : undefined;
+      counts.failures.push({ name: target, text: fuzzerSaid(said, input) });
+      console.error(`${said.slice(-4000)}\n${target} failed: ${log}`);
     }
   }
   if (targets.length === 0) throw new Failure("tests/fuzz holds no target");

@@ -6,7 +6,8 @@
 //
 // (Set TMPDIR to a directory in memory: creating files is most of what it does.)
 //
-// Whatever comes: one well-formed answer a line, and nothing outside the root is touched.
+// Whatever comes: one well-formed answer a line, nothing outside the root is touched, and no
+// temporary is left in it.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -27,6 +28,7 @@
 #include "worker/protocol/answer.h"
 #include "worker/protocol/line_reader.h"
 #include "worker/server/session.h"
+#include "worker/storage/temporary_name.h"
 
 namespace {
 
@@ -68,7 +70,8 @@ class World {
     std::filesystem::remove_all(top_, ignored);
   }
 
-  // Aborts if something outside changed; empties the root from time to time.
+  // Aborts if something outside changed or, looked at from time to time, if a temporary was left
+  // in the root; empties the root then.
   void Check() {
     size_t names = 0;
     for (const auto& entry : std::filesystem::directory_iterator(outside())) {
@@ -78,7 +81,7 @@ class World {
     HOLDS(names == 1);
     if (++checks_ % 1000 != 0) return;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(root())) {
-      HOLDS(entry.path().extension() != ".tmp");
+      HOLDS(!lmshm::IsTemporaryName(entry.path().filename().string()));
       if (entry.is_regular_file() && entry.path().filename() != "file") {
         std::filesystem::remove(entry.path());
       }
