@@ -156,10 +156,10 @@ bool Pipeline::Cancel(uint64_t id) {
     if (found == in_flight_.end()) return false;
     found->second->Cancel();
     std::unique_ptr<Task> task;
-    if (riding_.count(found->second) > 0) {
+    if (in_lane_.count(found->second) > 0) {
       if (lane_->Withdraw(found->second)) {
-        task = TakeRiding(found->second);
-        AsRequest(task.get())->Alight();
+        task = TakeFromLane(found->second);
+        AsRequest(task.get())->LeaveLane();
       }
     } else {
       task = for_lane_[static_cast<size_t>(found->second->priority())].remove(found->second);
@@ -180,8 +180,8 @@ bool Pipeline::LaneWaits() const {
 }
 
 bool Pipeline::HasLaneRoom(const Task& task) const {
-  if (riding_.empty()) return true;
-  return riding_.size() < kLaneRequests && riding_bytes_ + task.bytes() <= kLaneBytes;
+  if (in_lane_.empty()) return true;
+  return in_lane_.size() < kLaneRequests && in_lane_bytes_ + task.bytes() <= kLaneBytes;
 }
 
 // Whose turn it is; null: nothing waits.
@@ -196,7 +196,7 @@ TaskLot* Pipeline::NextForLane() {
 }
 
 // As many of what waits as there is room for.
-void Pipeline::Board() {
+void Pipeline::FillLane() {
   TaskLot refused;
   while (!Held()) {
     TaskLot* const next = NextForLane();
@@ -207,37 +207,37 @@ void Pipeline::Board() {
     }
     std::unique_ptr<Task> task = next->pop_front();
     RequestTask* const request = AsRequest(task.get());
-    if (!request->Board(lane_.get())) {
+    if (!request->EnterLane(lane_.get())) {
       refused.push_back(std::move(task));
       continue;
     }
-    riding_bytes_ += request->bytes();
+    in_lane_bytes_ += request->bytes();
     (void)task.release();
-    riding_.emplace(request, request);
+    in_lane_.emplace(request, request);
   }
   if (!refused.empty()) engine_->Submit(this, &refused);
 }
 
-std::unique_ptr<RequestTask> Pipeline::TakeRiding(const void* who) {
-  const auto found = riding_.find(who);
+std::unique_ptr<RequestTask> Pipeline::TakeFromLane(const void* who) {
+  const auto found = in_lane_.find(who);
   std::unique_ptr<RequestTask> task = std::move(found->second);
-  riding_.erase(found);
-  riding_bytes_ -= task->bytes();
+  in_lane_.erase(found);
+  in_lane_bytes_ -= task->bytes();
   return task;
 }
 
-void Pipeline::TakeOver(const std::vector<Lane::Over>& over) {
-  if (over.empty()) return;
+void Pipeline::TakeCompletions(const std::vector<Lane::Completion>& completions) {
+  if (completions.empty()) return;
   TaskLot done;
   TaskLot again;
   std::string answers;
-  for (const Lane::Over& one : over) {
-    std::unique_ptr<RequestTask> task = TakeRiding(one.who);
+  for (const Lane::Completion& one : completions) {
+    std::unique_ptr<RequestTask> task = TakeFromLane(one.who);
     if (one.again) {
-      task->Alight();
+      task->LeaveLane();
       again.push_back(std::move(task));
     } else {
-      task->Arrive(&answers);
+      task->FinishInLane(&answers);
       done.push_back(std::move(task));
     }
   }
@@ -247,14 +247,14 @@ void Pipeline::TakeOver(const std::vector<Lane::Over>& over) {
 
 void Pipeline::GoLane() {
   if (lane_ == nullptr) return;
-  std::vector<Lane::Over> over;
+  std::vector<Lane::Completion> completions;
   // Once more, if there is room now for what has waited.
   for (int i = 0; i < 2; i++) {
-    Board();
-    over.clear();
-    lane_more_ = lane_->Go(&over);
-    TakeOver(over);
-    if (lane_more_ || over.empty() || !LaneWaits()) return;
+    FillLane();
+    completions.clear();
+    lane_more_ = lane_->Go(&completions);
+    TakeCompletions(completions);
+    if (lane_more_ || completions.empty() || !LaneWaits()) return;
   }
   lane_more_ = !Held();
 }
@@ -262,7 +262,7 @@ void Pipeline::GoLane() {
 bool Pipeline::AddLanePolls(std::vector<pollfd>* polls) const {
   if (lane_ == nullptr) return false;
   lane_->AddPolls(polls);
-  return !riding_.empty() || LaneWaits();
+  return !in_lane_.empty() || LaneWaits();
 }
 
 void Pipeline::Drop() {
@@ -280,7 +280,7 @@ void Pipeline::Abandon() {
   Drop();
   lane_.reset();
   TaskLot left;
-  while (!riding_.empty()) left.push_back(TakeRiding(riding_.begin()->first));
+  while (!in_lane_.empty()) left.push_back(TakeFromLane(in_lane_.begin()->first));
   Finish(left, std::string());
   {
     const MutexLock lock(&mutex_);

@@ -108,9 +108,9 @@ class Pipeline : private Engine::Client {
   bool LaneWaits() const;
   bool HasLaneRoom(const Task& task) const;
   TaskLot* NextForLane();
-  void Board();
-  void TakeOver(const std::vector<Lane::Over>& over);
-  std::unique_ptr<RequestTask> TakeRiding(const void* who);
+  void FillLane();
+  void TakeCompletions(const std::vector<Lane::Completion>& completions);
+  std::unique_ptr<RequestTask> TakeFromLane(const void* who);
 
   Engine* const engine_;
   Outbox* const outbox_;
@@ -123,8 +123,8 @@ class Pipeline : private Engine::Client {
   std::unique_ptr<Lane> lane_;
   TaskLot for_lane_[kPriorities];
   size_t passed_over_[kPriorities] = {};
-  std::unordered_map<const void*, std::unique_ptr<RequestTask>> riding_;  // in the lane
-  uint64_t riding_bytes_ = 0;
+  std::unordered_map<const void*, std::unique_ptr<RequestTask>> in_lane_;
+  uint64_t in_lane_bytes_ = 0;
   bool lane_more_ = false;
   std::atomic<bool> abandoned_{false};
   std::atomic<size_t> unfinished_{0};

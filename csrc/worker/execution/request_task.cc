@@ -266,7 +266,7 @@ void RequestTask::Answer(const Status& status, const std::string& result, std::s
   }
 }
 
-bool RequestTask::BoardPuts(Lane* lane) {
+bool RequestTask::BeginPuts(Lane* lane) {
   puts_.resize(request_.items.size());
   bool good = true;
   for (size_t i = 0; good && i < puts_.size(); i++) {
@@ -278,7 +278,7 @@ bool RequestTask::BoardPuts(Lane* lane) {
   return false;
 }
 
-bool RequestTask::BoardGet(Lane* lane) {
+bool RequestTask::BeginGet(Lane* lane) {
   get_ = std::make_unique<GetItem>();
   Prepare(request_.items.front(), get_.get());
   if (!get_->done && lane->Get(get_.get(), this)) return true;
@@ -286,10 +286,10 @@ bool RequestTask::BoardGet(Lane* lane) {
   return false;
 }
 
-bool RequestTask::Board(Lane* lane) {
+bool RequestTask::EnterLane(Lane* lane) {
   if (Cancelled()) return false;
-  if (request_.verb == Verb::kPut) return BoardPuts(lane);
-  if (request_.verb == Verb::kGet) return BoardGet(lane);
+  if (request_.verb == Verb::kPut) return BeginPuts(lane);
+  if (request_.verb == Verb::kGet) return BeginGet(lane);
   exists_ = std::make_unique<ExistsItem>();
   for (std::string_view keys = request_.keys; !keys.empty();) {
     exists_->keys.push_back(TakeKey(&keys));
@@ -300,10 +300,10 @@ bool RequestTask::Board(Lane* lane) {
   return false;
 }
 
-void RequestTask::Alight() {
+void RequestTask::LeaveLane() {
   if (std::any_of(puts_.begin(), puts_.end(),
-                  [](const PutItem& item) { return item.done || item.perhaps; })) {
-    alighted_ = std::move(puts_);
+                  [](const PutItem& item) { return item.done || item.maybe_stored; })) {
+    from_lane_ = std::move(puts_);
   }
   std::vector<PutItem>().swap(puts_);
   get_.reset();
@@ -325,7 +325,7 @@ void RequestTask::TellPuts(Outcome* outcome) {
   batch_.reset();
 }
 
-void RequestTask::Arrive(std::string* answers) {
+void RequestTask::FinishInLane(std::string* answers) {
   Outcome outcome;
   if (!puts_.empty()) {
     TellPuts(&outcome);
@@ -338,14 +338,14 @@ void RequestTask::Arrive(std::string* answers) {
     outcome.result = " ";
     for (const bool yes : exists_->yes) outcome.result.push_back(yes ? '1' : '0');
   }
-  Alight();
+  LeaveLane();
   Answer(outcome.status, outcome.result, answers);
 }
 
 // On success `*result` follows "OK" in the answer, each word with a space before it.
 bool RequestTask::Carry(Status* status, std::string* result) {
   const std::string_view verb = VerbName(request_.verb);
-  if (!begun() && alighted_.empty() && Cancelled()) {
+  if (!begun() && from_lane_.empty() && Cancelled()) {
     const std::string_view key =
         request_.items.empty() ? std::string_view() : request_.items.front().key;
     *status = Failed(CancelledAt(verb, key), verb, key);
@@ -372,16 +372,16 @@ bool RequestTask::Carry(Status* status, std::string* result) {
 
 void RequestTask::Prepare(const TransferItem& object, PutItem* item) {
   const StoreFacts& facts = context_.store->facts();
-  PutItem* const alighted =
-      alighted_.empty() ? nullptr : &alighted_[static_cast<size_t>(&object - &request_.items[0])];
-  if (alighted != nullptr && alighted->done) {
-    *item = std::move(*alighted);
+  PutItem* const known =
+      from_lane_.empty() ? nullptr : &from_lane_[static_cast<size_t>(&object - &request_.items[0])];
+  if (known != nullptr && known->done) {
+    *item = std::move(*known);
     return;
   }
   item->key = object.key;
   item->options = Options(object);
   // It would find itself.
-  if (alighted != nullptr && alighted->perhaps) item->options.if_absent = false;
+  if (known != nullptr && known->maybe_stored) item->options.if_absent = false;
   item->status = Resolve(object, &item->data);
   if (item->status.ok()) item->status = CheckOptions(object, facts);
   if (item->status.ok() && object.size > facts.max_object_bytes) {

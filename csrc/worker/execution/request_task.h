@@ -68,11 +68,11 @@ class RequestTask : public Task, private CancelCheck {
   // for.
   bool fits_lane() const { return fits_lane_; }
   // Begins with it there. False: it goes to the engine, and nothing has happened.
-  bool Board(Lane* lane);
+  bool EnterLane(Lane* lane);
   // Its item is over: appends the answer, as Go() does.
-  void Arrive(std::string* answers);
+  void FinishInLane(std::string* answers);
   // The lane has given it back, or it was withdrawn. Go() does what is left of it.
-  void Alight();
+  void LeaveLane();
 
   // Its answer is on its way: counts how long that took. Nothing if it was dropped without one.
   void CountAnswered(Metrics::Clock::time_point now) const;
@@ -91,8 +91,8 @@ class RequestTask : public Task, private CancelCheck {
   void Answer(const Status& status, const std::string& result, std::string* answers);
   // These return true once that part of the request is over.
   bool Carry(Status* status, std::string* result);
-  bool BoardPuts(Lane* lane);
-  bool BoardGet(Lane* lane);
+  bool BeginPuts(Lane* lane);
+  bool BeginGet(Lane* lane);
   void TellPuts(Outcome* outcome);
   template <typename Item>
   bool GoLone(std::unique_ptr<Item>* kept, Turn* turn, Status* status, std::string* result);
@@ -130,7 +130,7 @@ class RequestTask : public Task, private CancelCheck {
   std::unique_ptr<PutItem> put_;        // a lone object that is under way
   std::unique_ptr<GetItem> get_;        // likewise
   std::vector<PutItem> puts_;           // in a lane
-  std::vector<PutItem> alighted_;       // what became of each there, if something did
+  std::vector<PutItem> from_lane_;      // what became of each there, if something did
   std::unique_ptr<ExistsItem> exists_;  // likewise
   std::unique_ptr<Batch> batch_;        // once it is begun
   std::string_view keys_left_;          // that are not looked at yet

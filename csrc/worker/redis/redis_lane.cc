@@ -26,124 +26,124 @@ bool IsCancelled(const CancelCheck* cancel) { return cancel != nullptr && cancel
 
 RedisLane::~RedisLane() {
   // What is under way is left in the middle, and so are its connections.
-  for (const std::unique_ptr<Track>& track : tracks_) {
-    if (!track->rides.empty()) track->attempt.pipe->Break(ECONNABORTED);
-    store_->client_.Conclude(&track->attempt);
+  for (const std::unique_ptr<Channel>& channel : channels_) {
+    if (!channel->parts.empty()) channel->attempt.pipe->Break(ECONNABORTED);
+    store_->client_.Conclude(&channel->attempt);
   }
 }
 
-std::unique_ptr<RedisLane::Ride> RedisLane::RideOf(std::shared_ptr<Trip> trip,
+std::unique_ptr<RedisLane::Part> RedisLane::PartOf(std::shared_ptr<Request> request,
                                                    const CancelCheck* cancel) {
-  auto ride = std::make_unique<Ride>();
-  trip->rides++;
-  ride->trip = std::move(trip);
-  ride->cancel = cancel;
-  return ride;
+  auto part = std::make_unique<Part>();
+  request->parts++;
+  part->request = std::move(request);
+  part->cancel = cancel;
+  return part;
 }
 
 bool RedisLane::Put(PutItem* items, size_t count, const void* who) {
-  const auto trip = std::make_shared<Trip>();
-  trip->who = who;
-  std::vector<std::pair<Track*, std::unique_ptr<Ride>>> rides;
+  const auto request = std::make_shared<Request>();
+  request->who = who;
+  std::vector<std::pair<Channel*, std::unique_ptr<Part>>> parts;
   for (size_t i = 0; i < count; i++) {
     Command command;
     // What cannot be put is refused once more, by a thread.
     if (!store_->FillPut(&items[i], &command, nullptr)) return false;
-    Track* const track = TrackOf(command.key);
-    if (track == nullptr) return false;
-    auto found = std::find_if(rides.begin(), rides.end(),
-                              [&](const auto& one) { return one.first == track; });
-    if (found == rides.end()) {
-      found = rides.emplace(rides.end(), track, RideOf(trip, items[i].options.cancel));
+    Channel* const channel = ChannelOf(command.key);
+    if (channel == nullptr) return false;
+    auto found = std::find_if(parts.begin(), parts.end(),
+                              [&](const auto& one) { return one.first == channel; });
+    if (found == parts.end()) {
+      found = parts.emplace(parts.end(), channel, PartOf(request, items[i].options.cancel));
     }
     found->second->commands.push_back(std::move(command));
     found->second->puts.push_back(&items[i]);
   }
-  for (auto& [track, ride] : rides) BeginOn(track, std::move(ride));
+  for (auto& [channel, part] : parts) BeginOn(channel, std::move(part));
   return true;
 }
 
 bool RedisLane::Get(GetItem* item, const void* who) {
-  const auto trip = std::make_shared<Trip>();
-  trip->who = who;
-  std::unique_ptr<Ride> ride = RideOf(trip, item->options.cancel);
-  ride->get = item;
-  ride->commands.resize(1);
-  store_->FillGet(*item, &ride->commands.front());
-  return Begin(std::move(ride));
+  const auto request = std::make_shared<Request>();
+  request->who = who;
+  std::unique_ptr<Part> part = PartOf(request, item->options.cancel);
+  part->get = item;
+  part->commands.resize(1);
+  store_->FillGet(*item, &part->commands.front());
+  return Begin(std::move(part));
 }
 
 bool RedisLane::Exists(ExistsItem* item, const void* who) {
-  const auto trip = std::make_shared<Trip>();
-  trip->who = who;
-  std::unique_ptr<Ride> ride = RideOf(trip, item->cancel);
-  ride->exists = item;
-  ride->commands.resize(item->keys.size());
+  const auto request = std::make_shared<Request>();
+  request->who = who;
+  std::unique_ptr<Part> part = PartOf(request, item->cancel);
+  part->exists = item;
+  part->commands.resize(item->keys.size());
   for (size_t i = 0; i < item->keys.size(); i++) {
-    store_->FillDigit("EXISTS", item->keys[i], &ride->commands[i]);
+    store_->FillDigit("EXISTS", item->keys[i], &part->commands[i]);
   }
-  return Begin(std::move(ride));
+  return Begin(std::move(part));
 }
 
 // Where a key belongs to; null: there is no connection at hand.
-RedisLane::Track* RedisLane::TrackOf(const std::string& key) {
+RedisLane::Channel* RedisLane::ChannelOf(const std::string& key) {
   const Topology::Node node = store_->client_.topology().OfKey(key);
   if (node == nullptr) return nullptr;
-  for (const std::unique_ptr<Track>& track : tracks_) {
-    if (track->attempt.node == node && !node->IsOutdated(track->attempt.connection)) {
-      return track.get();
+  for (const std::unique_ptr<Channel>& channel : channels_) {
+    if (channel->attempt.node == node && !node->IsOutdated(channel->attempt.connection)) {
+      return channel.get();
     }
   }
-  auto track = std::make_unique<Track>();
-  if (!node->TakeIdle(&track->attempt.connection)) return nullptr;
-  track->attempt.node = node;
-  track->attempt.pipe =
-      std::make_unique<Pipe>(&track->attempt.connection.stream, std::vector<Command*>());
-  tracks_.push_back(std::move(track));
-  return tracks_.back().get();
+  auto channel = std::make_unique<Channel>();
+  if (!node->TakeIdle(&channel->attempt.connection)) return nullptr;
+  channel->attempt.node = node;
+  channel->attempt.pipe =
+      std::make_unique<Pipe>(&channel->attempt.connection.stream, std::vector<Command*>());
+  channels_.push_back(std::move(channel));
+  return channels_.back().get();
 }
 
-bool RedisLane::Begin(std::unique_ptr<Ride> ride) {
-  Track* const track = TrackOf(ride->commands.front().key);
-  if (track == nullptr) return false;
+bool RedisLane::Begin(std::unique_ptr<Part> part) {
+  Channel* const channel = ChannelOf(part->commands.front().key);
+  if (channel == nullptr) return false;
   // Keys of several nodes are asked for by a thread.
-  for (size_t i = 1; i < ride->commands.size(); i++) {
-    if (TrackOf(ride->commands[i].key) != track) return false;
+  for (size_t i = 1; i < part->commands.size(); i++) {
+    if (ChannelOf(part->commands[i].key) != channel) return false;
   }
-  BeginOn(track, std::move(ride));
+  BeginOn(channel, std::move(part));
   return true;
 }
 
-void RedisLane::BeginOn(Track* track, std::unique_ptr<Ride> ride) {
+void RedisLane::BeginOn(Channel* channel, std::unique_ptr<Part> part) {
   const Clock::time_point now = Clock::now();
-  for (const Command& command : ride->commands) {
-    ride->bytes += command.body.size + command.space.size;
+  for (const Command& command : part->commands) {
+    part->bytes += command.body.size + command.space.size;
   }
-  uint64_t bytes = ride->bytes;
-  for (const std::unique_ptr<Ride>& before : track->rides) bytes += before->bytes;
-  ride->begun = now;
-  ride->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
-  for (Command& command : ride->commands) track->attempt.pipe->Append(&command);
-  track->rides.push_back(std::move(ride));
+  uint64_t bytes = part->bytes;
+  for (const std::unique_ptr<Part>& before : channel->parts) bytes += before->bytes;
+  part->begun = now;
+  part->end = now + store_->client_.Stall() + std::chrono::seconds(bytes / kSlowestBytesPerSecond);
+  for (Command& command : part->commands) channel->attempt.pipe->Append(&command);
+  channel->parts.push_back(std::move(part));
 }
 
-bool RedisLane::Go(std::vector<Over>* over) {
+bool RedisLane::Go(std::vector<Completion>* completions) {
   bool more = false;
   Excuse(Clock::now());
-  for (size_t i = 0; i < tracks_.size();) {
-    Track* const track = tracks_[i].get();
-    Pipe* const pipe = track->attempt.pipe.get();
+  for (size_t i = 0; i < channels_.size();) {
+    Channel* const channel = channels_[i].get();
+    Pipe* const pipe = channel->attempt.pipe.get();
     bool moved = false;
     if (!pipe->through() && pipe->error() == 0) (void)pipe->Go(&moved, &more, kTurn);
-    if (moved) track->moved = Clock::now();
-    TakeReplied(track, over);
-    if (pipe->error() == 0 && !track->rides.empty()) {
-      const int error = LookAtLimits(track);
+    if (moved) channel->moved = Clock::now();
+    TakeReplied(channel, completions);
+    if (pipe->error() == 0 && !channel->parts.empty()) {
+      const int error = LookAtLimits(channel);
       if (error != 0) pipe->Break(error);
     }
-    if (pipe->error() != 0) GiveUp(track, over);
-    if (track->rides.empty()) {
-      Leave(i);
+    if (pipe->error() != 0) GiveUp(channel, completions);
+    if (channel->parts.empty()) {
+      Release(i);
     } else {
       i++;
     }
@@ -151,20 +151,20 @@ bool RedisLane::Go(std::vector<Over>* over) {
   return more;
 }
 
-void RedisLane::Leave(size_t at) {
-  store_->client_.Conclude(&tracks_[at]->attempt);
-  tracks_.erase(tracks_.begin() + static_cast<ptrdiff_t>(at));
+void RedisLane::Release(size_t at) {
+  store_->client_.Conclude(&channels_[at]->attempt);
+  channels_.erase(channels_.begin() + static_cast<ptrdiff_t>(at));
 }
 
-void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
-  for (size_t left = track->attempt.pipe->DropReplied(); left > 0;) {
-    Ride* const first = track->rides.front().get();
+void RedisLane::TakeReplied(Channel* channel, std::vector<Completion>* completions) {
+  for (size_t left = channel->attempt.pipe->DropReplied(); left > 0;) {
+    Part* const first = channel->parts.front().get();
     const size_t step = std::min(left, first->commands.size() - first->replied);
     first->replied += step;
     left -= step;
     if (first->replied < first->commands.size()) return;
-    Finish(*track, first, false, over);
-    track->rides.pop_front();
+    Finish(*channel, first, false, completions);
+    channel->parts.pop_front();
   }
 }
 
@@ -173,93 +173,94 @@ void RedisLane::TakeReplied(Track* track, std::vector<Over>* over) {
 void RedisLane::Excuse(Clock::time_point now) {
   const Clock::time_point called = std::exchange(called_, now);
   if (now - called < kAway) return;
-  for (const std::unique_ptr<Track>& track : tracks_) {
-    track->moved = std::max(track->moved, now);
-    for (const std::unique_ptr<Ride>& ride : track->rides) {
-      const Clock::duration away = now - std::max(called, ride->begun);
-      ride->begun += away;
-      ride->end += away;
+  for (const std::unique_ptr<Channel>& channel : channels_) {
+    channel->moved = std::max(channel->moved, now);
+    for (const std::unique_ptr<Part>& part : channel->parts) {
+      const Clock::duration away = now - std::max(called, part->begun);
+      part->begun += away;
+      part->end += away;
     }
   }
 }
 
-int RedisLane::LookAtLimits(Track* track) const {
+int RedisLane::LookAtLimits(Channel* channel) const {
   const Clock::time_point now = Clock::now();
-  for (const std::unique_ptr<Ride>& ride : track->rides) {
-    if (!IsCancelled(ride->cancel)) continue;
-    if (ride->cancelled_since == Clock::time_point()) ride->cancelled_since = now;
-    if (now - ride->cancelled_since >= kCancelled) return ECONNABORTED;
+  for (const std::unique_ptr<Part>& part : channel->parts) {
+    if (!IsCancelled(part->cancel)) continue;
+    if (part->cancelled_since == Clock::time_point()) part->cancelled_since = now;
+    if (now - part->cancelled_since >= kCancelled) return ECONNABORTED;
   }
-  const Ride& first = *track->rides.front();
-  const bool stuck = now - std::max(first.begun, track->moved) >= store_->client_.Stall();
+  const Part& first = *channel->parts.front();
+  const bool stuck = now - std::max(first.begun, channel->moved) >= store_->client_.Stall();
   return stuck || now >= first.end ? ETIMEDOUT : 0;
 }
 
 // The connection is broken.
-void RedisLane::GiveUp(Track* track, std::vector<Over>* over) {
+void RedisLane::GiveUp(Channel* channel, std::vector<Completion>* completions) {
   const Clock::time_point now = Clock::now();
-  const bool late = track->attempt.pipe->error() == ETIMEDOUT;
-  for (const std::unique_ptr<Ride>& ride : track->rides) {
+  const bool late = channel->attempt.pipe->error() == ETIMEDOUT;
+  for (const std::unique_ptr<Part>& part : channel->parts) {
     // Who has just come has not waited yet.
     const bool excused =
-        late && now - ride->begun < store_->client_.Stall() / 2 && !IsCancelled(ride->cancel);
-    Finish(*track, ride.get(), excused, over);
+        late && now - part->begun < store_->client_.Stall() / 2 && !IsCancelled(part->cancel);
+    Finish(*channel, part.get(), excused, completions);
   }
-  store_->client_.Conclude(&track->attempt);
-  track->rides.clear();
+  store_->client_.Conclude(&channel->attempt);
+  channel->parts.clear();
 }
 
-void RedisLane::Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over) {
+void RedisLane::Finish(const Channel& channel, Part* part, bool excused,
+                       std::vector<Completion>* completions) {
   using Next = RedisClient::Next;
-  const bool cancelled = IsCancelled(ride->cancel);
+  const bool cancelled = IsCancelled(part->cancel);
   bool again = false;
-  for (size_t i = 0; i < ride->commands.size(); i++) {
-    Command& command = ride->commands[i];
+  for (size_t i = 0; i < part->commands.size(); i++) {
+    Command& command = part->commands[i];
     const bool judged = command.outcome == Command::Outcome::kReplied || !excused;
     const bool ends =
-        judged && store_->client_.Judge(track.attempt, &command, cancelled) == Next::kEnd;
+        judged && store_->client_.Judge(channel.attempt, &command, cancelled) == Next::kEnd;
     again |= !ends;
-    if (ride->puts.empty()) continue;
+    if (part->puts.empty()) continue;
     // An object is stored once, and one that was there is left, whatever becomes of the others.
     if (ends) {
-      store_->FinishPut(command, command, ride->puts[i]);
+      store_->FinishPut(command, command, part->puts[i]);
     } else {
-      ride->puts[i]->perhaps = command.MayHaveHappened();
+      part->puts[i]->maybe_stored = command.MayHaveHappened();
     }
   }
-  // What all of a trip comes to is known when the last of its rides is over.
-  Trip* const trip = ride->trip.get();
-  trip->again |= again;
-  if (++trip->over == trip->rides) over->push_back({trip->who, trip->again});
+  // What all of a request comes to is known when the last of its parts is over.
+  Request* const request = part->request.get();
+  request->again |= again;
+  if (++request->ended == request->parts) completions->push_back({request->who, request->again});
   if (again) return;
-  if (ride->get != nullptr) store_->FinishGet(&ride->commands.front(), ride->get);
-  if (ride->exists != nullptr) {
-    ride->exists->done = true;
-    ride->exists->status =
-        store_->FinishDigits("EXISTS", ride->exists->keys, ride->commands, &ride->exists->yes);
+  if (part->get != nullptr) store_->FinishGet(&part->commands.front(), part->get);
+  if (part->exists != nullptr) {
+    part->exists->done = true;
+    part->exists->status =
+        store_->FinishDigits("EXISTS", part->exists->keys, part->commands, &part->exists->yes);
   }
 }
 
 bool RedisLane::Withdraw(const void* who) {
-  const auto is_its = [&](const std::unique_ptr<Ride>& ride) { return ride->trip->who == who; };
+  const auto is_its = [&](const std::unique_ptr<Part>& part) { return part->request->who == who; };
   size_t waiting = 0;
-  const Trip* trip = nullptr;
-  for (const std::unique_ptr<Track>& track : tracks_) {
-    const auto found = std::find_if(track->rides.begin(), track->rides.end(), is_its);
-    if (found == track->rides.end()) continue;
-    trip = (*found)->trip.get();
+  const Request* request = nullptr;
+  for (const std::unique_ptr<Channel>& channel : channels_) {
+    const auto found = std::find_if(channel->parts.begin(), channel->parts.end(), is_its);
+    if (found == channel->parts.end()) continue;
+    request = (*found)->request.get();
     waiting += (*found)->commands.front().begun ? 0 : 1;  // they are sent in order
   }
-  if (trip == nullptr || waiting < trip->rides) return false;
-  for (size_t i = 0; i < tracks_.size();) {
-    Track* const track = tracks_[i].get();
-    const auto found = std::find_if(track->rides.begin(), track->rides.end(), is_its);
-    if (found != track->rides.end()) {
-      for (const Command& command : (*found)->commands) track->attempt.pipe->Withdraw(&command);
-      track->rides.erase(found);
+  if (request == nullptr || waiting < request->parts) return false;
+  for (size_t i = 0; i < channels_.size();) {
+    Channel* const channel = channels_[i].get();
+    const auto found = std::find_if(channel->parts.begin(), channel->parts.end(), is_its);
+    if (found != channel->parts.end()) {
+      for (const Command& command : (*found)->commands) channel->attempt.pipe->Withdraw(&command);
+      channel->parts.erase(found);
     }
-    if (track->rides.empty()) {
-      Leave(i);
+    if (channel->parts.empty()) {
+      Release(i);
     } else {
       i++;
     }
@@ -268,9 +269,9 @@ bool RedisLane::Withdraw(const void* who) {
 }
 
 void RedisLane::AddPolls(std::vector<pollfd>* polls) const {
-  for (const std::unique_ptr<Track>& track : tracks_) {
-    if (track->rides.empty()) continue;
-    polls->push_back({track->attempt.pipe->fd(), track->attempt.pipe->events(), 0});
+  for (const std::unique_ptr<Channel>& channel : channels_) {
+    if (channel->parts.empty()) continue;
+    polls->push_back({channel->attempt.pipe->fd(), channel->attempt.pipe->events(), 0});
   }
 }
 

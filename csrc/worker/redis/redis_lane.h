@@ -32,22 +32,22 @@ class RedisLane : public Lane {
   bool Put(PutItem* items, size_t count, const void* who) override;
   bool Get(GetItem* item, const void* who) override;
   bool Exists(ExistsItem* item, const void* who) override;
-  bool Go(std::vector<Over>* over) override;
+  bool Go(std::vector<Completion>* completions) override;
   bool Withdraw(const void* who) override;
   void AddPolls(std::vector<pollfd>* polls) const override;
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  // One request that is under way, in as many rides as nodes have a part of it.
-  struct Trip {
+  // One request that is under way, in one part for each node that has something of it.
+  struct Request {
     const void* who = nullptr;
-    size_t rides = 0;
-    size_t over = 0;  // of these
+    size_t parts = 0;
+    size_t ended = 0;  // of these
     bool again = false;
   };
-  struct Ride {
-    std::shared_ptr<Trip> trip;
+  struct Part {
+    std::shared_ptr<Request> request;
     const CancelCheck* cancel = nullptr;
     // One of the three.
     std::vector<PutItem*> puts;  // one for each command
@@ -60,31 +60,32 @@ class RedisLane : public Lane {
     Clock::time_point end;              // of its time, whatever moves until then
     Clock::time_point cancelled_since;  // when that was seen; the earliest time: it is not
   };
-  // A connection, and what goes over it, in order.
-  struct Track {
-    std::deque<std::unique_ptr<Ride>> rides;
+  // A node's connection, and what goes over it, in order.
+  struct Channel {
+    std::deque<std::unique_ptr<Part>> parts;
     RedisClient::Attempt attempt;  // goes before the commands that it refers to
     Clock::time_point moved;
   };
 
   // Gives the connection back, if it is in step.
-  void Leave(size_t at);
-  Track* TrackOf(const std::string& key);
-  static std::unique_ptr<Ride> RideOf(std::shared_ptr<Trip> trip, const CancelCheck* cancel);
+  void Release(size_t at);
+  Channel* ChannelOf(const std::string& key);
+  static std::unique_ptr<Part> PartOf(std::shared_ptr<Request> request, const CancelCheck* cancel);
   // False: it belongs to several nodes, or there is no connection at hand.
-  bool Begin(std::unique_ptr<Ride> ride);
-  void BeginOn(Track* track, std::unique_ptr<Ride> ride);
-  void TakeReplied(Track* track, std::vector<Over>* over);
+  bool Begin(std::unique_ptr<Part> part);
+  void BeginOn(Channel* channel, std::unique_ptr<Part> part);
+  void TakeReplied(Channel* channel, std::vector<Completion>* completions);
   // Gives back the time in which nobody called Go().
   void Excuse(Clock::time_point now);
   // Why the connection has to be given up now; 0: it need not.
-  int LookAtLimits(Track* track) const;
-  void GiveUp(Track* track, std::vector<Over>* over);
+  int LookAtLimits(Channel* channel) const;
+  void GiveUp(Channel* channel, std::vector<Completion>* completions);
   // Ends what has come to an end of it. `excused`: what has no reply is done again in any case.
-  void Finish(const Track& track, Ride* ride, bool excused, std::vector<Over>* over);
+  void Finish(const Channel& channel, Part* part, bool excused,
+              std::vector<Completion>* completions);
 
   RedisStore* const store_;
-  std::vector<std::unique_ptr<Track>> tracks_;
+  std::vector<std::unique_ptr<Channel>> channels_;
   Clock::time_point called_;  // Go(), for the last time
 };
 

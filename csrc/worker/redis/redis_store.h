@@ -4,7 +4,7 @@
 // <prefix><key>, in one of the layouts of options.h. docs/engines.md is for users.
 //
 // A batch goes through one connection to each node, pipelined; threads that are given parts of a
-// batch have connections of their own. Small requests that are not in a batch go through the lane
+// batch have connections of their own. Small requests, and batches of small puts, go through the lane
 // of their client (redis_lane.h).
 #ifndef LMSHM_WORKER_REDIS_REDIS_STORE_H_
 #define LMSHM_WORKER_REDIS_REDIS_STORE_H_

@@ -83,7 +83,7 @@ struct PutItem {
   Status status;        // when it is done
   uint32_t crc32c = 0;  // of a success, if options.checksum
   // By a lane, when it is not done: the object may have been stored nevertheless.
-  bool perhaps = false;
+  bool maybe_stored = false;
   std::unique_ptr<Unfinished> rest;
 };
 
@@ -129,13 +129,13 @@ class Lane {
   virtual bool Get(GetItem* item, const void* who) = 0;
   virtual bool Exists(ExistsItem* item, const void* who) = 0;
 
-  struct Over {
+  struct Completion {
     const void* who = nullptr;
     bool again = false;  // what is not done of it must be done from its beginning otherwise
   };
   // Does what can be done without waiting, for a moment at most, and appends what is over. Also to
   // be called from time to time: it looks at limits and cancelling. True: there is more to do.
-  virtual bool Go(std::vector<Over>* over) = 0;
+  virtual bool Go(std::vector<Completion>* completions) = 0;
 
   // Takes back an item of which nothing was sent yet. False: some was, so it goes on, if it was
   // cancelled for a short time.
