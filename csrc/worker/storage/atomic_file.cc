@@ -109,7 +109,18 @@ int AtomicFile::Link(const std::string& name) const {
   return linkat(AT_FDCWD, self, dir_fd_, name.c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
 }
 
-// Gives a file without a name the temporary one.
+// Gives a file without a name the target's, and closes it. What close() has to say of the data a
+// copy of the descriptor is told before: once the object can be seen, it has been stored.
+int AtomicFile::LinkTarget() {
+  const int copy = fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return errno;
+  if (close(copy) != 0 && errno != EINTR) return errno;
+  const int error = Link(name_);
+  if (error == 0) fd_.Reset();
+  return error;
+}
+
+// Gives it the temporary one.
 int AtomicFile::LinkTemporary() {
   LockTemporary(fd_.get());
   for (int attempt = 0; attempt < kAttempts; attempt++) {
@@ -156,11 +167,10 @@ int AtomicFile::LinkTemporaryAsTarget() const {
 }
 
 int AtomicFile::PublishNew() {
-  int error = unnamed_ ? Link(name_) : 0;
-  if (error != 0) return error;
+  if (unnamed_) return LinkTarget();
   UniqueFd lock;
-  error = Close(&lock);
-  if (error != 0 || temporary_.empty()) return error;
+  int error = Close(&lock);
+  if (error != 0) return error;
   error = Rename(kNoReplace);
   if (error == 0) {
     temporary_.clear();
@@ -174,13 +184,14 @@ int AtomicFile::PublishNew() {
 
 int AtomicFile::PublishAs(mode_t* existing, UniqueFd* kept_lock) {
   if (unnamed_) {
-    int error = Link(name_);
+    int error = LinkTarget();
+    if (error == 0) return 0;
     if (error == EEXIST) error = LinkTemporary();
     if (error != 0) return error;
   }
   UniqueFd lock;
   int error = Close(&lock);
-  if (error != 0 || temporary_.empty()) return error;  // it has the target's name already
+  if (error != 0) return error;
   if (existing != nullptr) {
     error = Rename(kNoReplace);
     if (error == 0) {

@@ -73,6 +73,7 @@ class AtomicFile {
  private:
   int CreateNamed(const AtomicFileOptions& options);
   int Link(const std::string& name) const;
+  int LinkTarget();
   int LinkTemporary();
   int Close(UniqueFd* lock);
   int Rename(unsigned flags) const;
