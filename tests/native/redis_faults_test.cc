@@ -5,7 +5,10 @@
 // a part of a value or another key's, and the next request is answered.
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -293,6 +296,105 @@ TEST(a_put_whose_answer_is_lost_does_not_find_its_own_object) {
   const auto lasting = Redis(server.url("?ttl=77"));
   CHECK_OK(PutIfAbsent(*lasting, "other", Part(segment, 0, 1000)));
   CHECK(seen() == std::vector<size_t>({6, 5}));
+}
+
+TEST(a_put_that_was_not_sent_whole_is_done_again_with_its_condition) {
+  TestSegment segment(32 * kMiB);
+  Truth truth;
+  std::atomic<int> asking{0}, others{0};
+  RedisLiar server(
+      [&](const Words& words, int) -> std::string {
+        if (words[0] != "SET") return truth.Answer(words);
+        (words.back() == "NX" ? asking : others)++;
+        return words.back() == "NX" ? "$-1\r\n" : "+OK\r\n";
+      },
+      RedisLiar::kClose, 1);
+  const auto store = Redis(server.url());
+  CHECK_EQ(PutIfAbsent(*store, "k", Part(segment, 0, 32 * kMiB)).number(), EEXIST);
+  CHECK_EQ(asking.load(), 1);
+  CHECK_EQ(others.load(), 0);
+}
+
+// However many nodes there are, a request takes its limit and a little more.
+TEST(a_cluster_whose_nodes_are_all_silent_is_given_up_as_soon_as_one_node) {
+  constexpr int kNodes = 16;
+  std::atomic<bool> silent{false};
+  std::vector<std::unique_ptr<RedisLiar>> nodes;
+  std::string slots;
+  std::mutex mutex;
+  for (int i = 0; i < kNodes; i++) {
+    nodes.push_back(std::make_unique<RedisLiar>([&](const Words& words, int) -> std::string {
+      if (silent) return RedisLiar::kHang;
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (words[0] == "CLUSTER") return words[1] == "SLOTS" ? slots : "$0\r\n\r\n";
+      return words[0] == "AUTH" || words[0] == "HELLO" ? "+OK\r\n" : "-ERR unknown command\r\n";
+    }));
+  }
+  std::vector<std::array<int, 3>> ranges;
+  std::vector<std::string> keys;
+  for (int i = 0; i < kNodes; i++) {
+    const int first = i * 16384 / kNodes, last = (i + 1) * 16384 / kNodes - 1;
+    ranges.push_back({first, last, nodes[static_cast<size_t>(i)]->port()});
+    keys.push_back(NameIn("k", first, last));
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    slots = SlotsOf(ranges);
+  }
+  const auto store = Redis(
+      "redis+cluster://127.0.0.1:" + std::to_string(nodes[0]->port()) + "?timeout=2", "secret");
+  silent = true;
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  // One after the other they would take a second each, to let us in and to say who has which slots.
+  const auto begun = std::chrono::steady_clock::now();
+  std::vector<bool> yes(keys.size());
+  CHECK_EQ(store->Exists(keys, nullptr, &yes).number(), ETIMEDOUT);
+  TestSegment segment(4096);
+  CHECK_EQ(Get(*store, keys[7], Part(segment, 0, 100)).number(), ETIMEDOUT);
+  CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds(20));
+}
+
+// A replica that has failed is in no CLUSTER SLOTS, and is the master when it is back.
+TEST(all_members_of_a_cluster_are_known_at_the_start) {
+  std::atomic<int> port{0};
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "INFO") return Bulk("redis_version:0.0.0\r\ncluster_enabled:1\r\n");
+    if (words[0] == "CONFIG") return "*0\r\n";
+    if (words[0] != "CLUSTER") return "-ERR unknown command\r\n";
+    if (words[1] == "SLOTS") return SlotsOf({{0, 16383, port}});
+    return Bulk(
+        "07c3 127.0.0.1:7001@17001,one.example myself,master - 0 14 2 connected 0-16383\n"
+        "67ed 127.0.0.1:7002@17002 slave,fail 07c3 14 14 2 disconnected\n"
+        "292f :0@0 slave,fail,noaddr 07c3 14 14 3 disconnected\n"
+        "6ec2 fd00::1:7004@17004 slave 07c3 0 14 2 connected\n"
+        "0000 127.0.0.1:7005 handshake - 0 0 0 disconnected\n");
+  });
+  port = server.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(server.port()) + "?timeout=5");
+  CHECK(store->member_ports() == std::vector<uint16_t>({7001, 7002, 7004, 7005}));
+}
+
+// Such a key is with the node to which its slot moves, and the slot still belongs to the other.
+TEST(a_listing_has_the_keys_of_a_slot_that_is_half_moved) {
+  const std::string stays = NameIn("a", 0, 8191);
+  const std::string moved = NameIn("b", 0, 8191);
+  const std::string other = NameIn("c", 8192, 16383);
+  std::atomic<int> ports[2] = {};
+  const auto node = [&](const Words& names) {
+    return [&ports, names](const Words& words, int) -> std::string {
+      if (words[0] == "CLUSTER") {
+        return SlotsOf({{0, 8191, ports[0]}, {8192, 16383, ports[1]}});
+      }
+      return words[0] == "SCAN" ? Scanned("0", names) : "-ERR unknown command\r\n";
+    };
+  };
+  RedisLiar first(node({stays})), second(node({moved, other}));
+  ports[0] = first.port();
+  ports[1] = second.port();
+  const auto store =
+      Redis("redis+cluster://127.0.0.1:" + std::to_string(first.port()) + "?timeout=5");
+  CHECK(ListAll(*store, "") == Words({stays, moved, other}));
 }
 
 TEST(a_server_that_always_breaks_off_is_given_up) {

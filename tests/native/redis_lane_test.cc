@@ -453,6 +453,28 @@ TEST(a_cancelled_request_ends_and_those_that_share_its_connection_are_answered) 
   CHECK_EQ(slow, 1);
 }
 
+// Who shares the connection would have to begin anew, and puts with if=absent without asking.
+TEST(a_cancelled_request_waits_with_the_others_while_the_server_answers_however_slowly) {
+  TestSegment segment(1 << 16);
+  RedisLiar server([&](const Words& words, int) -> std::string {
+    if (words[0] == "GET") std::this_thread::sleep_for(std::chrono::milliseconds(40));
+    return Honest(words);
+  });
+  WorkerProcess worker(On(server));
+  LineClient& client = worker.client();
+  Begin(client, segment);
+  CHECK_STARTS(client.Call("2 GET a 200 100"), "2 OK 1");
+  const int connections = server.connections();
+  std::string lines;
+  for (int id = 3; id < 15; id++) lines += Get(id, "a");
+  REQUIRE(client.Send(lines));
+  for (int i = 0; i < kPatienceMs && server.commands() < 4; i++) usleep(1000);
+  REQUIRE(client.Send("15 CANCEL 14\n"));
+  std::map<int, std::string> answers = Answers(client, 13);
+  for (int id = 3; id < 14; id++) CHECK_STARTS(answers[id], "OK 1");
+  CHECK_EQ(server.connections(), connections);
+}
+
 // 64 are under way, and what comes behind them waits here.
 TEST(among_those_that_wait_the_highest_priority_is_first_and_a_cancelled_one_is_never_sent) {
   TestSegment segment(1 << 20);

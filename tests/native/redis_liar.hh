@@ -37,9 +37,9 @@ class RedisLiar {
 
   // `refuse`: what it says to a SET of which 100,000 bytes have come, and then closes, as servers
   // do with what they will not read to the end; kClose: it breaks off without a word. Empty: it
-  // reads on.
-  explicit RedisLiar(Answer answer, std::string refuse = "")
-      : answer_(std::move(answer)), refuse_(std::move(refuse)) {
+  // reads on. So it does after `refusals` of them.
+  explicit RedisLiar(Answer answer, std::string refuse = "", int refusals = 1 << 20)
+      : answer_(std::move(answer)), refuse_(std::move(refuse)), refusals_(refusals) {
     listener_.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address = {};
     address.sin_family = AF_INET;
@@ -92,7 +92,8 @@ class RedisLiar {
       const ssize_t n = recv(fd.get(), bytes, sizeof bytes, 0);
       if (n <= 0) return;
       buffer.append(bytes, static_cast<size_t>(n));
-      if (!refuse_.empty() && buffer.size() > 100000) {
+      if (!refuse_.empty() && buffer.size() > 100000 && refusals_ > 0) {
+        refusals_--;
         if (refuse_ == kClose) return;
         (void)!send(fd.get(), refuse_.data(), refuse_.size(), MSG_NOSIGNAL);
         shutdown(fd.get(), SHUT_WR);
@@ -131,6 +132,7 @@ class RedisLiar {
 
   const Answer answer_;
   const std::string refuse_;
+  std::atomic<int> refusals_;
   lmshm::UniqueFd listener_;
   uint16_t port_ = 0;
   std::atomic<bool> ending_{false};

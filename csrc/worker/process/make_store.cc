@@ -40,6 +40,8 @@ Status MakeRedisStore(const StoreUrl& url, const StoreSecrets& secrets, const Ca
     made->ports.push_back(endpoint.port);
     made->looks_up_names |= !endpoint.IsAddress();
   }
+  const std::vector<uint16_t>& members = store->member_ports();
+  made->ports.insert(made->ports.end(), members.begin(), members.end());
   made->store = std::move(store);
   return Status::OK();
 }

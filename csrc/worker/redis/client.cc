@@ -20,6 +20,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLeastStall(1000);
 // Redirections and dead connections that are followed without a pause.
 constexpr int kAtOnce = 5;
+// How long a node may take at least until it lets us in, when those before it took all the time.
+constexpr milliseconds kLeastTake(250);
 // Attempts to reach a server that is alone and breaks off.
 constexpr int kTries = 3;
 
@@ -46,7 +48,7 @@ milliseconds RedisClient::Stall() const {
 }
 
 Status RedisClient::Start(const CancelCheck* cancel) {
-  if (options_.cluster) return topology_.Refresh(Stall(), cancel);
+  if (options_.cluster) return topology_.Refresh(options_.timeout, cancel);
   WaitLimit limit(options_.timeout, cancel);
   const Topology::Node node = topology_.Any();
   RedisConnection connection;
@@ -59,6 +61,8 @@ Status RedisClient::Start(const CancelCheck* cancel) {
 void RedisClient::Try(std::vector<Group>* groups, const CancelCheck* cancel) {
   uint64_t bytes = 0;
   std::vector<Pipe*> pipes;
+  // Not so long for each of them: many may be silent.
+  const WaitLimit takes(Stall(), cancel);
   for (Group& group : *groups) {
     // What an earlier attempt was told (ASK, MOVED) is not told again by one that reaches nobody.
     for (Command* const command : group.commands) command->Reset();
@@ -66,7 +70,7 @@ void RedisClient::Try(std::vector<Group>* groups, const CancelCheck* cancel) {
       group.status = Status::Error(EAGAIN, "nobody in the cluster serves the slot of this key");
       continue;
     }
-    WaitLimit limit(Stall(), cancel);
+    WaitLimit limit(std::max(takes.Left(), kLeastTake), cancel);
     group.status = group.node->Take(&limit, &group.connection);
     if (!group.status.ok()) continue;
     for (Command* const command : group.commands) {
@@ -129,7 +133,7 @@ RedisClient::Next RedisClient::JudgeBroken(const Attempt& attempt, Command* comm
   } else if (error != ECONNABORTED && error != EFAULT) {
     command->status = Status::System(error, name + ": the connection broke");
   }
-  if (command->once && command->begun) {
+  if (command->once && command->sent) {
     command->status = Status::Error(
         error, command->status.text() + "; whether the object was removed is not known");
     return Next::kEnd;
@@ -220,7 +224,7 @@ void RedisClient::Run(const std::vector<Command*>& commands, const CancelCheck* 
     if (!wait && ++at_once > kAtOnce) wait = true;
     if (wait && limit.Sleep(pause.Next()) != 0) break;
     if (limit.Left().count() == 0) break;
-    if (refresh) (void)topology_.Refresh(Stall(), cancel);
+    if (refresh) (void)topology_.Refresh(std::min(Stall(), limit.Left()), cancel);
   }
   for (Command* const command : left) {
     if (command->status.ok()) command->status = Status::Error(ETIMEDOUT, "it came to nothing");

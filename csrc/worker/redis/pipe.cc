@@ -53,6 +53,7 @@ void Command::Reset() {
   length = 0;
   crc32c = 0;
   begun = false;
+  sent = false;
   asking = false;
   summed = 0;
   ending.clear();
@@ -193,7 +194,7 @@ void Pipe::Sent(uint64_t bytes) {
       sent_ = 0;
       if (++part_ < 3) continue;
       part_ = 0;
-      sending_++;
+      commands_[sending_++]->sent = true;
     }
   }
 }

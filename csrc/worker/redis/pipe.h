@@ -69,14 +69,16 @@ struct Command {
 
   // While it is under way.
   bool begun = false;   // some of it was sent
+  bool sent = false;    // all of it was
   bool asking = false;  // ASKING goes before it: the slot is not yet the node's own
   uint64_t summed = 0;  // bytes of the body that crc32c is of
   std::string ending;   // tail and rest
 
   // As if it had never been sent.
   void Reset();
-  // Whether some of it was sent, and no error says that it was not carried out.
-  bool MayHaveHappened() const { return begun && (outcome == Outcome::kNone || !reply.IsError()); }
+  // Whether all of it was sent (a server carries out nothing of which a byte is missing), and no
+  // error says that it was not carried out.
+  bool MayHaveHappened() const { return sent && (outcome == Outcome::kNone || !reply.IsError()); }
 };
 
 // What one pipe moves before others have their turn, and before anybody asks whether to go on.

@@ -14,8 +14,8 @@ namespace {
 
 // What is moved in one go, before answers are sent and the client is listened to.
 constexpr uint64_t kTurn = 512 * 1024;
-// So long a reply is waited for that nobody wants any more. After that its connection is closed,
-// and those who share it begin anew.
+// So long a server may be silent that owes a reply which nobody wants any more. After that its
+// connection is closed, and those who share it begin anew.
 constexpr std::chrono::milliseconds kCancelled(100);
 // Whoever calls from time to time does so sooner than this.
 constexpr std::chrono::milliseconds kAway(200);
@@ -188,7 +188,7 @@ int RedisLane::LookAtLimits(Channel* channel) const {
   for (const std::unique_ptr<Part>& part : channel->parts) {
     if (!IsCancelled(part->cancel)) continue;
     if (part->cancelled_since == Clock::time_point()) part->cancelled_since = now;
-    if (now - part->cancelled_since >= kCancelled) return ECONNABORTED;
+    if (now - std::max(part->cancelled_since, channel->moved) >= kCancelled) return ECONNABORTED;
   }
   const Part& first = *channel->parts.front();
   const bool stuck = now - std::max(first.begun, channel->moved) >= store_->client_.Stall();

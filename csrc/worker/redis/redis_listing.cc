@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <unordered_set>
 #include <utility>
 
 #include "worker/base/percent.h"
 #include "worker/redis/errors.h"
-#include "worker/redis/slots.h"
 #include "worker/storage/object_key.h"
 
 namespace lmshm {
@@ -84,8 +84,6 @@ void RedisListing::Keep(const std::vector<Reply>& names) {
     if (key.substr(0, prefix_.size()) != prefix_) continue;
     if (key.substr(key.size() - behind_.size()) != behind_) continue;
     key = key.substr(0, key.size() - behind_.size());
-    // Of a slot that was another's when that was read.
-    if (left_.size() > 1 && left_[SlotOf(name.text)] == 0) continue;
     if (CheckKey(key).ok()) got_.emplace_back(key);
   }
 }
@@ -121,7 +119,10 @@ Status RedisListing::Scan(const CancelCheck* cancel) {
 
 Status RedisListing::Read(const PageLimits& limits, const CancelCheck* cancel,
                           std::vector<std::string>* keys, bool* ended) {
+  // A server that is slow gets as much time for a page as for anything else.
+  const auto end = std::chrono::steady_clock::now() + client_->timeout();
   for (int i = 0; i < kScans && got_.size() < limits.keys && !all_read_; i++) {
+    if (i > 0 && std::chrono::steady_clock::now() >= end) break;
     Status status = Scan(cancel);
     if (!status.ok()) return status;  // what was found is kept for the next call
   }

@@ -56,6 +56,22 @@ bool ParseMetadata(std::string_view text, uint64_t* length, std::vector<Attribut
   return true;
 }
 
+// CLUSTER NODES, a line each: <id> <address>:<port>@<port of the bus>[,<name>] <flags> ...
+std::vector<uint16_t> PortsOfMembers(std::string_view text) {
+  std::vector<uint16_t> ports;
+  for (size_t at = text.find(' '); at != std::string_view::npos; at = text.find(' ')) {
+    text.remove_prefix(at + 1);
+    std::string_view address = text.substr(0, text.find_first_of("@ \n"));
+    address.remove_prefix(std::min(address.size(), address.rfind(':') + 1));
+    uint64_t port = 0;
+    if (ParseU64(address, &port) == NumberError::kNone && port > 0 && port <= UINT16_MAX) {
+      ports.push_back(static_cast<uint16_t>(port));
+    }
+    text.remove_prefix(std::min(text.size(), text.find('\n')));
+  }
+  return ports;
+}
+
 // "valkey_version:9.1.0" in what INFO says; empty: not there.
 std::string InfoField(std::string_view info, std::string_view name) {
   for (size_t at = 0; at < info.size();) {
@@ -134,6 +150,12 @@ Status RedisStore::LookAtServer(const CancelCheck* cancel) {
   const Topology::Node node = client_.topology().Any();
   client_.RunAt(node, &info, cancel);
   if (info.status.ok()) client_.RunAt(node, &largest, cancel);
+  if (info.status.ok() && options_.client.cluster) {
+    Command members;
+    AppendCommand({"CLUSTER", "NODES"}, &members.head);
+    client_.RunAt(node, &members, cancel);
+    if (members.status.ok()) member_ports_ = PortsOfMembers(members.reply.text);
+  }
   if (info.status.ok()) {
     const std::string valkey = InfoField(info.reply.text, "valkey_version");
     server_ = valkey.empty() ? "redis-" + InfoField(info.reply.text, "redis_version")

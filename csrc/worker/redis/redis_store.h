@@ -4,8 +4,8 @@
 // <prefix><key>, in one of the layouts of options.h. docs/engines.md is for users.
 //
 // A batch goes through one connection to each node, pipelined; threads that are given parts of a
-// batch have connections of their own. Small requests, and batches of small puts, go through the lane
-// of their client (redis_lane.h).
+// batch have connections of their own. Small requests, and batches of small puts, go through the
+// lane of their client (redis_lane.h).
 #ifndef LMSHM_WORKER_REDIS_REDIS_STORE_H_
 #define LMSHM_WORKER_REDIS_REDIS_STORE_H_
 
@@ -52,6 +52,9 @@ class RedisStore : public ObjectStore {
 
   // Where it may have to connect, as far as is known now.
   std::vector<Endpoint> endpoints() const { return client_.topology().endpoints(); }
+  // The ports of all members of a cluster when it was opened: replicas that had failed, too, which
+  // serve no slots and are no endpoints. Empty where nobody told.
+  const std::vector<uint16_t>& member_ports() const { return member_ports_; }
 
  private:
   friend class RedisLane;  // which makes and finishes items as this does
@@ -90,6 +93,7 @@ class RedisStore : public ObjectStore {
   RedisClient client_;
   StoreFacts facts_;
   std::string server_;  // "valkey-9.1.0"
+  std::vector<uint16_t> member_ports_;
   uint64_t max_value_bytes_ = 0;
   std::atomic<uint32_t> next_tag_{0};  // of the next value that is put
 };

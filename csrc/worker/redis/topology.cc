@@ -180,7 +180,7 @@ Status Topology::Adopt(const Reply& reply, const RedisNode& from) {
   return Status::OK();
 }
 
-Status Topology::Refresh(milliseconds stall, const CancelCheck* cancel) {
+Status Topology::Refresh(milliseconds most, const CancelCheck* cancel) {
   if (!cluster_) return Status::OK();
   std::vector<Node> nodes;
   {
@@ -188,13 +188,18 @@ Status Topology::Refresh(milliseconds stall, const CancelCheck* cancel) {
     if (asking_ || Clock::now() - asked_ < kPause) return Status::OK();
     asking_ = true;
     for (const auto& [name, node] : nodes_) nodes.push_back(node);
-    std::rotate(nodes.begin(), nodes.begin() + static_cast<ptrdiff_t>(turn_++ % nodes.size()),
+    std::rotate(nodes.begin(), nodes.begin() + static_cast<ptrdiff_t>(turn_ % nodes.size()),
                 nodes.end());
   }
   counts_->refreshes.fetch_add(1, std::memory_order_relaxed);
-  Status status;
+  const Clock::time_point end = Clock::now() + most;
+  Status status = Status::System(ETIMEDOUT, "CLUSTER SLOTS");
+  size_t asked = 0;
   for (const Node& node : nodes) {
-    WaitLimit limit(std::min(stall, kAnswer), cancel);
+    const auto left = std::chrono::duration_cast<milliseconds>(end - Clock::now());
+    if (left.count() <= 0) break;
+    asked++;
+    WaitLimit limit(std::min(left, kAnswer), cancel);
     Reply reply;
     status = Ask(node.get(), &limit, &reply);
     if (status.ok()) status = Adopt(reply, *node);
@@ -202,6 +207,7 @@ Status Topology::Refresh(milliseconds stall, const CancelCheck* cancel) {
   }
   MutexLock lock(&mutex_);
   asking_ = false;
+  turn_ += asked;
   asked_ = Clock::now();
   return status;
 }

@@ -56,9 +56,10 @@ class Topology {
   // `from` says who has the slot.
   Node Moved(uint16_t slot, Endpoint endpoint, const RedisNode& from);
 
-  // Asks the cluster, unless another thread does or just did. Of a server that is alone: nothing.
-  // Fails if nobody answers; what was known is kept then.
-  Status Refresh(std::chrono::milliseconds stall, const CancelCheck* cancel);
+  // Asks the cluster, unless another thread does or just did, for `most` at most: whoever is silent
+  // takes a part of that from the others, who are asked first the next time. Of a server that is
+  // alone: nothing. Fails if nobody answers; what was known is kept then.
+  Status Refresh(std::chrono::milliseconds most, const CancelCheck* cancel);
 
  private:
   Status Ask(RedisNode* node, WaitLimit* limit, Reply* reply) const;
@@ -74,7 +75,7 @@ class Topology {
   std::map<std::string, Node> nodes_ GUARDED_BY(mutex_);  // by name
   std::vector<Node> slots_ GUARDED_BY(mutex_);
   bool asking_ GUARDED_BY(mutex_) = false;
-  size_t turn_ GUARDED_BY(mutex_) = 0;  // whom to ask first
+  size_t turn_ GUARDED_BY(mutex_) = 0;  // whom to ask next
   std::chrono::steady_clock::time_point asked_ GUARDED_BY(mutex_);
 };
 

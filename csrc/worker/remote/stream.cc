@@ -104,7 +104,8 @@ const char* Hint(int error, bool is_unix) {
     case EACCES:
     case EPERM:
       return is_unix ? "may this user open the socket?"
-                     : "the worker may connect to the ports that it knew when it started alone";
+                     : "the worker's fence lets it connect only to the ports that it knew when it "
+                       "started: restart it, and name all nodes in its URL";
     default:
       return "";
   }
