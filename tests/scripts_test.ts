@@ -149,6 +149,47 @@ test("what failed is told once more, each with some lines", () => {
   assert.ok(many.includes("t999") && many.length < 1500, `${many.length}`);
 });
 
+test("a sanitizer's report comes first, with the frames that are in the sources", () => {
+  const place = (i: number) => `/src/csrc/worker/a.cc:${i}`;
+  const frames = [
+    "    #0 pread ../../src/libsanitizer/interceptors.inc:1054 (libtsan.so.2+0x54aae)",
+    `    #1 lmshm::Read(int, std::vector<int> const&) ${place(62)} (lmshm-worker+0x1)`,
+    ...Array.from({ length: 9 }, (_, i) => `    #${i + 2} operator() ${place(i)} (lmshm-worker+1)`),
+  ];
+  const told = recap([{
+    name: "tsan: a",
+    text: [
+      "# a_test.cc:52: instead of an answer: <end>",
+      ...["==================", "WARNING: ThreadSanitizer: data race (pid=7)"],
+      ...["  Write of size 8 at 0x7f by thread T3:", ...frames, ""],
+      ...["  Previous write of size 8 at 0x7f by thread T2:", ...frames, ""],
+      "SUMMARY: ThreadSanitizer: data race a.cc:62 in lmshm::Read",
+      ...["==================", "", "not ok a"],
+    ].join("\n"),
+  }]).map((line) => line.slice(4));
+  const kept = [
+    "    #1 lmshm::Read csrc/worker/a.cc:62",
+    ...[0, 1, 2, 3].map((i) => `    #${i + 2} operator() csrc/worker/a.cc:${i}`),
+  ];
+  assert.deepEqual(told.slice(2, 2 + 2 * (1 + kept.length) + 1 + 1), [
+    "WARNING: ThreadSanitizer: data race (pid=7)",
+    ...["  Write of size 8 at 0x7f by thread T3:", ...kept],
+    ...["  Previous write of size 8 at 0x7f by thread T2:", ...kept],
+    "SUMMARY: ThreadSanitizer: data race a.cc:62 in lmshm::Read",
+  ]);
+  assert.ok(told.includes("# a_test.cc:52: instead of an answer: <end>"));
+  assert.equal(told.at(-1), "not ok a");
+
+  // As AddressSanitizer writes it.
+  const address = recap([{
+    name: "asan: a",
+    text: "==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x1\n" +
+      "    #0 0x7f in lmshm::Free(int) tests/native/a.cc:3:1\n" +
+      "SUMMARY: AddressSanitizer: heap-use-after-free\nnot ok a",
+  }]);
+  assert.equal(address[3], "        #0 lmshm::Free tests/native/a.cc:3");
+});
+
 test("a fuzzer's failure is told by what did not hold, where, and the whole input", () => {
   const frames = Array.from({ length: 30 }, (_, i) => `    #${i} 0x7f in f nptl/raise.c:${i}:1`);
   const log = [

@@ -16,16 +16,46 @@ const HEAD_LINES = 15;
 const TAIL_LINES = 5;
 /** That are told with their text; of the others the names must do. */
 const MOST_TEXTS = 20;
+/** Of each stack in a sanitizer's report. */
+const MOST_FRAMES = 5;
 
 /** @param {Failed} failure @returns {string[]} */
 function linesOf({ text }) {
   // deno-lint-ignore no-control-regex
-  const lines = text.replace(/\x1b\[[0-9;]*m/g, "").trimEnd().split("\n")
+  const lines = reportFirst(text.replace(/\x1b\[[0-9;]*m/g, "").trimEnd().split("\n"))
     .map((line) => line.trimEnd().slice(0, 400));
   const cut = lines.length - HEAD_LINES - TAIL_LINES;
   return cut <= 0
     ? lines
     : [...lines.slice(0, HEAD_LINES), `... ${cut} lines ...`, ...lines.slice(-TAIL_LINES)];
+}
+
+/**
+ * A sanitizer's report comes before all else that a test printed, and of its stacks only what is in
+ * the project's sources: what else failed followed from it.
+ * @param {string[]} lines
+ * @returns {string[]}
+ */
+function reportFirst(lines) {
+  const begin = lines.findIndex((line) =>
+    /(?:WARNING|ERROR): \w+Sanitizer: |: runtime error: /.test(line)
+  );
+  if (begin === -1) return lines;
+  const summary = lines.findIndex((line, i) => i > begin && line.startsWith("SUMMARY: "));
+  const end = summary === -1 ? lines.length : summary + 1;
+  let frames = 0;
+  const report = lines.slice(begin, end).flatMap((line) => {
+    if (/^[\s=]*$/.test(line)) return [];
+    if (!/^\s+#\d/.test(line)) {
+      frames = 0;
+      return [line];
+    }
+    const [, number, name, place] =
+      /^\s+(#\d+) (?:0x[\da-f]+ in )?(.*?) (?:\S*\/)?((?:csrc|tests)\/\S+?:\d+)/.exec(line) ?? [];
+    if (place === undefined || ++frames > MOST_FRAMES) return [];
+    return [`    ${number} ${name.replace(/(?<!operator)\(.*|<.*/, "")} ${place}`];
+  });
+  return [...report, ...lines.slice(0, begin), ...lines.slice(end)];
 }
 
 /**

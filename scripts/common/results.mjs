@@ -56,7 +56,7 @@ export function readJunit(path) {
 
 /**
  * What a test case says of its failure: the failure's own text, or where there is none, as in ctest's
- * reports, the end of what the test printed, without the tests of a program that went well.
+ * reports, what the test printed, without the tests of a program that went well.
  * @param {string} body of the element
  */
 function failureText(body) {
@@ -69,11 +69,8 @@ function failureText(body) {
   if (text.trim() !== "") return text;
   const [, printed = ""] = /<system-out>([\s\S]*?)<\/system-out>/.exec(body) ?? [];
   return unescape(printed).trimEnd().split("\n").filter((line) => !/^(ok|skip) /.test(line))
-    .slice(-PRINTED_LINES).join("\n");
+    .join("\n");
 }
-
-/** Of what a test printed. */
-const PRINTED_LINES = 20;
 
 /** @param {string} text XML */
 function unescape(text) {

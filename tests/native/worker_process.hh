@@ -141,8 +141,14 @@ inline LineClient ConnectTcp(int port, bool v6 = false) {
   return LineClient(std::move(fd), lmshm::UniqueFd());
 }
 
-// The leak checker looks at the process from outside, which the fence forbids: a worker built with
-// AddressSanitizer is run without it, unless the fence is what is tested.
+// A worker built with a sanitizer is run without the fence, unless that is what is tested: the leak
+// checker looks at the process from outside, and reports name lines of sources only where the
+// program's own file may be read.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 inline constexpr bool kAddressSanitizer = true;
 #elif defined(__has_feature)
@@ -158,7 +164,7 @@ inline constexpr bool kAddressSanitizer = false;
 struct WorkerSetup {
   std::vector<std::string> arguments;
   std::vector<std::string> environment;       // "NAME=value", added
-  bool keep_fence = false;                    // see kAddressSanitizer
+  bool keep_fence = false;                    // with a sanitizer, too
   bool socket_stdio = false;                  // stdin and stdout are sockets, as under Bun
   std::function<void()> before_exec = [] {};  // in the child; nothing that allocates or locks
 };
@@ -177,7 +183,7 @@ class WorkerProcess {
     REQUIRE_EQ(pipe2(err, O_CLOEXEC), 0);
     const std::string path = WorkerPath();
     std::vector<char*> argv = {const_cast<char*>(path.c_str())};
-    const bool unfenced = kAddressSanitizer && !setup.keep_fence;
+    const bool unfenced = (kAddressSanitizer || kThreadSanitizer) && !setup.keep_fence;
     if (unfenced) argv.push_back(const_cast<char*>("--no-sandbox"));
     for (const std::string& a : setup.arguments) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
@@ -209,6 +215,11 @@ class WorkerProcess {
   WorkerProcess& operator=(const WorkerProcess&) = delete;
   ~WorkerProcess() {
     if (pid_ <= 0) return;
+    int status;
+    if (waitpid(pid_, &status, WNOHANG) == pid_) {
+      LookAtEnd(status);
+      return;
+    }
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }
@@ -246,6 +257,7 @@ class WorkerProcess {
       const pid_t got = waitpid(pid_, &status, WNOHANG);
       if (got == pid_) {
         pid_ = -1;
+        LookAtEnd(status);
         return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
       }
       if (std::chrono::steady_clock::now() >= end) return -1;
@@ -268,6 +280,18 @@ class WorkerProcess {
   }
 
  private:
+  // Of its own accord it ends with a status that it has documented. Any other is a crash or what a
+  // sanitizer found, of which only its stderr tells.
+  void LookAtEnd(int status) {
+    constexpr int kLastExitCode = 3;
+    const bool crashed = WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL &&
+                         WTERMSIG(status) != SIGTERM && WTERMSIG(status) != SIGINT;
+    if (!crashed && (WIFSIGNALED(status) || WEXITSTATUS(status) <= kLastExitCode)) return;
+    check::Fail(__FILE__, __LINE__,
+                "the worker ended with wait status " + std::to_string(status) + " and said:");
+    std::cout << Errors() << std::endl;
+  }
+
   pid_t pid_ = -1;
   LineClient client_;
   lmshm::UniqueFd stderr_;

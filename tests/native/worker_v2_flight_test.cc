@@ -192,7 +192,8 @@ TEST(large_requests_of_a_client_that_has_several_in_flight_are_not_carried_out_o
   setup.arguments = {"--root", root.path(), "--io-threads", "2"};
   WorkerProcess worker(setup);
   LineClient& client = worker.client();
-  TestSegment segment(kBytes);
+  constexpr size_t kAtOnce = 4;
+  TestSegment segment(kAtOnce * kBytes);
   segment.FillPattern(3);
   Begin(&client, segment);
   CHECK_STARTS(client.Call("2 PUT a 0 " + std::to_string(kBytes)), "2 OK");
@@ -206,20 +207,25 @@ TEST(large_requests_of_a_client_that_has_several_in_flight_are_not_carried_out_o
     CHECK_EQ(word, "rchar:");
     return bytes;
   };
-  const std::string get = " GET a 0 " + std::to_string(kBytes) + "\n";
   uint64_t id = 10;
+  const auto get = [&](size_t place) {
+    return std::to_string(id++) + " GET a " + std::to_string(place * kBytes) + " " +
+           std::to_string(kBytes) + "\n";
+  };
   // Whether a request that is alone is carried out there.
   const auto lone_get_is_there = [&] {
     const uint64_t before = read_there();
-    CHECK(client.Send(std::to_string(id++) + get));
-    CHECK_STARTS(Answers(&client, 1).begin()->second, "OK ");
+    REQUIRE(client.Send(get(0)));
+    const std::map<uint64_t, std::string> answers = Answers(&client, 1);
+    REQUIRE_EQ(answers.size(), 1u);
+    CHECK_STARTS(answers.begin()->second, "OK ");
     return read_there() - before >= kBytes;
   };
   CHECK(lone_get_is_there());
   std::string lines;
-  for (int i = 0; i < 4; i++) lines += std::to_string(id++) + get;
+  for (size_t i = 0; i < kAtOnce; i++) lines += get(i);
   CHECK(client.Send(lines));
-  for (const auto& [answered, answer] : Answers(&client, 4)) CHECK_STARTS(answer, "OK ");
+  for (const auto& [answered, answer] : Answers(&client, kAtOnce)) CHECK_STARTS(answer, "OK ");
   CHECK(!lone_get_is_there());
   for (int i = 0; i < 20; i++) lone_get_is_there();
   CHECK(lone_get_is_there());
