@@ -26,7 +26,7 @@ import { checkProto } from "./proto.mjs";
 import { failuresOf, fuzzerSaid } from "./recap.mjs";
 import { sum, zero } from "./results.mjs";
 import { smokeTest } from "./smoke.mjs";
-import { runCtest, runSuites, SUITES } from "./suites.mjs";
+import { devBuild, runCtest, runSuites, SUITES } from "./suites.mjs";
 import {
   capture,
   Failure,
@@ -200,8 +200,7 @@ async function nativeTools() {
  */
 async function warnings() {
   const { tools, env } = await nativeTools();
-  const defines = { LMSHM_WERROR: "ON" };
-  await buildPreset(tools, "dev", { folder: "warnings", defines, env });
+  await buildPreset(tools, "dev", { ...devBuild(true), env });
   const clang = which("clang++-19") ?? which("clang++");
   if (!clang) return say("no clang++: the worker's locks are not checked");
   const sources = findFiles(["csrc/worker"], /\.cc$/).map((path) => join(root, path));

@@ -114,6 +114,18 @@ export async function runCtest(tools, suite, preset, selection, options = {}) {
   return conclude(suite, status, readJunit(junit), selection);
 }
 
+/**
+ * Of the system's compiler: for users its warnings are no errors. CI builds once, for both steps.
+ * @param {boolean} [strict]
+ */
+export function devBuild(strict = false) {
+  const ci = process.env.CI === "true";
+  return {
+    folder: strict && !ci ? "warnings" : "dev",
+    defines: { LMSHM_WERROR: strict || ci ? "ON" : "OFF" },
+  };
+}
+
 /** @param {Selection} selection @returns {Promise<SuiteResult>} */
 async function runNative(selection) {
   const tools = await findCMake();
@@ -126,7 +138,7 @@ async function runNative(selection) {
   const system = systemCompiler();
   if (system) {
     const env = { CC: system.cc, CXX: system.cxx };
-    return await runCtest(tools, "native", "dev", selection, { env });
+    return await runCtest(tools, "native", "dev", selection, { ...devBuild(), env });
   }
   return await runCtest(tools, "native", "dev", selection, {
     folder: "dev-zig",
