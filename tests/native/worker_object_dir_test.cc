@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Objects in a directory: whole, atomic, and nowhere else.
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <new>
 #include <thread>
 
 #include "worker/storage/object_dir.h"
@@ -310,6 +312,10 @@ TEST(a_writer_that_is_killed_leaves_an_old_object_or_a_new_one) {
   const std::unique_ptr<ObjectDir> dir = Confined(temp.path());
   constexpr size_t kBytes = 4 << 20;
   CHECK_EQ(Write(*dir, "f", std::string(kBytes, 'A')), "OK");
+  void* const shared = mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(shared != MAP_FAILED);
+  auto* const written = new (shared) std::atomic<int>(0);
   bool seen_new = false;
   for (int round = 0; round < 40; round++) {
     const pid_t pid = fork();
@@ -318,7 +324,13 @@ TEST(a_writer_that_is_killed_leaves_an_old_object_or_a_new_one) {
       std::string content(kBytes - static_cast<size_t>(round), static_cast<char>('B' + round % 20));
       for (;;) {
         if (!dir->Write("f", Bytes(content), nullptr).ok()) _exit(1);
+        written->fetch_add(1);
       }
+    }
+    // However busy the machine is, some are killed in their first write and some in a later one.
+    const int before = written->load();
+    for (int ms = 0; round % 4 == 3 && written->load() == before && ms < 20000; ms++) {
+      usleep(1000);
     }
     usleep(static_cast<useconds_t>(3000 + round * 700));
     kill(pid, SIGKILL);
@@ -343,6 +355,7 @@ TEST(a_writer_that_is_killed_leaves_an_old_object_or_a_new_one) {
     }
   }
   CHECK(seen_new);
+  munmap(shared, sizeof(std::atomic<int>));
 }
 
 CHECK_MAIN
